@@ -1,0 +1,37 @@
+# ncpipe: neural collapse in trained networks, compared with unconstrained-features models (UFM).
+# Declare a study in config.yaml (or --configfile studies/NAME.yaml), then: snakemake --cores all
+
+from snakemake.utils import min_version
+
+min_version("9.25")
+
+
+if not workflow.overwrite_configfiles:
+
+    configfile: "config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/networks.smk"
+include: "workflow/rules/ufm.smk"
+include: "workflow/rules/tables.smk"
+include: "workflow/rules/tracking.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        rules.report.output,
+        rules.sync.output if STUDY.config.tracking.enabled else [],
+
+
+rule models:
+    input:
+        expand(rules.train.output.model, run=STUDY.networks),
+        expand(rules.fit.output.fits, batch=STUDY.ufm_batches),
+        expand(rules.match.output.fits, run=MATCHED),
+
+
+rule figures:
+    input:
+        FIGURES,

@@ -1,0 +1,5 @@
+"""``python -m ncpipe``."""
+
+from ncpipe.cli import main
+
+main()

@@ -1,0 +1,219 @@
+"""Claims of the papers as pure functions of the tables: a statistic per run, a threshold, a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+Frames = dict[str, pd.DataFrame]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement that the tables support, contradict or leave undecided."""
+
+    id: str
+    source: str
+    statement: str
+    statistic: str
+    direction: Literal["below", "above"]
+    threshold: float
+    values: Callable[[Frames], pd.Series]
+    """The statistic of every run that the claim speaks of."""
+
+    def row(self, frames: Frames) -> dict[str, Any]:
+        """The row of the ``claims`` table: median and range over the runs, and the verdict."""
+        values = self.values(frames).dropna()
+        known = len(values) > 0
+        return {
+            "claim_id": self.id,
+            "source": self.source,
+            "statement": self.statement,
+            "statistic": self.statistic,
+            "direction": self.direction,
+            "threshold": self.threshold,
+            "effect": float(values.median()) if known else None,
+            "low": float(values.min()) if known else None,
+            "high": float(values.max()) if known else None,
+            "count": len(values),
+            "verdict": self.verdict(values),
+        }
+
+    def verdict(self, values: pd.Series) -> str:
+        """``supported`` if every run lies on the stated side, ``contradicted`` if none does."""
+        holds = values < self.threshold if self.direction == "below" else values > self.threshold
+        if len(values) == 0 or 0 < holds.sum() < len(holds):
+            return "undecided"
+        return "supported" if holds.all() else "contradicted"
+
+
+def claim_rows(frames: Frames) -> list[dict[str, Any]]:
+    """Rows of the ``claims`` table, for the claims that speak of runs of this study."""
+    rows = (claim.row(frames) for claim in TIRER2022)
+    return [row for row in rows if row["count"] > 0]
+
+
+def _runs(frames: Frames, query: str) -> pd.Index:
+    return pd.Index(frames["runs"].query(query)["run_id"])
+
+
+def _final(frames: Frames, runs: pd.Index, metric: str, layer: str = "features") -> pd.Series:
+    """Value of a training-split metric at the last measured time, by run."""
+    table = frames["collapse"]
+    rows = table[(table["metric"] == metric) & (table["layer"] == layer) & (table["split"] == "train")]
+    rows = rows[rows["run_id"].isin(runs)].sort_values("time")
+    return rows.groupby("run_id")["value"].last()
+
+
+def _ufm(model: str, activation: str, bias: str) -> str:
+    return (
+        f"kind == 'declared' and optimizer == 'gradient_descent' and loss == 'mse' and status == 'done'"
+        f" and model == '{model}' and activation == '{activation}' and bias == '{bias}'"
+    )
+
+
+def _ufm_metric(
+    model: str, activation: str, bias: str, metric: str, layer: str = "features"
+) -> Callable[..., pd.Series]:
+    return lambda frames: _final(frames, _runs(frames, _ufm(model, activation, bias)), metric, layer)
+
+
+def _free_bias_error(frames: Frames) -> pd.Series:
+    # At the optimum mu_G = 0 and b = 1/K, so |W mu_G + b| = 1/sqrt(K).
+    values = _ufm_metric("plain", "linear", "free", "nc4_bias")(frames)
+    classes = frames["runs"].set_index("run_id")["classes"].reindex(values.index)
+    return (values * np.sqrt(classes) - 1).abs()
+
+
+def _both_levels(frames: Frames) -> pd.Series:
+    levels = [
+        _ufm_metric("extended", "linear", "none", "nc2_means_of", layer)(frames) for layer in ("H1", "features")
+    ]
+    return pd.concat(levels, axis=1).max(axis=1, skipna=False)
+
+
+NETWORKS = "kind == 'network' and status == 'done'"
+MSE_NO_BIAS = f"{NETWORKS} and loss == 'mse' and bias == 'no'"
+CE_BIAS = f"{NETWORKS} and loss == 'ce' and bias == 'yes'"
+
+
+def _frame_difference(query: str, of: str, etf: str) -> Callable[[Frames], pd.Series]:
+    """Distance to the OF minus distance to the ETF: negative where the frame is nearer an OF."""
+
+    def values(frames: Frames) -> pd.Series:
+        runs = _runs(frames, query)
+        return _final(frames, runs, of) - _final(frames, runs, etf)
+
+    return values
+
+
+def _depth_ratio(frames: Frames) -> pd.Series:
+    """log10 of NC1 at the last layer over NC1 at the first, at the last epoch."""
+    table, runs = frames["collapse"], _runs(frames, NETWORKS)
+    rows = table[(table["metric"] == "nc1_pinv") & (table["split"] == "train") & table["run_id"].isin(runs)]
+    rows = rows[rows["time"] == rows.groupby("run_id")["time"].transform("max")].sort_values("depth")
+    by_run = rows.groupby("run_id")["value"]
+    return np.log10(by_run.last() / by_run.first())
+
+
+def _training_ratio(frames: Frames) -> pd.Series:
+    """log10 of NC1 of the last features at the last epoch over that at the first measured zero-error epoch."""
+    table, runs = frames["collapse"], frames["runs"].query(NETWORKS).set_index("run_id")
+    rows = table[(table["metric"] == "nc1_pinv") & (table["split"] == "train") & (table["layer"] == "features")]
+    rows = rows[rows["run_id"].isin(runs.index)].sort_values("time")
+    since = rows[rows["time"] >= rows["run_id"].map(runs["zero_error_epoch"]).astype(float)]
+    by_run = since.groupby("run_id")["value"]
+    return np.log10(by_run.last() / by_run.first())
+
+
+def _level_ratio(frames: Frames) -> pd.Series:
+    """log10 of NC1 at relu(W1 H1) over NC1 at H1 of the ReLU extended UFM, median over the iterations."""
+    runs = _runs(frames, _ufm("extended", "relu", "none"))
+    table = frames["collapse"]
+    rows = table[(table["metric"] == "nc1_pinv") & table["run_id"].isin(runs) & (table["time"] > 0)]
+    levels = rows.pivot_table(index=["run_id", "time"], columns="layer", values="value")
+    if not {"H1", "features"} <= set(levels.columns):
+        return pd.Series(dtype=float)
+    return np.log10(levels["features"] / levels["H1"]).groupby("run_id").median()
+
+
+def _matched(model: str, column: str) -> Callable[[Frames], pd.Series]:
+    """Distance between the unit-norm Grams, predicted and measured, by network."""
+
+    def distance(fit: pd.Series) -> float:
+        predicted, measured = np.array(fit[f"predicted_{column}"]), np.array(fit[f"measured_{column}"])
+        return float(np.linalg.norm(predicted / np.linalg.norm(predicted) - measured / np.linalg.norm(measured)))
+
+    def values(frames: Frames) -> pd.Series:
+        fits = frames["ufm"].query(f"kind == 'matched' and model == '{model}'")
+        fits = fits[fits[f"predicted_{column}"].map(lambda gram: gram is not None and np.any(gram))]
+        return pd.Series({fit["run_id"]: distance(fit) for _, fit in fits.iterrows()}, dtype=float)
+
+    return values
+
+
+def _norm_error(model: str) -> Callable[[Frames], pd.Series]:
+    """|log10| of predicted over measured |W|_F |H|_F; the ratio of the two norms is matched, not predicted."""
+
+    def values(frames: Frames) -> pd.Series:
+        fits = frames["ufm"].query(f"kind == 'matched' and model == '{model}'").set_index("run_id")
+        predicted = fits["predicted_weight_norm"] * fits["predicted_feature_norm"]
+        measured = fits["measured_weight_norm"] * fits["measured_feature_norm"]
+        return np.log10(predicted.where(predicted > 0) / measured).abs()
+
+    return values
+
+
+def _tirer(
+    number: str,
+    statement: str,
+    statistic: str,
+    threshold: float,
+    values: Callable[[Frames], pd.Series],
+    direction: Literal["below", "above"] = "below",
+) -> Claim:
+    return Claim(f"tirer2022-{number}", "Tirer & Bruna 2022", statement, statistic, direction, threshold, values)
+
+
+TIRER2022 = (
+    _tirer("1", "The bias-free MSE UFM ends at an orthogonal frame.", "nc2_means_of at the last iteration",
+           1e-2, _ufm_metric("plain", "linear", "none", "nc2_means_of")),
+    _tirer("2a", "The MSE UFM with a free bias ends at a simplex ETF.", "nc2_weights_etf at the last iteration",
+           1e-2, _ufm_metric("plain", "linear", "free", "nc2_weights_etf")),
+    _tirer("2b", "The free bias of the MSE UFM ends at 1/K.", "| sqrt(K) nc4_bias - 1 | at the last iteration",
+           1e-2, _free_bias_error),
+    _tirer("3", "In the linear extended UFM both H_1 and W_1 H_1 end at an orthogonal frame.",
+           "larger nc2_means_of of the two levels at the last iteration", 1e-2, _both_levels),
+    _tirer("4", "In the ReLU extended UFM relu(W_1 H_1) ends at a non-negative orthogonal frame.",
+           "nc2_means_of of the features at the last iteration", 1e-2,
+           _ufm_metric("extended", "relu", "none", "nc2_means_of")),
+    _tirer("5a", "Networks with MSE and no bias end with classifier weights nearer an OF than an ETF.",
+           "nc2_weights_of - nc2_weights_etf at the last epoch", 0.0,
+           _frame_difference(MSE_NO_BIAS, "nc2_weights_of", "nc2_weights_etf")),
+    _tirer("5b", "Networks with CE and bias end with classifier weights nearer an ETF than an OF.",
+           "nc2_weights_of - nc2_weights_etf at the last epoch", 0.0,
+           _frame_difference(CE_BIAS, "nc2_weights_of", "nc2_weights_etf"), "above"),
+    _tirer("5c", "Networks with MSE and no bias end with uncentred class means nearer an OF than an ETF.",
+           "nc2_means_of - nc2_means_uncentred_etf at the last epoch", 0.0,
+           _frame_difference(MSE_NO_BIAS, "nc2_means_of", "nc2_means_uncentred_etf")),
+    _tirer("5d", "Networks with CE and bias end with uncentred class means nearer an ETF than an OF.",
+           "nc2_means_of - nc2_means_uncentred_etf at the last epoch", 0.0,
+           _frame_difference(CE_BIAS, "nc2_means_of", "nc2_means_uncentred_etf"), "above"),
+    _tirer("6a", "NC1 falls with depth in trained networks.",
+           "log10 of nc1_pinv, last layer over first, at the last epoch", 0.0, _depth_ratio),
+    _tirer("6b", "NC1 falls by more than a factor 10 after zero training error.",
+           "log10 of nc1_pinv of the features, last epoch over first measured zero-error epoch", -1.0, _training_ratio),
+    _tirer("6c", "The ReLU extended UFM has lower NC1 after its first layer than before.",
+           "log10 of nc1_pinv, relu(W_1 H_1) over H_1, median over iterations", 0.0, _level_ratio),
+    _tirer("7a", "The matched plain UFM predicts the Gram of the classifier weights.",
+           "distance of the unit-norm Grams, predicted and measured", 0.2, _matched("plain", "weights_gram")),
+    _tirer("7b", "The matched ReLU extended UFM predicts the Gram of the uncentred class means.",
+           "distance of the unit-norm Grams, predicted and measured", 0.2, _matched("extended", "means_gram")),
+    _tirer("7c", "The matched plain UFM predicts the norms within 10 %.",
+           "| log10 of predicted over measured |W| |H| |", 0.0414, _norm_error("plain")),
+)  # fmt: skip
+"""Claims of Tirer & Bruna, *Extended Unconstrained Features Model for Exploring Deep Neural Collapse*, ICML 2022."""

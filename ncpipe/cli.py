@@ -1,0 +1,254 @@
+"""The ``ncpipe`` command: what the rules of the workflow call, and what serves people outside it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from ncpipe.errors import UserError
+from ncpipe.study.study import Study
+
+Item = TypeVar("Item")
+
+app = typer.Typer(
+    name="ncpipe",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Neural collapse in trained networks, compared with unconstrained-features models.",
+)
+
+STAGES = "Stages (what the workflow runs)"
+PEOPLE = "Studies and files"
+
+StudyFile = Annotated[Path, typer.Argument(help="The study's config, YAML or JSON.")]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads; part of what makes results repeat bit for bit.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+
+
+def main() -> None:
+    """Run the command; a user's mistake is one line and exit code 1, never a traceback."""
+    try:
+        app()
+    except UserError as error:
+        sys.exit(f"ncpipe: {error}")
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+def _named(items: dict[str, Item], name: str, kind: str) -> Item:
+    try:
+        return items[name]
+    except KeyError:
+        raise UserError(f"the study has no {kind} {name!r}; `ncpipe plan` lists them") from None
+
+
+def _use_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+# --- studies and files ----------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel=PEOPLE)
+def plan(study: StudyFile = Path("config.yaml"), estimate: bool = True) -> None:
+    """Print what a study would run, what is done, and how long the rest should take."""
+    from ncpipe.plan import print_plan
+
+    print_plan(Study.read(study), estimate)
+
+
+@app.command(rich_help_panel=PEOPLE)
+def measure(
+    file: Annotated[Path, typer.Argument(help="safetensors or npz file with 'features' (N, d) and 'labels' (N,);"
+                                              " optional 'weight' (K, d) and 'bias' (K,).")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:  # fmt: skip
+    """Print the collapse metrics of features stored in a file."""
+    from ncpipe.collapse import measure as measure_arrays
+    from ncpipe.foreign import read_arrays
+
+    arrays = read_arrays(file)
+    try:
+        values = measure_arrays(**arrays)
+    except ValueError as error:
+        raise UserError(f"{file}: {error}") from None
+    if as_json:
+        print(json.dumps({k: (v if v == v else None) for k, v in values.items()}, indent=2))
+        return
+    for name, value in values.items():
+        print(f"{name:28s} {value:.6g}")
+
+
+@app.command(rich_help_panel=PEOPLE)
+def doctor(study: Annotated[Path | None, typer.Argument(help="Also check this study.")] = None) -> None:
+    """Check versions, devices, data sources and the store."""
+    from ncpipe.doctor import print_diagnosis
+
+    print_diagnosis(None if study is None else Study.read(study))
+
+
+@app.command(rich_help_panel=PEOPLE)
+def schema(target: Annotated[Path | None, typer.Argument(help="File to write; default: print.")] = None) -> None:
+    """Print the JSON schema of config files, for editors."""
+    from ncpipe.files import write_text
+    from ncpipe.study.spec import Config
+
+    text = json.dumps(Config.model_json_schema(), indent=2, sort_keys=True) + "\n"
+    print(text, end="") if target is None else write_text(target, text)
+
+
+@app.command(rich_help_panel=PEOPLE)
+def ui(
+    study: StudyFile = Path("config.yaml"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 0,
+) -> None:
+    """Open the MLflow UI on the study's store, on this machine only."""
+    from ncpipe.tracking import run_ui
+
+    s = Study.read(study)
+    run_ui(s.config.study, s.config.tracking, s.layout.mlflow, port=port)
+
+
+# --- stages ---------------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel=STAGES)
+def dataset(study: StudyFile, name: Annotated[str, typer.Argument(help="Id of the data set.")]) -> None:
+    """Prepare a data set."""
+    from ncpipe.data import prepare
+
+    s = Study.read(study)
+    search_path = [Path(entry).expanduser() for entry in s.config.study.data_path]
+    prepare(_named(s.datasets, name, "data set"), s.layout.dataset(name), search_path)
+
+
+@app.command(rich_help_panel=STAGES)
+def train(
+    study: StudyFile,
+    run: Annotated[str, typer.Argument(help="Id of the network.")],
+    threads: Threads = 1,
+    device: Device = "auto",
+) -> None:
+    """Train a network; goes on where a killed job stopped."""
+    from ncpipe.data import load
+    from ncpipe.training.train import choose_device
+    from ncpipe.training.train import train as train_network
+
+    _use_threads(threads)
+    s = Study.read(study)
+    planned = _named(s.networks, run, "network")
+    data = load(s.layout.dataset(planned.dataset_id))
+    train_network(planned, data, s.layout.run(run), choose_device(device))
+
+
+@app.command(rich_help_panel=STAGES)
+def features(
+    study: StudyFile,
+    run: Annotated[str, typer.Argument(help="Id of the network.")],
+    threads: Threads = 1,
+    device: Device = "auto",
+) -> None:
+    """Measure all checkpoints of a trained network: statistics, and the raw features to keep."""
+    from ncpipe.data import load
+    from ncpipe.training.features import extract_features
+    from ncpipe.training.train import choose_device
+
+    _use_threads(threads)
+    s = Study.read(study)
+    planned = _named(s.networks, run, "network")
+    data = load(s.layout.dataset(planned.dataset_id))
+    extract_features(planned, s.config.measure, data, s.layout.run(run), choose_device(device))
+
+
+@app.command(rich_help_panel=STAGES)
+def collapse(statistics: Path, source: Annotated[str, typer.Argument(help="net or ufm.")], target: Path) -> None:
+    """Compute the collapse metrics of a statistics file."""
+    from ncpipe.tables.collapse import write_collapse
+
+    if source not in ("net", "ufm"):
+        raise UserError(f"source must be net or ufm, got {source!r}")
+    write_collapse(statistics, source, target)
+
+
+@app.command(rich_help_panel=STAGES)
+def fit(
+    study: StudyFile, batch: Annotated[str, typer.Argument(help="Id of the batch.")], threads: Threads = 1
+) -> None:
+    """Solve a batch of declared UFM problems."""
+    from ncpipe.fitting import fit_batch
+
+    _use_threads(threads)
+    s = Study.read(study)
+    fit_batch(_named(s.ufm_batches, batch, "UFM batch"), s.layout.ufm(batch))
+
+
+@app.command(rich_help_panel=STAGES)
+def match(
+    study: StudyFile, run: Annotated[str, typer.Argument(help="Id of the network.")], threads: Threads = 1
+) -> None:
+    """Match the UFMs to a trained network and predict its last layer."""
+    from ncpipe.fitting import match_network
+
+    _use_threads(threads)
+    s = Study.read(study)
+    planned = _named(s.networks, run, "network")
+    match_network(planned, s.config.ufm.matched, s.layout.run(run), s.layout.ufm(planned.matched_id))
+
+
+@app.command(rich_help_panel=STAGES)
+def tables(study: StudyFile = Path("config.yaml")) -> None:
+    """Collect the records of all runs into the tables; planned runs without records are 'missing'."""
+    from ncpipe.tables.collect import write_tables
+
+    write_tables(Study.read(study))
+
+
+@app.command(rich_help_panel=STAGES)
+def figure(study: StudyFile, name: Annotated[str, typer.Argument(help="File name of the figure.")]) -> None:
+    """Draw a figure from the tables."""
+    from ncpipe.figures import save_figure
+
+    s = Study.read(study)
+    save_figure(_named(s.figures, name, "figure"), s.layout.tables, s.layout.figures / name)
+
+
+@app.command(rich_help_panel=STAGES)
+def report(study: StudyFile = Path("config.yaml")) -> None:
+    """Write the report from the tables and figures."""
+    from ncpipe.report import write_report
+
+    s = Study.read(study)
+    drawn = {name: s.layout.figures / name for name in s.figures}
+    write_report(s.config.study, s.layout.tables, drawn, s.layout.report)
+
+
+@app.command(rich_help_panel=STAGES)
+def store(study: StudyFile = Path("config.yaml")) -> None:
+    """Create the MLflow store."""
+    from ncpipe.files import write_json
+    from ncpipe.tracking import create_store, without_password
+
+    s = Study.read(study)
+    uri = create_store(s.config.tracking.uri, s.layout.mlflow)
+    write_json(s.layout.mlflow / "store.json", {"uri": without_password(uri)})
+
+
+@app.command(rich_help_panel=STAGES)
+def sync(study: StudyFile = Path("config.yaml")) -> None:
+    """Make the MLflow mirror equal to the tables; can be repeated at any time."""
+    from ncpipe.files import write_json
+    from ncpipe.tracking import sync as sync_study
+
+    s = Study.read(study)
+    write_json(s.layout.mlflow / "sync.json", sync_study(s))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""The statistics of a run over time: the one form in which networks and UFMs reach everything downstream."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from ncpipe.collapse.statistics import LayerStatistics
+from ncpipe.files import read_tensors, write_tensors
+
+
+@dataclass(frozen=True, order=True)
+class Moment:
+    """One measurement: an epoch or iteration, a layer, a split."""
+
+    time: int
+    layer: str
+    split: str = "train"
+
+
+@dataclass
+class Trace:
+    """Statistics of one run: of every measured layer and split at every measured time."""
+
+    layers: tuple[str, ...]
+    """Layer names from the first to the last, 'features'."""
+    statistics: dict[Moment, LayerStatistics] = field(default_factory=dict)
+    heads: dict[int, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
+    """Classifier weight (K, d) and bias (K,) by time; it reads the last layer."""
+    losses: dict[tuple[int, str], float] = field(default_factory=dict)
+    """Mean loss without penalties by time and split."""
+
+    def depth(self, layer: str) -> int:
+        """1 for the first layer."""
+        return self.layers.index(layer) + 1
+
+    @property
+    def times(self) -> list[int]:
+        return sorted(self.heads)
+
+
+def save_traces(path: Path, traces: Mapping[str, Trace]) -> None:
+    """Write the traces of several runs, by run id, to one safetensors file."""
+    tensors: dict[str, Tensor] = {}
+    index: dict[str, object] = {}
+    for number, (run_id, trace) in enumerate(traces.items()):
+        losses = [[time, split, value] for (time, split), value in trace.losses.items()]
+        index[run_id] = {"number": number, "layers": trace.layers, "losses": losses}
+        for moment, statistics in trace.statistics.items():
+            for name, value in statistics.tensors().items():
+                tensors[f"{number}/{moment.time}/{moment.layer}/{moment.split}/{name}"] = value
+        for time, (weight, bias) in trace.heads.items():
+            tensors[f"{number}/{time}/weight"] = weight
+            if bias is not None:
+                tensors[f"{number}/{time}/bias"] = bias
+    write_tensors(path, tensors, {"index": json.dumps(index)})
+
+
+def load_traces(path: Path) -> dict[str, Trace]:
+    """Read what ``save_traces`` wrote."""
+    tensors, metadata = read_tensors(path)
+    index = json.loads(metadata["index"])
+    by_number: dict[str, Trace] = {}
+    for entry in index.values():
+        losses = {(time, split): value for time, split, value in entry["losses"]}
+        by_number[str(entry["number"])] = Trace(tuple(entry["layers"]), losses=losses)
+    parts: dict[tuple[str, Moment], dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        number, time, *rest = key.split("/")
+        if rest == ["weight"]:
+            by_number[number].heads[int(time)] = (value, tensors.get(f"{number}/{time}/bias"))
+        elif len(rest) == 3:
+            layer, split, name = rest
+            parts.setdefault((number, Moment(int(time), layer, split)), {})[name] = value
+    for (number, moment), fields in sorted(parts.items()):
+        by_number[number].statistics[moment] = LayerStatistics(**fields)
+    return {run_id: by_number[str(entry["number"])] for run_id, entry in index.items()}

@@ -1,0 +1,62 @@
+"""MNIST's idx files, plain or gzipped."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import zlib
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ncpipe.errors import UserError
+
+FILES = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+
+
+def find_idx_files(folder: Path) -> dict[str, Path] | None:
+    """The four files of a data set by their plain names, with ``.gz`` or without; None where none is there.
+
+    Raises ``UserError`` if only some are there, as after an interrupted copy.
+    """
+    names = [name for pair in FILES.values() for name in pair]
+    # The published files, with .gz, win over unpacked ones, which an interruption may have cut.
+    candidates = [(name, folder / f"{name}{suffix}") for name in names for suffix in ("", ".gz")]
+    found = {name: path for name, path in candidates if path.is_file()}
+    if found and len(found) < len(names):
+        missing = ", ".join(name for name in names if name not in found)
+        raise UserError(f"{folder} lacks {missing} (plain or .gz): complete the data set or remove the folder")
+    return found or None
+
+
+def read_idx_pair(images_path: Path, labels_path: Path) -> tuple[Tensor, Tensor]:
+    """Images (N, 1, H, W) uint8 and labels (N,) int64 of one split; a damaged file is a ``UserError``."""
+    images, labels = read_idx(images_path, ndim=3), read_idx(labels_path, ndim=1)
+    if len(images) != len(labels):
+        raise UserError(
+            f"{images_path} holds {len(images)} images but {labels_path.name} {len(labels)} labels: get both anew"
+        )
+    return images.unsqueeze(1), labels.long()
+
+
+def read_idx(path: Path, ndim: int) -> Tensor:
+    """The uint8 array of an idx file, which must have ``ndim`` dimensions."""
+    remedy = "replace the file by the published one"
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"cannot read {path}: {error}; {remedy}") from None
+    header = 4 * (1 + ndim)
+    # Two zeros, the type (8: unsigned byte) and the number of dimensions; then their lengths, big-endian.
+    if content[:4] != bytes([0, 0, 8, ndim]) or len(content) < header:
+        raise UserError(f"{path} is not an idx file of {ndim}-dimensional bytes; {remedy}")
+    shape = struct.unpack(f">{ndim}I", content[4:header])
+    if len(content) - header != prod(shape):
+        raise UserError(f"{path} holds {len(content) - header} bytes of data instead of {prod(shape)}; {remedy}")
+    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy())

@@ -1,0 +1,47 @@
+"""What is known of a data set before its images are read. Imports no torch: costs are estimated from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ncpipe.data.imagefolder import ImageFolder
+from ncpipe.study.spec import DatasetSpec
+
+
+class NominalShape(NamedTuple):
+    """Size of a data set; ``side`` is in pixels."""
+
+    channels: int
+    side: int
+    classes: int
+    train_samples: int
+
+
+PUBLISHED = {
+    "digits": NominalShape(1, 8, 10, 1_437),
+    "mnist": NominalShape(1, 28, 10, 60_000),
+    "fashion_mnist": NominalShape(1, 28, 10, 60_000),
+    "cifar10": NominalShape(3, 32, 10, 50_000),
+    "cifar100": NominalShape(3, 32, 100, 50_000),
+    "svhn": NominalShape(3, 32, 10, 73_257),
+    "stl10": NominalShape(3, 96, 10, 5_000),
+}
+
+
+def nominal_shape(spec: DatasetSpec, search_path: Sequence[Path] = ()) -> NominalShape:
+    """The size that a prepared data set will have: published sizes, or the listing of an image folder.
+
+    Raises ``UserError`` where the image folder is missing or of another layout.
+    """
+    if spec.name == "imagefolder":
+        assert spec.path is not None  # DatasetSpec sees to both
+        assert spec.image_size is not None
+        folder = ImageFolder.find(spec.path, search_path)
+        shape = NominalShape(3, spec.image_size, len(folder.class_names), len(folder.members("train")))
+    else:
+        shape = PUBLISHED[spec.name]
+    if spec.samples_per_class is not None:
+        return shape._replace(train_samples=spec.samples_per_class * shape.classes)
+    return shape

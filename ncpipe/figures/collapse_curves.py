@@ -1,0 +1,117 @@
+"""Figure: collapse metrics of the last features against epochs, beside those of the UFMs against iterations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ncpipe.figures.axes import heading, mark_times, scale_time, scale_values
+from ncpipe.figures.series import (
+    Band,
+    Tables,
+    bands,
+    counted,
+    declared_ufms,
+    extremes,
+    labels,
+    last_time,
+    measured,
+    networks,
+    zero_error_epochs,
+)
+from ncpipe.figures.style import Look, add_legend, empty_figure, label_handles, looks, mark_handle, new_figure
+from ncpipe.study.spec import FigureOptions
+
+USUAL = (
+    "nc1_pinv",
+    "nc3_duality",
+    "nc2_means_etf",
+    "nc4_mismatch",
+    "nc2_means_uncentred_etf",
+    "nc2_means_of",
+    "nc2_weights_etf",
+    "nc2_weights_of",
+)
+ROW_HEIGHT = 1.12
+PANEL_WIDTH = 1.5
+"""Inches that a panel needs at least."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """What one of the two kinds of runs contributes to every metric's panels."""
+
+    time: str
+    runs: pd.DataFrame
+    rows: pd.DataFrame
+    marks: dict[str, float]
+
+    def draw(self, axes: Axes, metric: str, look: dict[str, Look]) -> list[Band]:
+        drawn = bands(self.rows, "metric", metric)
+        for label, band in drawn.items():
+            band.draw(axes, look[label])
+        scale_time(axes, last_time(self.rows))
+        mark_times(axes, ((time, look[label].colour) for label, time in self.marks.items()))
+        return list(drawn.values())
+
+
+def draw(tables: Tables, options: FigureOptions) -> Figure:
+    metrics, columns = options.metrics or USUAL, _columns(tables, options.split)
+    if not columns:
+        return empty_figure(options.width, "collapse_curves: no measured network and no UFM by gradient descent")
+    look = looks(tables["runs"])
+    groups = max(1, int(options.width / PANEL_WIDTH) // len(columns))
+    lines = -(-len(metrics) // groups)
+    figure = new_figure(options.width, ROW_HEIGHT * lines + 0.25)
+    grid = figure.subplots(lines, groups * len(columns), squeeze=False)
+    for number in range(lines * groups):
+        line, first = number // groups, number % groups * len(columns)
+        panels = list(grid[line, first : first + len(columns)])
+        if number < len(metrics):
+            _draw_metric(panels, columns, metrics[number], look)
+        else:
+            for axes in panels:
+                axes.remove()
+    _name_times(grid, columns, len(metrics), groups)
+    marked = [mark_handle("zero training error", "^")] if any(column.marks for column in columns) else []
+    add_legend(figure, label_handles((name for c in columns for name in labels(c.runs)), look) + marked)
+    return figure
+
+
+def _columns(tables: Tables, split: str) -> list[Column]:
+    nets, ufms = networks(tables), declared_ufms(tables, "gradient_descent")
+    columns = [
+        Column("epoch (networks)", nets, measured(tables, nets, split), zero_error_epochs(nets)),
+        Column("iteration (UFM)", ufms, measured(tables, ufms), {}),
+    ]
+    return [column for column in columns if len(column.rows)]
+
+
+def _draw_metric(panels: Sequence[Axes], columns: Sequence[Column], metric: str, look: dict[str, Look]) -> None:
+    drawn = [band for axes, column in zip(panels, columns) for band in column.draw(axes, metric, look)]
+    for axes in panels:
+        scale_values(axes, "y", extremes(drawn))
+    for axes in panels[1:]:
+        axes.tick_params(labelleft=False)
+    heading(panels[0], metric)
+
+
+def _name_times(grid: Sequence[Sequence[Axes]], columns: Sequence[Column], metrics: int, groups: int) -> None:
+    """Time labels under the lowest panel of every column."""
+    for number in range(max(0, metrics - groups), metrics):
+        for offset, column in enumerate(columns):
+            grid[number // groups][number % groups * len(columns) + offset].set_xlabel(column.time)
+
+
+def caption(tables: Tables, options: FigureOptions) -> str:
+    nets, ufms = networks(tables), declared_ufms(tables, "gradient_descent")
+    return (
+        f"Collapse metrics of the last features, {options.split} split, of {counted(nets, 'network')} against epochs,"
+        f" beside the training features of {counted(ufms, 'UFM')} by gradient descent against iterations."
+        " Lines are medians over seeds, bands their range; a triangle marks the first epoch without training error."
+        " Time axes are logarithmic with a place for 0."
+    )

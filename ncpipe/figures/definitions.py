@@ -1,0 +1,43 @@
+"""What a metric means, in the few words or symbols that fit over a panel. In full: docs/metrics.md."""
+
+from __future__ import annotations
+
+import math
+
+DEFINITIONS = {
+    "nc1_pinv": r"$\mathrm{Tr}(\Sigma_W\Sigma_B^{+})\,/\,K$",
+    "nc1_trace_ratio": r"$\mathrm{Tr}\,\Sigma_W\,/\,\mathrm{Tr}\,\Sigma_B$",
+    "within_share": r"$\mathrm{Tr}\,\Sigma_W\,/\,\mathrm{Tr}(\Sigma_W+\Sigma_B)$",
+    "cdnv": r"mean of $(v_c+v_{c'})/2|\mu_c-\mu_{c'}|^2$",
+    "nc2_means_equinorm": r"std/mean of $|\mu_c-\mu_G|$",
+    "nc2_weights_equinorm": r"std/mean of $|w_c|$",
+    "nc2_means_angle_std": "std of the means' cosines",
+    "nc2_weights_angle_std": "std of the weights' cosines",
+    "nc2_means_equiangle": r"mean $|\cos+1/(K-1)|$, means",
+    "nc2_weights_equiangle": r"mean $|\cos+1/(K-1)|$, weights",
+    "nc2_means_etf": "centred means to ETF",
+    "nc2_means_uncentred_etf": "uncentred means to ETF",
+    "nc2_means_of": "uncentred means to OF",
+    "nc2_weights_etf": r"$WW^\top$ to ETF",
+    "nc2_weights_of": r"$WW^\top$ to OF",
+    "nc3_duality": r"$\Vert W/|W|-M/|M|\,\Vert^2$",
+    "nc3_etf": r"$WM^\top$ to ETF, centred means",
+    "nc3_of": r"$W\bar M^\top$ to OF, uncentred means",
+    "nc4_mismatch": r"argmax $Wh+b\neq$ nearest mean",
+    "nc4_bias": r"$|W\mu_G+b|$",
+    "ncc_accuracy": "accuracy of the nearest mean",
+    "accuracy": "accuracy of the classifier",
+    "loss": "mean loss without penalties",
+    "gap": "objective − optimum",
+    "objective": "loss and penalties",
+    "train_loss": "training mode, running",
+    "test_loss": "evaluation mode",
+    "train_error": "1 − train_accuracy, running",
+    "test_error": "1 − test_accuracy",
+}
+"""By metric or history quantity. 'to ETF', 'to OF': Frobenius distance of the Gram, both of unit norm."""
+
+
+def frame_gap(classes: float) -> float:
+    """Distance between the unit-norm Grams of an orthogonal frame and a simplex ETF of K classes."""
+    return math.sqrt(max(0.0, 2 - 2 * math.sqrt((classes - 1) / classes)))

@@ -1,0 +1,109 @@
+"""Figure: are class means and classifier weights nearer to an orthogonal frame or to a simplex ETF?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from ncpipe.figures.definitions import DEFINITIONS, frame_gap
+from ncpipe.figures.series import Tables, counted, declared_ufms, labels, measured, networks
+from ncpipe.figures.style import GREY, SMALL, Look, add_legend, empty_figure, looks, mark_handle, new_figure
+from ncpipe.study.spec import FigureOptions
+
+PANELS = {
+    "class means": ("nc2_means_of", "nc2_means_uncentred_etf"),
+    "classifier weights": ("nc2_weights_of", "nc2_weights_etf"),
+}
+"""Distance to the OF on x, to the ETF on y."""
+UFM_MARKER = "D"
+
+
+def draw(tables: Tables, options: FigureOptions) -> Figure:
+    nets, ufms = networks(tables), _reference_ufms(tables)
+    paths = [measured(tables, nets, options.split), measured(tables, ufms)]
+    if not any(len(rows) for rows in paths):
+        return empty_figure(options.width, "frames: no measured network and no plain UFM")
+    look, side = looks(tables["runs"]), min(options.width / 2, 2.9)
+    stacked = options.width < 2 * 2.2
+    figure = new_figure(options.width, options.width * 1.8 if stacked else side + 0.1)
+    grid = figure.subplots(2, 1) if stacked else figure.subplots(1, 2)
+    for axes, (title, metrics) in zip(grid, PANELS.items()):
+        found = [_coordinates(rows, metrics) for rows in paths]
+        _draw_frames(axes, pd.concat([nets, ufms])["classes"].dropna().unique(), _reach(found))
+        for points, marker in zip(found, ("o", UFM_MARKER)):
+            _draw_runs(axes, points, look, marker)
+        _name_axes(axes, title, metrics)
+    shown = [mark_handle(name, "o", look[name].colour) for name in labels(nets)]
+    shown += [mark_handle(name, UFM_MARKER, look[name].colour, filled=False) for name in labels(ufms)]
+    add_legend(figure, shown)
+    return figure
+
+
+def _reference_ufms(tables: Tables) -> pd.DataFrame:
+    return declared_ufms(tables, "gradient_descent").query("model == 'plain'")
+
+
+def _coordinates(rows: pd.DataFrame, metrics: tuple[str, str]) -> pd.DataFrame:
+    """One row per run and time where both distances are known: label, run_id, time, x, y."""
+    wide = rows[rows["metric"].isin(metrics)].pivot_table(
+        index=["label", "run_id", "time"], columns="metric", values="value", sort=False
+    )
+    wide = wide.reindex(columns=list(metrics)).dropna().reset_index()
+    return wide.set_axis(["label", "run_id", "time", "x", "y"], axis=1).sort_values("time", kind="stable")
+
+
+def _reach(found: Iterable[pd.DataFrame]) -> float:
+    """Far enough for every end; a path from initialisation may begin outside."""
+    ends = [points.groupby("run_id")[["x", "y"]].last().to_numpy(float).max(initial=0.0) for points in found]
+    return max([frame_gap(2) * 0.75, *ends]) * 1.12
+
+
+def _draw_runs(axes: Axes, points: pd.DataFrame, look: dict[str, Look], marker: str) -> None:
+    """Where each run ended, and faintly how it came there."""
+    for (label, _), path in points.groupby(["label", "run_id"], sort=False):
+        own = look[str(label)]
+        axes.plot(path["x"], path["y"], color=own.colour, alpha=0.3, linewidth=0.6)
+        face = own.colour if marker == "o" else "white"
+        edge = "white" if marker == "o" else own.colour
+        size = 4.5 if marker == "o" else 4
+        axes.plot(path["x"].iloc[-1:], path["y"].iloc[-1:], marker, color=edge, mfc=face, mew=0.6, ms=size, zorder=4)
+
+
+def _draw_frames(axes: Axes, classes: Iterable[float], reach: float) -> None:
+    """The two exact frames for each number of classes, and the diagonal between their halves."""
+    axes.plot([0, reach], [0, reach], color=GREY, linewidth=0.6, linestyle=(0, (4, 3)), zorder=1)
+    axes.set(xlim=(-0.04 * reach, reach), ylim=(-0.04 * reach, reach), aspect="equal")
+    for number in sorted(set(classes)):
+        gap = frame_gap(number)
+        axes.plot([0, gap], [gap, 0], "+", color="black", ms=7, mew=0.9, zorder=3)
+        for name, point, offset in (("OF", (0, gap), (6, 1)), ("ETF", (gap, 0), (4, 4))):
+            axes.annotate(
+                f"{name}, K = {number:.0f}", point, offset, textcoords="offset points", size=SMALL, color="black"
+            )
+    for text, place, alignment in (("nearer an OF", (0.03, 0.97), "left"), ("nearer an ETF", (0.97, 0.05), "right")):
+        vertical = "top" if alignment == "left" else "bottom"
+        axes.text(*place, text, transform=axes.transAxes, color=GREY, size=SMALL, ha=alignment, va=vertical)
+
+
+def _name_axes(axes: Axes, title: str, metrics: tuple[str, str]) -> None:
+    axes.set_title(title, loc="left")
+    axes.set_xlabel(f"{metrics[0]}: {DEFINITIONS[metrics[0]]}")
+    axes.set_ylabel(f"{metrics[1]}: {DEFINITIONS[metrics[1]]}")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+
+
+def caption(tables: Tables, options: FigureOptions) -> str:
+    nets, ufms = networks(tables), _reference_ufms(tables)
+    classes = sorted({int(k) for k in pd.concat([nets, ufms])["classes"].dropna()})
+    gaps = ", ".join(f"{frame_gap(k):.3f} for K = {k}" for k in classes)
+    return (
+        f"Distance of the uncentred class means (left) and of the classifier weights (right) to an orthogonal frame"
+        f" (OF) and to a simplex ETF, {options.split} split: {counted(nets, 'network')}, circles at the last epoch with"
+        f" their path from initialisation, and {counted(ufms, 'plain UFM')} by gradient descent, diamonds."
+        f" Crosses are the exact frames, sqrt(2 - 2 sqrt((K-1)/K)) apart: {gaps}."
+    )

@@ -1,0 +1,175 @@
+"""Figure: Gram matrices, norms and loss that the matched UFMs predict, against those measured in the networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from numpy.typing import NDArray
+
+from ncpipe.figures.axes import scale_values
+from ncpipe.figures.series import Tables, counted, labels, plural
+from ncpipe.figures.style import (
+    GREY,
+    SMALL,
+    Look,
+    add_legend,
+    empty_figure,
+    label_handles,
+    looks,
+    mark_handle,
+    new_figure,
+    shortened,
+)
+from ncpipe.study.spec import FigureOptions
+
+MODELS = {"plain": ("o", True), "extended": ("s", False)}
+"""Matched models: marker and whether it is filled."""
+GRAMS = {"means_gram": "class means", "weights_gram": "classifier weights"}
+SCALARS = {"feature_norm": r"$|H|_F$", "weight_norm": r"$|W|_F$", "loss": "loss without penalties"}
+MOST_LABELS = 8
+NARROW = 4.5
+COLOURS = mpl.colormaps["RdBu_r"].with_extremes(bad="#DDDDDD")
+LIMIT = 0.5
+"""Colours saturate here, at half the diagonal of an exact OF, so that the off-diagonal of an ETF shows."""
+
+
+def draw(tables: Tables, options: FigureOptions) -> Figure:
+    fits = matched_fits(tables)
+    if fits.empty:
+        return empty_figure(options.width, "matched_ufm: no UFM has been matched to a network")
+    look, shown = looks(tables["runs"]), labels(fits)[:MOST_LABELS]
+    narrow = options.width < NARROW
+    blocks = [(label, gram) for label in shown for gram in GRAMS]
+    lines = len(blocks) if narrow else len(shown)
+    cell = options.width / (3 if narrow else 6) - 0.16
+    heights = (lines * (cell + 0.24) + 0.2, options.width / (1.15 if narrow else 3.3))
+    figure = new_figure(options.width, sum(heights))
+    upper, lower = figure.subfigures(2, 1, height_ratios=heights)
+    _draw_grams(upper, fits, blocks, lines)
+    _draw_scalars(lower, fits, look, narrow)
+    models = [mark_handle(f"matched {m}", mark, "black", filled) for m, (mark, filled) in MODELS.items()]
+    add_legend(figure, models + label_handles(labels(fits), look))
+    return figure
+
+
+def matched_fits(tables: Tables) -> pd.DataFrame:
+    """Matched fits with the label and seed of their network, networks in the order of ``runs``."""
+    nets = tables["runs"].query("kind == 'network'")[["run_id", "label", "seed"]]
+    nets = nets.rename(columns={"run_id": "network_id", "seed": "network_seed"}).assign(order=range(len(nets)))
+    fits = tables["ufm"].query("kind == 'matched'").merge(nets, on="network_id")
+    return fits.sort_values(["order", "model"], ascending=[True, False])
+
+
+def gram_distance(predicted: Any, measured: Any) -> float:
+    """Frobenius distance of two Grams, each scaled to unit norm; NaN where one is zero or unknown."""
+    one, other = unit_gram(predicted), unit_gram(measured)
+    return float(np.linalg.norm(one - other)) if one is not None and other is not None else float("nan")
+
+
+def unit_gram(values: Any) -> NDArray[np.float64] | None:
+    """A Gram of a table cell as a matrix of unit norm; None where it is zero or unknown."""
+    gram = np.asarray([] if values is None else values, dtype=float).ravel()
+    norm = float(np.linalg.norm(gram))
+    size = round(len(gram) ** 0.5)
+    return gram.reshape(size, size) / norm if np.isfinite(norm) and norm > 0 else None
+
+
+def _draw_grams(figure: Any, fits: pd.DataFrame, blocks: list[tuple[str, str]], lines: int) -> None:
+    columns = 3 * len(blocks) // lines
+    grid = figure.subplots(lines, columns, squeeze=False)
+    image = None
+    for number, (label, gram) in enumerate(blocks):
+        line, first = divmod(number * 3, columns)
+        panels = grid[line, first : first + 3]
+        image = _draw_block(panels, _representative(fits, label), gram) or image
+        if line == 0 or columns == 3:
+            panels[0].set_title(f"{GRAMS[gram]}\nmeasured", loc="left", pad=3)
+            for axes, model in zip(panels[1:], MODELS):
+                axes.set_title(f"\nmatched {model}", loc="left", pad=3)
+        if first == 0:
+            panels[0].set_ylabel(shortened(label, 40).replace(" ", "\n", 1), size=SMALL)
+    if image is not None:
+        bar = figure.colorbar(image, ax=list(grid[:, -1]), extend="both", aspect=12 * lines, pad=0.03, shrink=0.9)
+        bar.outline.set_linewidth(0.4)  # type: ignore[operator]
+        bar.set_ticks([-LIMIT, 0, LIMIT])
+        bar.set_label(r"$\sqrt{K}\,G\,/\,\Vert G\Vert_F$", size=SMALL)
+
+
+def _representative(fits: pd.DataFrame, label: str) -> pd.DataFrame:
+    """The fits of a label's first seed."""
+    own = fits[fits["label"] == label]
+    return own[own["network_id"] == own.sort_values(["network_seed", "order"])["network_id"].iloc[0]]
+
+
+def _draw_block(panels: Any, fits: pd.DataFrame, gram: str) -> AxesImage | None:
+    """The measured Gram and the two predicted ones, each with its distance to the measured one."""
+    by_model = {str(fit["model"]): fit for _, fit in fits.iterrows()}
+    measured = fits[f"measured_{gram}"].iloc[0]
+    image = _draw_gram(panels[0], unit_gram(measured), "unknown")
+    for axes, model in zip(panels[1:], MODELS):
+        predicted = by_model[model][f"predicted_{gram}"] if model in by_model else None
+        absent = "no fit" if model not in by_model or predicted is None else "predicts zero"
+        _draw_gram(axes, unit_gram(predicted), absent)
+        distance = gram_distance(predicted, measured)
+        axes.set_xlabel(f"distance {distance:.2f}" if np.isfinite(distance) else "", labelpad=2, size=SMALL)
+    return image
+
+
+def _draw_gram(axes: Axes, gram: NDArray[np.float64] | None, absent: str) -> AxesImage | None:
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set(visible=True, linewidth=0.4)
+    if gram is None:
+        axes.set_box_aspect(1)
+        axes.text(0.5, 0.5, absent, transform=axes.transAxes, ha="center", va="center", color=GREY, size=SMALL)
+        return None
+    return axes.imshow(gram * len(gram) ** 0.5, cmap=COLOURS, vmin=-LIMIT, vmax=LIMIT, interpolation="nearest")
+
+
+def _draw_scalars(figure: Any, fits: pd.DataFrame, look: dict[str, Look], narrow: bool) -> None:
+    grid = figure.subplots(2, 2).ravel() if narrow else figure.subplots(1, 3)
+    for axes, (column, name) in zip(grid, SCALARS.items()):
+        pair = fits[[f"measured_{column}", f"predicted_{column}"]].to_numpy(float)
+        _draw_pairs(axes, fits, pair, look)
+        for which in ("x", "y"):
+            scale_values(axes, which, [pair])  # type: ignore[arg-type]
+        axes.set(box_aspect=1, xlabel="measured", ylabel="predicted")
+        axes.set_title(name, loc="left")
+    for axes in grid[len(SCALARS) :]:
+        axes.remove()
+
+
+def _draw_pairs(axes: Axes, fits: pd.DataFrame, pair: NDArray[np.float64], look: dict[str, Look]) -> None:
+    axes.axline((0, 0), (1, 1), color=GREY, linewidth=0.6, linestyle=(0, (4, 3)), zorder=1)
+    for (measured, predicted), label, model in zip(pair, fits["label"], fits["model"]):
+        marker, filled = MODELS[model]
+        colour = look[label].colour
+        axes.plot(
+            measured, predicted, marker, color=colour, mfc=colour if filled else "none", ms=4, mew=0.8, clip_on=False
+        )
+
+
+def _missing(fits: pd.DataFrame) -> Iterator[str]:
+    zero = fits["predicted_weight_norm"] == 0
+    if zero.any():
+        yield f" {plural(int(zero.sum()), 'matched fit')} predict zero features and weights."
+    if len(labels(fits)) > MOST_LABELS:
+        yield f" Grams of the first {MOST_LABELS} of {len(labels(fits))} labels."
+
+
+def caption(tables: Tables, options: FigureOptions) -> str:
+    fits = matched_fits(tables)
+    nets = tables["runs"][tables["runs"]["run_id"].isin(fits["network_id"])]
+    return (
+        "What the plain UFM and the ReLU extended UFM, with penalties inferred from the trained network, predict."
+        f" Top: Gram matrices of uncentred class means and of classifier weights, scaled to unit norm, of the first"
+        " seed of each label, with the distance of the prediction to the measurement."
+        f" Bottom: Frobenius norms of last features and classifier and the training loss of {counted(nets, 'network')};"
+        f" the dashed line is equality.{''.join(_missing(fits))}"
+    )

@@ -1,0 +1,111 @@
+"""What the figures take from the tables: runs that ended well, and medians and ranges over their seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from ncpipe.figures.style import Look
+
+Tables = dict[str, pd.DataFrame]
+
+
+@dataclass(frozen=True)
+class Band:
+    """Median, smallest and largest value over the runs of a label at each time (or depth)."""
+
+    x: NDArray[np.float64]
+    middle: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame, x: str = "time") -> Band:
+        """Of rows with columns ``x`` and ``value``; NaN values do not count."""
+        finite = rows[np.isfinite(rows["value"])]
+        by = finite.groupby(x)["value"]
+        columns = (by.median(), by.min(), by.max())
+        return cls(columns[0].index.to_numpy(float), *(column.to_numpy(float) for column in columns))
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def draw(self, axes: Axes, look: Look, markers: bool = False) -> None:
+        """The median as a line, the range as a band; a single time as a point."""
+        marker = "o" if markers or len(self) == 1 else None
+        axes.plot(self.x, self.middle, color=look.colour, linestyle=look.line, marker=marker, ms=1.8)
+        axes.fill_between(self.x, self.low, self.high, color=look.colour, alpha=0.18, linewidth=0)
+
+
+def networks(tables: Tables) -> pd.DataFrame:
+    """Rows of ``runs``: trained networks that ended well."""
+    return tables["runs"].query("kind == 'network' and status == 'done'")
+
+
+def declared_ufms(tables: Tables, solver: str) -> pd.DataFrame:
+    """Rows of ``runs``: the study's own UFM problems by one solver."""
+    return tables["runs"].query("kind == 'declared' and status == 'done' and optimizer == @solver")
+
+
+def labels(runs: pd.DataFrame) -> list[str]:
+    """Labels in the order of the table."""
+    return list(dict.fromkeys(runs["label"]))
+
+
+def measured(
+    tables: Tables, runs: pd.DataFrame, split: str = "train", layer: str | None = "features"
+) -> pd.DataFrame:
+    """Rows of ``collapse`` of these runs, with their label; ``layer`` None takes all."""
+    table = tables["collapse"]
+    chosen = table["run_id"].isin(runs["run_id"]) & (table["split"] == split)
+    if layer is not None:
+        chosen &= table["layer"] == layer
+    return _labelled(table[chosen], runs)
+
+
+def histories(tables: Tables, runs: pd.DataFrame) -> pd.DataFrame:
+    """Rows of ``history`` of these runs, with their label."""
+    table = tables["history"]
+    return _labelled(table[table["run_id"].isin(runs["run_id"])], runs)
+
+
+def _labelled(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    by_run = dict(zip(runs["run_id"], runs["label"]))
+    return rows.assign(label=rows["run_id"].map(by_run))
+
+
+def bands(rows: pd.DataFrame, column: str, name: str) -> dict[str, Band]:
+    """The band of every label over time, of the rows whose ``column`` is ``name``."""
+    chosen = rows[rows[column] == name]
+    found = {str(label): Band.of(group) for label, group in chosen.groupby("label", sort=False)}
+    return {label: band for label, band in found.items() if len(band)}
+
+
+def zero_error_epochs(runs: pd.DataFrame) -> dict[str, float]:
+    """Median over seeds of the first epoch without training error, by label, where there is one."""
+    medians = runs.dropna(subset="zero_error_epoch").groupby("label", sort=False)["zero_error_epoch"].median()
+    return {str(label): float(value) for label, value in medians.items()}
+
+
+def last_time(rows: pd.DataFrame) -> float:
+    return float(rows["time"].max()) if len(rows) else 1.0
+
+
+def extremes(drawn: Iterator[Band] | list[Band]) -> list[NDArray[np.float64]]:
+    """The values that an axis has to hold."""
+    return [values for band in drawn for values in (band.low, band.high)]
+
+
+def counted(runs: pd.DataFrame, what: str) -> str:
+    """'12 networks (4 labels, 3 seeds)'."""
+    names, seeds = len(labels(runs)), runs["seed"].nunique()
+    return f"{plural(len(runs), what)} ({plural(names, 'label')}, {plural(seeds, 'seed')})"
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

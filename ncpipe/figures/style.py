@@ -1,0 +1,146 @@
+"""The look of all figures: sizes, fonts, and the colour and line that a label keeps over a whole study."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+ONE_COLUMN, TWO_COLUMNS = 3.25, 6.75
+"""Inches."""
+
+OKABE_ITO = {
+    "blue": "#0072B2",
+    "vermillion": "#D55E00",
+    "green": "#009E73",
+    "purple": "#CC79A7",
+    "orange": "#E69F00",
+    "sky": "#56B4E9",
+    "black": "#000000",
+}
+"""Okabe and Ito's palette without yellow, which is lost on white."""
+
+GREY = "#666666"
+LINE_STYLES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
+MARKERS = ("o", "s", "^")
+TEXT_SIZE, SMALL = 7.0, 6.5
+LEGEND_ROW = 0.135
+"""Inches of height that a row of the legend takes."""
+
+RC: dict[str, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same glyphs and bytes on every machine
+    "font.size": TEXT_SIZE,
+    "axes.titlesize": TEXT_SIZE,
+    "axes.labelsize": TEXT_SIZE,
+    "xtick.labelsize": SMALL,
+    "ytick.labelsize": SMALL,
+    "legend.fontsize": SMALL,
+    "legend.frameon": False,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.unicode_minus": True,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.minor.width": 0.4,
+    "ytick.minor.width": 0.4,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "xtick.minor.size": 1.5,
+    "ytick.minor.size": 1.5,
+    "xtick.major.pad": 2,
+    "ytick.major.pad": 2,
+    "lines.linewidth": 1.1,
+    "lines.markersize": 3,
+    "savefig.dpi": 300,
+    "figure.dpi": 150,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "ncpipe",
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a label is drawn."""
+
+    colour: str
+    line: Any
+    marker: str
+
+
+def looks(runs: pd.DataFrame) -> dict[str, Look]:
+    """The look of every label, in the order of the ``runs`` table: equal in all figures of a study.
+
+    Labels of a UFM that differ in the solver only share a look; past the seventh, line and marker change.
+    """
+    names = runs[runs["kind"].isin(["network", "declared"])]
+    order = dict.fromkeys(map(without_solver, names["label"]))
+    colours = list(OKABE_ITO.values())
+    styles = [(colour, line, mark) for line, mark in zip(LINE_STYLES, MARKERS) for colour in colours]
+    by_name = {name: Look(*styles[i % len(styles)]) for i, name in enumerate(order)}
+    return {label: by_name[without_solver(label)] for label in names["label"]}
+
+
+def without_solver(label: str) -> str:
+    """A UFM's label without the name of its solver."""
+    return label.replace(" (GD)", "").replace(" (L-BFGS)", "")
+
+
+def new_figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def empty_figure(width: float, reason: str) -> Figure:
+    """A figure that says in one line why there is nothing to show."""
+    figure = Figure(figsize=(width, 0.5))
+    figure.text(0.5, 0.5, reason, ha="center", va="center", color=GREY)
+    return figure
+
+
+def line_handle(label: str, look: Look) -> Line2D:
+    return Line2D([], [], color=look.colour, linestyle=look.line, label=label)
+
+
+def mark_handle(label: str, marker: str, colour: str = GREY, filled: bool = True, line: Any = "none") -> Line2D:
+    face = colour if filled else "white"
+    return Line2D([], [], color=colour, marker=marker, markerfacecolor=face, linestyle=line, label=label)
+
+
+def add_legend(figure: Figure, handles: Iterable[Artist]) -> None:
+    """One legend under the panels, in as many columns as fit; the figure grows by its height."""
+    listed = list(handles)
+    if not listed:
+        return
+    width, height = figure.get_size_inches()
+    longest = int(width / 0.0535) - 10
+    texts = [shortened(str(handle.get_label()), longest) for handle in listed]
+    columns = max(1, min(len(listed), int(width / (0.0535 * max(map(len, texts)) + 0.42))))
+    rows = -(-len(listed) // columns)
+    figure.set_size_inches(width, height + LEGEND_ROW * rows + 0.05)
+    figure.legend(
+        listed,
+        texts,
+        loc="outside lower center",
+        ncols=columns,
+        handlelength=1.8,
+        columnspacing=1.4,
+        labelspacing=0.3,
+    )
+
+
+def shortened(text: str, longest: int) -> str:
+    """``text`` with its middle left out where it is longer than ``longest`` characters."""
+    if len(text) <= longest:
+        return text
+    tail = longest // 2
+    return f"{text[: longest - tail - 1]}…{text[-tail:]}"
+
+
+def label_handles(labels: Iterable[str], look: Mapping[str, Look]) -> list[Line2D]:
+    return [line_handle(label, look[label]) for label in labels]

@@ -1,0 +1,94 @@
+"""Figure: loss and error of the networks against epochs."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ncpipe.figures.axes import heading, mark_times, scale_values
+from ncpipe.figures.series import (
+    Tables,
+    bands,
+    counted,
+    extremes,
+    histories,
+    labels,
+    last_time,
+    networks,
+    plural,
+    zero_error_epochs,
+)
+from ncpipe.figures.style import GREY, add_legend, empty_figure, label_handles, looks, mark_handle, new_figure
+from ncpipe.study.spec import FigureOptions
+
+QUANTITIES = (("train_loss", "test_loss"), ("train_error", "test_error"))
+"""A row shares its y axis."""
+ROW_HEIGHT, NARROW = 1.45, 3.0
+MOST_DROPS = 6
+"""Learning-rate drops that are marked; a schedule with more is not one of steps."""
+
+
+def draw(tables: Tables, options: FigureOptions) -> Figure:
+    nets = networks(tables)
+    rows = _with_errors(histories(tables, nets))
+    if rows.empty:
+        return empty_figure(options.width, "training_curves: no network has been trained")
+    look, narrow = looks(tables["runs"]), options.width < NARROW
+    figure = new_figure(options.width, ROW_HEIGHT * (4 if narrow else 2) + 0.15)
+    grid = figure.subplots(4, 1).reshape(2, 2) if narrow else figure.subplots(2, 2)
+    marks = [(time, look[label].colour) for label, time in zero_error_epochs(nets).items()]
+    for line, names in zip(grid, QUANTITIES):
+        drawn = {name: bands(rows, "quantity", name) for name in names}
+        for axes, name in zip(line, names):
+            for label, band in drawn[name].items():
+                band.draw(axes, look[label])
+            scale_values(axes, "y", extremes([band for own in drawn.values() for band in own.values()]))
+            heading(axes, name)
+            axes.set_xlim(0, last_time(rows) * 1.02)
+            _mark_drops(axes, rows)
+            mark_times(axes, marks)
+    for axes in grid[-1] if not narrow else [grid[-1][-1]]:
+        axes.set_xlabel("epoch")
+    add_legend(figure, label_handles(labels(nets), look) + _mark_handles(rows, bool(marks)))
+    return figure
+
+
+def _with_errors(rows: pd.DataFrame) -> pd.DataFrame:
+    """Add train_error and test_error, 1 - accuracy."""
+    errors = rows[rows["quantity"].str.endswith("_accuracy")]
+    # Rounding: 1 - 0.99 of a fraction of N samples is exact to 1e-12, not to zero.
+    values = (1 - errors["value"]).round(12)
+    names = errors["quantity"].str.replace("accuracy", "error")
+    return pd.concat([rows, errors.assign(value=values, quantity=names)])
+
+
+def learning_rate_drops(rows: pd.DataFrame) -> list[int]:
+    """Epochs that begin with a learning rate below 2/3 of the one before, of any run."""
+    rates = rows[rows["quantity"] == "learning_rate"].sort_values(["run_id", "time"])
+    before = rates.groupby("run_id")["value"].shift()
+    return sorted({int(time) for time in rates["time"][rates["value"] < before * 2 / 3]})
+
+
+def _mark_drops(axes: Axes, rows: pd.DataFrame) -> None:
+    drops = learning_rate_drops(rows)
+    for epoch in drops if len(drops) <= MOST_DROPS else ():
+        axes.axvline(epoch, color=GREY, alpha=0.5, linewidth=0.6, linestyle=(0, (1, 2)), zorder=0)
+
+
+def _mark_handles(rows: pd.DataFrame, zero_error: bool) -> list:
+    handles = [mark_handle("zero training error", "^")] if zero_error else []
+    if 0 < len(learning_rate_drops(rows)) <= MOST_DROPS:
+        handles.append(mark_handle("learning rate divided", "", line=":"))
+    return handles
+
+
+def caption(tables: Tables, options: FigureOptions) -> str:
+    nets = networks(tables)
+    lost = tables["runs"].query("kind == 'network' and status != 'done'")
+    missing = f" {plural(len(lost), 'network')} diverged or missing." if len(lost) else ""
+    return (
+        f"Loss and error of {counted(nets, 'network')} against epochs: running averages in training mode (left),"
+        " test split in evaluation mode (right). Medians over seeds with their range; an error of 0 stands at the"
+        f" bottom of its axis.{missing}"
+    )

@@ -1,0 +1,209 @@
+"""Figure: gap, within-class variability, frames and duality of the declared UFMs under gradient descent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from ncpipe.figures.axes import heading, scale_time, scale_values
+from ncpipe.figures.definitions import DEFINITIONS, frame_gap
+from ncpipe.figures.series import (
+    Band,
+    Tables,
+    counted,
+    declared_ufms,
+    extremes,
+    histories,
+    labels,
+    last_time,
+    measured,
+)
+from ncpipe.figures.style import (
+    GREY,
+    OKABE_ITO,
+    Look,
+    add_legend,
+    empty_figure,
+    line_handle,
+    mark_handle,
+    new_figure,
+    shortened,
+    without_solver,
+)
+from ncpipe.study.spec import FigureOptions
+
+COLUMN_WIDTH, ROW_HEIGHT = 1.45, 0.98
+OF, ETF, FIRST = (Look(OKABE_ITO[name], "-", "o") for name in ("blue", "vermillion", "green"))
+NEUTRAL = Look("black", "-", "o")
+SINGLE = {"nc1_pinv": "variability", "gap": "objective"}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A metric of a layer, or a quantity of the history (layer None), and how it is drawn."""
+
+    name: str
+    layer: str | None
+    look: Look
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of panels: a title and its curves; frames have a predicted limit for the other frame."""
+
+    title: str
+    curves: tuple[Curve, ...]
+    frames: bool = False
+
+
+USUAL = (
+    Row("gap", (Curve("gap", None, NEUTRAL),)),
+    Row("nc1_pinv", (Curve("nc1_pinv", "H1", FIRST), Curve("nc1_pinv", "features", NEUTRAL))),
+    Row(
+        "nc2_means_of, nc2_means_uncentred_etf",
+        (Curve("nc2_means_of", "features", OF), Curve("nc2_means_uncentred_etf", "features", ETF)),
+        frames=True,
+    ),
+    Row(
+        "nc2_weights_of, nc2_weights_etf",
+        (Curve("nc2_weights_of", "features", OF), Curve("nc2_weights_etf", "features", ETF)),
+        frames=True,
+    ),
+    Row("nc3_of, nc3_etf", (Curve("nc3_of", "features", OF), Curve("nc3_etf", "features", ETF))),
+)
+
+
+def draw(tables: Tables, options: FigureOptions) -> Figure:
+    source = _Source(tables)
+    if not source.labels:
+        return empty_figure(options.width, "ufm_trajectories: no UFM by gradient descent")
+    rows = USUAL if options.metrics is None else tuple(_row(metric) for metric in options.metrics)
+    columns = max(1, min(len(source.labels), int(options.width / COLUMN_WIDTH)))
+    blocks = -(-len(source.labels) // columns)
+    figure = new_figure(options.width, blocks * (ROW_HEIGHT * len(rows) + 0.35))
+    grid = figure.subplots(blocks * len(rows), columns, squeeze=False)
+    for line, row in enumerate(rows * blocks):
+        chosen = source.labels[line // len(rows) * columns :][:columns]
+        _draw_row(grid[line], row, chosen, source)
+    for number in range(blocks * columns):
+        block, column = divmod(number, columns)
+        own = grid[block * len(rows) : (block + 1) * len(rows), column]
+        if number < len(source.labels):
+            _name_column(own, source.labels[number], int(17 * options.width / columns))
+        else:
+            for axes in own:
+                axes.remove()
+    add_legend(figure, _legend(rows))
+    return figure
+
+
+class _Source:
+    """The series of the declared UFMs by label, and where L-BFGS ends for the same problem."""
+
+    def __init__(self, tables: Tables) -> None:
+        descent, lbfgs = declared_ufms(tables, "gradient_descent"), declared_ufms(tables, "lbfgs")
+        self.measured = measured(tables, descent, layer=None)
+        self.history = histories(tables, descent)
+        self.labels = [name for name in labels(descent) if (self.measured["label"] == name).any()]
+        self.final = measured(tables, lbfgs, layer=None)
+        self.final_gap = tables["ufm"].merge(lbfgs[["run_id", "label"]], on="run_id")
+        self.classes = dict(zip(descent["label"], descent["classes"]))
+
+    def band(self, label: str, curve: Curve) -> Band:
+        rows = self._named(self.history if curve.layer is None else self.measured, curve)
+        rows = rows[rows["label"] == label]
+        if curve.name == "gap":  # rounding takes the gap below zero
+            rows = rows.assign(value=rows["value"].clip(lower=0))
+        return Band.of(rows)
+
+    def lbfgs(self, label: str, curve: Curve) -> float:
+        """Median final value by L-BFGS of the same problem; NaN where there is none."""
+        if curve.layer is None:
+            if curve.name != "gap":
+                return float("nan")
+            rows = self.final_gap.assign(value=self.final_gap["gap"].clip(lower=0))
+        else:
+            rows = self._named(self.final, curve)
+        same = rows["label"].map(without_solver) == without_solver(label)
+        return float(rows.loc[same, "value"].median()) if same.any() else float("nan")
+
+    @staticmethod
+    def _named(rows: pd.DataFrame, curve: Curve) -> pd.DataFrame:
+        if curve.layer is None:
+            return rows[rows["quantity"] == curve.name]
+        return rows[(rows["metric"] == curve.name) & (rows["layer"] == curve.layer)]
+
+
+def _row(metric: str) -> Row:
+    for row in USUAL:
+        if metric in [curve.name for curve in row.curves] and len({c.name for c in row.curves}) == 1:
+            return row
+    return Row(metric, (Curve(metric, "features", NEUTRAL),))
+
+
+def _draw_row(panels: Sequence[Axes], row: Row, chosen: Sequence[str], source: _Source) -> None:
+    drawn: list[Band] = []
+    values: list[float] = []
+    for axes, label in zip(panels, chosen):
+        found = {curve: source.band(label, curve) for curve in row.curves}
+        for curve, band in found.items():
+            if len(band):
+                band.draw(axes, curve.look)
+        drawn += found.values()
+        scale_time(axes, last_time(source.measured))
+        ends = [(source.lbfgs(label, curve), curve.look.colour) for curve in row.curves]
+        _draw_limits(axes, row, source.classes[label], ends)
+        values += [value for value, _ in ends]
+        if not any(map(len, found.values())):
+            axes.text(0.5, 0.5, "no closed form", transform=axes.transAxes, ha="center", color=GREY)
+    for axes in panels[: len(chosen)]:
+        scale_values(axes, "y", [*extremes(drawn), values])
+    for axes in panels[1 : len(chosen)]:
+        axes.tick_params(labelleft=False)
+    heading(panels[0], row.title, DEFINITIONS.get(row.title, ""))
+
+
+def _draw_limits(axes: Axes, row: Row, classes: float, ends: Sequence[tuple[float, str]]) -> None:
+    """The predicted distance of one exact frame to the other, and the end of L-BFGS at the right edge."""
+    if row.frames:
+        axes.axhline(frame_gap(classes), color=GREY, linewidth=0.7, linestyle=(0, (4, 2)), zorder=1)
+    for value, colour in ends:
+        axes.plot(
+            1, value, "<", color=colour, ms=4, mew=0, clip_on=False, zorder=5, transform=axes.get_yaxis_transform()
+        )
+
+
+def _name_column(panels: Sequence[Axes], label: str, letters: int) -> None:
+    panels[-1].set_xlabel("iteration")
+    panels[0].annotate(
+        shortened(without_solver(label), letters), (0, 1), (0, 22), "axes fraction", textcoords="offset points"
+    )
+
+
+def _legend(rows: Sequence[Row]) -> Iterator[Line2D]:
+    curves = [curve for row in rows for curve in row.curves]
+    if any(curve.layer == "H1" for curve in curves):
+        yield line_handle("objective; last features", NEUTRAL)
+        yield line_handle("first features H1", FIRST)
+    if any(curve.look is OF for curve in curves):
+        yield line_handle("distance to OF", OF)
+        yield line_handle("distance to ETF", ETF)
+    if any(row.frames for row in rows):
+        yield Line2D([], [], color=GREY, linewidth=0.7, linestyle=(0, (4, 2)), label="OF to ETF, exact")
+    yield mark_handle("end of L-BFGS", "<")
+
+
+def caption(tables: Tables, options: FigureOptions) -> str:
+    ufms = declared_ufms(tables, "gradient_descent")
+    return (
+        f"{counted(ufms, 'UFM')} under plain gradient descent: objective above the closed-form optimum, NC1, distances"
+        " of uncentred class means, of weights and of their product to the OF and the ETF, against iterations"
+        " (logarithmic, with a place for 0). Medians over seeds with their range. The dashed line is the distance of"
+        " one exact frame to the other, to which the distance of the frame that is not approached tends; triangles at"
+        " the right edge are the ends of L-BFGS on the same problem."
+    )

@@ -1,0 +1,6 @@
+"""The networks that are trained: stages with names, the last of which is read by a linear classifier."""
+
+from ncpipe.networks.build import build_network
+from ncpipe.networks.network import Network, as_vectors
+
+__all__ = ["Network", "as_vectors", "build_network"]

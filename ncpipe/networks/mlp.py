@@ -1,0 +1,24 @@
+"""Fully connected ReLU network on flattened images."""
+
+from __future__ import annotations
+
+from math import prod
+
+from torch import nn
+
+from ncpipe.networks.layers import kaiming_init, linear
+from ncpipe.networks.network import Backbone
+from ncpipe.study.spec import Mlp
+
+
+def mlp(model: Mlp, image_shape: tuple[int, int, int]) -> Backbone:
+    """``model.depth`` hidden layers of ``model.width`` units; all features are vectors (N, width)."""
+    stages: dict[str, nn.Module] = {}
+    inputs = prod(image_shape)
+    for name in model.layers():
+        stages[name] = linear(inputs, model.width, batch_norm=model.batch_norm)
+        kaiming_init(stages[name], "fan_in")
+        inputs = model.width
+    first = next(iter(stages))
+    stages[first] = nn.Sequential(nn.Flatten(), stages[first])
+    return Backbone(stages, model.width)

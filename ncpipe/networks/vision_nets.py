@@ -1,0 +1,95 @@
+"""torchvision's ResNet, VGG and DenseNet at any width, with stems for small images.
+
+Importing this module imports torchvision, which takes seconds: ``build`` does it only when asked for one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ncpipe.errors import UserError
+from ncpipe.networks.layers import average_pool, conv3x3, kaiming_init
+from ncpipe.networks.network import Backbone
+from ncpipe.study.spec import DENSENET_BLOCKS, RESNET_BLOCKS, VGG_CONVOLUTIONS, DenseNet, ResNet, Vgg
+from ncpipe.vision import import_torchvision
+
+_models: Any = import_torchvision().models
+
+PUBLISHED_WIDTH = 64
+"""Channels of the first stage in the published ResNets."""
+
+
+class _ScaledResNet(_models.resnet.ResNet):
+    """torchvision's ResNet whose stages have ``width`` / 64 times the published channels."""
+
+    def __init__(self, block: type[nn.Module], blocks: tuple[int, ...], width: int) -> None:
+        self.width = width
+        super().__init__(block, list(blocks), num_classes=1)
+
+    def _make_layer(self, block: Any, planes: int, blocks: int, stride: int = 1, dilate: bool = False) -> Any:
+        if planes == PUBLISHED_WIDTH:  # the first stage reads the stem, which has our width
+            self.inplanes = self.width
+        return super()._make_layer(block, planes // PUBLISHED_WIDTH * self.width, blocks, stride, dilate)
+
+
+def resnet(model: ResNet, image_shape: tuple[int, int, int]) -> Backbone:
+    """torchvision's ResNet with a 3x3 stem of stride 1 and no pooling; every residual block is a stage."""
+    block = _models.resnet.Bottleneck if model.name == "resnet50" else _models.resnet.BasicBlock
+    network = _ScaledResNet(block, RESNET_BLOCKS[model.name], model.width)
+    groups = (network.layer1, network.layer2, network.layer3, network.layer4)
+    blocks = [residual for group in groups for residual in group]
+    stages = dict(zip(model.layers(), [conv3x3(image_shape[0], model.width), *blocks], strict=True))
+    for stage in stages.values():
+        kaiming_init(stage)
+    stages["features"] = nn.Sequential(stages["features"], average_pool())
+    return Backbone(stages, network.inplanes)
+
+
+def vgg(model: Vgg, image_shape: tuple[int, int, int]) -> Backbone:
+    """torchvision's VGG with BatchNorm; average pooling replaces its last pooling and hidden linear layers.
+
+    Stages 2 to 5 begin with the pooling, so that a stage's features are those before it. A map of side 1,
+    which an 8x8 image has become by the fourth stage, is not pooled further.
+    """
+    stages: dict[str, nn.Module] = {}
+    channels, side = image_shape[0], min(image_shape[1:])
+    counts = VGG_CONVOLUTIONS[model.name]
+    for name, multiple, convolutions in zip(model.layers(), (1, 2, 4, 8, 8), counts, strict=True):
+        width = model.width * multiple
+        pooling = ["M"] if stages and side > 1 else []
+        stage = _models.vgg.make_layers([*pooling, *[width] * convolutions], batch_norm=True)
+        stage[len(pooling)] = nn.Conv2d(channels, width, 3, padding=1)  # make_layers presumes 3 channels
+        kaiming_init(stage)
+        stages[name] = stage
+        channels, side = width, side // 2 if pooling else side
+    stages["features"] = nn.Sequential(stages["features"], average_pool())
+    return Backbone(stages, channels)
+
+
+def densenet(model: DenseNet, image_shape: tuple[int, int, int]) -> Backbone:
+    """torchvision's DenseNet with a 3x3 stem of stride 1 and no pooling; every dense block ends a stage.
+
+    From the second block on a stage begins with the transition, which halves the side; ``UserError`` for
+    images too small to be halved as often.
+    """
+    block_sizes = DENSENET_BLOCKS[model.name]
+    smallest = 2 ** (len(block_sizes) - 1)
+    if min(image_shape[1:]) < smallest:
+        raise UserError(f"{model.name} needs images of at least {smallest}x{smallest}, got {image_shape[1:]}")
+    network = _models.densenet.DenseNet(max(1, model.width // 2), block_sizes, model.width, num_classes=1)
+    layers = network.features
+    stages: dict[str, nn.Module] = {}
+    for number, name in enumerate(model.layers()):
+        if number == 0:
+            stages[name] = conv3x3(image_shape[0], model.width)
+        elif number == 1:
+            stages[name] = nn.Sequential(layers.denseblock1)
+        else:
+            transition = layers.get_submodule(f"transition{number - 1}")
+            stages[name] = nn.Sequential(transition, layers.get_submodule(f"denseblock{number}"))
+        kaiming_init(stages[name], "fan_in")
+    last = (layers.norm5, nn.ReLU(inplace=True), average_pool())
+    stages["features"] = nn.Sequential(stages["features"], *last)
+    return Backbone(stages, network.classifier.in_features)

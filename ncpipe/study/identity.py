@@ -1,0 +1,41 @@
+"""Ids of runs, and the code versions of the stages that made them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Any
+
+from pydantic import BaseModel
+
+STAGE_VERSIONS = {
+    "dataset": 1,
+    "train": 1,
+    "features": 1,
+    "ufm": 1,
+    "collapse": 1,
+    "tables": 1,
+    "figures": 1,
+    "report": 1,
+    "tracking": 1,
+}
+"""Raise a stage's number when its results change: Snakemake does not see edits in imported modules."""
+
+
+def canonical(value: Any) -> Any:
+    """Plain data of settings with resolved types, defaults left out."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", exclude_defaults=True)
+    return value
+
+
+def digest(value: Any) -> str:
+    """8 hex digits of the SHA-256 of the canonical JSON of ``value``."""
+    text = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), default=canonical)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def identify(slug: str, value: Any) -> str:
+    """A readable, path-safe slug and the digest of the settings."""
+    return f"{re.sub(r'[^A-Za-z0-9_-]+', '-', slug)[:80]}-{digest(value)}"

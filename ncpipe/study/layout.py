@@ -1,0 +1,38 @@
+"""Where everything of a study lies under its results folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths by stage; ids come from ``identify`` and are safe as names."""
+
+    results: Path
+
+    def dataset(self, dataset_id: str) -> Path:
+        return self.results / "data" / dataset_id
+
+    def run(self, network_id: str) -> Path:
+        return self.results / "runs" / network_id
+
+    def ufm(self, batch_id: str) -> Path:
+        return self.results / "ufm" / batch_id
+
+    @property
+    def tables(self) -> Path:
+        return self.results / "tables"
+
+    @property
+    def figures(self) -> Path:
+        return self.results / "figures"
+
+    @property
+    def report(self) -> Path:
+        return self.results / "report.html"
+
+    @property
+    def mlflow(self) -> Path:
+        return self.results / "mlflow"

@@ -1,0 +1,257 @@
+"""A study: its config read, checked and expanded into data sets, networks and UFM batches."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from ncpipe.errors import UserError
+from ncpipe.study.identity import identify
+from ncpipe.study.layout import Layout
+from ncpipe.study.spec import (
+    Block,
+    Config,
+    DatasetSpec,
+    FigureName,
+    FigureOptions,
+    NetworkSpec,
+    UfmSpec,
+)
+from ncpipe.study.sweep import Tree, expand
+
+Model = TypeVar("Model", bound=BaseModel)
+
+MAX_BATCH = 1024
+"""UFM problems solved by one job at most."""
+
+
+@dataclass(frozen=True)
+class NetworkRun:
+    """One planned network with what the study measures in it."""
+
+    id: str
+    spec: NetworkSpec
+    dataset_id: str
+    epochs: tuple[int, ...]
+    """Measured epochs, ascending; 0 is the initialisation."""
+    layers: tuple[str, ...]
+    """Measured layers, by depth; the last is 'features'."""
+
+    @property
+    def matched_id(self) -> str:
+        """Name of the folder that holds the matched UFMs of this network."""
+        return f"matched-{self.id}"
+
+
+@dataclass(frozen=True)
+class UfmBatch:
+    """UFM problems of one shape and solver, by id: one job."""
+
+    id: str
+    problems: dict[str, UfmSpec]
+
+
+class Study:
+    """A checked study. Raises ``UserError`` in one line for whatever is wrong with ``config``."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.config: Config = validated(Config, config, "config")
+        self.layout = Layout(Path(self.config.study.results))
+        self._check_paths()
+        if not self.networks and not self.problems:
+            raise UserError("config: nothing to run; declare a 'networks' or a 'ufm' block")
+        self._check_layer_patterns()
+        self._check_matched()
+
+    @classmethod
+    def read(cls, path: Path) -> Study:
+        """Read a YAML (or JSON) config file."""
+        try:
+            config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(config, dict):
+            raise UserError(f"{path} must hold a mapping with the keys study, datasets, networks, ufm, ...")
+        return cls(config)
+
+    @cached_property
+    def datasets(self) -> dict[str, DatasetSpec]:
+        """Declared data sets by id."""
+        block = self.config.datasets
+        if block is None:
+            return {}
+        specs = _specs(DatasetSpec, block, expand(block, "datasets"), "datasets")
+        return {identify(spec.slug, spec): spec for spec in specs}
+
+    @cached_property
+    def networks(self) -> dict[str, NetworkRun]:
+        """Planned networks by id: every declared network on every declared data set."""
+        block = self.config.networks
+        if block is None:
+            return {}
+        if not self.datasets:
+            raise UserError("config: 'networks' needs a 'datasets' block")
+        if "dataset" in block.base:
+            raise UserError("networks.base: data sets are declared in the 'datasets' block, not under 'dataset'")
+        sets = tuple(spec.model_dump(mode="json") for spec in self.datasets.values())
+        grid = {"dataset": sets, **block.sweep.grid}
+        include = tuple({"dataset": s, **extra} for extra in block.sweep.include for s in sets)
+        crossed = block.model_copy(
+            update={"sweep": block.sweep.model_copy(update={"grid": grid, "include": include})}
+        )
+        specs = _specs(NetworkSpec, block, expand(crossed, "networks"), "networks")
+        runs = (self._network_run(spec) for spec in specs)
+        return {run.id: run for run in runs}
+
+    def _network_run(self, spec: NetworkSpec) -> NetworkRun:
+        epochs = measured_epochs(self.config.measure.epochs, spec.epochs)
+        run_id = identify(spec.slug, {"network": spec, "epochs": epochs})
+        layers = self._measured_layers(spec.model.layers())
+        return NetworkRun(run_id, spec, identify(spec.dataset.slug, spec.dataset), epochs, layers)
+
+    def _measured_layers(self, layers: list[str]) -> tuple[str, ...]:
+        wanted = self.config.measure.layers
+        if wanted == "all":
+            return tuple(layers)
+        if isinstance(wanted, int):
+            return tuple(layers[-wanted:])
+        return tuple(layer for layer in layers if layer == layers[-1] or matches_any(layer, wanted))
+
+    @cached_property
+    def problems(self) -> dict[str, UfmSpec]:
+        """Declared UFM problems by id."""
+        block = self.config.ufm
+        if not block.base and not block.sweep.include:
+            return {}
+        specs = _specs(UfmSpec, block, expand(block, "ufm"), "ufm")
+        return {identify(spec.slug, spec): spec for spec in specs}
+
+    @cached_property
+    def ufm_batches(self) -> dict[str, UfmBatch]:
+        """Declared UFM problems grouped into jobs: one shape and one solver each, at most ``MAX_BATCH``."""
+        groups: dict[Any, dict[str, UfmSpec]] = {}
+        for problem_id, spec in self.problems.items():
+            bias = spec.bias if isinstance(spec.bias, str) else "penalised"
+            shape = (
+                spec.classes,
+                spec.samples,
+                spec.dim,
+                spec.depth,
+                spec.loss,
+                bias,
+                spec.activation,
+                spec.solver,
+            )
+            groups.setdefault(shape, {})[problem_id] = spec
+        batches = {}
+        for members in groups.values():
+            ids = list(members)
+            for start in range(0, len(ids), MAX_BATCH):
+                chunk = ids[start : start + MAX_BATCH]
+                slug = members[chunk[0]].slug.rsplit("-s", 1)[0]
+                batch = UfmBatch(identify(slug, chunk), {i: members[i] for i in chunk})
+                batches[batch.id] = batch
+        return batches
+
+    @cached_property
+    def figures(self) -> dict[str, FigureOptions]:
+        """Figures to draw by file name."""
+        wanted = self.config.figures
+        if wanted is None:
+            networks: tuple[FigureName, ...] = (
+                "collapse_curves",
+                "collapse_depth",
+                "frames",
+                "training_curves",
+            )
+            wanted = networks if self.networks else ()
+            wanted += ("matched_ufm",) if self.networks and self.config.ufm.matched else ()
+            wanted += ("ufm_trajectories",) if self.problems else ()
+        options = [FigureOptions(name=f) if isinstance(f, str) else f for f in wanted]
+        figures = {option.file or option.name: option for option in options}
+        if len(figures) < len(options):
+            raise UserError("figures: two figures would have one file name; give each a 'file'")
+        return figures
+
+    def _check_paths(self) -> None:
+        for entry in self.config.study.data_path:
+            if not Path(entry).expanduser().is_dir():
+                raise UserError(f"study.data_path: no folder {entry!r}; create it or take it out of the list")
+        for spec in self.datasets.values():
+            if spec.path is not None and not Path(spec.path).expanduser().exists():
+                raise UserError(f"datasets: no file or folder {spec.path!r} ('path' of the imagefolder)")
+
+    def _check_layer_patterns(self) -> None:
+        measure = self.config.measure
+        patterns = [("layers", p) for p in (measure.layers if isinstance(measure.layers, tuple) else ())]
+        patterns += [("flatten", p) for p in measure.flatten] + [("keep.layers", p) for p in measure.keep.layers]
+        known = list(dict.fromkeys(layer for run in self.networks.values() for layer in run.spec.model.layers()))
+        for key, pattern in patterns if self.networks else ():
+            if not any(fnmatch.fnmatchcase(layer, pattern) for layer in known):
+                raise UserError(f"measure.{key}: no network has a layer {pattern!r}; there are {', '.join(known)}")
+
+    def _check_matched(self) -> None:
+        if "extended" not in self.config.ufm.matched:
+            return
+        for run in self.networks.values():
+            if len(run.layers) < 2:
+                raise UserError(
+                    f"ufm.matched: 'extended' reads the last two layers, but measure.layers leaves one of {run.id};"
+                    " measure another layer or match 'plain' only"
+                )
+
+
+def matches_any(layer: str, patterns: Iterable[str]) -> bool:
+    """Whether a layer's name matches one of the names or globs."""
+    return any(fnmatch.fnmatchcase(layer, pattern) for pattern in patterns)
+
+
+def log_spaced(points: int, last: int) -> tuple[int, ...]:
+    """0, 1 and ``last`` with about ``points`` integers in all, the positive ones evenly spaced in the logarithm."""
+    steps = max(1, points - 2)
+    return tuple(sorted({0, last, *(round(math.exp(math.log(last) * i / steps)) for i in range(steps))}))
+
+
+def measured_epochs(wanted: int | tuple[int, ...], last: int) -> tuple[int, ...]:
+    """Epochs that are measured: log-spaced for a number, the listed ones up to ``last`` (and it) otherwise."""
+    if isinstance(wanted, int):
+        return log_spaced(wanted, last)
+    return tuple(sorted({last, *(epoch for epoch in wanted if epoch <= last)}))
+
+
+def validated(model: type[Model], values: Any, where: str) -> Model:
+    """``model`` from raw values; the first mistake as one line that names its place."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_one_line(error, where)) from None
+
+
+def _one_line(error: ValidationError, where: str) -> str:
+    first = error.errors()[0]
+    tags = {"gradient_descent", "lbfgs", "mlp", "convnet"}
+    place = ".".join(str(part) for part in first["loc"] if not _is_union_tag(str(part), tags))
+    message = first["msg"].removeprefix("Value error, ")
+    got = first.get("input")
+    shown = "" if isinstance(got, dict) or first["type"] == "missing" else f", got {got!r}"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{where}.{place}: {message}{shown}{more}" if place else f"{where}: {message}{shown}{more}"
+
+
+def _is_union_tag(part: str, tags: set[str]) -> bool:
+    return part in tags or part.startswith(("resnet", "vgg", "densenet", "tuple[", "function-", "constrained-"))
+
+
+def _specs(model: type[Model], block: Block, runs: list[Tree], where: str) -> list[Model]:
+    place = f"{where}.base" if block.sweep == type(block.sweep)() else where
+    return [validated(model, run, place) for run in runs]

@@ -1,0 +1,68 @@
+"""Expansion of a base and a sweep into the settings of every run."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ncpipe.errors import UserError
+from ncpipe.study.spec import Block, Columns, Sweep
+
+Tree = dict[str, Any]
+
+
+def expand(block: Block, where: str) -> list[Tree]:
+    """The settings of every run of a block, in the order of declaration; ``where`` names the block in errors."""
+    sweep, base = block.sweep, block.base
+    runs = [laid_over(base, variation) for variation in _product(sweep, where)]
+    for pattern in sweep.exclude:
+        kept = [run for run in runs if not _matches(run, pattern)]
+        if len(kept) == len(runs):
+            raise UserError(f"{where}.sweep.exclude: {pattern} matches no run; check its keys and values")
+        runs = kept
+    runs += [laid_over(base, extra) for extra in sweep.include]
+    if not runs:
+        raise UserError(f"{where}.sweep: every run is excluded; relax 'exclude' or drop the block")
+    return runs
+
+
+def laid_over(base: Tree, changes: Mapping[str, Any]) -> Tree:
+    """A copy of ``base`` with the value of every dotted key replaced."""
+    tree = copy.deepcopy(base)
+    for key, value in changes.items():
+        *parents, leaf = key.split(".")
+        node = tree
+        for parent in parents:
+            child = node.get(parent)
+            node[parent] = node = dict(child) if isinstance(child, dict) else {}
+        node[leaf] = copy.deepcopy(value)
+    return tree
+
+
+def _product(sweep: Sweep, where: str) -> Iterator[Tree]:
+    zips = (sweep.zip,) if isinstance(sweep.zip, dict) else sweep.zip
+    axes = [[{key: value} for value in values] for key, values in sweep.grid.items()]
+    axes += [_zipped(columns, where) for columns in zips]
+    if not axes and sweep.include:
+        return
+    for parts in itertools.product(*axes):
+        yield {key: value for part in parts for key, value in part.items()}
+
+
+def _zipped(columns: Columns, where: str) -> list[Tree]:
+    lengths = {key: len(values) for key, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise UserError(f"{where}.sweep.zip: lists must have one length, got {lengths}")
+    return [dict(zip(columns, row)) for row in zip(*columns.values())]
+
+
+def _matches(run: Tree, pattern: Mapping[str, Any]) -> bool:
+    for key, wanted in pattern.items():
+        node: Any = run
+        for part in key.split("."):
+            node = node.get(part) if isinstance(node, dict) else None
+        if node not in (wanted if isinstance(wanted, list | tuple) else [wanted]):
+            return False
+    return True

@@ -1,0 +1,45 @@
+"""The collapse stage: metrics of every layer, split and time of a run, from its statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ncpipe.collapse import Moment, Trace, collapse_metrics, load_traces
+from ncpipe.tables.records import write_rows
+from ncpipe.tables.schemas import COLLAPSE
+
+
+def write_collapse(statistics: Path, source: str, target: Path) -> None:
+    """Read ``statistics.safetensors`` of a network or a UFM batch, write its ``collapse.parquet``."""
+    traces = load_traces(statistics)
+    rows = (row for run_id, trace in traces.items() for row in collapse_rows(source, run_id, trace))
+    write_rows(target, COLLAPSE, rows)
+
+
+def collapse_rows(source: str, run_id: str, trace: Trace) -> Iterator[dict[str, Any]]:
+    """Rows of the ``collapse`` table; the mean loss stands under metric ``loss`` of the last layer."""
+    for moment in sorted(trace.statistics, key=lambda m: (m.time, trace.depth(m.layer), m.split)):
+        last = moment.layer == trace.layers[-1]
+        values = collapse_metrics(trace.statistics[moment], *(trace.heads[moment.time] if last else ()))
+        if last:
+            values["loss"] = trace.losses[moment.time, moment.split]
+        yield from _rows(source, run_id, moment, trace.depth(moment.layer), values)
+
+
+def _rows(source: str, run_id: str, moment: Moment, depth: int, values: dict[str, float]) -> Iterator[dict[str, Any]]:
+    rank, condition = int(values.pop("rank")), values.pop("condition")
+    for metric, value in values.items():
+        yield {
+            "source": source,
+            "run_id": run_id,
+            "split": moment.split,
+            "layer": moment.layer,
+            "depth": depth,
+            "time": moment.time,
+            "metric": metric,
+            "value": value,
+            "rank": rank,
+            "condition": condition,
+        }

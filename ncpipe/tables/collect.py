@@ -1,0 +1,209 @@
+"""The tables stage: the records of all runs of a study collected into ``results/tables``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+import ncpipe
+from ncpipe.claims import claim_rows
+from ncpipe.files import read_json
+from ncpipe.provenance import git_commit
+from ncpipe.study.identity import canonical, digest
+from ncpipe.study.spec import NetworkSpec, UfmSpec
+from ncpipe.study.study import NetworkRun, Study
+from ncpipe.tables.records import read_table, write_rows
+from ncpipe.tables.schemas import TABLES
+
+Row = dict[str, Any]
+Frames = dict[str, pd.DataFrame]
+
+
+def write_tables(study: Study) -> None:
+    """Write every table of the study. A planned run without records appears as ``missing`` in ``runs``."""
+    folders = record_folders(study)
+    tables = {name: concatenated(folders, name) for name in ("history", "collapse", "timings")}
+    tables["ufm"] = concatenated(folders, "ufm", file="fits.parquet")
+    frames = {name: table.to_pandas() for name, table in tables.items()}
+    rows: dict[str, list[Row]] = {name: table.to_pylist() for name, table in tables.items()}
+    rows["runs"] = labelled([*_network_rows(study, frames), *_problem_rows(study, frames)])
+    frames["runs"] = pd.DataFrame(rows["runs"], columns=TABLES["runs"].names)
+    rows["claims"] = claim_rows(frames)
+    metadata = {
+        "ncpipe_version": ncpipe.__version__,
+        "git_commit": git_commit(),
+        "study": study.config.study.name,
+        "study_hash": digest(canonical(study.config)),
+    }
+    for name, schema in TABLES.items():
+        write_rows(study.layout.tables / f"{name}.parquet", schema, rows[name], metadata)
+
+
+def read_tables(folder: Path) -> Frames:
+    """The tables of a study by name, as data frames."""
+    return {name: read_table(folder / f"{name}.parquet").to_pandas() for name in TABLES}
+
+
+def record_folders(study: Study) -> list[Path]:
+    """Folders that hold the records of planned runs, in the order of the plan."""
+    layout = study.layout
+    matched = [layout.ufm(run.matched_id) for run in study.networks.values()] if study.config.ufm.matched else []
+    return [*map(layout.run, study.networks), *matched, *map(layout.ufm, study.ufm_batches)]
+
+
+def concatenated(folders: Iterable[Path], name: str, file: str | None = None) -> pa.Table:
+    """All rows of one kind of record, in the order of the folders; folders without it are passed over."""
+    paths = [folder / (file or f"{name}.parquet") for folder in folders]
+    parts = [read_table(path) for path in paths if path.exists()]
+    return pa.concat_tables([TABLES[name].empty_table(), *(part.cast(TABLES[name]) for part in parts)])
+
+
+def _network_rows(study: Study, frames: Frames) -> Iterator[Row]:
+    history = dict(tuple(frames["history"].groupby("run_id")))
+    final = frames["collapse"].query("layer == 'features'")
+    collapse = dict(tuple(final.groupby("run_id")))
+    for run in study.networks.values():
+        record = study.layout.run(run.id) / "spec.json"
+        row = {"source": "net", "run_id": run.id, "kind": "network", "status": "missing", **network_settings(run)}
+        if record.exists():
+            row |= {k: v for k, v in read_json(record).items() if k in TABLES["runs"].names}
+        dataset = study.layout.dataset(run.dataset_id) / "dataset.json"
+        if dataset.exists():
+            about = read_json(dataset)
+            row |= {"classes": len(about["classes"]), "train_samples": sum(about["counts"]["train"])}
+        if run.id in history:
+            row["zero_error_epoch"] = zero_error_epoch(history[run.id])
+        if run.id in collapse:
+            row |= _final_values(collapse[run.id])
+        yield row
+
+
+def network_settings(run: NetworkRun) -> Row:
+    """Columns of the ``runs`` table that the settings decide."""
+    spec = run.spec
+    return {
+        "dataset": spec.dataset.slug,
+        "dataset_id": run.dataset_id,
+        "model": spec.model.name,
+        "width": spec.model.width,
+        "depth": getattr(spec.model, "depth", None),
+        "batch_norm": getattr(spec.model, "batch_norm", None),
+        "loss": spec.loss.name,
+        "loss_scaling": spec.loss.scaling if spec.loss.name == "mse" else None,
+        "bias": "yes" if spec.head.bias else "no",
+        "fixed_etf": spec.head.fixed_etf,
+        "optimizer": spec.optimizer.name,
+        "learning_rate": spec.optimizer.lr,
+        "momentum": spec.optimizer.momentum if spec.optimizer.name == "sgd" else None,
+        "weight_decay": [spec.optimizer.weight_decay],
+        "decay_group": spec.optimizer.decay,
+        "schedule": spec.schedule.name,
+        "epochs": spec.epochs,
+        "batch_size": spec.batch_size,
+        "seed": spec.seed,
+        "settings": _json(spec),
+        "label": f"{spec.model.name} {spec.loss.name.upper()} {'bias' if spec.head.bias else 'no bias'}",
+    }
+
+
+def _final_values(collapse: pd.DataFrame) -> Row:
+    last = collapse[collapse["time"] == collapse["time"].max()]
+    values = last.pivot_table(index="metric", columns="split", values="value", dropna=False)
+    return {
+        f"final_{split}_{metric}": _or_none(values, metric, split)
+        for split in ("train", "test")
+        for metric in ("loss", "accuracy")
+    }
+
+
+def _or_none(values: pd.DataFrame, metric: str, split: str) -> float | None:
+    return float(values.loc[metric, split]) if split in values and metric in values.index else None  # type: ignore[arg-type]
+
+
+def zero_error_epoch(history: pd.DataFrame) -> int | None:
+    """First epoch with 100 % running training accuracy, if any."""
+    perfect = history.query("quantity == 'train_accuracy' and value >= 1")
+    return None if perfect.empty else int(perfect["time"].min())
+
+
+def _problem_rows(study: Study, frames: Frames) -> Iterator[Row]:
+    fits = {fit["run_id"]: fit for fit in frames["ufm"].to_dict("records")}
+    for problem_id, spec in study.problems.items():
+        row = {"source": "ufm", "run_id": problem_id, "kind": "declared", "status": "missing"}
+        yield row | problem_settings(spec) | _fitted(fits.pop(problem_id, None))
+    for fit in fits.values():
+        row = {"source": "ufm", "run_id": fit["run_id"], "kind": "matched", "network_id": fit["network_id"]}
+        copied = ("model", "loss", "bias", "classes", "samples", "dim", "activation", "seed", "feature_decay")
+        row |= {name: fit[name] for name in copied} | {"optimizer": fit["solver"]}
+        row |= {"weight_decay": list(fit["weight_decay"]), "depth": len(fit["weight_decay"])}
+        row |= {"label": f"matched {fit['model']}", "settings": json.dumps({"network": fit["network_id"]})}
+        yield row | _fitted(fit)
+
+
+def problem_settings(spec: UfmSpec) -> Row:
+    """Columns of the ``runs`` table that the settings of a declared UFM problem decide."""
+    solver = spec.solver
+    decays = spec.weight_decay if isinstance(spec.weight_decay, tuple) else (spec.weight_decay,)
+    descent = solver.name == "gradient_descent"
+    bias = {"none": "no bias", "free": "bias"}.get(str(spec.bias), "penalised bias")
+    kind = "plain" if spec.depth == 1 else "extended"
+    return {
+        "classes": spec.classes,
+        "train_samples": spec.classes * spec.samples,
+        "model": kind,
+        "depth": spec.depth,
+        "loss": spec.loss,
+        "bias": str(spec.bias),
+        "optimizer": solver.name,
+        "learning_rate": solver.step_size if solver.name == "gradient_descent" else None,
+        "weight_decay": list(decays),
+        "feature_decay": spec.feature_decay,
+        "epochs": solver.steps if solver.name == "gradient_descent" else solver.max_iterations,
+        "activation": spec.activation,
+        "samples": spec.samples,
+        "dim": spec.dim,
+        "seed": spec.seed,
+        "settings": _json(spec),
+        "label": f"{kind} {spec.activation} {spec.loss.upper()} {bias} ({'GD' if descent else 'L-BFGS'})",
+    }
+
+
+def _fitted(fit: Mapping[str, Any] | None) -> Row:
+    if fit is None:
+        return {}
+    return {
+        "status": fit["status"],
+        "final_epoch": fit["iterations"],
+        "final_train_loss": fit["value"],
+        "device": "cpu",
+    }
+
+
+def labelled(rows: list[Row]) -> list[Row]:
+    """Add to each label the settings that tell runs of one label apart, other than the seed."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["kind"], row["label"]), []).append(row)
+    for (kind, _), group in groups.items():
+        settings = [_flat(json.loads(row["settings"])) for row in group] if kind != "matched" else []
+        keys = sorted({key for tree in settings for key in tree} - {"seed"})
+        varying = [key for key in keys if len({str(tree.get(key)) for tree in settings}) > 1]
+        for row, tree in zip(group, settings):
+            row["label"] += "".join(f" {key}={tree.get(key)}" for key in varying)
+    return rows
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _json(spec: NetworkSpec | UfmSpec) -> str:
+    return json.dumps(spec.model_dump(mode="json"), sort_keys=True)

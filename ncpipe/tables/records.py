@@ -1,0 +1,56 @@
+"""Parquet records of single runs, in the schemas of the tables they are collected into."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ncpipe.errors import UserError
+from ncpipe.files import replacing
+from ncpipe.tables.schemas import HISTORY, SCHEMA_VERSION, TIMINGS
+
+
+def write_rows(
+    path: Path, schema: pa.Schema, rows: Iterable[Mapping[str, Any]], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write rows as Parquet under ``schema``; the file carries the schema version and ``metadata``."""
+    marked = schema.with_metadata({"ncpipe_schema_version": str(SCHEMA_VERSION), **(metadata or {})})
+    table = pa.Table.from_pylist(list(rows), schema=marked)
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def read_table(path: Path) -> pa.Table:
+    """Read a Parquet file; a missing or damaged one is a ``UserError``."""
+    try:
+        return pq.read_table(path, partitioning=None)
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"cannot read {path}: {reason}; delete it and run again") from None
+
+
+def write_history(path: Path, source: str, history: Mapping[str, Iterable[Mapping[str, float]]]) -> None:
+    """Histories by run id, rows of ``time`` and quantities, in long form."""
+    rows = (
+        {"source": source, "run_id": run_id, "time": int(row["time"]), "quantity": quantity, "value": value}
+        for run_id, records in history.items()
+        for row in records
+        for quantity, value in row.items()
+        if quantity != "time"
+    )
+    write_rows(path, HISTORY, rows)
+
+
+def write_timings(path: Path, stage: str, timings: Mapping[str, Iterable[Mapping[str, float]]]) -> None:
+    """Wall-clock times by run id; ``finished_at`` is in seconds since the epoch."""
+    rows = (
+        {"run_id": run_id, "stage": stage, **row, "finished_at": datetime.fromtimestamp(row["finished_at"], UTC)}
+        for run_id, records in timings.items()
+        for row in records
+    )
+    write_rows(path, TIMINGS, rows)

@@ -1,0 +1,172 @@
+"""Schemas of the Parquet tables, with unit and meaning of every column in its field metadata."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+
+def _field(name: str, kind: pa.DataType, meaning: str, unit: str = "") -> pa.Field:
+    metadata = {"meaning": meaning} | ({"unit": unit} if unit else {})
+    return pa.field(name, kind, metadata=metadata)
+
+
+_SOURCE = _field("source", pa.string(), "net: a trained network; ufm: a fitted unconstrained-features model")
+_RUN_ID = _field("run_id", pa.string(), "id of the run: slug and hash of its settings")
+_TIME = _field("time", pa.int64(), "training epoch of a network, iteration of a UFM solver")
+
+_TEXT, _INT, _REAL, _FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
+_REALS = pa.list_(pa.float64())
+
+RUNS = pa.schema(
+    [
+        _SOURCE,
+        _RUN_ID,
+        _field("kind", _TEXT, "network | declared (UFM of the ufm block) | matched (UFM of a network)"),
+        _field("network_id", _TEXT, "matched UFM: the network it is matched to"),
+        _field("status", _TEXT, "done | diverged | missing (planned, no result on disk)"),
+        _field("label", _TEXT, "short name for legends: the settings that vary between the runs"),
+        _field("dataset", _TEXT, "data set name"),
+        _field("dataset_id", _TEXT, "id of the prepared data set"),
+        _field("classes", _INT, "number of classes K"),
+        _field("train_samples", _INT, "training samples N"),
+        _field("model", _TEXT, "network architecture, or UFM model (plain | extended)"),
+        _field("width", _INT, "network width (channels of the first stage, or hidden width)"),
+        _field("depth", _INT, "network depth where it is a setting; UFM: number of weight matrices L"),
+        _field("batch_norm", _FLAG, "BatchNorm used, where it is a setting"),
+        _field("parameters", _INT, "trainable parameters"),
+        _field("loss", _TEXT, "mse | ce"),
+        _field("loss_scaling", _TEXT, "mse: half is 1/(2N) sum |z-y|^2, mean is torch.nn.MSELoss"),
+        _field("bias", _TEXT, "network: yes | no; UFM: none | free | the penalty"),
+        _field("fixed_etf", _FLAG, "classifier frozen at a simplex ETF"),
+        _field("optimizer", _TEXT, "optimiser of the network, or UFM solver"),
+        _field("learning_rate", _REAL, "initial learning rate, or step size of the UFM solver"),
+        _field("momentum", _REAL, "momentum of sgd"),
+        _field("weight_decay", _REALS, "network: one value; UFM: one per weight matrix from the first"),
+        _field("feature_decay", _REAL, "UFM: penalty of the features"),
+        _field("decay_group", _TEXT, "which parameters decay"),
+        _field("schedule", _TEXT, "learning-rate schedule"),
+        _field("epochs", _INT, "planned epochs, or iterations of the UFM solver"),
+        _field("batch_size", _INT, "batch size", "samples"),
+        _field("activation", _TEXT, "UFM: linear | relu between the weight matrices"),
+        _field("samples", _INT, "UFM: samples per class n"),
+        _field("dim", _INT, "UFM: feature width d"),
+        _field("seed", _INT, "seed of initialisation and data order"),
+        _field("settings", _TEXT, "all settings as JSON"),
+        _field("zero_error_epoch", _INT, "first epoch with 100 % running training accuracy"),
+        _field("final_epoch", _INT, "last completed epoch or iteration"),
+        _field("final_train_loss", _REAL, "network: evaluation-mode training loss; UFM: objective"),
+        _field("final_test_loss", _REAL, "evaluation-mode test loss"),
+        _field("final_train_accuracy", _REAL, "evaluation-mode training accuracy", "fraction"),
+        _field("final_test_accuracy", _REAL, "evaluation-mode test accuracy", "fraction"),
+        _field("device", _TEXT, "device kind the run was computed on"),
+    ]
+)
+
+HISTORY = pa.schema(
+    [
+        _SOURCE,
+        _RUN_ID,
+        _TIME,
+        _field(
+            "quantity",
+            _TEXT,
+            "net: train_loss, train_accuracy (running, training mode), test_loss, test_accuracy (evaluation mode),"
+            " learning_rate; ufm: objective, gap, gradient_norm",
+        ),
+        _field("value", _REAL, "value of the quantity"),
+    ]
+)
+
+COLLAPSE = pa.schema(
+    [
+        _SOURCE,
+        _RUN_ID,
+        _field("split", _TEXT, "train | test; a UFM has only train"),
+        _field("layer", _TEXT, "layer name; 'features' is what the classifier reads"),
+        _field("depth", _INT, "position of the layer, 1 is the first measured"),
+        _TIME,
+        _field("metric", _TEXT, "metric name, see docs/metrics.md"),
+        _field("value", _REAL, "value; NaN where the metric is undefined"),
+        _field("rank", _INT, "numerical rank of the centred class means"),
+        _field("condition", _REAL, "smallest kept over largest singular value of the centred class means"),
+    ]
+)
+
+UFM = pa.schema(
+    [
+        _RUN_ID,
+        _field("kind", _TEXT, "declared | matched"),
+        _field("network_id", _TEXT, "matched: the network"),
+        _field("model", _TEXT, "plain | extended"),
+        _field("activation", _TEXT, "linear | relu"),
+        _field("loss", _TEXT, "mse | ce"),
+        _field("bias", _TEXT, "none | free | the penalty"),
+        _field("classes", _INT, "K"),
+        _field("samples", _INT, "per class, n"),
+        _field("dim", _INT, "feature width d"),
+        _field("weight_decay", _REALS, "one per weight matrix from the first"),
+        _field("feature_decay", _REAL, "penalty of the features; matched: inferred"),
+        _field("solver", _TEXT, "gradient_descent | lbfgs | construction"),
+        _field("seed", _INT, "seed of the random starts"),
+        _field("status", _TEXT, "done | diverged"),
+        _field("value", _REAL, "objective reached"),
+        _field("optimum", _REAL, "objective of the closed form; null where there is none"),
+        _field("optimum_is_zero", _FLAG, "the closed-form optimum is the zero solution"),
+        _field("basis", _TEXT, "theorem the optimum rests on, or why there is no closed form"),
+        _field("gap", _REAL, "value - optimum"),
+        _field("gradient_norm", _REAL, "Euclidean norm of the gradient at the end"),
+        _field("iterations", _INT, "solver iterations of the returned start"),
+        _field("starts", _INT, "random starts"),
+        _field("success_fraction", _REAL, "fraction of starts within 1e-8 relative of the best known value"),
+        _field("dead_directions", _INT, "K (K-1 with bias) minus the numerical rank of the reached fit"),
+        _field("predicted_loss", _REAL, "matched: loss without penalties that the model predicts"),
+        _field("measured_loss", _REAL, "matched: training loss of the network at its last epoch"),
+        _field("predicted_feature_norm", _REAL, "matched: |H|_F of the last features"),
+        _field("measured_feature_norm", _REAL, "network: |H|_F of the last features"),
+        _field("predicted_weight_norm", _REAL, "matched: |W|_F of the classifier"),
+        _field("measured_weight_norm", _REAL, "network: |W|_F of the classifier"),
+        _field("predicted_means_gram", _REALS, "matched: uncentred Gram of class means, K x K row by row"),
+        _field("measured_means_gram", _REALS, "network: uncentred Gram of class means, K x K row by row"),
+        _field("predicted_weights_gram", _REALS, "matched: W W^T, K x K row by row"),
+        _field("measured_weights_gram", _REALS, "network: W W^T, K x K row by row"),
+    ]
+)
+
+CLAIMS = pa.schema(
+    [
+        _field("claim_id", _TEXT, "short id, e.g. tirer2022-1"),
+        _field("source", _TEXT, "paper the claim is of"),
+        _field("statement", _TEXT, "the claim in one sentence"),
+        _field("statistic", _TEXT, "what is computed from the tables"),
+        _field("direction", _TEXT, "below | above: on which side of the threshold the claim is supported"),
+        _field("threshold", _REAL, "chosen before looking"),
+        _field("effect", _REAL, "median of the statistic over the runs"),
+        _field("low", _REAL, "smallest value over the runs"),
+        _field("high", _REAL, "largest value over the runs"),
+        _field("count", _INT, "runs that enter"),
+        _field("verdict", _TEXT, "supported | contradicted | undecided"),
+    ]
+)
+
+TIMINGS = pa.schema(
+    [
+        _RUN_ID,
+        _field("stage", _TEXT, "train | ufm"),
+        _TIME,
+        _field("seconds", _REAL, "wall clock spent on the epoch (train) or the whole batch (ufm)", "s"),
+        _field("images_per_second", _REAL, "training throughput", "1/s"),
+        _field("finished_at", pa.timestamp("ms", tz="UTC"), "wall clock at the end"),
+    ]
+)
+
+TABLES = {
+    "runs": RUNS,
+    "history": HISTORY,
+    "collapse": COLLAPSE,
+    "ufm": UFM,
+    "claims": CLAIMS,
+    "timings": TIMINGS,
+}
+"""All tables by name. ``timings`` alone holds wall-clock times: the others are equal for equal settings."""

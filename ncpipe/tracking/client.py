@@ -1,0 +1,93 @@
+"""MLflow as ncpipe uses it: silent, without telemetry, and with its errors as one line that shows no password."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# MLflow reads these while it is imported. Its log is switched off since it prints tracebacks of errors that it also
+# raises; a dead server is reported in seconds, not after its four minutes of retries. Whoever sets them is obeyed.
+for _name, _value in {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+from mlflow import MlflowClient  # noqa: E402
+from mlflow.entities import Metric, Param, Run  # noqa: E402
+from mlflow.exceptions import MlflowException  # noqa: E402
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository  # noqa: E402
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # noqa: E402
+from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
+
+from ncpipe.errors import UserError  # noqa: E402
+
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+"""URI schemes that MLflow opens itself, without a tracking server."""
+SERVERS = ("http", "https", "databricks")
+
+
+def scheme(uri: str) -> str:
+    """``sqlite`` of ``sqlite:///file``, ``postgresql`` of ``postgresql+psycopg2://...``; empty for a bare path."""
+    return uri.split(":", 1)[0].split("+", 1)[0].lower() if ":" in uri else ""
+
+
+def is_database(uri: str) -> bool:
+    return scheme(uri) in DATABASES
+
+
+def redacted(text: str) -> str:
+    """``text`` without the credentials of any URI in it: what stands before @, and secrets among the parameters."""
+    text = re.sub(r"//[^\s'\"]*@", "//***@", text)
+    return re.sub(r"(?i)((?:password|passwd|pwd|token|secret|api_?key)=)[^&\s'\"]+", r"\1***", text)
+
+
+@contextmanager
+def store_errors(uri: str) -> Iterator[None]:
+    """Turn whatever a dead, read-only or damaged store raises into one line with its name and the remedy."""
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        raise UserError(
+            f"MLflow store {redacted(uri)}: {redacted(lines[0])[:300]}; {_remedy(uri)} and run 'ncpipe sync' again"
+            " (the results themselves are complete on disk)"
+        ) from None
+
+
+def _remedy(uri: str) -> str:
+    if scheme(uri) == "sqlite":
+        return "check that the file is a writable MLflow database, or delete it,"
+    return "check that it runs, that tracking.uri and the credentials are right,"
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file; wait for whoever holds it. The kernel frees it when its holder dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+__all__ = [
+    "Metric",
+    "MlflowClient",
+    "Param",
+    "Run",
+    "SqlAlchemyStore",
+    "get_artifact_repository",
+    "is_database",
+    "locked",
+    "redacted",
+    "scheme",
+    "store_errors",
+]

@@ -1,0 +1,72 @@
+"""The store of the mirror: a SQLite file in the results folder, unless the study names another."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import sqlalchemy
+
+from ncpipe.errors import UserError
+from ncpipe.files import replacing
+from ncpipe.tracking.client import (
+    DATABASES,
+    SERVERS,
+    SqlAlchemyStore,
+    is_database,
+    locked,
+    redacted,
+    scheme,
+    store_errors,
+)
+
+
+def create_store(uri: str | None, folder: Path) -> str:
+    """Tracking URI of the store, ready for use: ``uri``, or SQLite in ``folder`` (``layout.mlflow``) without one.
+
+    A missing SQLite file is created whole, in WAL mode; any number of processes may call this at once. Databases
+    are asked for a sign of life here, since MLflow itself retries a dead one for minutes.
+    """
+    uri = uri or f"sqlite:///{folder.resolve() / 'mlflow.db'}"
+    if scheme(uri) not in DATABASES + SERVERS:
+        raise UserError(
+            f"tracking.uri {redacted(uri)!r} is no MLflow store; give sqlite:///FILE, postgresql://..., mysql://...,"
+            " or the http(s):// address of a tracking server"
+        )
+    with store_errors(uri):
+        if scheme(uri) == "sqlite":
+            _create_once(sqlite_file(uri), artifact_root(folder))
+        if is_database(uri):
+            engine = sqlalchemy.create_engine(uri)
+            sqlalchemy.inspect(engine).get_table_names()
+            engine.dispose()
+    return uri
+
+
+def artifact_root(folder: Path) -> Path:
+    """Where artifacts lie when ncpipe, not a tracking server, decides."""
+    return folder.resolve() / "artifacts"
+
+
+def sqlite_file(uri: str) -> Path:
+    name = sqlalchemy.make_url(uri).database
+    if not name or name == ":memory:":
+        raise UserError(f"tracking.uri {uri!r} names no file; give sqlite:///relative or sqlite:////absolute path")
+    return Path(name)
+
+
+def _create_once(path: Path, artifacts: Path) -> None:
+    with locked(path.with_name(f".{path.name}.lock")):
+        if path.exists() and path.stat().st_size > 0:
+            return
+        # MLflow's migrations take seconds and processes that race through them break the file for good: build it
+        # aside, so that a half-made one never bears the name.
+        with replacing(path) as temporary:
+            _create_schema(temporary, artifacts)
+
+
+def _create_schema(path: Path, artifacts: Path) -> None:
+    SqlAlchemyStore(f"sqlite:///{path}", artifacts.as_uri()).engine.dispose()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")

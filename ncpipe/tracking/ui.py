@@ -1,0 +1,113 @@
+"""MLflow's web interface on the study's store, on this machine's loopback unless told otherwise."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from ncpipe.errors import UserError
+from ncpipe.tracking.client import MlflowClient, is_database, store_errors
+
+LOOPBACK = "127.0.0.1"
+START_SECONDS, STOP_SECONDS = 120.0, 10.0
+
+
+def run_ui(uri: str, experiment: str, host: str = LOOPBACK, port: int = 0) -> None:
+    """Serve the store, print the link to the experiment of that name, and stay until Ctrl-C or SIGTERM."""
+    with store_errors(uri):
+        found = MlflowClient(uri).get_experiment_by_name(experiment)
+    page = f"/#/experiments/{found.experiment_id}/runs" if found else "/#/experiments"
+    if not is_database(uri):
+        print(f"MLflow: {uri.rstrip('/')}{page}", flush=True)
+        return
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with serving(uri, host, port) as (address, server):
+            print(f"MLflow: {address}{page}  (Ctrl-C ends it)", flush=True)
+            server.wait()
+    except KeyboardInterrupt:
+        return
+    raise UserError(f"the MLflow server ended by itself with exit status {server.returncode}")
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def serving(uri: str, host: str = LOOPBACK, port: int = 0) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A server of a database store while the block runs: its address and process; port 0 takes a free one."""
+    port = port or free_port(host)
+    # A session of its own: Ctrl-C reaches us alone, and the server's workers end with it as one group.
+    server = subprocess.Popen(ui_command(host, port), env=ui_environment(uri, host), start_new_session=True)
+    try:
+        _wait_until_up(server, host, port)
+        yield f"http://{host}:{port}", server
+    finally:
+        _end(server)
+
+
+def ui_command(host: str, port: int) -> list[str]:
+    """The server's command line. The store is not in it but in the environment: it may hold a password."""
+    return [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
+
+
+def ui_environment(uri: str, host: str) -> dict[str, str]:
+    settings = {
+        "MLFLOW_BACKEND_STORE_URI": uri,
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+        # Background jobs are for MLflow's language-model features.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    if host != LOOPBACK:
+        # MLflow answers only to names that it was told, so that no web page can reach it under another.
+        names = ("localhost", LOOPBACK, host, socket.gethostname(), socket.getfqdn())
+        settings["MLFLOW_SERVER_ALLOWED_HOSTS"] = ",".join(f"{name}{port}" for name in names for port in ("", ":*"))
+    return os.environ | settings
+
+
+def free_port(host: str) -> int:
+    with socket.socket() as probe:
+        try:
+            probe.bind((host, 0))
+        except OSError as error:
+            raise UserError(f"cannot listen on {host}: {error.strerror}; give an address of this machine") from None
+        return int(probe.getsockname()[1])
+
+
+def _wait_until_up(server: subprocess.Popen[bytes], host: str, port: int) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise UserError(
+                f"the MLflow server on {host}:{port} ended at once; is the port taken? see its message above"
+            )
+        try:
+            with urllib.request.urlopen(f"http://{host}:{port}/health", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    raise UserError(f"the MLflow server on {host}:{port} did not answer within {START_SECONDS:.0f} s")
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    if server.poll() is None:
+        server.terminate()
+        try:
+            server.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            pass
+    try:
+        os.killpg(server.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    server.wait()

@@ -1,0 +1,1 @@
+"""Training of the networks a study declares, and the forward passes that measure them."""

@@ -1,0 +1,183 @@
+"""Fits: both solvers reach the closed forms, batches equal single fits, divergence stays with its problem."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from test_ufm_closed_form import CHECK_VALUES, closed_form_problems
+from test_ufm_objective import by_formula
+
+from ncpipe.collapse import Moment, layer_statistics
+from ncpipe.ufm import Problem, Result, fit
+from ncpipe.ufm.fit import log_spaced
+
+BATCH = [Problem(3, 4, 5, weight_decay=0.01 * k, feature_decay=1e-3) for k in (1, 2, 3)]
+DESCENT: dict[str, Any] = {"steps": 300, "points": 10, "init_scale": 0.5}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("name", CHECK_VALUES)
+def test_lbfgs_reaches_the_check_values(name: str, tied: bool) -> None:
+    problem = CHECK_VALUES[name][0]
+    result = fit(problem, starts=8, seed=0, tied=tied)
+    assert result.value == pytest.approx(problem.optimum().value, rel=1e-12)
+    assert result.status == "done"
+    assert result.converged
+    assert result.gradient_norm < 1e-8
+    assert result.success_fraction >= 1 / 8
+    assert result.dead_directions == 0
+    expected = by_formula(problem, result.features, result.weights, result.bias)
+    assert result.value == pytest.approx(float(expected), rel=1e-12)
+
+
+@given(closed_form_problems())
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+def test_lbfgs_reaches_every_closed_form_and_never_passes_below(problem: Problem) -> None:
+    result = fit(problem, starts=8, seed=1, tied=True)
+    assert result.gap is not None
+    assert -1e-12 * problem.optimum().value <= result.gap <= 1e-8 * problem.optimum().value
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.25])
+@pytest.mark.parametrize(
+    "fields", [{"weight_decay": 0.1}, {"weight_decay": (0.1, 0.1)}, {"weight_decay": 0.1, "loss": "ce"}]
+)
+def test_lbfgs_on_both_sides_of_the_zero_threshold(fields: dict[str, Any], factor: float) -> None:
+    depth = 2 if isinstance(fields["weight_decay"], tuple) else 1
+    threshold = 1 / (16 * 5 * 0.1) if depth == 1 else 1 / (16 * 64 * 5 * 0.01)
+    problem = Problem(classes=4, samples=5, dim=6, feature_decay=factor * threshold, **fields)
+    result = fit(problem, starts=4, seed=0)
+    assert result.value == pytest.approx(problem.optimum().value, rel=1e-8)
+    assert problem.optimum().is_zero == (factor > 1)
+    if factor > 1:
+        assert float(result.features.norm()) < 1e-4
+        assert result.dead_directions == 4 - (problem.loss == "ce")
+
+
+def test_tied_features_lose_nothing_without_a_closed_form() -> None:
+    problem = Problem(3, [6, 3, 2], 4, loss="ce", weight_decay=0.01, feature_decay=0.005, bias=0.1)
+    free, tied = fit(problem, starts=4), fit(problem, starts=4, tied=True)
+    assert free.optimum is None
+    assert free.gap is None
+    assert free.success_fraction > 0
+    assert tied.value == pytest.approx(free.value, rel=1e-11)
+
+
+def test_partial_success_counts_starts_at_the_best_value() -> None:
+    problem = CHECK_VALUES["relu"][0]
+    together = fit(problem, starts=8, seed=0)
+    assert 0 < together.success_fraction < 1
+    stuck = fit(problem, starts=1, seed=next(s for s in range(20) if fit(problem, starts=1, seed=s).gap > 1e-6))
+    assert stuck.success_fraction == 0
+
+
+def test_gradient_descent_is_gradient_descent() -> None:
+    problem = Problem(3, 4, 5, weight_decay=(0.02, 0.03), feature_decay=0.01, activation="relu", bias=0.1)
+    first, third = (fit(problem, "gradient_descent", seed=3, steps=steps, points=2) for steps in (1, 3))
+    leaves = [first.features, *first.weights, first.bias]
+    for _ in range(2):
+        for leaf in leaves:
+            leaf.requires_grad_().grad = None
+        by_formula(problem, leaves[0], leaves[1:-1], leaves[-1]).backward()
+        leaves = [(leaf - 0.1 * leaf.grad).detach() for leaf in leaves]
+    for found, expected in zip([third.features, *third.weights, third.bias], leaves):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13)
+
+
+def test_gradient_descent_converges_with_an_honest_history() -> None:
+    problem = Problem(3, 4, 5, weight_decay=0.02, feature_decay=0.02)
+    result = fit(problem, "gradient_descent", steps=6000, points=12, step_size=0.2, seed=0)
+    assert result.gap is not None
+    assert 0 <= result.gap < 1e-8 * result.value
+    assert result.converged
+    assert result.history.iterations == log_spaced(6000, 12)
+    assert result.history.value[-1] == result.value
+    assert all(a >= b for a, b in zip(result.history.value[1:], result.history.value[2:]))
+    assert result.history.gradient_norm[-1] == result.gradient_norm < 1e-4 < result.history.gradient_norm[0]
+
+
+@pytest.mark.parametrize(("steps", "points"), [(1, 2), (100, 2), (100, 3), (10, 40), (100_000, 40)])
+def test_log_spaced_steps(steps: int, points: int) -> None:
+    found = log_spaced(steps, points)
+    assert found[0] == 0
+    assert found[-1] == steps
+    assert found == sorted(set(found))
+    assert len(found) <= points
+
+
+def same(a: Result, b: Result) -> bool:
+    """Equal bit for bit."""
+    pairs = zip([a.features, *a.weights], [b.features, *b.weights], strict=True)
+    return a.value == b.value and a.history == b.history and all(torch.equal(x, y) for x, y in pairs)
+
+
+@pytest.mark.parametrize(("solver", "options"), [("lbfgs", {"starts": 2}), ("gradient_descent", DESCENT)])
+def test_a_fit_depends_on_its_problem_and_seed_alone(solver: str, options: dict[str, Any]) -> None:
+    other_shape = Problem(4, 3, 6, loss="ce", weight_decay=0.01, feature_decay=0.01, bias="free")
+    problems = [BATCH[0], other_shape, BATCH[1], BATCH[2]]
+    batch = fit(problems, solver, seed=[5, 6, 7, 8], **options)
+    alone = [fit(p, solver, seed=s, **options) for p, s in zip(problems, (5, 6, 7, 8))]
+    assert [r.problem for r in batch] == problems
+    assert all(same(a, b) for a, b in zip(batch, alone))
+    assert not same(batch[0], fit(problems[0], solver, seed=9, **options))
+
+
+def test_divergence_stays_with_its_problem() -> None:
+    wild = replace(BATCH[0], feature_decay=50.0)
+    batch = fit([BATCH[0], wild, BATCH[1]], "gradient_descent", seed=0, **DESCENT)
+    assert [r.status for r in batch] == ["done", "diverged", "done"]
+    assert same(batch[2], fit(BATCH[1], "gradient_descent", seed=0, **DESCENT))
+    lost = batch[1]
+    assert lost.value != lost.value
+    assert not lost.converged
+    assert lost.success_fraction == 0
+    assert lost.history.iterations[0] == 0
+    assert lost.iterations == lost.history.iterations[-1] < 300
+    assert lost.trace().times == lost.history.iterations
+    assert torch.isfinite(lost.features).all()
+
+
+@pytest.mark.parametrize(
+    ("fields", "layers"),
+    [
+        ({"weight_decay": 0.01, "bias": "free"}, ("features",)),
+        ({"weight_decay": (0.01, 0.01)}, ("H1", "features")),
+        ({"weight_decay": (0.01, 0.01), "activation": "relu"}, ("H1", "W1H1", "features")),
+    ],
+)
+def test_trace_holds_every_layer_over_time(fields: dict[str, Any], layers: tuple[str, ...]) -> None:
+    problem = Problem(3, 4, 5, feature_decay=0.01, **fields)
+    result = fit(problem, "gradient_descent", seed=0, **DESCENT)
+    trace = result.trace()
+    assert trace.layers == layers
+    assert trace.times == result.history.iterations
+    assert set(trace.statistics) == {Moment(t, layer) for t in trace.times for layer in layers}
+    last = trace.times[-1]
+    assert trace.losses[last, "train"] < result.value < trace.losses[0, "train"]
+    hidden = result.features
+    for weight in result.weights[:-1]:
+        hidden = hidden @ weight.T
+    hidden = hidden.relu() if problem.activation == "relu" else hidden
+    labels = torch.arange(3).repeat_interleave(4)
+    expected = layer_statistics(hidden, labels, 3, weight=result.weights[-1], bias=result.bias).tensors()
+    for name, value in trace.statistics[Moment(last, "features")].tensors().items():
+        torch.testing.assert_close(value, expected[name])
+    assert trace.statistics[Moment(last, layers[0])].scatter.min() > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"solver": "adam"}, "solver: got 'adam'; needs one of gradient_descent, lbfgs"),
+        ({"solver": "lbfgs", "steps": 10}, "no option 'steps'"),
+        ({"starts": 0}, "starts: got 0"),
+        ({"solver": "gradient_descent", "points": 1}, "points: got 1"),
+        ({"solver": "gradient_descent", "step_size": -0.1}, "step_size: got -0.1"),
+        ({"seed": [1, 2]}, "seed: got 2 for 1 problems"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit(BATCH[0], **arguments)

@@ -1,0 +1,74 @@
+# The study, checked before anything is planned, and helpers that name what a rule reads of it.
+
+import os
+import sys
+from pathlib import Path
+
+# Jobs find the ncpipe of the interpreter that runs Snakemake, in an activated environment or not.
+os.environ["PATH"] = os.pathsep.join(
+    [str(Path(sys.executable).parent), os.environ["PATH"]]
+)
+sys.path.insert(0, str(workflow.basedir))
+
+from ncpipe.errors import UserError
+from ncpipe.study.identity import STAGE_VERSIONS, canonical
+from ncpipe.study.study import Study
+
+try:
+    STUDY = Study(config)
+    MATCHED = list(STUDY.networks) if STUDY.config.ufm.matched else []
+    (STUDY.ufm_batches, STUDY.figures)
+except UserError as error:
+    sys.exit(f"ncpipe: {error}")
+
+RESULTS = str(STUDY.layout.results)
+STUDY_FILE = f"{RESULTS}/study.json"
+LOGS = f"{RESULTS}/logs"
+BENCHMARKS = f"{RESULTS}/benchmarks"
+FIGURES = expand(f"{RESULTS}/figures/{{figure}}.svg", figure=STUDY.figures)
+
+
+wildcard_constraints:
+    dataset="[A-Za-z0-9_-]+",
+    run="[A-Za-z0-9_-]+",
+    batch="(?!matched-)[A-Za-z0-9_-]+",
+    source="net|ufm",
+    figure="[A-Za-z0-9_-]+",
+
+
+def train_settings(wildcards):
+    run = STUDY.networks[wildcards.run]
+    return {"network": canonical(run.spec), "epochs": list(run.epochs)}
+
+
+def measure_settings(wildcards):
+    run, measure = STUDY.networks[wildcards.run], canonical(STUDY.config.measure)
+    return {
+        "layers": list(run.layers),
+        "measure": {k: v for k, v in measure.items() if k not in ("layers", "epochs")},
+    }
+
+
+def dataset_of(wildcards):
+    return f"{RESULTS}/data/{STUDY.networks[wildcards.run].dataset_id}/dataset.json"
+
+
+def batch_settings(wildcards):
+    return {
+        i: canonical(spec)
+        for i, spec in STUDY.ufm_batches[wildcards.batch].problems.items()
+    }
+
+
+# The resolved config: jobs read their settings from it, so that a failed one can be run again by hand.
+# Rules take it as ancient: what a job reads of it stands in the job's params, which decide about reruns.
+rule study:
+    output:
+        STUDY_FILE,
+    log:
+        f"{LOGS}/study.log",
+    localrule: True
+    params:
+        config=STUDY.config.model_dump(mode="json"),
+    script:
+        "../scripts/write_study.py"

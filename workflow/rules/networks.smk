@@ -1,0 +1,91 @@
+# Trained networks: data set, training, forward passes over the checkpoints, collapse metrics.
+
+
+rule dataset:
+    input:
+        study=ancient(STUDY_FILE),
+    output:
+        train=f"{RESULTS}/data/{{dataset}}/train.safetensors",
+        test=f"{RESULTS}/data/{{dataset}}/test.safetensors",
+        about=f"{RESULTS}/data/{{dataset}}/dataset.json",
+    log:
+        f"{LOGS}/dataset/{{dataset}}.log",
+    benchmark:
+        f"{BENCHMARKS}/dataset/{{dataset}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        settings=lambda wildcards: canonical(STUDY.datasets[wildcards.dataset]),
+        version=STAGE_VERSIONS["dataset"],
+    shell:
+        "ncpipe dataset {input.study} {wildcards.dataset} > {log} 2>&1"
+
+
+rule train:
+    input:
+        study=ancient(STUDY_FILE),
+        dataset=dataset_of,
+    output:
+        spec=f"{RESULTS}/runs/{{run}}/spec.json",
+        history=f"{RESULTS}/runs/{{run}}/history.parquet",
+        timings=f"{RESULTS}/runs/{{run}}/timings.parquet",
+        model=f"{RESULTS}/runs/{{run}}/model.safetensors",
+        checkpoints=directory(f"{RESULTS}/runs/{{run}}/checkpoints"),
+    log:
+        f"{LOGS}/train/{{run}}.log",
+    benchmark:
+        f"{BENCHMARKS}/train/{{run}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=1440,
+    params:
+        settings=train_settings,
+        version=STAGE_VERSIONS["train"],
+    shell:
+        "ncpipe train {input.study} {wildcards.run} --threads {threads} > {log} 2>&1"
+
+
+rule features:
+    input:
+        study=ancient(STUDY_FILE),
+        dataset=dataset_of,
+        spec=rules.train.output.spec,
+        checkpoints=rules.train.output.checkpoints,
+    output:
+        statistics=f"{RESULTS}/runs/{{run}}/statistics.safetensors",
+        features=f"{RESULTS}/runs/{{run}}/features.safetensors",
+    log:
+        f"{LOGS}/features/{{run}}.log",
+    benchmark:
+        f"{BENCHMARKS}/features/{{run}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 6000 * attempt,
+        runtime=240,
+    params:
+        settings=measure_settings,
+        version=STAGE_VERSIONS["features"],
+    shell:
+        "ncpipe features {input.study} {wildcards.run} --threads {threads} > {log} 2>&1"
+
+
+rule collapse_network:
+    input:
+        statistics=rules.features.output.statistics,
+    output:
+        collapse=f"{RESULTS}/runs/{{run}}/collapse.parquet",
+    log:
+        f"{LOGS}/collapse/{{run}}.log",
+    benchmark:
+        f"{BENCHMARKS}/collapse/{{run}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        version=STAGE_VERSIONS["collapse"],
+    shell:
+        "ncpipe collapse {input.statistics} net {output.collapse} > {log} 2>&1"

@@ -1,0 +1,93 @@
+# The product: tables of all runs, figures drawn from the tables alone, and the report.
+
+
+rule tables:
+    input:
+        study=ancient(STUDY_FILE),
+        networks=expand(
+            [
+                rules.train.output.spec,
+                rules.train.output.history,
+                rules.train.output.timings,
+                rules.collapse_network.output.collapse,
+            ],
+            run=STUDY.networks,
+        ),
+        problems=expand(
+            [
+                f"{RESULTS}/ufm/{{folder}}/fits.parquet",
+                f"{RESULTS}/ufm/{{folder}}/history.parquet",
+                f"{RESULTS}/ufm/{{folder}}/timings.parquet",
+                rules.collapse_ufm.output.collapse,
+            ],
+            folder=[*STUDY.ufm_batches, *(f"matched-{run}" for run in MATCHED)],
+        ),
+    output:
+        expand(
+            f"{RESULTS}/tables/{{table}}.parquet",
+            table=["runs", "history", "collapse", "ufm", "claims", "timings"],
+        ),
+    log:
+        f"{LOGS}/tables.log",
+    benchmark:
+        f"{BENCHMARKS}/tables.tsv"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        runs=[*STUDY.networks, *STUDY.problems],
+        version=STAGE_VERSIONS["tables"],
+    shell:
+        "ncpipe tables {input.study} > {log} 2>&1"
+
+
+rule figure:
+    input:
+        study=ancient(STUDY_FILE),
+        tables=rules.tables.output,
+    output:
+        svg=report(
+            f"{RESULTS}/figures/{{figure}}.svg",
+            caption="../report/figure.rst",
+            category="Figures",
+            labels={"figure": "{figure}"},
+        ),
+        png=f"{RESULTS}/figures/{{figure}}.png",
+        pdf=f"{RESULTS}/figures/{{figure}}.pdf",
+    log:
+        f"{LOGS}/figures/{{figure}}.log",
+    benchmark:
+        f"{BENCHMARKS}/figures/{{figure}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        options=lambda wildcards: canonical(STUDY.figures[wildcards.figure]),
+        version=STAGE_VERSIONS["figures"],
+    shell:
+        "ncpipe figure {input.study} {wildcards.figure} > {log} 2>&1"
+
+
+rule report:
+    input:
+        study=ancient(STUDY_FILE),
+        tables=rules.tables.output,
+        figures=FIGURES,
+    output:
+        f"{RESULTS}/report.html",
+    log:
+        f"{LOGS}/report.log",
+    benchmark:
+        f"{BENCHMARKS}/report.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        study=canonical(STUDY.config.study),
+        figures=list(STUDY.figures),
+        version=STAGE_VERSIONS["report"],
+    shell:
+        "ncpipe report {input.study} > {log} 2>&1"

@@ -1,0 +1,72 @@
+# Unconstrained-features models: declared problems in batches, and the models matched to each network.
+
+
+rule fit:
+    input:
+        study=ancient(STUDY_FILE),
+    output:
+        fits=f"{RESULTS}/ufm/{{batch}}/fits.parquet",
+        history=f"{RESULTS}/ufm/{{batch}}/history.parquet",
+        timings=f"{RESULTS}/ufm/{{batch}}/timings.parquet",
+        minimisers=f"{RESULTS}/ufm/{{batch}}/minimisers.safetensors",
+        statistics=f"{RESULTS}/ufm/{{batch}}/statistics.safetensors",
+    log:
+        f"{LOGS}/ufm/{{batch}}.log",
+    benchmark:
+        f"{BENCHMARKS}/ufm/{{batch}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=240,
+    params:
+        settings=batch_settings,
+        version=STAGE_VERSIONS["ufm"],
+    shell:
+        "ncpipe fit {input.study} {wildcards.batch} --threads {threads} > {log} 2>&1"
+
+
+rule match:
+    input:
+        study=ancient(STUDY_FILE),
+        spec=rules.train.output.spec,
+        statistics=rules.features.output.statistics,
+    output:
+        fits=f"{RESULTS}/ufm/matched-{{run}}/fits.parquet",
+        history=f"{RESULTS}/ufm/matched-{{run}}/history.parquet",
+        timings=f"{RESULTS}/ufm/matched-{{run}}/timings.parquet",
+        minimisers=f"{RESULTS}/ufm/matched-{{run}}/minimisers.safetensors",
+        statistics=f"{RESULTS}/ufm/matched-{{run}}/statistics.safetensors",
+    log:
+        f"{LOGS}/ufm/matched-{{run}}.log",
+    benchmark:
+        f"{BENCHMARKS}/ufm/matched-{{run}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        settings=list(STUDY.config.ufm.matched),
+        version=STAGE_VERSIONS["ufm"],
+    shell:
+        "ncpipe match {input.study} {wildcards.run} --threads {threads} > {log} 2>&1"
+
+
+rule collapse_ufm:
+    input:
+        statistics=f"{RESULTS}/ufm/{{folder}}/statistics.safetensors",
+    output:
+        collapse=f"{RESULTS}/ufm/{{folder}}/collapse.parquet",
+    log:
+        f"{LOGS}/collapse/ufm-{{folder}}.log",
+    benchmark:
+        f"{BENCHMARKS}/collapse/ufm-{{folder}}.tsv"
+    wildcard_constraints:
+        folder="[A-Za-z0-9_-]+",
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        version=STAGE_VERSIONS["collapse"],
+    shell:
+        "ncpipe collapse {input.statistics} ufm {output.collapse} > {log} 2>&1"
