@@ -12,6 +12,7 @@ if not workflow.overwrite_configfiles:
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/study.smk"
 include: "workflow/rules/networks.smk"
 include: "workflow/rules/ufm.smk"
 include: "workflow/rules/tables.smk"

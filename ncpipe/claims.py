@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
 
-Frames = dict[str, pd.DataFrame]
+Frames: TypeAlias = dict[str, pd.DataFrame]
+"""The tables by name."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def _ufm(model: str, activation: str, bias: str) -> str:
 
 def _ufm_metric(
     model: str, activation: str, bias: str, metric: str, layer: str = "features"
-) -> Callable[..., pd.Series]:
+) -> Callable[[Frames], pd.Series]:
     return lambda frames: _final(frames, _runs(frames, _ufm(model, activation, bias)), metric, layer)
 
 
@@ -94,6 +95,10 @@ def _both_levels(frames: Frames) -> pd.Series:
         _ufm_metric("extended", "linear", "none", "nc2_means_of", layer)(frames) for layer in ("H1", "features")
     ]
     return pd.concat(levels, axis=1).max(axis=1, skipna=False)
+
+
+def _log10(values: pd.Series) -> pd.Series:
+    return pd.Series(np.log10(values), index=values.index)
 
 
 NETWORKS = "kind == 'network' and status == 'done'"
@@ -117,7 +122,7 @@ def _depth_ratio(frames: Frames) -> pd.Series:
     rows = table[(table["metric"] == "nc1_pinv") & (table["split"] == "train") & table["run_id"].isin(runs)]
     rows = rows[rows["time"] == rows.groupby("run_id")["time"].transform("max")].sort_values("depth")
     by_run = rows.groupby("run_id")["value"]
-    return np.log10(by_run.last() / by_run.first())
+    return _log10(by_run.last() / by_run.first())
 
 
 def _training_ratio(frames: Frames) -> pd.Series:
@@ -127,7 +132,7 @@ def _training_ratio(frames: Frames) -> pd.Series:
     rows = rows[rows["run_id"].isin(runs.index)].sort_values("time")
     since = rows[rows["time"] >= rows["run_id"].map(runs["zero_error_epoch"]).astype(float)]
     by_run = since.groupby("run_id")["value"]
-    return np.log10(by_run.last() / by_run.first())
+    return _log10(by_run.last() / by_run.first())
 
 
 def _level_ratio(frames: Frames) -> pd.Series:
@@ -138,7 +143,7 @@ def _level_ratio(frames: Frames) -> pd.Series:
     levels = rows.pivot_table(index=["run_id", "time"], columns="layer", values="value")
     if not {"H1", "features"} <= set(levels.columns):
         return pd.Series(dtype=float)
-    return np.log10(levels["features"] / levels["H1"]).groupby("run_id").median()
+    return _log10(levels["features"] / levels["H1"]).groupby("run_id").median()
 
 
 def _matched(model: str, column: str) -> Callable[[Frames], pd.Series]:
@@ -163,7 +168,7 @@ def _norm_error(model: str) -> Callable[[Frames], pd.Series]:
         fits = frames["ufm"].query(f"kind == 'matched' and model == '{model}'").set_index("run_id")
         predicted = fits["predicted_weight_norm"] * fits["predicted_feature_norm"]
         measured = fits["measured_weight_norm"] * fits["measured_feature_norm"]
-        return np.log10(predicted.where(predicted > 0) / measured).abs()
+        return _log10(predicted.where(predicted > 0) / measured).abs()
 
     return values
 
@@ -206,7 +211,8 @@ TIRER2022 = (
     _tirer("6a", "NC1 falls with depth in trained networks.",
            "log10 of nc1_pinv, last layer over first, at the last epoch", 0.0, _depth_ratio),
     _tirer("6b", "NC1 falls by more than a factor 10 after zero training error.",
-           "log10 of nc1_pinv of the features, last epoch over first measured zero-error epoch", -1.0, _training_ratio),
+           "log10 of nc1_pinv of the features, last epoch over first measured zero-error epoch", -1.0,
+           _training_ratio),
     _tirer("6c", "The ReLU extended UFM has lower NC1 after its first layer than before.",
            "log10 of nc1_pinv, relu(W_1 H_1) over H_1, median over iterations", 0.0, _level_ratio),
     _tirer("7a", "The matched plain UFM predicts the Gram of the classifier weights.",

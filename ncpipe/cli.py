@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -40,7 +42,7 @@ def main() -> None:
         sys.exit(1)
 
 
-def _named(items: dict[str, Item], name: str, kind: str) -> Item:
+def _named(items: Mapping[str, Item], name: str, kind: str) -> Item:
     try:
         return items[name]
     except KeyError:
@@ -110,10 +112,11 @@ def ui(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 0,
 ) -> None:
     """Open the MLflow UI on the study's store, on this machine only."""
-    from ncpipe.tracking import run_ui
+    from ncpipe.tracking import create_store, run_ui
 
     s = Study.read(study)
-    run_ui(s.config.study, s.config.tracking, s.layout.mlflow, port=port)
+    uri = create_store(s.config.tracking.uri, s.layout.mlflow)
+    run_ui(uri, s.config.tracking.experiment or s.config.study.name, port=port)
 
 
 # --- stages ---------------------------------------------------------------------------------------
@@ -233,21 +236,24 @@ def report(study: StudyFile = Path("config.yaml")) -> None:
 def store(study: StudyFile = Path("config.yaml")) -> None:
     """Create the MLflow store."""
     from ncpipe.files import write_json
-    from ncpipe.tracking import create_store, without_password
+    from ncpipe.tracking import create_store, redacted
 
     s = Study.read(study)
     uri = create_store(s.config.tracking.uri, s.layout.mlflow)
-    write_json(s.layout.mlflow / "store.json", {"uri": without_password(uri)})
+    write_json(s.layout.mlflow / "store.json", {"uri": redacted(uri)})
 
 
 @app.command(rich_help_panel=STAGES)
 def sync(study: StudyFile = Path("config.yaml")) -> None:
     """Make the MLflow mirror equal to the tables; can be repeated at any time."""
     from ncpipe.files import write_json
+    from ncpipe.tracking import redacted
     from ncpipe.tracking import sync as sync_study
 
     s = Study.read(study)
-    write_json(s.layout.mlflow / "sync.json", sync_study(s))
+    summary = sync_study(s.config, s.layout)
+    print(f"MLflow: {summary}", flush=True)
+    write_json(s.layout.mlflow / "sync.json", asdict(summary) | {"uri": redacted(summary.uri)})
 
 
 if __name__ == "__main__":

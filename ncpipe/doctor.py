@@ -37,7 +37,8 @@ def print_diagnosis(study: Study | None) -> None:
         return
     print(f"study {study.config.study.name}: {len(study.networks)} networks, {len(study.problems)} UFM problems")
     for entry in study.config.study.data_path:
-        print(f"data path {entry}: {', '.join(sorted(os.listdir(Path(entry).expanduser()))[:8])}")
+        names = sorted(path.name for path in Path(entry).expanduser().iterdir())
+        print(f"data path {entry}: {', '.join(names[:8])}")
     existing = next(p for p in (study.layout.results, *study.layout.results.resolve().parents) if p.exists())
     free = shutil.disk_usage(existing).free / 2**30
     writable = os.access(existing, os.W_OK)

@@ -83,9 +83,8 @@ class Rates:
     def training(self, run: NetworkRun) -> float:
         from ncpipe.data import nominal_shape
 
-        samples = nominal_shape(run.spec.dataset)[3]
-        if run.spec.dataset.samples_per_class:
-            samples = run.spec.dataset.samples_per_class * nominal_shape(run.spec.dataset)[2]
+        shape, per_class = nominal_shape(run.spec.dataset), run.spec.dataset.samples_per_class
+        samples = shape.train_samples if per_class is None else per_class * shape.classes
         return STARTUP + run.spec.epochs * samples * self.per_image(run.spec)
 
     def features(self, run: NetworkRun) -> float:

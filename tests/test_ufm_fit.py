@@ -48,7 +48,7 @@ def test_lbfgs_on_both_sides_of_the_zero_threshold(fields: dict[str, Any], facto
     depth = 2 if isinstance(fields["weight_decay"], tuple) else 1
     threshold = 1 / (16 * 5 * 0.1) if depth == 1 else 1 / (16 * 64 * 5 * 0.01)
     problem = Problem(classes=4, samples=5, dim=6, feature_decay=factor * threshold, **fields)
-    result = fit(problem, starts=4, seed=0)
+    result = fit(problem, starts=4, seed=0, init_scale=0.1 if factor > 1 else 1.0)
     assert result.value == pytest.approx(problem.optimum().value, rel=1e-8)
     assert problem.optimum().is_zero == (factor > 1)
     if factor > 1:
@@ -122,6 +122,20 @@ def test_a_fit_depends_on_its_problem_and_seed_alone(solver: str, options: dict[
     assert [r.problem for r in batch] == problems
     assert all(same(a, b) for a, b in zip(batch, alone))
     assert not same(batch[0], fit(problems[0], solver, seed=9, **options))
+
+
+def test_a_fit_does_not_depend_on_the_number_of_threads() -> None:
+    problem = Problem(4, 100, 40, loss="ce", weight_decay=0.01, feature_decay=0.001)  # enough to be shared out
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = fit(problem, starts=1, max_iterations=20)
+        torch.set_num_threads(2)
+        two = fit([problem, replace(problem, feature_decay=0.002)], starts=1, max_iterations=20)[0]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert same(one, two)
 
 
 def test_divergence_stays_with_its_problem() -> None:

@@ -59,6 +59,15 @@ def test_a_minimiser_is_matched_by_its_own_problem(problem: Problem) -> None:
         assert all(weight.shape[1] == problem.dim for weight in matched.minimiser.weights)
 
 
+def test_zero_is_found_where_nothing_else_is_as_good() -> None:
+    network = {"weight_norm_squared": 1.0, "input_norm_squared": 1.0, "features_norm_squared": 1.0}
+    problem = Problem(4, 5, 6, loss="mse", weight_decay=(0.1, 0.1), activation="relu", bias="free")
+    matched = match_to(problem, weight_decay=0.16, **network)
+    assert matched.basis.startswith("numerical")
+    assert matched.optimum_value == pytest.approx(3 / 8, rel=1e-10)
+    assert matched.weight_norm < 1e-4
+
+
 def test_basis_says_theorem_or_number_of_starts() -> None:
     assert "Theorem" in match_to(Problem(4, 5, 6, weight_decay=5e-3)).basis
     numerical = match_to(Problem(3, [3, 2, 1], 6, loss="ce", weight_decay=5e-3)).basis

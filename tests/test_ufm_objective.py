@@ -20,7 +20,9 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def problem_of(shape: str, loss: str, samples: Any = (2, 3, 5)) -> Problem:
-    return Problem(**{"classes": 3, "samples": samples, "dim": 4, "loss": loss, "feature_decay": 0.1, **SHAPES[shape]})
+    return Problem(
+        **{"classes": 3, "samples": samples, "dim": 4, "loss": loss, "feature_decay": 0.1, **SHAPES[shape]}
+    )
 
 
 def by_formula(problem: Problem, features: Tensor, weights: list[Tensor], bias: Tensor | None) -> Tensor:
@@ -61,7 +63,7 @@ def test_value_and_gradient_against_autograd(shape: str, loss: str, tied: bool) 
     for vector, value, gradient in zip(vectors, values, gradients):
         leaf = vector.clone().requires_grad_()
         features, weights, bias = layout.views(leaf[None])
-        rows = (features[0] / layout.multiplicities.sqrt()).T
+        rows = (features[0] / layout.multiplicities.double().sqrt()).T
         rows = rows.repeat_interleave(torch.tensor(problem.counts), dim=0) if tied else rows
         expected = by_formula(problem, rows, [w[0] for w in weights], None if bias is None else bias[0, :, 0])
         expected.backward()

@@ -32,7 +32,7 @@ VALID: dict[str, Any] = {
         ("weight_decay", (1e-3, 0.0), "> 0"),
         ("weight_decay", (1e-3, 1e-3, 1e-3), "one per weight layer"),
         ("weight_decay", (), "one per weight layer"),
-        ("weight_decay", "0.1", "one per weight layer|finite number"),
+        ("weight_decay", "large", "> 0"),
         ("feature_decay", float("nan"), "> 0"),
         ("feature_decay", float("inf"), "> 0"),
         ("feature_decay", None, "> 0"),
@@ -42,9 +42,7 @@ VALID: dict[str, Any] = {
     ],
 )
 def test_bad_field_is_named_with_what_it_got_and_needs(field: str, value: Any, needs: str) -> None:
-    if field == "weight_decay" and value == "0.1":
-        value = "x"
-    with pytest.raises(ValueError, match=rf"^{field}: got .*({needs})"):
+    with pytest.raises(ValueError, match=rf"^{field}: got .*{needs}"):
         Problem(**{**VALID, field: value})
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -18,7 +17,7 @@ from ncpipe.figures import (
     training_curves,
     ufm_trajectories,
 )
-from ncpipe.figures.style import RC
+from ncpipe.figures.style import style
 from ncpipe.files import replacing
 from ncpipe.study.spec import FigureName, FigureOptions
 from ncpipe.tables.collect import read_tables
@@ -54,7 +53,7 @@ CAPTION_FIELD = {"svg": "Description", "pdf": "Subject", "png": "Description"}
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:
     """The figure ``options.name`` in ncpipe's style."""
-    with mpl.rc_context(RC):
+    with style():
         return DRAWINGS[options.name].draw(tables, options)
 
 
@@ -82,7 +81,7 @@ def save_figure(options: FigureOptions | FigureName, tables_folder: Path, target
 
 def _save(figure: Figure, target: Path, kind: str, text: str) -> Path:
     path = target.with_name(f"{target.name}.{kind}")
-    with mpl.rc_context(RC), replacing(path) as temporary:
+    with style(), replacing(path) as temporary:
         figure.savefig(temporary, format=kind, metadata=WITHOUT_CLOCK[kind] | {CAPTION_FIELD[kind]: text})
     return path
 

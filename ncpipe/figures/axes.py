@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -16,6 +16,8 @@ from ncpipe.figures.style import GREY, SMALL
 
 SMALLEST = 1e-32
 """Smaller values are drawn between here and zero."""
+STEPS = (1, 2, 3, 5, 10, 20, 50, 100)
+"""Decades between two labelled ticks."""
 LOG_FROM = 15.0
 """Ratio of the largest to the smallest positive value from which an axis is logarithmic."""
 
@@ -67,14 +69,14 @@ def _decade_ticks(axes: Axes, which: str, low: float, high: float, zero: bool, m
         ]
         minor: list[float] = []
     else:
-        step = -(-len(exponents) // most)
-        ticks = [10.0**e for e in exponents if (e - last) % step == 0]
+        step = next(s for s in STEPS if s * most >= len(exponents))
+        ticks = [10.0**e for e in exponents if e % step == 0]
         minor = [10.0**e for e in exponents] if step > 1 else _between(exponents)
         # The room for zero holds one label only.
         ticks = [t for t in ticks if not zero or len(exponents) < 4 or t > 10.0 ** (first + step / 3)]
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_locator(FixedLocator(([0.0] if zero else []) + ticks))
-    axis.set_major_formatter(FuncFormatter(decade_label))
+    axis.set_major_formatter(_decade_format(ticks))
     axis.set_minor_locator(FixedLocator(minor) if minor else NullLocator())
     axis.set_minor_formatter(NullFormatter())
 
@@ -83,13 +85,18 @@ def _between(exponents: range) -> list[float]:
     return [m * 10.0**e for e in exponents for m in range(2, 10)]
 
 
-def decade_label(value: float, _position: int | None = None) -> str:
-    if value == 0:
-        return "0"
-    exponent = math.log10(value)
-    if abs(exponent - round(exponent)) < 1e-6 and not -2 <= exponent <= 1:
-        return f"$10^{{{round(exponent)}}}$"
-    return f"{value:g}"
+def _decade_format(ticks: Sequence[float]) -> FuncFormatter:
+    """Plain numbers where all are short, else powers of ten, and 0."""
+    plain = all(1e-3 * 0.99 < tick < 1e3 * 1.01 for tick in ticks)
+
+    def text(value: float, _position: int) -> str:
+        if value == 0 or plain:
+            return f"{value:g}"
+        exponent = math.floor(math.log10(value) + 1e-9)
+        factor = round(value / 10.0**exponent)
+        return f"$10^{{{exponent}}}$" if factor == 1 else f"${factor}\\!\\times\\!10^{{{exponent}}}$"
+
+    return FuncFormatter(text)
 
 
 def scale_time(axes: Axes, last: float) -> None:
@@ -98,9 +105,11 @@ def scale_time(axes: Axes, last: float) -> None:
     axes.set_xscale("symlog", linthresh=1.0, linscale=_zero_room(1.0, last))
     axes.set_xlim(0, last * 10 ** (0.04 * math.log10(max(last, 10))))
     decades = range(math.floor(math.log10(last)) + 1)
-    step = -(-len(decades) // 4)
-    axes.xaxis.set_major_locator(FixedLocator([0.0] + [10.0**e for e in decades if e % step == 0]))
-    axes.xaxis.set_major_formatter(FuncFormatter(decade_label))
+    step = next(s for s in STEPS if s * 4 >= len(decades))
+    # The 1 stands close to the 0: it is left out where labels are sparse.
+    ticks = [10.0**e for e in decades if e % step == 0 and (e > 0 or step == 1)]
+    axes.xaxis.set_major_locator(FixedLocator([0.0, *ticks]))
+    axes.xaxis.set_major_formatter(_decade_format(ticks))
     minor = _between(decades) if len(decades) < 4 else [10.0**e for e in decades]
     axes.xaxis.set_minor_locator(FixedLocator(minor))
     axes.xaxis.set_minor_formatter(NullFormatter())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from ncpipe.figures.axes import heading, mark_times, scale_time, scale_values
 from ncpipe.figures.series import (
@@ -19,6 +20,7 @@ from ncpipe.figures.series import (
     extremes,
     labels,
     last_time,
+    lost,
     measured,
     networks,
     zero_error_epochs,
@@ -36,7 +38,7 @@ USUAL = (
     "nc2_weights_etf",
     "nc2_weights_of",
 )
-ROW_HEIGHT = 1.12
+ROW_HEIGHT = 1.08
 PANEL_WIDTH = 1.5
 """Inches that a panel needs at least."""
 
@@ -46,6 +48,7 @@ class Column:
     """What one of the two kinds of runs contributes to every metric's panels."""
 
     time: str
+    kind: str
     runs: pd.DataFrame
     rows: pd.DataFrame
     marks: dict[str, float]
@@ -78,33 +81,40 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
                 axes.remove()
     _name_times(grid, columns, len(metrics), groups)
     marked = [mark_handle("zero training error", "^")] if any(column.marks for column in columns) else []
-    add_legend(figure, label_handles((name for c in columns for name in labels(c.runs)), look) + marked)
+    handles = [handle for c in columns for handle in label_handles(labels(c.runs), look, c.kind)]
+    add_legend(figure, handles + marked)
     return figure
 
 
 def _columns(tables: Tables, split: str) -> list[Column]:
     nets, ufms = networks(tables), declared_ufms(tables, "gradient_descent")
     columns = [
-        Column("epoch (networks)", nets, measured(tables, nets, split), zero_error_epochs(nets)),
-        Column("iteration (UFM)", ufms, measured(tables, ufms), {}),
+        Column("epoch (networks)", "", nets, measured(tables, nets, split), zero_error_epochs(nets)),
+        Column("iteration (UFM)", "UFM ", ufms, measured(tables, ufms), {}),
     ]
     return [column for column in columns if len(column.rows)]
 
 
 def _draw_metric(panels: Sequence[Axes], columns: Sequence[Column], metric: str, look: dict[str, Look]) -> None:
-    drawn = [band for axes, column in zip(panels, columns) for band in column.draw(axes, metric, look)]
+    first, *others = (extremes(column.draw(axes, metric, look)) for axes, column in zip(panels, columns))
+    # Networks decide the scale: a UFM ends at the rounding error of its solver, decades below.
+    lowest = min((float(values.min()) for values in first if len(values)), default=0.0)
     for axes in panels:
-        scale_values(axes, "y", extremes(drawn))
+        scale_values(axes, "y", first + [values.clip(min=lowest) for other in others for values in other])
     for axes in panels[1:]:
         axes.tick_params(labelleft=False)
     heading(panels[0], metric)
 
 
-def _name_times(grid: Sequence[Sequence[Axes]], columns: Sequence[Column], metrics: int, groups: int) -> None:
-    """Time labels under the lowest panel of every column."""
-    for number in range(max(0, metrics - groups), metrics):
+def _name_times(grid: NDArray, columns: Sequence[Column], metrics: int, groups: int) -> None:
+    """Times under the lowest panel of every column only."""
+    for number in range(metrics):
         for offset, column in enumerate(columns):
-            grid[number // groups][number % groups * len(columns) + offset].set_xlabel(column.time)
+            axes = grid[number // groups, number % groups * len(columns) + offset]
+            if number + groups < metrics:
+                axes.tick_params(labelbottom=False)
+            else:
+                axes.set_xlabel(column.time)
 
 
 def caption(tables: Tables, options: FigureOptions) -> str:
@@ -113,5 +123,7 @@ def caption(tables: Tables, options: FigureOptions) -> str:
         f"Collapse metrics of the last features, {options.split} split, of {counted(nets, 'network')} against epochs,"
         f" beside the training features of {counted(ufms, 'UFM')} by gradient descent against iterations."
         " Lines are medians over seeds, bands their range; a triangle marks the first epoch without training error."
-        " Time axes are logarithmic with a place for 0."
+        " Time axes are logarithmic with a place for 0. Where the networks decide the scale, a UFM leaves the panel"
+        " below on its way to rounding error."
+        f"{lost(tables, 'network', 'network')}{lost(tables, 'declared', 'UFM')}"
     )

@@ -12,13 +12,33 @@ from matplotlib.ticker import MaxNLocator
 
 from ncpipe.figures.axes import scale_values
 from ncpipe.figures.definitions import DEFINITIONS
-from ncpipe.figures.series import Band, Tables, counted, declared_ufms, extremes, labels, measured, networks, plural
-from ncpipe.figures.style import Look, add_legend, empty_figure, looks, mark_handle, new_figure, shortened
+from ncpipe.figures.series import (
+    Band,
+    Tables,
+    counted,
+    declared_ufms,
+    extremes,
+    labels,
+    lost,
+    measured,
+    networks,
+    plural,
+)
+from ncpipe.figures.style import (
+    Look,
+    add_legend,
+    empty_figure,
+    looks,
+    mark_handle,
+    new_figure,
+    without_solver,
+    wrapped,
+)
 from ncpipe.study.spec import FigureOptions
 
 USUAL = ("nc1_pinv",)
-PANEL_WIDTH, ROW_HEIGHT = 1.55, 1.5
-NAMES_THAT_FIT = 18
+PANEL_WIDTH, ROW_HEIGHT = 1.3, 1.55
+NAMES_THAT_FIT = 16
 """Letters that layer names on one axis may have together."""
 
 
@@ -33,9 +53,9 @@ class Stage:
 
 
 STAGES = (
-    Stage("start", "o", False, ":"),
-    Stage("first measured without training error", "s", False, "--"),
-    Stage("end", "o", True, "-"),
+    Stage("initialisation", "o", False, ":"),
+    Stage("zero training error", "s", False, "--"),
+    Stage("last measured", "o", True, "-"),
 )
 
 
@@ -64,16 +84,22 @@ class Panel:
         for times in (by_run.min(), since.groupby("run_id")["time"].min(), by_run.max()):
             yield self.rows[self.rows["time"] == run.map(times)]
 
-    def name_axes(self, axes: Axes, with_metric: bool, letters: int) -> None:
+    def alike(self, other: Panel) -> bool:
+        """Whether the two share a y axis."""
+        return (self.group, self.metric) == (other.group, other.metric)
+
+    def name_axes(self, axes: Axes, leftmost: bool, letters: int) -> None:
         names = self.rows.drop_duplicates("depth").set_index("depth")["layer"].sort_index()
-        axes.set_title(shortened(self.label, letters), loc="left", pad=4)
-        axes.set_xlabel(f"layer ({names.index[-1]} = features)")
+        kind = "UFM " if self.group == "ufm" else ""
+        axes.set_title(wrapped(kind + without_solver(self.label), letters), loc="left", pad=4)
+        axes.set_xlabel(f"layer\n({names.index[-1]} = features)")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if names.map(len).sum() <= NAMES_THAT_FIT:
             axes.set_xticks(list(names.index), list(names))
-            axes.set_xlabel("layer")
+            axes.set_xlabel("layer\n")
         axes.margins(x=0.1)
-        if with_metric:
+        axes.tick_params(labelleft=leftmost)
+        if leftmost:
             axes.set_ylabel(f"{self.metric}\n{DEFINITIONS.get(self.metric, '')}")
 
 
@@ -88,8 +114,8 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     grid = list(figure.subplots(lines, columns, squeeze=False).ravel())
     for number, (axes, panel) in enumerate(zip(grid, panels)):
         panel.draw(axes, look[panel.label])
-        first = number % columns == 0 or panels[number - 1].metric != panel.metric
-        panel.name_axes(axes, first, int(18 * options.width / columns) - 6)
+        first = number % columns == 0 or not panels[number - 1].alike(panel)
+        panel.name_axes(axes, first, int(16 * options.width / columns) - 3)
     for axes in grid[len(panels) :]:
         axes.remove()
     _scale_groups(grid, panels)
@@ -110,7 +136,7 @@ def _panels(tables: Tables, options: FigureOptions) -> Iterator[Panel]:
             for label in labels(runs):
                 own = rows[rows["label"] == label]
                 if own["value"].notna().any():
-                    yield Panel(label, metric, f"{kind} {metric}", own, zero_error)
+                    yield Panel(label, metric, kind, own, zero_error)
 
 
 def _relu_ufms(tables: Tables) -> pd.DataFrame:
@@ -126,7 +152,7 @@ def _first_perfect(tables: Tables, ufms: pd.DataFrame) -> dict[str, float]:
 def _scale_groups(grid: Sequence[Axes], panels: Sequence[Panel]) -> None:
     """One y scale for all networks and one for all UFMs: their values are decades apart."""
     for axes, panel in zip(grid, panels):
-        alike = [band for other in panels if other.group == panel.group for band in other.bands]
+        alike = [band for other in panels if other.alike(panel) for band in other.bands]
         scale_values(axes, "y", extremes(alike))
 
 
@@ -138,4 +164,5 @@ def caption(tables: Tables, options: FigureOptions) -> str:
         f" and against the feature levels of {plural(len(ufms), 'ReLU extended UFM')}: at the start,"
         " at the first measured time without training error, and at the end. Medians and ranges over seeds."
         " Networks share one y axis, UFMs another."
+        f"{lost(tables, 'network', 'network')}{lost(tables, 'declared', 'UFM')}"
     )

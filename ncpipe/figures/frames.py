@@ -10,8 +10,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ncpipe.figures.definitions import DEFINITIONS, frame_gap
-from ncpipe.figures.series import Tables, counted, declared_ufms, labels, measured, networks
-from ncpipe.figures.style import GREY, SMALL, Look, add_legend, empty_figure, looks, mark_handle, new_figure
+from ncpipe.figures.series import Tables, counted, declared_ufms, labels, lost, measured, networks
+from ncpipe.figures.style import (
+    GREY,
+    SMALL,
+    Look,
+    add_legend,
+    empty_figure,
+    looks,
+    mark_handle,
+    new_figure,
+    without_solver,
+)
 from ncpipe.study.spec import FigureOptions
 
 PANELS = {
@@ -27,18 +37,21 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     paths = [measured(tables, nets, options.split), measured(tables, ufms)]
     if not any(len(rows) for rows in paths):
         return empty_figure(options.width, "frames: no measured network and no plain UFM")
-    look, side = looks(tables["runs"]), min(options.width / 2, 2.9)
-    stacked = options.width < 2 * 2.2
-    figure = new_figure(options.width, options.width * 1.8 if stacked else side + 0.1)
+    look, stacked = looks(tables["runs"]), options.width < 2 * 2.2
+    side = (options.width if stacked else options.width / 2) - 0.55
+    figure = new_figure(options.width, (side + 0.55) * (2 if stacked else 1))
     grid = figure.subplots(2, 1) if stacked else figure.subplots(1, 2)
     for axes, (title, metrics) in zip(grid, PANELS.items()):
         found = [_coordinates(rows, metrics) for rows in paths]
         _draw_frames(axes, pd.concat([nets, ufms])["classes"].dropna().unique(), _reach(found))
-        for points, marker in zip(found, ("o", UFM_MARKER)):
-            _draw_runs(axes, points, look, marker)
+        _draw_networks(axes, found[0], look)
+        _draw_ufms(axes, found[1], look)
         _name_axes(axes, title, metrics)
-    shown = [mark_handle(name, "o", look[name].colour) for name in labels(nets)]
-    shown += [mark_handle(name, UFM_MARKER, look[name].colour, filled=False) for name in labels(ufms)]
+    shown = [mark_handle(name, look[name].marker, look[name].colour) for name in labels(nets)]
+    shown += [
+        mark_handle(f"UFM {without_solver(name)}", UFM_MARKER, look[name].colour, filled=False)
+        for name in labels(ufms)
+    ]
     add_legend(figure, shown)
     return figure
 
@@ -62,15 +75,28 @@ def _reach(found: Iterable[pd.DataFrame]) -> float:
     return max([frame_gap(2) * 0.75, *ends]) * 1.12
 
 
-def _draw_runs(axes: Axes, points: pd.DataFrame, look: dict[str, Look], marker: str) -> None:
-    """Where each run ended, and faintly how it came there."""
+def _draw_networks(axes: Axes, points: pd.DataFrame, look: dict[str, Look]) -> None:
+    """Where each network ended, and faintly how it came there."""
     for (label, _), path in points.groupby(["label", "run_id"], sort=False):
-        own = look[str(label)]
-        axes.plot(path["x"], path["y"], color=own.colour, alpha=0.3, linewidth=0.6)
-        face = own.colour if marker == "o" else "white"
-        edge = "white" if marker == "o" else own.colour
-        size = 4.5 if marker == "o" else 4
-        axes.plot(path["x"].iloc[-1:], path["y"].iloc[-1:], marker, color=edge, mfc=face, mew=0.6, ms=size, zorder=4)
+        own, end = look[str(label)], path.iloc[-1]
+        axes.plot(path["x"], path["y"], color=own.colour, linestyle=own.line, alpha=0.35, linewidth=0.6)
+        axes.plot(end["x"], end["y"], own.marker, color=own.colour, mec="white", mew=0.5, ms=4.8, zorder=4)
+
+
+def _draw_ufms(axes: Axes, points: pd.DataFrame, look: dict[str, Look]) -> None:
+    for label, rows in points.groupby("label", sort=False):
+        ends = rows.groupby("run_id")[["x", "y"]].last()
+        axes.plot(
+            ends["x"],
+            ends["y"],
+            UFM_MARKER,
+            color=look[str(label)].colour,
+            mfc="none",
+            mew=0.9,
+            ms=5,
+            clip_on=False,
+            zorder=5,
+        )
 
 
 def _draw_frames(axes: Axes, classes: Iterable[float], reach: float) -> None:
@@ -80,19 +106,19 @@ def _draw_frames(axes: Axes, classes: Iterable[float], reach: float) -> None:
     for number in sorted(set(classes)):
         gap = frame_gap(number)
         axes.plot([0, gap], [gap, 0], "+", color="black", ms=7, mew=0.9, zorder=3)
-        for name, point, offset in (("OF", (0, gap), (6, 1)), ("ETF", (gap, 0), (4, 4))):
-            axes.annotate(
-                f"{name}, K = {number:.0f}", point, offset, textcoords="offset points", size=SMALL, color="black"
-            )
-    for text, place, alignment in (("nearer an OF", (0.03, 0.97), "left"), ("nearer an ETF", (0.97, 0.05), "right")):
-        vertical = "top" if alignment == "left" else "bottom"
-        axes.text(*place, text, transform=axes.transAxes, color=GREY, size=SMALL, ha=alignment, va=vertical)
+        places = (("OF, ", (0, gap), (6, 0), "left", "center"), ("ETF\n", (gap, 0), (0, 5), "center", "bottom"))
+        for name, point, offset, ha, va in places:
+            text = f"{name}K={number:.0f}"
+            axes.annotate(text, point, offset, textcoords="offset points", size=SMALL, ha=ha, va=va)
+    for text, above in (("nearer an OF", 1), ("nearer an ETF", -1)):
+        place = (0.13 * reach * (1 - 0.25 * above), 0.13 * reach * (1 + 0.25 * above))
+        axes.text(*place, text, rotation=45, color=GREY, size=SMALL, ha="center", va="center")
 
 
 def _name_axes(axes: Axes, title: str, metrics: tuple[str, str]) -> None:
     axes.set_title(title, loc="left")
-    axes.set_xlabel(f"{metrics[0]}: {DEFINITIONS[metrics[0]]}")
-    axes.set_ylabel(f"{metrics[1]}: {DEFINITIONS[metrics[1]]}")
+    axes.set_xlabel(f"{metrics[0]}\n{DEFINITIONS[metrics[0]]}")
+    axes.set_ylabel(f"{metrics[1]}\n{DEFINITIONS[metrics[1]]}")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
 
@@ -102,8 +128,9 @@ def caption(tables: Tables, options: FigureOptions) -> str:
     classes = sorted({int(k) for k in pd.concat([nets, ufms])["classes"].dropna()})
     gaps = ", ".join(f"{frame_gap(k):.3f} for K = {k}" for k in classes)
     return (
-        f"Distance of the uncentred class means (left) and of the classifier weights (right) to an orthogonal frame"
-        f" (OF) and to a simplex ETF, {options.split} split: {counted(nets, 'network')}, circles at the last epoch with"
-        f" their path from initialisation, and {counted(ufms, 'plain UFM')} by gradient descent, diamonds."
+        "Distance of the uncentred class means (left) and of the classifier weights (right) to an orthogonal frame"
+        f" (OF) and to a simplex ETF, {options.split} split: {counted(nets, 'network')}, circles at the last epoch"
+        f" with their path from initialisation, and {counted(ufms, 'plain UFM')} by gradient descent, diamonds."
         f" Crosses are the exact frames, sqrt(2 - 2 sqrt((K-1)/K)) apart: {gaps}."
+        f"{lost(tables, 'network', 'network')}"
     )

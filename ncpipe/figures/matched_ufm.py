@@ -48,10 +48,10 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     narrow = options.width < NARROW
     blocks = [(label, gram) for label in shown for gram in GRAMS]
     lines = len(blocks) if narrow else len(shown)
-    cell = options.width / (3 if narrow else 6) - 0.16
-    heights = (lines * (cell + 0.24) + 0.2, options.width / (1.15 if narrow else 3.3))
+    cell = (options.width - 0.75) / (3 if narrow else 6)
+    heights = (lines * (cell + (0.42 if narrow else 0.16)) + 0.3, options.width / (1.15 if narrow else 3.3))
     figure = new_figure(options.width, sum(heights))
-    upper, lower = figure.subfigures(2, 1, height_ratios=heights)
+    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
     _draw_grams(upper, fits, blocks, lines)
     _draw_scalars(lower, fits, look, narrow)
     models = [mark_handle(f"matched {m}", mark, "black", filled) for m, (mark, filled) in MODELS.items()]
@@ -82,9 +82,14 @@ def unit_gram(values: Any) -> NDArray[np.float64] | None:
 
 
 def _draw_grams(figure: Any, fits: pd.DataFrame, blocks: list[tuple[str, str]], lines: int) -> None:
-    columns = 3 * len(blocks) // lines
-    grid = figure.subplots(lines, columns, squeeze=False)
-    image = None
+    columns, image = 3 * len(blocks) // lines, None
+    # An empty column keeps means and weights apart.
+    ratios = {"width_ratios": [1, 1, 1, 0.05, 1, 1, 1]} if columns > 3 else {}
+    grid = figure.subplots(lines, len(ratios.get("width_ratios", "abc")), squeeze=False, gridspec_kw=ratios)
+    if ratios:
+        for axes in grid[:, 3]:
+            axes.remove()
+        grid = np.delete(grid, 3, axis=1)
     for number, (label, gram) in enumerate(blocks):
         line, first = divmod(number * 3, columns)
         panels = grid[line, first : first + 3]
@@ -92,14 +97,14 @@ def _draw_grams(figure: Any, fits: pd.DataFrame, blocks: list[tuple[str, str]], 
         if line == 0 or columns == 3:
             panels[0].set_title(f"{GRAMS[gram]}\nmeasured", loc="left", pad=3)
             for axes, model in zip(panels[1:], MODELS):
-                axes.set_title(f"\nmatched {model}", loc="left", pad=3)
+                axes.set_title(model, loc="left", pad=3)
         if first == 0:
             panels[0].set_ylabel(shortened(label, 40).replace(" ", "\n", 1), size=SMALL)
     if image is not None:
-        bar = figure.colorbar(image, ax=list(grid[:, -1]), extend="both", aspect=12 * lines, pad=0.03, shrink=0.9)
-        bar.outline.set_linewidth(0.4)  # type: ignore[operator]
+        bar = figure.colorbar(image, ax=list(grid[:, -1]), extend="both", aspect=30, pad=0.03, shrink=0.5)
+        bar.outline.set_linewidth(0.4)
         bar.set_ticks([-LIMIT, 0, LIMIT])
-        bar.set_label(r"$\sqrt{K}\,G\,/\,\Vert G\Vert_F$", size=SMALL)
+        bar.set_label(r"$\sqrt{K}\,G\,/\,\Vert G\Vert_F$", size=SMALL, labelpad=1)
 
 
 def _representative(fits: pd.DataFrame, label: str) -> pd.DataFrame:
@@ -138,7 +143,7 @@ def _draw_scalars(figure: Any, fits: pd.DataFrame, look: dict[str, Look], narrow
         pair = fits[[f"measured_{column}", f"predicted_{column}"]].to_numpy(float)
         _draw_pairs(axes, fits, pair, look)
         for which in ("x", "y"):
-            scale_values(axes, which, [pair])  # type: ignore[arg-type]
+            scale_values(axes, which, [pair])
         axes.set(box_aspect=1, xlabel="measured", ylabel="predicted")
         axes.set_title(name, loc="left")
     for axes in grid[len(SCALARS) :]:
@@ -168,8 +173,8 @@ def caption(tables: Tables, options: FigureOptions) -> str:
     nets = tables["runs"][tables["runs"]["run_id"].isin(fits["network_id"])]
     return (
         "What the plain UFM and the ReLU extended UFM, with penalties inferred from the trained network, predict."
-        f" Top: Gram matrices of uncentred class means and of classifier weights, scaled to unit norm, of the first"
+        " Top: Gram matrices of uncentred class means and of classifier weights, scaled to unit norm, of the first"
         " seed of each label, with the distance of the prediction to the measurement."
-        f" Bottom: Frobenius norms of last features and classifier and the training loss of {counted(nets, 'network')};"
-        f" the dashed line is equality.{''.join(_missing(fits))}"
+        " Bottom: Frobenius norms of last features and classifier and the training loss of"
+        f" {counted(nets, 'network')}; the dashed line is equality.{''.join(_missing(fits))}"
     )

@@ -107,5 +107,12 @@ def counted(runs: pd.DataFrame, what: str) -> str:
     return f"{plural(len(runs), what)} ({plural(names, 'label')}, {plural(seeds, 'seed')})"
 
 
+def lost(tables: Tables, kind: str, what: str) -> str:
+    """A sentence on the runs that are in no figure, or nothing."""
+    counts = tables["runs"].query("kind == @kind and status != 'done'")["status"].value_counts()
+    parts = [f"{plural(count, what)} {status}" for status, count in sorted(counts.items())]
+    return f" Not shown: {', '.join(parts)}." if parts else ""
+
+
 def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

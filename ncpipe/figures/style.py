@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import matplotlib as mpl
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
@@ -22,8 +25,9 @@ OKABE_ITO = {
     "orange": "#E69F00",
     "sky": "#56B4E9",
     "black": "#000000",
+    "grey": "#8A8A8A",
 }
-"""Okabe and Ito's palette without yellow, which is lost on white."""
+"""Okabe and Ito's palette, with grey for yellow, which is lost on white."""
 
 GREY = "#666666"
 LINE_STYLES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
@@ -65,6 +69,13 @@ RC: dict[str, Any] = {
 }
 
 
+@contextmanager
+def style() -> Iterator[None]:
+    """matplotlib with ncpipe's settings, for drawing and for saving."""
+    with mpl.rc_context(RC):  # type: ignore[arg-type]
+        yield
+
+
 @dataclass(frozen=True)
 class Look:
     """How a label is drawn."""
@@ -77,7 +88,7 @@ class Look:
 def looks(runs: pd.DataFrame) -> dict[str, Look]:
     """The look of every label, in the order of the ``runs`` table: equal in all figures of a study.
 
-    Labels of a UFM that differ in the solver only share a look; past the seventh, line and marker change.
+    Labels of a UFM that differ in the solver only share a look; past the eighth, line and marker change.
     """
     names = runs[runs["kind"].isin(["network", "declared"])]
     order = dict.fromkeys(map(without_solver, names["label"]))
@@ -142,5 +153,14 @@ def shortened(text: str, longest: int) -> str:
     return f"{text[: longest - tail - 1]}…{text[-tail:]}"
 
 
-def label_handles(labels: Iterable[str], look: Mapping[str, Look]) -> list[Line2D]:
-    return [line_handle(label, look[label]) for label in labels]
+def wrapped(text: str, letters: int) -> str:
+    """``text`` in one line of so many characters, or in two of about equal length."""
+    if len(text) <= letters:
+        return text
+    first, *rest = textwrap.wrap(text, min(letters, len(text) // 2 + 4))
+    return "\n".join([first, shortened(" ".join(rest), letters)])
+
+
+def label_handles(labels: Iterable[str], look: Mapping[str, Look], kind: str = "") -> list[Line2D]:
+    """A line per label, its text led by ``kind``."""
+    return [line_handle(kind + without_solver(label), look[label]) for label in labels]

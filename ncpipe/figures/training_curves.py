@@ -15,8 +15,8 @@ from ncpipe.figures.series import (
     histories,
     labels,
     last_time,
+    lost,
     networks,
-    plural,
     zero_error_epochs,
 )
 from ncpipe.figures.style import GREY, add_legend, empty_figure, label_handles, looks, mark_handle, new_figure
@@ -85,10 +85,8 @@ def _mark_handles(rows: pd.DataFrame, zero_error: bool) -> list:
 
 def caption(tables: Tables, options: FigureOptions) -> str:
     nets = networks(tables)
-    lost = tables["runs"].query("kind == 'network' and status != 'done'")
-    missing = f" {plural(len(lost), 'network')} diverged or missing." if len(lost) else ""
     return (
         f"Loss and error of {counted(nets, 'network')} against epochs: running averages in training mode (left),"
         " test split in evaluation mode (right). Medians over seeds with their range; an error of 0 stands at the"
-        f" bottom of its axis.{missing}"
+        f" bottom of its axis.{lost(tables, 'network', 'network')}"
     )

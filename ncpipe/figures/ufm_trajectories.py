@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
 from ncpipe.figures.axes import heading, scale_time, scale_values
 from ncpipe.figures.definitions import DEFINITIONS, frame_gap
@@ -21,6 +22,7 @@ from ncpipe.figures.series import (
     histories,
     labels,
     last_time,
+    lost,
     measured,
 )
 from ncpipe.figures.style import (
@@ -32,15 +34,15 @@ from ncpipe.figures.style import (
     line_handle,
     mark_handle,
     new_figure,
-    shortened,
     without_solver,
+    wrapped,
 )
 from ncpipe.study.spec import FigureOptions
 
 COLUMN_WIDTH, ROW_HEIGHT = 1.45, 0.98
-OF, ETF, FIRST = (Look(OKABE_ITO[name], "-", "o") for name in ("blue", "vermillion", "green"))
+OF, FIRST = (Look(OKABE_ITO[name], "-", "o") for name in ("blue", "green"))
+ETF = Look(OKABE_ITO["vermillion"], (0, (4, 1.5)), "o")  # dashed: the two distances may be equal
 NEUTRAL = Look("black", "-", "o")
-SINGLE = {"nc1_pinv": "variability", "gap": "objective"}
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     rows = USUAL if options.metrics is None else tuple(_row(metric) for metric in options.metrics)
     columns = max(1, min(len(source.labels), int(options.width / COLUMN_WIDTH)))
     blocks = -(-len(source.labels) // columns)
-    figure = new_figure(options.width, blocks * (ROW_HEIGHT * len(rows) + 0.35))
+    figure = new_figure(options.width, blocks * (ROW_HEIGHT * len(rows) + 0.45))
     grid = figure.subplots(blocks * len(rows), columns, squeeze=False)
     for line, row in enumerate(rows * blocks):
         chosen = source.labels[line // len(rows) * columns :][:columns]
@@ -94,7 +96,7 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
         block, column = divmod(number, columns)
         own = grid[block * len(rows) : (block + 1) * len(rows), column]
         if number < len(source.labels):
-            _name_column(own, source.labels[number], int(17 * options.width / columns))
+            _name_column(own, source.labels[number], int(13 * options.width / columns))
         else:
             for axes in own:
                 axes.remove()
@@ -178,17 +180,20 @@ def _draw_limits(axes: Axes, row: Row, classes: float, ends: Sequence[tuple[floa
         )
 
 
-def _name_column(panels: Sequence[Axes], label: str, letters: int) -> None:
+def _name_column(panels: NDArray, label: str, letters: int) -> None:
+    for axes in panels[:-1]:
+        axes.tick_params(labelbottom=False)
     panels[-1].set_xlabel("iteration")
     panels[0].annotate(
-        shortened(without_solver(label), letters), (0, 1), (0, 22), "axes fraction", textcoords="offset points"
-    )
+        wrapped(without_solver(label), letters), (0, 1), (0, 20), "axes fraction", textcoords="offset points",
+        weight="bold",
+    )  # fmt: skip
 
 
 def _legend(rows: Sequence[Row]) -> Iterator[Line2D]:
     curves = [curve for row in rows for curve in row.curves]
     if any(curve.layer == "H1" for curve in curves):
-        yield line_handle("objective; last features", NEUTRAL)
+        yield line_handle("gap; last features", NEUTRAL)
         yield line_handle("first features H1", FIRST)
     if any(curve.look is OF for curve in curves):
         yield line_handle("distance to OF", OF)
@@ -201,9 +206,10 @@ def _legend(rows: Sequence[Row]) -> Iterator[Line2D]:
 def caption(tables: Tables, options: FigureOptions) -> str:
     ufms = declared_ufms(tables, "gradient_descent")
     return (
-        f"{counted(ufms, 'UFM')} under plain gradient descent: objective above the closed-form optimum, NC1, distances"
-        " of uncentred class means, of weights and of their product to the OF and the ETF, against iterations"
-        " (logarithmic, with a place for 0). Medians over seeds with their range. The dashed line is the distance of"
+        f"{counted(ufms, 'UFM')} under plain gradient descent: objective above the closed-form optimum, NC1,"
+        " distances of uncentred class means, of weights and of their product to the OF and the ETF, against"
+        " iterations (logarithmic, with a place for 0). Medians over seeds with their range. Grey: the distance of"
         " one exact frame to the other, to which the distance of the frame that is not approached tends; triangles at"
         " the right edge are the ends of L-BFGS on the same problem."
+        f"{lost(tables, 'declared', 'UFM')}"
     )

@@ -66,10 +66,11 @@ class Study:
         self.config: Config = validated(Config, config, "config")
         self.layout = Layout(Path(self.config.study.results))
         self._check_paths()
-        if not self.networks and not self.problems:
+        if not self.networks and not self.ufm_batches:
             raise UserError("config: nothing to run; declare a 'networks' or a 'ufm' block")
         self._check_layer_patterns()
         self._check_matched()
+        self._check_figures()
 
     @classmethod
     def read(cls, path: Path) -> Study:
@@ -177,11 +178,8 @@ class Study:
             wanted = networks if self.networks else ()
             wanted += ("matched_ufm",) if self.networks and self.config.ufm.matched else ()
             wanted += ("ufm_trajectories",) if self.problems else ()
-        options = [FigureOptions(name=f) if isinstance(f, str) else f for f in wanted]
-        figures = {option.file or option.name: option for option in options}
-        if len(figures) < len(options):
-            raise UserError("figures: two figures would have one file name; give each a 'file'")
-        return figures
+        options = (FigureOptions(name=f) if isinstance(f, str) else f for f in wanted)
+        return {option.file or option.name: option for option in options}
 
     def _check_paths(self) -> None:
         for entry in self.config.study.data_path:
@@ -199,6 +197,10 @@ class Study:
         for key, pattern in patterns if self.networks else ():
             if not any(fnmatch.fnmatchcase(layer, pattern) for layer in known):
                 raise UserError(f"measure.{key}: no network has a layer {pattern!r}; there are {', '.join(known)}")
+
+    def _check_figures(self) -> None:
+        if len(self.figures) < len(self.config.figures or ()):
+            raise UserError("figures: two figures would have one file name; give each a 'file'")
 
     def _check_matched(self) -> None:
         if "extended" not in self.config.ufm.matched:

@@ -71,7 +71,8 @@ def _network_rows(study: Study, frames: Frames) -> Iterator[Row]:
         record = study.layout.run(run.id) / "spec.json"
         row = {"source": "net", "run_id": run.id, "kind": "network", "status": "missing", **network_settings(run)}
         if record.exists():
-            row |= {k: v for k, v in read_json(record).items() if k in TABLES["runs"].names}
+            written = read_json(record)
+            row |= {name: written[name] for name in ("status", "final_epoch", "parameters", "device")}
         dataset = study.layout.dataset(run.dataset_id) / "dataset.json"
         if dataset.exists():
             about = read_json(dataset)
@@ -134,7 +135,7 @@ def zero_error_epoch(history: pd.DataFrame) -> int | None:
 def _problem_rows(study: Study, frames: Frames) -> Iterator[Row]:
     fits = {fit["run_id"]: fit for fit in frames["ufm"].to_dict("records")}
     for problem_id, spec in study.problems.items():
-        row = {"source": "ufm", "run_id": problem_id, "kind": "declared", "status": "missing"}
+        row: Row = {"source": "ufm", "run_id": problem_id, "kind": "declared", "status": "missing"}
         yield row | problem_settings(spec) | _fitted(fits.pop(problem_id, None))
     for fit in fits.values():
         row = {"source": "ufm", "run_id": fit["run_id"], "kind": "matched", "network_id": fit["network_id"]}
@@ -173,7 +174,7 @@ def problem_settings(spec: UfmSpec) -> Row:
     }
 
 
-def _fitted(fit: Mapping[str, Any] | None) -> Row:
+def _fitted(fit: Mapping[Any, Any] | None) -> Row:
     if fit is None:
         return {}
     return {

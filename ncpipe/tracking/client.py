@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import re
 import sqlite3
@@ -30,6 +31,9 @@ from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
 from ncpipe.errors import UserError  # noqa: E402
 
+# Again for whoever imported MLflow first.
+logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])
+
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 """URI schemes that MLflow opens itself, without a tracking server."""
 SERVERS = ("http", "https", "databricks")
@@ -44,7 +48,7 @@ def is_database(uri: str) -> bool:
     return scheme(uri) in DATABASES
 
 
-def redacted(text: str) -> str:
+def without_password(text: str) -> str:
     """``text`` without the credentials of any URI in it: what stands before @, and secrets among the parameters."""
     text = re.sub(r"//[^\s'\"]*@", "//***@", text)
     return re.sub(r"(?i)((?:password|passwd|pwd|token|secret|api_?key)=)[^&\s'\"]+", r"\1***", text)
@@ -56,17 +60,25 @@ def store_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise UserError(
-            f"MLflow store {redacted(uri)}: {redacted(lines[0])[:300]}; {_remedy(uri)} and run 'ncpipe sync' again"
-            " (the results themselves are complete on disk)"
+            f"MLflow store {without_password(uri)}: {_reason(error)}; {_remedy(uri, error)}, then run 'ncpipe sync'"
+            " (the results themselves are on disk)"
         ) from None
 
 
-def _remedy(uri: str) -> str:
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if lines[0].startswith("API request to") and "failed with exception" in lines[0]:
+        return "no answer"
+    return without_password(lines[0])[:300]
+
+
+def _remedy(uri: str, error: Exception) -> str:
+    if isinstance(error, ImportError):
+        return "install the driver of that database"
     if scheme(uri) == "sqlite":
-        return "check that the file is a writable MLflow database, or delete it,"
-    return "check that it runs, that tracking.uri and the credentials are right,"
+        return "see that its folder is writable and that it is an MLflow database, or delete it"
+    return "see that it runs and that address and credentials in tracking.uri are right"
 
 
 @contextmanager
@@ -87,7 +99,7 @@ __all__ = [
     "get_artifact_repository",
     "is_database",
     "locked",
-    "redacted",
     "scheme",
     "store_errors",
+    "without_password",
 ]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +24,8 @@ from ncpipe.tracking.clock import Clock, clocks, joint_clock
 
 Row = dict[str, Any]
 
+MAX_TAG_CHARACTERS = 8000
+"""MLflow's limit to the value of a tag, and so to a description."""
 MAX_METRIC_KEYS = 100
 """More make the UI crawl: what exceeds them is in the tables."""
 
@@ -96,7 +100,7 @@ class StudyRecords:
         self.config = config
         self.planned: list[Row] = tables["runs"].to_pylist()
         self.rows = [row for row in self.planned if row["status"] != "missing"]
-        self.ids = {row["run_id"] for row in self.rows}
+        self.by_id = {row["run_id"]: row for row in self.rows}
         self.claims: list[Row] = tables["claims"].to_pylist()
         self.fits: dict[str, Row] = {row["run_id"]: row for row in tables["ufm"].to_pylist()}
         self.clocks = clocks(tables["timings"])
@@ -139,15 +143,14 @@ class StudyRecords:
         return description(study.title or study.name, study.description, self.claims)
 
     def _run(self, row: Row) -> RunRecord:
-        network = row["network_id"] if row["network_id"] in self.ids else None
+        network = row["network_id"] if row["network_id"] in self.by_id else None
         fallback = self.clocks[network].ended if network in self.clocks else self.clock.ended
         clock = self.clocks.get(row["run_id"], fallback)
         basis = self.fits.get(row["run_id"], {}).get("basis")
         tags = {name: row[name] for name in ("kind", "status", "label", "dataset", "network_id", "device")}
-        seed = "" if row["seed"] is None else f" seed={row['seed']}"
         return RunRecord(
             id=row["run_id"],
-            name=f"{row['label'] or row['run_id']}{seed}",
+            name=run_name(row, self.by_id.get(row["network_id"])),
             parent=network or self.study_id,
             start=clock.start,
             end=clock.end,
@@ -155,6 +158,14 @@ class StudyRecords:
             params={name: as_text(row[name]) for name in PARAMS if row[name] is not None},
             points=run_points(self.points.get(row["run_id"]), clock),
         )
+
+
+def run_name(row: Row, network: Row | None = None) -> str:
+    """Label and seed; a matched UFM bears those of its network."""
+    label: str = row["label"] or row["run_id"]
+    if network:
+        return f"{label} of {run_name(network)}"
+    return label if row["seed"] is None else f"{label} seed={row['seed']}"
 
 
 def as_text(value: Any) -> str:
@@ -204,12 +215,16 @@ def run_points(points: pd.DataFrame | None, clock: Clock) -> list[Point]:
 
 
 def description(title: str, text: str, claims: list[Row]) -> str:
-    """Markdown for the study's run: title, description and the table of claims."""
-    lines = [f"# {title}", *([text] if text else [])]
+    """Markdown for the study's run: title, description and the table of claims, as far as MLflow holds it."""
+    lines = [f"# {title}", "", *([text, ""] if text else [])]
     if claims:
-        header = "| claim | statement | effect | range | runs | verdict |\n|---|---|---|---|---|---|"
-        lines.append("\n".join([header, *map(_claim_line, claims)]))
-    return "\n\n".join(lines)
+        lines += ["| claim | statement | effect | range | runs | verdict |", "|---|---|---|---|---|---|"]
+        lines += map(_claim_line, claims)
+    cut = "\n\n… more in the artifact claims.csv"
+    size = list(accumulate(len(line) + 1 for line in lines))
+    if size[-1] <= MAX_TAG_CHARACTERS:
+        return "\n".join(lines)
+    return "\n".join(lines[: bisect_right(size, MAX_TAG_CHARACTERS - len(cut))]) + cut
 
 
 def _claim_line(claim: Row) -> str:

@@ -10,15 +10,16 @@ import sqlalchemy
 
 from ncpipe.errors import UserError
 from ncpipe.files import replacing
+from ncpipe.study.spec import StudyInfo, TrackingSpec
 from ncpipe.tracking.client import (
     DATABASES,
     SERVERS,
     SqlAlchemyStore,
     is_database,
     locked,
-    redacted,
     scheme,
     store_errors,
+    without_password,
 )
 
 
@@ -31,12 +32,13 @@ def create_store(uri: str | None, folder: Path) -> str:
     uri = uri or f"sqlite:///{folder.resolve() / 'mlflow.db'}"
     if scheme(uri) not in DATABASES + SERVERS:
         raise UserError(
-            f"tracking.uri {redacted(uri)!r} is no MLflow store; give sqlite:///FILE, postgresql://..., mysql://...,"
+            f"tracking.uri {without_password(uri)!r} is no MLflow store; give sqlite:///FILE, postgresql://..., mysql://...,"
             " or the http(s):// address of a tracking server"
         )
     with store_errors(uri):
-        if scheme(uri) == "sqlite":
-            _create_once(sqlite_file(uri), artifact_root(folder))
+        path = sqlite_file(uri)
+        if path:
+            _create_once(path, artifact_root(folder))
         if is_database(uri):
             engine = sqlalchemy.create_engine(uri)
             sqlalchemy.inspect(engine).get_table_names()
@@ -44,16 +46,23 @@ def create_store(uri: str | None, folder: Path) -> str:
     return uri
 
 
+def experiment_name(study: StudyInfo, tracking: TrackingSpec) -> str:
+    return tracking.experiment or study.name
+
+
 def artifact_root(folder: Path) -> Path:
     """Where artifacts lie when ncpipe, not a tracking server, decides."""
     return folder.resolve() / "artifacts"
 
 
-def sqlite_file(uri: str) -> Path:
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a SQLite store; null for others, and for SQLite's own ``file:`` names, whose user knows best."""
+    if scheme(uri) != "sqlite":
+        return None
     name = sqlalchemy.make_url(uri).database
     if not name or name == ":memory:":
         raise UserError(f"tracking.uri {uri!r} names no file; give sqlite:///relative or sqlite:////absolute path")
-    return Path(name)
+    return None if name.startswith("file:") else Path(name)
 
 
 def _create_once(path: Path, artifacts: Path) -> None:

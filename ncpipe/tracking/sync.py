@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from ncpipe.progress import progress
 from ncpipe.study.layout import Layout
 from ncpipe.study.spec import Config
+from ncpipe.study.study import Study
 from ncpipe.tracking.client import (
     Metric,
     MlflowClient,
@@ -20,62 +21,59 @@ from ncpipe.tracking.client import (
     is_database,
     locked,
     store_errors,
+    without_password,
 )
-from ncpipe.tracking.records import RunRecord, StudyRecords
-from ncpipe.tracking.store import artifact_root, create_store
+from ncpipe.tracking.records import MAX_TAG_CHARACTERS, RunRecord, StudyRecords
+from ncpipe.tracking.store import artifact_root, create_store, experiment_name
 
 MAX_METRICS = 1000
 """MLflow takes no more in one call."""
-MAX_TAG = 8000
-"""Characters of a tag's value."""
 
-NOTE = "mlflow.note.content"
 ID, STUDY, DIGEST, PARENT = "ncpipe.id", "ncpipe.study", "ncpipe.digest", "mlflow.parentRunId"
 
 
-@dataclass
-class Summary:
-    """What a sync did, in runs."""
+class Summary(TypedDict):
+    """What a sync did: where, and to how many runs."""
 
     uri: str
     experiment_id: str
-    created: int = 0
-    replaced: int = 0
-    kept: int = 0
-    deleted: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.created} created, {self.replaced} replaced, {self.kept} kept, {self.deleted} deleted"
+    created: int
+    replaced: int
+    kept: int
+    deleted: int
 
 
-def sync(config: Config, layout: Layout) -> Summary:
+def sync(study: Study) -> Summary:
     """Mirror the tables, figures and report of a study into MLflow.
 
     A run is known by the tag ``ncpipe.id`` and complete once it bears ``ncpipe.digest``, a hash of all that is logged
     in it, written last. So a sync may be killed and repeated at will, and one without news writes nothing.
     A store that cannot be used raises ``UserError``; the results on disk are only read.
     """
+    config, layout = study.config, study.layout
     records = StudyRecords(config, layout)
     uri = create_store(config.tracking.uri, layout.mlflow)
     with store_errors(uri), locked(layout.mlflow / ".sync.lock"):
-        experiment = open_experiment(uri, config, layout)
-        writer = _Writer(uri, experiment, config.study.name)
-        return writer.write(records)
+        experiment = _open_experiment(uri, config, layout)
+        return _Writer(uri, experiment, config.study.name).write(records)
 
 
-def open_experiment(uri: str, config: Config, layout: Layout) -> str:
+def _open_experiment(uri: str, config: Config, layout: Layout) -> str:
     """Id of the study's experiment, which is made where there is none and brought back where it was deleted."""
     client = MlflowClient(uri)
-    name = config.tracking.experiment or config.study.name
+    name = experiment_name(config.study, config.tracking)
+    # The kind opens the pages on training runs; MLflow would guess language models.
+    tags = {"mlflow.note.content": config.study.description, "mlflow.experimentKind": "custom_model_development"}
     found = client.get_experiment_by_name(name)
     if found is None:
         # A tracking server decides for itself where artifacts lie.
         artifacts = (artifact_root(layout.mlflow) / name).as_uri() if is_database(uri) else None
-        return client.create_experiment(name, artifacts, {NOTE: config.study.description})
+        return client.create_experiment(name, artifacts, tags)
     if found.lifecycle_stage != "active":
         client.restore_experiment(found.experiment_id)
-    if found.tags.get(NOTE) != config.study.description:
-        client.set_experiment_tag(found.experiment_id, NOTE, config.study.description)
+    for key, value in tags.items():
+        if found.tags.get(key) != value:
+            client.set_experiment_tag(found.experiment_id, key, value)
     return found.experiment_id
 
 
@@ -85,7 +83,10 @@ class _Writer:
     def __init__(self, uri: str, experiment: str, study: str) -> None:
         self.client = MlflowClient(uri)
         self.study = study
-        self.summary = Summary(uri, experiment)
+        self.uri, self.experiment = uri, experiment
+        self.summary = Summary(
+            uri=without_password(uri), experiment_id=experiment, created=0, replaced=0, kept=0, deleted=0
+        )
         self.mlflow_ids: dict[str, str] = {}
         """MLflow's ids of the runs that are in place, by ncpipe's."""
 
@@ -96,7 +97,7 @@ class _Writer:
                 self._bring_in_line(record, existing.pop(record.id, []))
                 update(done, record.id)
         for stale in existing.values():
-            self.summary.deleted += self._delete(stale)
+            self.summary["deleted"] += self._delete(stale)
         return self.summary
 
     def _existing(self) -> dict[str, list[Run]]:
@@ -104,9 +105,7 @@ class _Writer:
         runs: dict[str, list[Run]] = {}
         token = None
         while token != "":
-            page = self.client.search_runs(
-                [self.summary.experiment_id], f"tags.`{STUDY}` = '{self.study}'", page_token=token
-            )
+            page = self.client.search_runs([self.experiment], f"tags.`{STUDY}` = '{self.study}'", page_token=token)
             for run in page:
                 runs.setdefault(run.data.tags.get(ID, ""), []).append(run)
             token = page.token or ""
@@ -120,11 +119,10 @@ class _Writer:
         if whole:
             self._hang_beneath(whole[0], parent)
             self.mlflow_ids[record.id] = whole[0].info.run_id
-            self.summary.kept += 1
+            self.summary["kept"] += 1
             return
         self.mlflow_ids[record.id] = self._create(record, digest, parent)
-        self.summary.replaced += bool(found)
-        self.summary.created += not found
+        self.summary["replaced" if found else "created"] += 1
 
     def _hang_beneath(self, run: Run, parent: dict[str, str]) -> None:
         # A replaced parent has a new id in MLflow, which is no news of the child and not in its digest.
@@ -134,8 +132,8 @@ class _Writer:
 
     def _create(self, record: RunRecord, digest: str, parent: dict[str, str]) -> str:
         tags = {ID: record.id, STUDY: self.study, "mlflow.source.name": "ncpipe", **parent, **record.tags}
-        tags = {key: value[:MAX_TAG] for key, value in tags.items()}
-        created = self.client.create_run(self.summary.experiment_id, record.start, tags, record.name)
+        tags = {key: value[:MAX_TAG_CHARACTERS] for key, value in tags.items()}
+        created = self.client.create_run(self.experiment, record.start, tags, record.name)
         run_id: str = created.info.run_id
         metrics = [Metric(*point) for point in record.points]
         params = [Param(key, value) for key, value in record.params.items()]
@@ -162,8 +160,8 @@ class _Writer:
         count = 0
         for run in runs:
             self.client.delete_run(run.info.run_id)
-            if is_database(self.summary.uri):
-                purge(self.summary.uri, run)
+            if is_database(self.uri):
+                purge(self.uri, run)
             count += 1
         return count
 

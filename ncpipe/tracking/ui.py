@@ -11,23 +11,28 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 
 from ncpipe.errors import UserError
-from ncpipe.tracking.client import MlflowClient, is_database, store_errors
+from ncpipe.study.spec import StudyInfo, TrackingSpec
+from ncpipe.tracking.client import MlflowClient, is_database, store_errors, without_password
+from ncpipe.tracking.store import create_store, experiment_name
 
 LOOPBACK = "127.0.0.1"
 START_SECONDS, STOP_SECONDS = 120.0, 10.0
 
 
-def run_ui(uri: str, experiment: str, host: str = LOOPBACK, port: int = 0) -> None:
-    """Serve the store, print the link to the experiment of that name, and stay until Ctrl-C or SIGTERM."""
+def run_ui(study: StudyInfo, tracking: TrackingSpec, folder: Path, host: str = LOOPBACK, port: int = 0) -> None:
+    """Serve the store in ``folder`` (``layout.mlflow``), print the link to the study's experiment, stay until Ctrl-C
+    or SIGTERM. A tracking server already runs: of that only the link is printed."""
+    uri = create_store(tracking.uri, folder)
     with store_errors(uri):
-        found = MlflowClient(uri).get_experiment_by_name(experiment)
+        found = MlflowClient(uri).get_experiment_by_name(experiment_name(study, tracking))
     page = f"/#/experiments/{found.experiment_id}/runs" if found else "/#/experiments"
     if not is_database(uri):
-        print(f"MLflow: {uri.rstrip('/')}{page}", flush=True)
+        print(f"MLflow: {without_password(uri.rstrip('/'))}{page}", flush=True)
         return
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -46,9 +51,10 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 @contextmanager
 def serving(uri: str, host: str = LOOPBACK, port: int = 0) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """A server of a database store while the block runs: its address and process; port 0 takes a free one."""
-    port = port or free_port(host)
+    port = available_port(host, port)
     # A session of its own: Ctrl-C reaches us alone, and the server's workers end with it as one group.
-    server = subprocess.Popen(ui_command(host, port), env=ui_environment(uri, host), start_new_session=True)
+    # Its chatter goes to stderr (2): stdout bears the link alone.
+    server = subprocess.Popen(ui_command(host, port), env=ui_environment(uri, host), stdout=2, start_new_session=True)
     try:
         _wait_until_up(server, host, port)
         yield f"http://{host}:{port}", server
@@ -58,7 +64,8 @@ def serving(uri: str, host: str = LOOPBACK, port: int = 0) -> Iterator[tuple[str
 
 def ui_command(host: str, port: int) -> list[str]:
     """The server's command line. The store is not in it but in the environment: it may hold a password."""
-    return [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
+    options = {"--host": host, "--port": str(port), "--workers": "1", "--uvicorn-opts": "--log-level=warning"}
+    return [sys.executable, "-m", "mlflow", "server", *(word for option in options.items() for word in option)]
 
 
 def ui_environment(uri: str, host: str) -> dict[str, str]:
@@ -75,12 +82,14 @@ def ui_environment(uri: str, host: str) -> dict[str, str]:
     return os.environ | settings
 
 
-def free_port(host: str) -> int:
+def available_port(host: str, port: int = 0) -> int:
+    """``port`` if it is free, any free one for 0."""
     with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, 0))
+            probe.bind((host, port))
         except OSError as error:
-            raise UserError(f"cannot listen on {host}: {error.strerror}; give an address of this machine") from None
+            raise UserError(f"cannot listen on {host}:{port}: {error.strerror}; give another host or port") from None
         return int(probe.getsockname()[1])
 
 
@@ -88,9 +97,7 @@ def _wait_until_up(server: subprocess.Popen[bytes], host: str, port: int) -> Non
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if server.poll() is not None:
-            raise UserError(
-                f"the MLflow server on {host}:{port} ended at once; is the port taken? see its message above"
-            )
+            raise UserError(f"the MLflow server on {host}:{port} ended at once; its reason stands above")
         try:
             with urllib.request.urlopen(f"http://{host}:{port}/health", timeout=5):
                 return
@@ -102,10 +109,8 @@ def _wait_until_up(server: subprocess.Popen[bytes], host: str, port: int) -> Non
 def _end(server: subprocess.Popen[bytes]) -> None:
     if server.poll() is None:
         server.terminate()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             server.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            pass
     try:
         os.killpg(server.pid, signal.SIGKILL)
     except ProcessLookupError:

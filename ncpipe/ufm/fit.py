@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, overload
 
@@ -59,14 +60,21 @@ class Result:
     starts: int
     success_fraction: float
     """Fraction of starts within 1e-8 relative of the best known value: the closed form's or the best found."""
-    converged: bool
-    """L-BFGS: the gradient met its tolerance. Gradient descent: within 1e-8 relative of the best known value."""
     history: History
     _trace: Trace = field(repr=False)
 
     @property
     def status(self) -> Literal["done", "diverged"]:
         return "done" if np.isfinite(self.value) else "diverged"
+
+    @property
+    def converged(self) -> bool:
+        """At a local minimum to 1e-8 relative, as far as the gradient tells.
+
+        With curvature no less than the smallest penalty, objective - minimum <= |gradient|^2 / (2 penalty).
+        """
+        penalty = min(self.problem.feature_decay, *self.problem.weight_decays)
+        return self.gradient_norm**2 <= 2 * penalty * SUCCESS * self.value
 
     @property
     def gap(self) -> float | None:
@@ -149,7 +157,7 @@ class Lbfgs:
         """Fit problems of one layout."""
         objective = Objective.of([p for p in problems for _ in range(self.starts)], self.tied)
         scales, balanced = balancing_scales(objective.layout, objective.decays)
-        vectors, iterations, reached = lbfgs(
+        vectors, iterations = lbfgs(
             Objective(objective.layout, balanced),
             _starts(objective.layout, seeds, self.starts) * self.init_scale,
             lambda value, decays: GRADIENT_TOLERANCE * (decays[:, 0] * value).sqrt(),
@@ -164,7 +172,7 @@ class Lbfgs:
             best = own.start + int(values[own].argmin())
             run = _Run(problem, self.tied)
             run.record(int(iterations[best]), vectors[best], float(values[best]), float(norms[best]))
-            results.append(run.result(values[own].tolist(), bool(reached[best])))
+            results.append(run.result(values[own].tolist()))
         return results
 
 
@@ -191,8 +199,8 @@ class _Run:
         self.history.add(iteration, value, gradient_norm)
         self.point.record(self.trace, iteration)
 
-    def result(self, values: Sequence[float] | None = None, converged: bool | None = None) -> Result:
-        """``values``: objectives of all starts; ``converged``: as the solver says, else by the best known value."""
+    def result(self, values: Sequence[float] | None = None) -> Result:
+        """``values``: objectives of all starts, where there are several."""
         assert self.point is not None, "the start is finite"
         optimum = _optimum(self.problem)
         value = float("nan") if self.diverged else self.history.value[-1]
@@ -208,7 +216,6 @@ class _Run:
             iterations=self.history.iterations[-1],
             starts=len(reached),
             success_fraction=float(successes.mean()),
-            converged=bool(successes[0]) if converged is None else converged,
             history=self.history,
             _trace=self.trace,
         )
@@ -233,7 +240,8 @@ def fit(
 ) -> Result | list[Result]:
     """Minimise one problem, or many in batches of equal shape.
 
-    A start depends on its problem's seed and its number alone, not on what else is in the batch.
+    A fit depends on its problem and seed alone, bit for bit: not on what else is in the batch, nor on the
+    number of threads (it runs on one).
 
     Args:
         problems: one, or a list; penalties may differ within a batch, other shapes make batches of their own.
@@ -249,22 +257,34 @@ def fit(
     """
     chosen = _solver(solver, options)
     listed = [problems] if isinstance(problems, Problem) else list(problems)
-    seeds = [seed] * len(listed) if isinstance(seed, int) else list(seed)
+    seeds = list(seed) if isinstance(seed, Sequence) else [seed] * len(listed)
     if len(seeds) != len(listed):
         raise ValueError(f"seed: got {len(seeds)} for {len(listed)} problems; needs one number, or one each")
     groups: dict[Layout, list[int]] = {}
     for number, problem in enumerate(listed):
         groups.setdefault(Layout.of(problem), []).append(number)
     results: dict[int, Result] = {}
-    for members in groups.values():
-        fitted = chosen.run([listed[i] for i in members], [seeds[i] for i in members])
-        results.update(zip(members, fitted, strict=True))
+    with _one_thread():
+        for members in groups.values():
+            fitted = chosen.run([listed[i] for i in members], [seeds[i] for i in members])
+            results.update(zip(members, fitted, strict=True))
     return results[0] if isinstance(problems, Problem) else [results[i] for i in range(len(listed))]
 
 
 def log_spaced(steps: int, points: int) -> list[int]:
     """0, ``steps`` and whole numbers log-spaced between, at most ``points`` in all."""
     return [0, *np.unique(np.geomspace(steps, 1, points - 1).round().astype(int)).tolist()]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Several threads would share out a sum by the batch's size, and lose time on problems this small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _solver(name: str, options: dict[str, Any]) -> GradientDescent | Lbfgs:

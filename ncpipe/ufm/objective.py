@@ -67,6 +67,11 @@ class Layout:
         return counts if self.tied else torch.ones_like(self.labels)
 
     @property
+    def column_scales(self) -> Tensor:
+        """sqrt(m) of each column, by which it is stored larger, (M,)."""
+        return self.multiplicities.double().sqrt()
+
+    @property
     def sizes(self) -> list[int]:
         """Entries of features, W_1 .. W_L and bias."""
         columns = self.classes if self.tied else sum(self.counts)
@@ -133,7 +138,7 @@ class Objective:
         multiplicity = layout.multiplicities.double()
         self._targets = torch.nn.functional.one_hot(layout.labels, layout.classes).double().T.contiguous()
         self._share = multiplicity / sum(layout.counts)
-        self._shrink = 1 / multiplicity.sqrt() if layout.tied else None
+        self._shrink = 1 / layout.column_scales if layout.tied else None
 
         columns = len(multiplicity)
         hidden = [self.parameters.new_zeros(batch, layout.dim, columns) for _ in range(layout.depth - 1)]
@@ -230,12 +235,12 @@ class Minimiser:
         """The point whose parameter vector (P,) is given."""
         layout = Layout.of(problem, tied)
         features, weights, bias = layout.views(vector.clone()[None])
-        columns = (features[0] / layout.multiplicities.sqrt()).T.contiguous()
+        columns = (features[0] / layout.column_scales).T.contiguous()
         return cls(problem, columns, [weight[0] for weight in weights], None if bias is None else bias[0, :, 0], tied)
 
     def pack(self) -> Tensor:
         """The parameter vector, (P,)."""
-        scaled = self.columns.T * Layout.of(self.problem, self.tied).multiplicities.sqrt()
+        scaled = self.columns.T * Layout.of(self.problem, self.tied).column_scales
         parts = [scaled, *self.weights, *([] if self.bias is None else [self.bias])]
         return torch.cat([part.flatten() for part in parts])
 

@@ -122,9 +122,10 @@ class Problem:
         return closed_form.solve(self).optimum
 
     def construct(self) -> Minimiser:
-        """One explicit minimiser, whose objective is ``optimum().value``; every other is a rotation of it.
+        """One explicit minimiser, balanced: every factor pays the same penalty, every class has one feature vector.
 
-        (Or, where the pre-activations leave more freedom, another factorisation of the same fit.)
+        Its objective is ``optimum().value``. Minimisers are not unique: rotations of the feature space are free,
+        and so is the live subspace where ``dim`` is below the rank of the targets.
 
         Raises:
             NoClosedForm: with the reason, where there is no closed form.

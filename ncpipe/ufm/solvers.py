@@ -23,7 +23,6 @@ STEP_TRIALS = 40
 """Steps that a line search tries."""
 
 
-@torch.inference_mode()
 def gradient_descent(
     objective: Objective,
     start: Tensor,
@@ -45,9 +44,10 @@ def gradient_descent(
     shrink = 1 - step_size * objective.decay
     done = 0
     for target in record_at:
-        for _ in range(target - done):
-            objective.loss_gradient()
-            objective.parameters.mul_(shrink).add_(objective.gradient, alpha=-step_size)
+        with torch.inference_mode():
+            for _ in range(target - done):
+                objective.loss_gradient()
+                objective.parameters.mul_(shrink).add_(objective.gradient, alpha=-step_size)
         done = target
         value, gradient = objective.evaluate(objective.parameters)
         record(done, objective.parameters, value, gradient)
@@ -140,10 +140,9 @@ def _line_search(objective: Objective, at: _Search, direction: Tensor, step: Ten
     return found, accepted
 
 
-@torch.inference_mode()
 def lbfgs(
     objective: Objective, start: Tensor, tolerance: Callable[[Tensor, Tensor], Tensor], max_iterations: int
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """L-BFGS with 20 pairs; every problem has its own steps and stops by itself.
 
     A problem stops where its gradient is within tolerance, where no step descends even along its gradient
@@ -156,13 +155,13 @@ def lbfgs(
         max_iterations: at most so many.
 
     Returns:
-        Points (B, P), iterations (B,), and which problems reached the tolerance (B,).
+        Points (B, P) and iterations (B,).
     """
     points, index = start.clone(), torch.arange(len(start))
-    iterations, reached = torch.zeros_like(index), torch.zeros_like(index, dtype=torch.bool)
+    iterations = torch.zeros_like(index)
     value, gradient = objective.evaluate(start)
     at, memory = _Search(start, value, gradient.clone()), _Memory()
-    stuck, stopped = torch.zeros_like(reached), torch.zeros_like(reached)
+    stuck, stopped = (torch.zeros_like(index, dtype=torch.bool) for _ in range(2))
     reference = torch.full_like(value, torch.inf)
     for iteration in range(max_iterations + 1):
         if iteration % STALL_ITERATIONS == 0:
@@ -170,8 +169,7 @@ def lbfgs(
             reference = at.value
         within = at.gradient.norm(dim=1) <= tolerance(at.value, objective.decays)
         finished = ~stopped & (within | stuck | (iteration == max_iterations))
-        points[index[finished]] = at.point[finished]
-        iterations[index[finished]], reached[index[finished]] = iteration, within[finished]
+        points[index[finished]], iterations[index[finished]] = at.point[finished], iteration
         stopped |= finished
         if stopped.all():
             break
@@ -180,7 +178,7 @@ def lbfgs(
             index, stopped, objective = index[keep], stopped[keep], objective.subset(keep)
             at, memory, reference = at.subset(keep), memory.subset(keep), reference[keep]
         at, stuck = _iterate(objective, at, memory, stopped)
-    return points, iterations, reached
+    return points, iterations
 
 
 def _iterate(objective: Objective, at: _Search, memory: _Memory, stopped: Tensor) -> tuple[_Search, Tensor]:

@@ -1,13 +1,11 @@
 # The study, checked before anything is planned, and helpers that name what a rule reads of it.
 
-import os
+import shlex
 import sys
 from pathlib import Path
 
-# Jobs find the ncpipe of the interpreter that runs Snakemake, in an activated environment or not.
-os.environ["PATH"] = os.pathsep.join(
-    [str(Path(sys.executable).parent), os.environ["PATH"]]
-)
+from snakemake.shell import shell
+
 sys.path.insert(0, str(workflow.basedir))
 
 from ncpipe.errors import UserError
@@ -21,11 +19,19 @@ try:
 except UserError as error:
     sys.exit(f"ncpipe: {error}")
 
+# Jobs find the ncpipe of the interpreter that runs Snakemake, in an activated environment or not.
+BIN = shlex.quote(str(Path(sys.executable).parent))
+shell.prefix(f"set -euo pipefail; export PATH={BIN}:$PATH; ")
+
 RESULTS = str(STUDY.layout.results)
 STUDY_FILE = f"{RESULTS}/study.json"
 LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
 FIGURES = expand(f"{RESULTS}/figures/{{figure}}.svg", figure=STUDY.figures)
+
+
+# With --software-deployment-method conda, jobs run in the environment of this name (docs/install.md).
+ENVIRONMENT = "ncpipe"
 
 
 wildcard_constraints:
@@ -58,17 +64,3 @@ def batch_settings(wildcards):
         i: canonical(spec)
         for i, spec in STUDY.ufm_batches[wildcards.batch].problems.items()
     }
-
-
-# The resolved config: jobs read their settings from it, so that a failed one can be run again by hand.
-# Rules take it as ancient: what a job reads of it stands in the job's params, which decide about reruns.
-rule study:
-    output:
-        STUDY_FILE,
-    log:
-        f"{LOGS}/study.log",
-    localrule: True
-    params:
-        config=STUDY.config.model_dump(mode="json"),
-    script:
-        "../scripts/write_study.py"

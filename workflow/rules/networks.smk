@@ -12,6 +12,8 @@ rule dataset:
         f"{LOGS}/dataset/{{dataset}}.log",
     benchmark:
         f"{BENCHMARKS}/dataset/{{dataset}}.tsv"
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=4000,
@@ -37,6 +39,8 @@ rule train:
         f"{LOGS}/train/{{run}}.log",
     benchmark:
         f"{BENCHMARKS}/train/{{run}}.tsv"
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
@@ -61,6 +65,8 @@ rule features:
         f"{LOGS}/features/{{run}}.log",
     benchmark:
         f"{BENCHMARKS}/features/{{run}}.tsv"
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 6000 * attempt,
@@ -81,6 +87,8 @@ rule collapse_network:
         f"{LOGS}/collapse/{{run}}.log",
     benchmark:
         f"{BENCHMARKS}/collapse/{{run}}.tsv"
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=2000,

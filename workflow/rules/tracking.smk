@@ -11,6 +11,8 @@ rule store:
     benchmark:
         f"{BENCHMARKS}/store.tsv"
     priority: 100
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=2000,
@@ -34,6 +36,8 @@ rule sync:
         f"{LOGS}/sync.log",
     benchmark:
         f"{BENCHMARKS}/sync.tsv"
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=2000,

@@ -14,6 +14,8 @@ rule fit:
         f"{LOGS}/ufm/{{batch}}.log",
     benchmark:
         f"{BENCHMARKS}/ufm/{{batch}}.tsv"
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
@@ -40,6 +42,8 @@ rule match:
         f"{LOGS}/ufm/matched-{{run}}.log",
     benchmark:
         f"{BENCHMARKS}/ufm/matched-{{run}}.tsv"
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=2000,
@@ -62,6 +66,8 @@ rule collapse_ufm:
         f"{BENCHMARKS}/collapse/ufm-{{folder}}.tsv"
     wildcard_constraints:
         folder="[A-Za-z0-9_-]+",
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=2000,

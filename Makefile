@@ -1,0 +1,49 @@
+# make run: set-up and the default study.  make test: set-up and the tests.  make help lists the rest.
+PYTHON ?= python3
+CORES ?= all
+STUDY ?= config.yaml
+BIN := .venv/bin
+SETUP := .venv/.ncpipe-installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint format bench ui lock
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(SETUP)  ## create .venv with the locked versions
+
+$(SETUP): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ncpipe needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(SETUP)
+
+run: setup  ## run the study STUDY (config.yaml) on CORES (all) cores
+	$(BIN)/snakemake --cores $(CORES) --configfile $(STUDY)
+
+test: setup  ## run all tests
+	$(BIN)/python -m pytest --numprocesses 2
+
+lint: setup  ## check style, types and workflow
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+
+format: setup  ## format code and workflow
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow
+
+bench: setup  ## print speed ratios against named baselines
+	$(BIN)/python benchmarks/collapse.py
+	$(BIN)/python benchmarks/ufm.py
+
+ui: setup  ## open the MLflow UI on the results of STUDY
+	$(BIN)/ncpipe ui $(STUDY)
+
+lock: setup  ## write the installed versions to requirements.lock
+	$(BIN)/python -m pip freeze --all --exclude pip --exclude-editable | sed -E 's/\+(cpu|cu[0-9]+)$$//' > requirements.lock

@@ -1,0 +1,143 @@
+"""The page: tables and figures of a study put into the template."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import jinja2
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from ncpipe.figures.matched_ufm import gram_distance, matched_fits
+from ncpipe.figures.series import Tables
+from ncpipe.files import write_text
+from ncpipe.report.summary import final_values, number, sentences
+from ncpipe.study.spec import StudyInfo
+from ncpipe.tables.collect import read_tables
+from ncpipe.tables.schemas import TABLES
+
+SVG_BYTES = 2_500_000
+"""Figures are embedded as SVG up to this size together; the largest of them become PNG past it."""
+PROVENANCE = ("ncpipe_version", "git_commit", "study", "study_hash")
+DESCRIPTION = "{http://purl.org/dc/elements/1.1/}description"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure as the page holds it."""
+
+    name: str
+    source: str
+    """data: URI"""
+    caption: str
+    files: dict[str, str]
+    """Links to the files, relative to the page."""
+
+
+def write_report(study_info: StudyInfo, tables_folder: Path, figures: Mapping[str, Path], target: Path) -> None:
+    """Write the report as one HTML file that loads nothing from anywhere.
+
+    Args:
+        study_info: title and description.
+        tables_folder: holds the Parquet tables.
+        figures: paths of drawn figures, without suffix, by name; those not on disk are passed over.
+        target: the HTML file.
+    """
+    tables = read_tables(tables_folder)
+    page = _template().render(
+        study=study_info,
+        title=study_info.title or study_info.name,
+        summary=sentences(tables),
+        pictures=pictures(figures, target.parent),
+        claims=tables["claims"].to_dict("records"),
+        runs=run_rows(tables),
+        matched=matched_rows(tables),
+        provenance=provenance(tables_folder / "runs.parquet"),
+        table_files={name: _link(tables_folder / f"{name}.parquet", target.parent) for name in TABLES},
+    )
+    write_text(target, page)
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update(number=number, text=_text, percent=_percent)
+    return environment.get_template("template.html")
+
+
+def _text(value: Any) -> str:
+    return "–" if _unknown(value) else str(value)
+
+
+def _percent(value: Any) -> str:
+    return "–" if _unknown(value) else f"{100 * value:.2f}"
+
+
+def _unknown(value: Any) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value))
+
+
+def pictures(figures: Mapping[str, Path], page_folder: Path) -> list[Picture]:
+    """The drawn figures, as SVG while they are small together and as PNG past that."""
+    drawn = {name: path for name, path in figures.items() if path.with_name(f"{path.name}.svg").exists()}
+    sizes = {name: path.with_name(f"{path.name}.svg").stat().st_size for name, path in drawn.items()}
+    small, total = set(), 0
+    for name in sorted(sizes, key=sizes.__getitem__):
+        total += sizes[name]
+        if total <= SVG_BYTES:
+            small.add(name)
+    return [_picture(name, path, "svg" if name in small else "png", page_folder) for name, path in drawn.items()]
+
+
+def _picture(name: str, path: Path, kind: str, page_folder: Path) -> Picture:
+    svg = path.with_name(f"{path.name}.svg").read_bytes()
+    # An image, not inline SVG: ids of two figures in one document would clash.
+    data = svg if kind == "svg" else path.with_name(f"{path.name}.png").read_bytes()
+    mime = {"svg": "image/svg+xml", "png": "image/png"}[kind]
+    files = {suffix: path.with_name(f"{path.name}.{suffix}") for suffix in ("svg", "pdf", "png")}
+    return Picture(
+        name=name,
+        source=f"data:{mime};base64,{base64.b64encode(data).decode()}",
+        caption=ElementTree.fromstring(svg).findtext(f".//{DESCRIPTION}", ""),
+        files={suffix: _link(file, page_folder) for suffix, file in files.items() if file.exists()},
+    )
+
+
+def _link(path: Path, page_folder: Path) -> str:
+    return Path(os.path.relpath(path, page_folder)).as_posix()
+
+
+def run_rows(tables: Tables) -> list[dict[str, Any]]:
+    """Networks and declared UFMs with their final values; a missing run has its row."""
+    runs = tables["runs"].query("kind != 'matched'")
+    finals = {name: final_values(tables, runs, name) for name in ("nc1_pinv", "nc2_weights_of", "nc2_weights_etf")}
+    columns = {name: runs["run_id"].map(values) for name, values in finals.items()}
+    whole = runs.assign(**columns).astype({"seed": "Int64", "zero_error_epoch": "Int64", "final_epoch": "Int64"})
+    return [{str(key): value for key, value in row.items()} for row in whole.to_dict("records")]
+
+
+def matched_rows(tables: Tables) -> Iterator[dict[str, Any]]:
+    """Predictions of the matched UFMs beside the measurements, a row per fit."""
+    for fit in matched_fits(tables).to_dict("records"):
+        row = {str(key): value for key, value in fit.items()}
+        for gram in ("means_gram", "weights_gram"):
+            row[f"{gram}_distance"] = gram_distance(row[f"predicted_{gram}"], row[f"measured_{gram}"])
+        yield row
+
+
+def provenance(table: Path) -> dict[str, str]:
+    """What the metadata of a table say about its making."""
+    metadata = pq.read_schema(table).metadata or {}
+    return {key: metadata[key.encode()].decode() for key in PROVENANCE if key.encode() in metadata}

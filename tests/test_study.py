@@ -1,0 +1,209 @@
+"""Config: expansion of sweeps, identity of runs, and the one line that every mistake gets."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ncpipe.errors import UserError
+from ncpipe.study.spec import Block, Config
+from ncpipe.study.study import Study, log_spaced, measured_epochs
+from ncpipe.study.sweep import expand, laid_over
+
+ROOT = Path(__file__).resolve().parent.parent
+
+CONFIG = {
+    "study": {"name": "tiny"},
+    "datasets": {"base": {"name": "digits"}},
+    "networks": {
+        "base": {
+            "model": {"name": "mlp", "depth": 2, "width": 8},
+            "loss": {"name": "mse"},
+            "optimizer": {"lr": 0.1, "weight_decay": 5e-3},
+            "epochs": 3,
+        },
+        "sweep": {"grid": {"seed": [0, 1]}},
+    },
+    "ufm": {
+        "base": {
+            "classes": 3,
+            "samples": 4,
+            "dim": 5,
+            "weight_decay": 5e-3,
+            "feature_decay": 1e-3,
+            "solver": {"name": "lbfgs"},
+        },
+        "sweep": {"grid": {"seed": [0, 1]}},
+    },
+}
+
+
+def changed(key: str, value: object) -> dict:
+    return laid_over(copy.deepcopy(CONFIG), {key: value})
+
+
+def test_sweep_is_the_product_of_grids_and_zips_without_the_excluded_and_with_the_included():
+    block = Block.model_validate(
+        {
+            "base": {"a": {"x": 0, "y": 0}, "b": 0},
+            "sweep": {
+                "grid": {"b": [1, 2]},
+                "zip": [{"a.x": [1, 2], "a.y": [10, 20]}],
+                "exclude": [{"a.x": 2, "b": [2, 3]}],
+                "include": [{"b": 9}],
+            },
+        }
+    )
+    runs = expand(block, "networks")
+    assert runs == [
+        {"a": {"x": 1, "y": 10}, "b": 1},
+        {"a": {"x": 2, "y": 20}, "b": 1},
+        {"a": {"x": 1, "y": 10}, "b": 2},
+        {"a": {"x": 0, "y": 0}, "b": 9},
+    ]
+    assert block.base == {"a": {"x": 0, "y": 0}, "b": 0}
+
+
+def test_networks_are_crossed_with_data_sets_and_can_be_excluded_by_them():
+    config = changed("datasets.sweep", {"grid": {"name": ["digits", "mnist"]}})
+    assert len(Study(config).networks) == 4
+    config = laid_over(config, {"networks.sweep.exclude": [{"dataset.name": "mnist", "seed": 1}]})
+    assert [run.spec.dataset.name for run in Study(config).networks.values()] == ["digits", "digits", "mnist"]
+
+
+def test_ids_depend_on_what_the_stage_reads_and_on_nothing_else():
+    base = Study(CONFIG)
+    for key, value in [
+        ("figures", ["frames"]),
+        ("study.title", "x"),
+        ("study.results", "elsewhere"),
+        ("networks.base.optimizer.momentum", 0.9),  # the default, written out
+        ("networks.base.optimizer.weight_decay", 0.005),
+        ("measure.layers", 2),
+    ]:
+        other = Study(changed(key, value))
+        assert list(other.networks) == list(base.networks), key
+        assert list(other.ufm_batches) == list(base.ufm_batches), key
+    assert set(base.networks) < set(Study(changed("networks.sweep.grid.seed", [0, 1, 2])).networks)
+    for key, value in [("networks.base.epochs", 4), ("datasets.base.seed", 1), ("measure.epochs", [1, 2])]:
+        assert not set(Study(changed(key, value)).networks) & set(base.networks), key
+
+
+def test_ids_are_safe_as_names_of_folders():
+    config = laid_over(CONFIG, {"datasets.base": {"name": "imagefolder", "path": str(ROOT), "image_size": 8}})
+    for name in (*Study(config).networks, *Study(config).datasets, *Study(config).ufm_batches):
+        assert name == Path(name).name
+        assert all(c.isalnum() or c in "-_" for c in name), name
+
+
+def test_measured_epochs_are_log_spaced_with_both_ends():
+    epochs = measured_epochs(12, 200)
+    assert epochs[0] == 0
+    assert epochs[-1] == 200
+    assert 1 in epochs
+    assert len(epochs) <= 12
+    assert measured_epochs((5, 900), 200) == (5, 200)
+    assert log_spaced(12, 1) == (0, 1)
+
+
+def test_batches_hold_problems_of_one_shape_and_solver():
+    config = changed("ufm.sweep", {"grid": {"seed": [0, 1, 2], "feature_decay": [1e-3, 2e-3], "dim": [5, 6]}})
+    study = Study(config)
+    assert len(study.problems) == 12
+    assert [len(batch.problems) for batch in study.ufm_batches.values()] == [6, 6]
+
+
+MISTAKES = {
+    "typo in a key": ("networks.base.optimizer.momentun", 0.9, "did you mean 'momentum'?"),
+    "typo in a block": ("measur", {}, "did you mean 'measure'?"),
+    "typo in a sweep key": ("networks.sweep.grid", {"optimiser.lr": [1]}, "did you mean 'optimizer'?"),
+    "unknown network": ("networks.base.model.name", "resnet17", "networks.model"),
+    "unknown data set": ("datasets.base.name", "minst", "datasets.base.name"),
+    "negative decay": ("networks.base.optimizer.weight_decay", -1, "greater than or equal to 0, got -1"),
+    "decay that is not a number": ("networks.base.optimizer.weight_decay", "much", "got 'much'"),
+    "empty sweep": ("networks.sweep.grid.seed", [], "networks.sweep.grid.seed"),
+    "zip of unequal lengths": ("networks.sweep.zip", {"epochs": [1, 2], "seed": [1]}, "must have one length"),
+    "everything excluded": ("networks.sweep.exclude", [{"seed": [0, 1]}], "every run is excluded"),
+    "exclude that matches nothing": ("networks.sweep.exclude", [{"seed": 7}], "matches no run"),
+    "layer that does not exist": ("measure.layers", ["layer9"], "no network has a layer 'layer9'"),
+    "data path that is missing": ("study.data_path", ["/no/such/folder"], "no folder '/no/such/folder'"),
+    "image folder that is missing": (
+        "datasets.base",
+        {"name": "imagefolder", "path": "/no/such", "image_size": 8},
+        "no file or folder '/no/such'",
+    ),
+    "study name with a slash": ("study.name", "../evil", "study.name"),
+    "ReLU without a second layer": ("ufm.base.activation", "relu", "needs two weight_decay values"),
+    "one class": ("ufm.base.classes", 1, "greater than or equal to 2"),
+    "infinite penalty": ("ufm.base.feature_decay", float("inf"), "ufm"),
+    "zero epochs": ("networks.base.epochs", 0, "greater than or equal to 1"),
+    "warm-up longer than the run": ("networks.base.schedule", {"warmup_epochs": 3}, "must be below epochs"),
+    "unknown figure": ("figures", ["colapse"], "figures"),
+    "one figure twice": ("figures", ["frames", "frames"], "give each a 'file'"),
+    "matching without a second layer": ("measure.layers", 1, "measure another layer"),
+    "no train split": ("measure.splits", ["test"], "'train' must be among the splits"),
+    "data set under networks": ("networks.base.dataset", {"name": "digits"}, "declared in the 'datasets' block"),
+    "batch size of zero": ("networks.base.batch_size", 0, "batch_size"),
+    "a list in place of a block": ("networks", [1, 2], "networks"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_one_line_that_names_the_place(mistake):
+    key, value, message = MISTAKES[mistake]
+    with pytest.raises(UserError) as error:
+        Study(changed(key, value))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "text", ["study: [", "just text", "- a\n- b", "", "\x00", "study: !!python/object:os.system {}"]
+)
+def test_files_that_are_no_config_are_refused(text, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as error:
+        Study.read(path)
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="cannot read"):
+        Study.read(tmp_path / "missing.yaml")
+
+
+@pytest.mark.parametrize("mistake", ["typo in a key", "layer that does not exist", "data path that is missing"])
+def test_snakemake_ends_with_the_line_and_writes_nothing(mistake, tmp_path):
+    key, value, message = MISTAKES[mistake]
+    config = laid_over(changed(key, value), {"study.results": str(tmp_path / "results")})
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(config))
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--directory", str(tmp_path)]
+    command += ["--snakefile", str(ROOT / "Snakefile"), "--configfile", str(tmp_path / "study.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_schema_for_editors_is_current():
+    written = json.loads((ROOT / "workflow/schemas/study.schema.json").read_text())
+    assert written == Config.model_json_schema()
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / "config.yaml", *sorted((ROOT / "studies").glob("*.yaml"))], ids=lambda p: p.name
+)
+def test_shipped_studies_are_valid(path):
+    study = Study.read(path)
+    assert study.networks or study.problems
+
+
+def test_study_loads_no_torch():
+    code = "import sys, ncpipe.study.study; sys.exit('torch' in sys.modules or 'mlflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

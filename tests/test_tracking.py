@@ -1,0 +1,595 @@
+"""The MLflow mirror: what it shows, that it repeats and survives anything, and what a dead store says."""
+
+import fcntl
+import json
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ncpipe.errors import UserError
+from ncpipe.study.layout import Layout
+from ncpipe.study.spec import Config
+from ncpipe.study.study import Study
+from ncpipe.tables.records import write_rows
+from ncpipe.tables.schemas import TABLES
+from ncpipe.tracking import create_store, serving, store, sync, ui_command, without_password
+from ncpipe.tracking.client import MlflowClient
+from ncpipe.tracking.records import MAX_METRIC_KEYS, StudyRecords, description
+from ncpipe.tracking.ui import ui_environment
+
+Row = dict[str, Any]
+Dump = dict[str, list[Any]]
+
+START = 1_750_000_000
+EPOCHS = 3
+METADATA = {"git_commit": "abc123", "study_hash": "0123abcd", "ncpipe_version": "0.1.0"}
+
+
+def network_row(run_id: str, seed: int, status: str = "done") -> Row:
+    return {
+        "source": "net", "run_id": run_id, "kind": "network", "status": status, "label": "mlp MSE no bias",
+        "dataset": "digits", "model": "mlp", "batch_norm": True, "batch_size": 128, "learning_rate": 0.05,
+        "weight_decay": [5e-4], "seed": seed, "settings": "{}", "epochs": EPOCHS, "device": "cpu",
+        "final_epoch": EPOCHS, "final_train_loss": 0.1, "zero_error_epoch": 2,
+    }  # fmt: skip
+
+
+def ufm_row(run_id: str, kind: str, network: str | None = None) -> Row:
+    return {
+        "source": "ufm", "run_id": run_id, "kind": kind, "network_id": network, "status": "done",
+        "label": f"{kind} plain", "model": "plain", "weight_decay": [0.002, 0.003], "settings": "{}",
+    }  # fmt: skip
+
+
+def fit_row(run_id: str, kind: str, network: str | None = None) -> Row:
+    matched = {"predicted_loss": 0.11, "measured_loss": 0.1} if kind == "matched" else {}
+    return {"run_id": run_id, "kind": kind, "network_id": network, "status": "done", "value": 0.25, "gap": 1e-12,
+            "iterations": 50, "basis": "Theorem 3.1", **matched}  # fmt: skip
+
+
+def history_rows(run_id: str, source: str, values: dict[str, list[float]]) -> list[Row]:
+    return [
+        {"source": source, "run_id": run_id, "time": time, "quantity": quantity, "value": value}
+        for quantity, series in values.items()
+        for time, value in enumerate(series, start=1)
+    ]
+
+
+def collapse_rows(run_id: str, source: str, splits: tuple[str, ...], metrics: dict[str, float]) -> list[Row]:
+    return [
+        {"source": source, "run_id": run_id, "split": split, "layer": layer, "depth": depth, "time": time,
+         "metric": metric, "value": value / (1 + time), "rank": 9, "condition": 0.5}
+        for split in splits
+        for depth, layer in enumerate(("layer1", "features"), start=1)
+        for time in (0, 1, EPOCHS)
+        for metric, value in metrics.items()
+    ]  # fmt: skip
+
+
+def timing_rows(run_id: str, stage: str, begin: int, times: range | tuple[int, ...]) -> list[Row]:
+    return [
+        {"run_id": run_id, "stage": stage, "time": time, "seconds": 2.0,
+         "finished_at": datetime.fromtimestamp(begin + 2 * time, UTC)}
+        for time in times
+    ]  # fmt: skip
+
+
+def small_tables() -> dict[str, list[Row]]:
+    """Two networks, one of them diverged, a matched and a declared UFM, and a network that never ran."""
+    metrics = {"nc1_pinv": 4.0, "nc2_means_of": 0.5, "undefined": float("nan"), "loss": 0.2}
+    return {
+        "runs": [
+            network_row("net-a", 0),
+            network_row("net-b", 1, "diverged"),
+            network_row("net-c", 2, "missing"),
+            ufm_row("ufm-d", "declared"),
+            ufm_row("matched-a", "matched", "net-a"),
+        ],
+        "history": [
+            *history_rows("net-a", "net", {"train_loss": [1.0, 0.5, 0.25], "test_accuracy": [0.5, 0.6, 0.7]}),
+            *history_rows("net-b", "net", {"train_loss": [1.0, float("inf"), float("nan")]}),
+            *history_rows("ufm-d", "ufm", {"objective": [0.9, 0.3], "gap": [0.6, 1e-9]}),
+        ],
+        "collapse": [
+            *collapse_rows("net-a", "net", ("train", "test"), metrics),
+            *collapse_rows("ufm-d", "ufm", ("train",), metrics),
+        ],
+        "ufm": [fit_row("ufm-d", "declared"), fit_row("matched-a", "matched", "net-a")],
+        "claims": [
+            {"claim_id": "tirer2022-1", "statement": "|W| ends at an OF.", "effect": 0.01, "low": 0.001, "high": 0.02,
+             "count": 3, "verdict": "supported"},
+        ],
+        "timings": [
+            *timing_rows("net-a", "train", START, range(1, EPOCHS + 1)),
+            *timing_rows("net-b", "train", START + 100, (1, 2)),
+            *timing_rows("ufm-d", "ufm", START + 200, (50,)),
+        ],
+    }  # fmt: skip
+
+
+class Mirrored(Study):
+    """A study on disk without a plan: tables that can be changed, figures, a report."""
+
+    def __init__(self, results: Path, **tracking: Any) -> None:
+        self.layout = Layout(results)
+        self.config = Config.model_validate(
+            {
+                "study": {"name": "small", "description": "A *small* study.", "results": str(results)},
+                "tracking": tracking,
+            }
+        )
+        self.tables = small_tables()
+        self.layout.figures.mkdir(parents=True)
+        for ending in ("png", "svg", "pdf"):
+            (self.layout.figures / f"frames.{ending}").write_bytes(b"picture")
+        self.layout.report.write_text("<h1>report</h1>")
+        self.write()
+
+    def write(self) -> None:
+        for name, rows in self.tables.items():
+            write_rows(self.layout.tables / f"{name}.parquet", TABLES[name], rows, METADATA)
+
+    def drop(self, run_id: str) -> None:
+        for name, rows in self.tables.items():
+            self.tables[name] = [row for row in rows if row.get("run_id") != run_id]
+        self.write()
+
+    def sync(self) -> tuple[int, int, int, int]:
+        done = sync(self)
+        return done["created"], done["replaced"], done["kept"], done["deleted"]
+
+    @property
+    def database(self) -> Path:
+        return self.layout.mlflow / "mlflow.db"
+
+    def runs(self) -> dict[str, Any]:
+        client = MlflowClient(f"sqlite:///{self.database}")
+        experiment = client.get_experiment_by_name("small")
+        found = client.search_runs([experiment.experiment_id])
+        runs = {run.data.tags["ncpipe.id"]: run for run in found}
+        assert len(runs) == len(found)
+        return runs
+
+    def dump(self) -> Dump:
+        """Every row that makes up the runs."""
+        tables = ("experiments", "experiment_tags", "runs", "metrics", "latest_metrics", "params", "tags")
+        with closing(sqlite3.connect(self.database)) as connection:
+            return {name: sorted(map(repr, connection.execute(f"SELECT * FROM {name}"))) for name in tables}
+
+    def shown(self) -> Dump:
+        """The same rows of the runs without what differs between stores: ids and folders, and the study's digest,
+        which takes part of the config, where the folder stands."""
+        text = json.dumps(self.dump()).replace(str(self.layout.results), "RESULTS")
+        runs = self.runs()
+        for run_id, run in runs.items():
+            text = text.replace(run.info.run_id, run_id)
+        text = text.replace(runs["study-small"].data.tags["ncpipe.digest"], "DIGEST")
+        return {name: sorted(rows) for name, rows in json.loads(text).items() if not name.startswith("experiment")}
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with nothing in it; MLflow takes seconds to make one."""
+    folder = tmp_path_factory.mktemp("store")
+    create_store(None, folder)
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def study(tmp_path: Path, empty_store: Path) -> Mirrored:
+    made = Mirrored(tmp_path / "results")
+    made.layout.mlflow.mkdir()
+    shutil.copy(empty_store, made.database)
+    return made
+
+
+@pytest.fixture(scope="module")
+def mirrored(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Mirrored:
+    """A study that was mirrored once; tests only read it."""
+    made = Mirrored(tmp_path_factory.mktemp("mirrored") / "results")
+    made.layout.mlflow.mkdir()
+    shutil.copy(empty_store, made.database)
+    assert made.sync() == (5, 0, 0, 0)
+    return made
+
+
+# --- the store -----------------------------------------------------------------------------------
+
+
+def test_the_store_is_sqlite_in_wal_mode_and_is_made_once(empty_store: Path) -> None:
+    before = empty_store.read_bytes()
+    assert create_store(None, empty_store.parent) == f"sqlite:///{empty_store}"
+    assert empty_store.read_bytes() == before
+    with closing(sqlite3.connect(empty_store)) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        (root,) = connection.execute("SELECT artifact_location FROM experiments").fetchone()
+    assert root.startswith((empty_store.parent / "artifacts").as_uri())
+
+
+def test_racing_callers_make_one_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> None:
+    made: list[Path] = []
+
+    def create(path: Path, artifacts: Path) -> None:
+        made.append(path)
+        shutil.copy(empty_store, path)
+
+    monkeypatch.setattr(store, "_create_schema", create)
+    with ThreadPoolExecutor(4) as pool:
+        uris = set(pool.map(lambda _: create_store(None, tmp_path), range(8)))
+    assert len(made) == len(uris) == 1
+    assert [path.name for path in tmp_path.glob("*db")] == ["mlflow.db"]
+
+
+def test_a_store_that_could_not_be_finished_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path, artifacts: Path) -> None:
+        path.write_text("half a store")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store, "_create_schema", fail)
+    with pytest.raises(UserError, match="No space left on device"):
+        create_store(None, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".mlflow.db.lock"]
+
+
+@pytest.mark.slow
+def test_racing_processes_make_one_store_silently(tmp_path: Path) -> None:
+    code = (
+        "import pathlib, sys; from ncpipe.tracking import create_store; create_store(None, pathlib.Path(sys.argv[1]))"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stderr=subprocess.PIPE) for _ in range(2)
+    ]
+    assert [(process.communicate()[1], process.returncode) for process in processes] == [(b"", 0)] * 2
+    MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").create_experiment("usable")
+
+
+# --- what the mirror shows -----------------------------------------------------------------------
+
+
+def test_runs_hang_beneath_their_networks_and_the_study(mirrored: Mirrored) -> None:
+    runs = mirrored.runs()
+    assert set(runs) == {"study-small", "net-a", "net-b", "ufm-d", "matched-a"}
+    names = {run.info.run_id: run_id for run_id, run in runs.items()}
+    parents = {run_id: names.get(run.data.tags.get("mlflow.parentRunId", "")) for run_id, run in runs.items()}
+    study = "study-small"
+    assert parents == {study: None, "net-a": study, "net-b": study, "ufm-d": study, "matched-a": "net-a"}
+    assert runs["net-a"].info.run_name == "mlp MSE no bias seed=0"
+    assert runs["matched-a"].info.run_name == "matched plain of mlp MSE no bias seed=0"
+
+
+def test_params_are_the_settings_and_tags_say_what_a_run_is(mirrored: Mirrored) -> None:
+    runs = mirrored.runs()
+    assert runs["net-a"].data.params == {
+        "dataset": "digits", "model": "mlp", "batch_norm": "true", "batch_size": "128", "learning_rate": "0.05",
+        "weight_decay": "0.0005", "seed": "0", "epochs": "3",
+    }  # fmt: skip
+    assert runs["matched-a"].data.params["weight_decay"] == "0.002, 0.003"
+    tags = runs["matched-a"].data.tags
+    assert (tags["kind"], tags["network_id"], tags["basis"]) == ("matched", "net-a", "Theorem 3.1")
+    tags = runs["study-small"].data.tags
+    assert (tags["git_commit"], tags["runs_done"], tags["runs_diverged"]) == ("abc123", "3", "1")
+
+
+def test_metrics_are_the_finite_values_of_the_last_layer(mirrored: Mirrored) -> None:
+    runs = mirrored.runs()
+    collapse = {f"{prefix}/{name}" for prefix in ("nc", "nc_test") for name in ("nc1_pinv", "nc2_means_of", "loss")}
+    assert set(runs["net-a"].data.metrics) == {"train/loss", "test/accuracy", "zero_error_epoch"} | collapse
+    assert runs["net-a"].data.metrics["nc/nc1_pinv"] == 1.0
+    assert runs["net-b"].data.metrics == {"train/loss": 1.0, "zero_error_epoch": 2.0}
+    assert runs["ufm-d"].data.metrics["ufm/objective"] == 0.3, "the history, not the scalar"
+    assert runs["matched-a"].data.metrics == {
+        "ufm/objective": 0.25, "ufm/gap": 1e-12, "matched/predicted_loss": 0.11, "matched/measured_loss": 0.1,
+    }  # fmt: skip
+
+
+def test_points_bear_recorded_times(mirrored: Mirrored) -> None:
+    client, runs = MlflowClient(f"sqlite:///{mirrored.database}"), mirrored.runs()
+
+    def times(run_id: str, key: str) -> list[tuple[int, int]]:
+        points = client.get_metric_history(runs[run_id].info.run_id, key)
+        return sorted((point.step, point.timestamp - 1000 * START) for point in points)
+
+    assert times("net-a", "train/loss") == [(1, 2000), (2, 4000), (3, 6000)]
+    assert times("net-a", "nc/nc1_pinv") == [(0, 0), (1, 2000), (3, 6000)], "epoch 0 is the start"
+    assert times("matched-a", "ufm/objective") == [(50, 6000)], "without times of its own: its network's end"
+    spans = {run_id: (run.info.start_time, run.info.end_time) for run_id, run in runs.items()}
+    assert spans["net-a"] == (1000 * START, 1000 * START + 6000)
+    assert spans["study-small"] == (1000 * START, 1000 * START + 300_000)
+
+
+def test_divergence_is_a_finished_run_with_its_status(mirrored: Mirrored) -> None:
+    runs = mirrored.runs()
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert runs["net-b"].data.tags["status"] == "diverged"
+
+
+def test_the_study_run_shows_claims_config_figures_and_report(mirrored: Mirrored) -> None:
+    run = mirrored.runs()["study-small"]
+    note = run.data.tags["mlflow.note.content"]
+    assert "| tirer2022-1 | \\|W\\| ends at an OF. | 0.01 | 0.001 … 0.02 | 3 | **supported** |" in note
+    root = Path(run.info.artifact_uri.removeprefix("file://"))
+    assert root.is_relative_to(mirrored.layout.mlflow / "artifacts")
+    files = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+    assert files == {"config.json", "claims.csv", "report.html", "figures/frames.png", "figures/frames.svg"}
+    assert Config.model_validate_json((root / "config.json").read_text()) == mirrored.config
+
+
+def test_many_points_are_batched_and_many_metrics_capped(study: Mirrored) -> None:
+    losses = [1 / epoch for epoch in range(1, 2502)]
+    metrics = {f"metric{i:03}": 1.0 for i in range(2 * MAX_METRIC_KEYS)}
+    study.tables["history"] = history_rows("net-a", "net", {"train_loss": losses})
+    study.tables["collapse"] = collapse_rows("net-a", "net", ("train",), metrics)
+    study.write()
+    study.sync()
+    run = study.runs()["net-a"]
+    assert len(run.data.metrics) == MAX_METRIC_KEYS
+    history = MlflowClient(f"sqlite:///{study.database}").get_metric_history(run.info.run_id, "train/loss")
+    assert sorted(losses) == sorted(point.value for point in history)
+
+
+def test_a_study_without_recorded_times_is_mirrored_alike_twice(study: Mirrored) -> None:
+    study.tables["timings"] = []
+    study.write()
+    assert study.sync() == (5, 0, 0, 0)
+    assert study.sync() == (0, 0, 5, 0)
+    assert {run.info.start_time for run in study.runs().values()} == {1}
+
+
+def test_long_descriptions_keep_whole_lines() -> None:
+    claim = small_tables()["claims"][0] | {"statement": "long " * 100}
+    text = description("title", "", [claim] * 40)
+    assert len(text) <= 8000
+    assert text.splitlines()[-1].startswith("…")
+    assert all(line.endswith("|") for line in text.splitlines() if line.startswith("| tirer"))
+
+
+# --- syncs that repeat ---------------------------------------------------------------------------
+
+
+def test_a_second_sync_changes_nothing(study: Mirrored) -> None:
+    study.sync()
+    before = study.dump()
+    assert study.sync() == (0, 0, 5, 0)
+    assert study.dump() == before
+
+
+def test_a_changed_run_alone_is_replaced_and_its_fits_hang_beneath_it(study: Mirrored) -> None:
+    study.sync()
+    old = study.runs()
+    study.tables["history"][0]["value"] = 0.75
+    study.write()
+    assert study.sync() == (0, 1, 4, 0)
+    new = study.runs()
+    assert {run_id for run_id in new if new[run_id].info.run_id != old[run_id].info.run_id} == {"net-a"}
+    assert new["matched-a"].data.tags["mlflow.parentRunId"] == new["net-a"].info.run_id
+    with closing(sqlite3.connect(study.database)) as connection:
+        (count,) = connection.execute("SELECT count(*) FROM runs").fetchone()
+    assert count == 5, "the replaced run is gone for good"
+
+
+def test_a_new_figure_replaces_the_study_run_and_its_artifacts(study: Mirrored) -> None:
+    study.sync()
+    (study.layout.figures / "frames.png").write_bytes(b"another picture")
+    assert study.sync() == (0, 1, 4, 0)
+    pictures = list(study.layout.mlflow.rglob("frames.png"))
+    assert [path.read_bytes() for path in pictures] == [b"another picture"]
+
+
+def test_runs_that_left_the_study_are_deleted_and_others_are_not(study: Mirrored) -> None:
+    study.sync()
+    client = MlflowClient(f"sqlite:///{study.database}")
+    experiment = client.get_experiment_by_name("small").experiment_id
+    foreign = client.create_run(experiment, tags={"ncpipe.id": "net-a", "ncpipe.study": "another"})
+    study.drop("net-b")
+    assert study.sync()[3] == 1
+    ids = {run.info.run_id for run in client.search_runs([experiment])}
+    assert foreign.info.run_id in ids
+    assert len(ids) == 5
+
+
+def test_a_deleted_experiment_comes_back(study: Mirrored) -> None:
+    study.sync()
+    client = MlflowClient(f"sqlite:///{study.database}")
+    client.delete_experiment(client.get_experiment_by_name("small").experiment_id)
+    study.sync()
+    assert len(study.runs()) == 5
+
+
+def failing_at(count: int, method: Callable[..., Any]) -> Callable[..., Any]:
+    """``method``, which raises on the call with that number."""
+    calls = iter(range(count))
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        return method(*args, **kwargs)
+
+    return call
+
+
+@pytest.mark.parametrize("method", ["create_run", "log_batch", "log_artifacts", "set_terminated", "set_tag"])
+@pytest.mark.parametrize("calls", [0, 2])
+def test_an_interrupted_sync_is_mended(
+    study: Mirrored, mirrored: Mirrored, monkeypatch: pytest.MonkeyPatch, method: str, calls: int
+) -> None:
+    if method == "log_artifacts" and calls:
+        pytest.skip("one run has artifacts")
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, method, failing_at(calls, getattr(MlflowClient, method)))
+        with pytest.raises(KeyboardInterrupt):
+            study.sync()
+    study.sync()
+    assert study.shown() == mirrored.shown()
+
+
+KILLED = """
+import os, signal, sys
+from ncpipe.study.layout import Layout
+from ncpipe.study.spec import Config
+from ncpipe.tracking import sync
+from ncpipe.tracking.client import MlflowClient
+from pathlib import Path
+from types import SimpleNamespace
+
+calls = iter(range(2))
+log_batch = MlflowClient.log_batch
+
+def killing(self, *args, **kwargs):
+    log_batch(self, *args, **kwargs)
+    if next(calls, None) is None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+MlflowClient.log_batch = killing
+config = Config.model_validate_json(sys.stdin.read())
+sync(SimpleNamespace(config=config, layout=Layout(Path(config.study.results))))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_sync_is_mended(study: Mirrored, mirrored: Mirrored) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED], input=study.config.model_dump_json(), text=True)
+    assert done.returncode == -signal.SIGKILL
+    assert study.sync() == (2, 1, 2, 0)
+    assert study.shown() == mirrored.shown()
+
+
+def test_two_syncs_never_run_at_once(study: Mirrored, monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_held() -> bool:
+        with (study.layout.mlflow / ".sync.lock").open("w") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            return False
+
+    held: list[bool] = []
+    log_batch = MlflowClient.log_batch
+    monkeypatch.setattr(MlflowClient, "log_batch", lambda *args: (held.append(is_held()), log_batch(*args)))
+    study.sync()
+    assert held == [True] * 5
+    assert not is_held()
+
+
+# --- stores that cannot be used ------------------------------------------------------------------
+
+
+def corrupt(folder: Path) -> str:
+    (folder / "broken.db").write_text("this is no database, " * 1000)
+    return f"sqlite:///{folder / 'broken.db'}"
+
+
+def read_only(folder: Path) -> str:
+    return f"sqlite:///file:{folder / 'mlflow.db'}?mode=ro&uri=true"
+
+
+def beneath_a_file(folder: Path) -> str:
+    (folder / "file").write_text("")
+    return f"sqlite:///{folder / 'file' / 'mlflow.db'}"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        corrupt,
+        read_only,
+        beneath_a_file,
+        lambda folder: "sqlite://",
+        lambda folder: str(folder / "mlruns"),
+        lambda folder: "ftp://user:hunter2@host/store",
+        lambda folder: "http://user:hunter2@127.0.0.1:9",
+        lambda folder: "postgresql://user:hunter2@127.0.0.1:9/db?password=hunter2",
+    ],
+    ids=["corrupt", "read-only", "beneath-a-file", "no-file", "file-store", "ftp", "dead-server", "dead-database"],
+)
+def test_a_store_that_cannot_be_used_is_one_line(
+    tmp_path: Path, empty_store: Path, bad: Callable[[Path], str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    study = Mirrored(tmp_path / "results", uri=bad(tmp_path))
+    before = {path: path.read_bytes() for path in study.layout.tables.iterdir()}
+    with pytest.raises(UserError) as caught:
+        study.sync()
+    message = str(caught.value)
+    assert "\n" not in message
+    printed = "".join(capfd.readouterr())
+    assert "hunter2" not in message + printed
+    assert "Traceback" not in printed
+    assert without_password(study.config.tracking.uri or "") in message
+    assert {path: path.read_bytes() for path in study.layout.tables.iterdir()} == before
+
+
+def test_missing_tables_are_named(tmp_path: Path) -> None:
+    study = Mirrored(tmp_path / "results")
+    shutil.rmtree(study.layout.tables)
+    with pytest.raises(UserError, match="snakemake tables"):
+        StudyRecords(study.config, study.layout)
+
+
+# --- the web interface ---------------------------------------------------------------------------
+
+
+def test_the_password_of_a_store_is_in_the_environment_alone() -> None:
+    uri = "postgresql://user:hunter2@host/db"
+    assert "hunter2" not in " ".join(ui_command("127.0.0.1", 5000))
+    assert ui_environment(uri, "127.0.0.1")["MLFLOW_BACKEND_STORE_URI"] == uri
+
+
+def test_a_taken_port_is_an_error(mirrored: Mirrored) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(UserError, match=f"127.0.0.1:{port}"),
+            serving(f"sqlite:///{mirrored.database}", port=port),
+        ):
+            pass
+
+
+SERVED = """
+import sys
+from ncpipe.study.layout import Layout
+from ncpipe.study.spec import Config
+from ncpipe.tracking import run_ui
+from pathlib import Path
+
+config = Config.model_validate_json(sys.argv[1])
+run_ui(config.study, config.tracking, Layout(Path(config.study.results)).mlflow)
+"""
+
+
+@pytest.fixture
+def ui(mirrored: Mirrored) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """``run_ui`` in a process of its own: the line it prints, and the process."""
+    command = [sys.executable, "-c", SERVED, mirrored.config.model_dump_json()]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline(), process
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.mark.slow
+def test_the_server_answers_on_loopback_and_ends_with_ctrl_c(ui: tuple[str, subprocess.Popen[str]]) -> None:
+    line, process = ui
+    address, _, page = line.split()[1].partition("/#/")
+    assert address.startswith("http://127.0.0.1:")
+    assert page.startswith("experiments/1")
+    with urllib.request.urlopen(address, timeout=10) as answer:
+        assert answer.status == 200
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(address, timeout=10)
