@@ -6,17 +6,24 @@ from snakemake.utils import min_version
 min_version("9.25")
 
 
+# Read only with --software-deployment-method apptainer; built from workflow/Containerfile.
+container: "docker://localhost/ncpipe:0.1.0"
+
+
 if not workflow.overwrite_configfiles:
 
     configfile: "config.yaml"
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/study.smk"
 include: "workflow/rules/networks.smk"
 include: "workflow/rules/ufm.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/tracking.smk"
+
+
+onstart:
+    write_text(Path(STUDY_FILE), STUDY.config.model_dump_json(indent=2))
 
 
 rule all:

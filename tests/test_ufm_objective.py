@@ -26,7 +26,7 @@ def problem_of(shape: str, loss: str, samples: Any = (2, 3, 5)) -> Problem:
 
 
 def by_formula(problem: Problem, features: Tensor, weights: list[Tensor], bias: Tensor | None) -> Tensor:
-    """The objective as the theory sheet writes it, samples in rows."""
+    """The objective as docs/ufm.md writes it, samples in rows."""
     labels = torch.cat([torch.full((n,), k) for k, n in enumerate(problem.counts)])
     hidden = features
     for weight in weights[:-1]:

@@ -17,7 +17,7 @@ from ncpipe.figures import (
     training_curves,
     ufm_trajectories,
 )
-from ncpipe.figures.style import style
+from ncpipe.figures.style import fix_layout, style
 from ncpipe.files import replacing
 from ncpipe.study.spec import FigureName, FigureOptions
 from ncpipe.tables.collect import read_tables
@@ -54,7 +54,9 @@ CAPTION_FIELD = {"svg": "Description", "pdf": "Subject", "png": "Description"}
 def draw(tables: Tables, options: FigureOptions) -> Figure:
     """The figure ``options.name`` in ncpipe's style."""
     with style():
-        return DRAWINGS[options.name].draw(tables, options)
+        figure = DRAWINGS[options.name].draw(tables, options)
+        fix_layout(figure)
+        return figure
 
 
 def caption(tables: Tables, options: FigureOptions) -> str:

@@ -32,7 +32,7 @@ def scale_values(axes: Axes, which: Literal["x", "y"], values: Iterable[ArrayLik
     positive = flat[flat > 0]
     limits = axes.set_xlim if which == "x" else axes.set_ylim
     if len(positive) == 0 or positive.max() < LOG_FROM * positive.min():
-        limits(0, 1.08 * positive.max() if len(positive) else 1)
+        limits(0, 1.08 * positive.max() if positive.max(initial=0) > SMALLEST else 1)
         getattr(axes, f"{which}axis").set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
         return
     low, high = max(positive.min(), SMALLEST), positive.max()

@@ -23,7 +23,7 @@ DEFINITIONS = {
     "nc3_duality": r"$\Vert W/|W|-M/|M|\,\Vert^2$",
     "nc3_etf": r"$WM^\top$ to ETF, centred means",
     "nc3_of": r"$W\bar M^\top$ to OF, uncentred means",
-    "nc4_mismatch": r"argmax $Wh+b\neq$ nearest mean",
+    "nc4_mismatch": r"decision $\neq$ nearest mean",
     "nc4_bias": r"$|W\mu_G+b|$",
     "ncc_accuracy": "accuracy of the nearest mean",
     "accuracy": "accuracy of the classifier",

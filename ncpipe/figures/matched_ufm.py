@@ -25,7 +25,7 @@ from ncpipe.figures.style import (
     looks,
     mark_handle,
     new_figure,
-    shortened,
+    wrapped,
 )
 from ncpipe.study.spec import FigureOptions
 
@@ -99,9 +99,9 @@ def _draw_grams(figure: Any, fits: pd.DataFrame, blocks: list[tuple[str, str]], 
             for axes, model in zip(panels[1:], MODELS):
                 axes.set_title(model, loc="left", pad=3)
         if first == 0:
-            panels[0].set_ylabel(shortened(label, 40).replace(" ", "\n", 1), size=SMALL)
+            panels[0].set_ylabel(wrapped(label, 16), size=SMALL)
     if image is not None:
-        bar = figure.colorbar(image, ax=list(grid[:, -1]), extend="both", aspect=30, pad=0.03, shrink=0.5)
+        bar = figure.colorbar(image, ax=list(grid[:, -1]), extend="both", aspect=30, pad=0.1, shrink=0.5)
         bar.outline.set_linewidth(0.4)
         bar.set_ticks([-LIMIT, 0, LIMIT])
         bar.set_label(r"$\sqrt{K}\,G\,/\,\Vert G\Vert_F$", size=SMALL, labelpad=1)

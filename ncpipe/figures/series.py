@@ -35,10 +35,11 @@ class Band:
     def __len__(self) -> int:
         return len(self.x)
 
-    def draw(self, axes: Axes, look: Look, markers: bool = False) -> None:
+    def draw(self, axes: Axes, look: Look) -> None:
         """The median as a line, the range as a band; a single time as a point."""
-        marker = "o" if markers or len(self) == 1 else None
-        axes.plot(self.x, self.middle, color=look.colour, linestyle=look.line, marker=marker, ms=1.8)
+        axes.plot(self.x, self.middle, color=look.colour, linestyle=look.line)
+        if len(self) == 1:
+            axes.plot(self.x, self.middle, look.marker, color=look.colour, clip_on=False, zorder=4)
         axes.fill_between(self.x, self.low, self.high, color=look.colour, alpha=0.18, linewidth=0)
 
 

@@ -14,9 +14,6 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-ONE_COLUMN, TWO_COLUMNS = 3.25, 6.75
-"""Inches."""
-
 OKABE_ITO = {
     "blue": "#0072B2",
     "vermillion": "#D55E00",
@@ -33,8 +30,8 @@ GREY = "#666666"
 LINE_STYLES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
 MARKERS = ("o", "s", "^")
 TEXT_SIZE, SMALL = 7.0, 6.5
-LEGEND_ROW = 0.135
-"""Inches of height that a row of the legend takes."""
+LEGEND_ROW, LETTER = 0.135, 0.0535
+"""Inches that a row of the legend is high, and a letter in it wide."""
 
 RC: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same glyphs and bytes on every machine
@@ -107,6 +104,15 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def fix_layout(figure: Figure) -> None:
+    """Lay out once for all files: every further pass would move panels of fixed aspect a little."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        for _ in range(2):  # panels of fixed aspect shrink in the first pass and leave room for their titles
+            engine.execute(figure)
+        figure.set_layout_engine("none")
+
+
 def empty_figure(width: float, reason: str) -> Figure:
     """A figure that says in one line why there is nothing to show."""
     figure = Figure(figsize=(width, 0.5))
@@ -129,9 +135,9 @@ def add_legend(figure: Figure, handles: Iterable[Artist]) -> None:
     if not listed:
         return
     width, height = figure.get_size_inches()
-    longest = int(width / 0.0535) - 10
+    longest = int(width / LETTER) - 10
     texts = [shortened(str(handle.get_label()), longest) for handle in listed]
-    columns = max(1, min(len(listed), int(width / (0.0535 * max(map(len, texts)) + 0.42))))
+    columns = max(1, min(len(listed), int(width / (LETTER * max(map(len, texts)) + 0.42))))
     rows = -(-len(listed) // columns)
     figure.set_size_inches(width, height + LEGEND_ROW * rows + 0.05)
     figure.legend(

@@ -45,7 +45,7 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
                 band.draw(axes, look[label])
             scale_values(axes, "y", extremes([band for own in drawn.values() for band in own.values()]))
             heading(axes, name)
-            axes.set_xlim(0, last_time(rows) * 1.02)
+            axes.set_xlim(0, max(1, last_time(rows)) * 1.02)
             _mark_drops(axes, rows)
             mark_times(axes, marks)
     for axes in grid[-1] if not narrow else [grid[-1][-1]]:

@@ -162,7 +162,8 @@ def _draw_row(panels: Sequence[Axes], row: Row, chosen: Sequence[str], source: _
         _draw_limits(axes, row, source.classes[label], ends)
         values += [value for value, _ in ends]
         if not any(map(len, found.values())):
-            axes.text(0.5, 0.5, "no closed form", transform=axes.transAxes, ha="center", color=GREY)
+            absent = "no closed form" if row.curves[0].layer is None else "undefined"
+            axes.text(0.5, 0.7, absent, transform=axes.transAxes, ha="center", color=GREY)
     for axes in panels[: len(chosen)]:
         scale_values(axes, "y", [*extremes(drawn), values])
     for axes in panels[1 : len(chosen)]:

@@ -36,24 +36,15 @@ class Settings(BaseModel):
 
 # --- data sets ---------------------------------------------------------------------------------
 
-DATASET_NAMES = (
-    "digits",
-    "mnist",
-    "fashion_mnist",
-    "cifar10",
-    "cifar100",
-    "svhn",
-    "stl10",
-    "imagefolder",
-)
-
 
 class DatasetSpec(Settings):
     """A data set and the balanced subset or corruption of it that networks are trained on."""
 
     name: Literal["digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "stl10", "imagefolder"]
     path: str | None = Field(None, description="imagefolder: a folder or zip holding {train,test}/<class>/*.")
-    image_size: Count | None = Field(None, description="imagefolder: images are resized to this side (pixels).")
+    image_size: Count | None = Field(
+        None, description="imagefolder: images are cropped to the central square and resized to this side (pixels)."
+    )
     samples_per_class: Count | None = Field(None, description="Balanced training subset; null keeps all.")
     test_samples_per_class: Count | None = Field(None, description="Balanced test subset; null keeps all.")
     label_noise: Annotated[float, Field(ge=0, le=1)] = Field(

@@ -48,7 +48,7 @@ def is_database(uri: str) -> bool:
     return scheme(uri) in DATABASES
 
 
-def without_password(text: str) -> str:
+def redacted(text: str) -> str:
     """``text`` without the credentials of any URI in it: what stands before @, and secrets among the parameters."""
     text = re.sub(r"//[^\s'\"]*@", "//***@", text)
     return re.sub(r"(?i)((?:password|passwd|pwd|token|secret|api_?key)=)[^&\s'\"]+", r"\1***", text)
@@ -61,7 +61,7 @@ def store_errors(uri: str) -> Iterator[None]:
         yield
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError) as error:
         raise UserError(
-            f"MLflow store {without_password(uri)}: {_reason(error)}; {_remedy(uri, error)}, then run 'ncpipe sync'"
+            f"MLflow store {redacted(uri)}: {_reason(error)}; {_remedy(uri, error)}, then run 'ncpipe sync'"
             " (the results themselves are on disk)"
         ) from None
 
@@ -70,7 +70,7 @@ def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     if lines[0].startswith("API request to") and "failed with exception" in lines[0]:
         return "no answer"
-    return without_password(lines[0])[:300]
+    return redacted(lines[0])[:300]
 
 
 def _remedy(uri: str, error: Exception) -> str:
@@ -99,7 +99,7 @@ __all__ = [
     "get_artifact_repository",
     "is_database",
     "locked",
+    "redacted",
     "scheme",
     "store_errors",
-    "without_password",
 ]

@@ -10,16 +10,15 @@ import sqlalchemy
 
 from ncpipe.errors import UserError
 from ncpipe.files import replacing
-from ncpipe.study.spec import StudyInfo, TrackingSpec
 from ncpipe.tracking.client import (
     DATABASES,
     SERVERS,
     SqlAlchemyStore,
     is_database,
     locked,
+    redacted,
     scheme,
     store_errors,
-    without_password,
 )
 
 
@@ -32,7 +31,7 @@ def create_store(uri: str | None, folder: Path) -> str:
     uri = uri or f"sqlite:///{folder.resolve() / 'mlflow.db'}"
     if scheme(uri) not in DATABASES + SERVERS:
         raise UserError(
-            f"tracking.uri {without_password(uri)!r} is no MLflow store; give sqlite:///FILE, postgresql://..., mysql://...,"
+            f"tracking.uri {redacted(uri)!r} is no MLflow store; give sqlite:///FILE, postgresql://..., mysql://...,"
             " or the http(s):// address of a tracking server"
         )
     with store_errors(uri):
@@ -44,10 +43,6 @@ def create_store(uri: str | None, folder: Path) -> str:
             sqlalchemy.inspect(engine).get_table_names()
             engine.dispose()
     return uri
-
-
-def experiment_name(study: StudyInfo, tracking: TrackingSpec) -> str:
-    return tracking.experiment or study.name
 
 
 def artifact_root(folder: Path) -> Path:

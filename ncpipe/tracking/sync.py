@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
 
 from ncpipe.progress import progress
 from ncpipe.study.layout import Layout
 from ncpipe.study.spec import Config
-from ncpipe.study.study import Study
 from ncpipe.tracking.client import (
     Metric,
     MlflowClient,
@@ -21,36 +20,39 @@ from ncpipe.tracking.client import (
     is_database,
     locked,
     store_errors,
-    without_password,
 )
 from ncpipe.tracking.records import MAX_TAG_CHARACTERS, RunRecord, StudyRecords
-from ncpipe.tracking.store import artifact_root, create_store, experiment_name
+from ncpipe.tracking.store import artifact_root, create_store
 
 MAX_METRICS = 1000
 """MLflow takes no more in one call."""
 
-ID, STUDY, DIGEST, PARENT = "ncpipe.id", "ncpipe.study", "ncpipe.digest", "mlflow.parentRunId"
+ID, STUDY, DIGEST = "ncpipe.id", "ncpipe.study", "ncpipe.digest"
+PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"
 
 
-class Summary(TypedDict):
+@dataclass
+class Summary:
     """What a sync did: where, and to how many runs."""
 
     uri: str
     experiment_id: str
-    created: int
-    replaced: int
-    kept: int
-    deleted: int
+    created: int = 0
+    replaced: int = 0
+    kept: int = 0
+    deleted: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.created} created, {self.replaced} replaced, {self.kept} kept, {self.deleted} deleted"
 
 
-def sync(study: Study) -> Summary:
+def sync(config: Config, layout: Layout) -> Summary:
     """Mirror the tables, figures and report of a study into MLflow.
 
     A run is known by the tag ``ncpipe.id`` and complete once it bears ``ncpipe.digest``, a hash of all that is logged
     in it, written last. So a sync may be killed and repeated at will, and one without news writes nothing.
     A store that cannot be used raises ``UserError``; the results on disk are only read.
     """
-    config, layout = study.config, study.layout
     records = StudyRecords(config, layout)
     uri = create_store(config.tracking.uri, layout.mlflow)
     with store_errors(uri), locked(layout.mlflow / ".sync.lock"):
@@ -61,19 +63,16 @@ def sync(study: Study) -> Summary:
 def _open_experiment(uri: str, config: Config, layout: Layout) -> str:
     """Id of the study's experiment, which is made where there is none and brought back where it was deleted."""
     client = MlflowClient(uri)
-    name = experiment_name(config.study, config.tracking)
-    # The kind opens the pages on training runs; MLflow would guess language models.
-    tags = {"mlflow.note.content": config.study.description, "mlflow.experimentKind": "custom_model_development"}
+    name = config.tracking.experiment or config.study.name
     found = client.get_experiment_by_name(name)
     if found is None:
         # A tracking server decides for itself where artifacts lie.
         artifacts = (artifact_root(layout.mlflow) / name).as_uri() if is_database(uri) else None
-        return client.create_experiment(name, artifacts, tags)
+        return client.create_experiment(name, artifacts, {NOTE: config.study.description})
     if found.lifecycle_stage != "active":
         client.restore_experiment(found.experiment_id)
-    for key, value in tags.items():
-        if found.tags.get(key) != value:
-            client.set_experiment_tag(found.experiment_id, key, value)
+    if found.tags.get(NOTE) != config.study.description:
+        client.set_experiment_tag(found.experiment_id, NOTE, config.study.description)
     return found.experiment_id
 
 
@@ -84,9 +83,7 @@ class _Writer:
         self.client = MlflowClient(uri)
         self.study = study
         self.uri, self.experiment = uri, experiment
-        self.summary = Summary(
-            uri=without_password(uri), experiment_id=experiment, created=0, replaced=0, kept=0, deleted=0
-        )
+        self.summary = Summary(uri, experiment)
         self.mlflow_ids: dict[str, str] = {}
         """MLflow's ids of the runs that are in place, by ncpipe's."""
 
@@ -97,7 +94,7 @@ class _Writer:
                 self._bring_in_line(record, existing.pop(record.id, []))
                 update(done, record.id)
         for stale in existing.values():
-            self.summary["deleted"] += self._delete(stale)
+            self.summary.deleted += self._delete(stale)
         return self.summary
 
     def _existing(self) -> dict[str, list[Run]]:
@@ -119,10 +116,13 @@ class _Writer:
         if whole:
             self._hang_beneath(whole[0], parent)
             self.mlflow_ids[record.id] = whole[0].info.run_id
-            self.summary["kept"] += 1
+            self.summary.kept += 1
             return
         self.mlflow_ids[record.id] = self._create(record, digest, parent)
-        self.summary["replaced" if found else "created"] += 1
+        if found:
+            self.summary.replaced += 1
+        else:
+            self.summary.created += 1
 
     def _hang_beneath(self, run: Run, parent: dict[str, str]) -> None:
         # A replaced parent has a new id in MLflow, which is no news of the child and not in its digest.

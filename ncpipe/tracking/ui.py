@@ -12,27 +12,27 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from types import FrameType
 
 from ncpipe.errors import UserError
-from ncpipe.study.spec import StudyInfo, TrackingSpec
-from ncpipe.tracking.client import MlflowClient, is_database, store_errors, without_password
-from ncpipe.tracking.store import create_store, experiment_name
+from ncpipe.tracking.client import MlflowClient, is_database, redacted, store_errors
 
 LOOPBACK = "127.0.0.1"
 START_SECONDS, STOP_SECONDS = 120.0, 10.0
 
 
-def run_ui(study: StudyInfo, tracking: TrackingSpec, folder: Path, host: str = LOOPBACK, port: int = 0) -> None:
-    """Serve the store in ``folder`` (``layout.mlflow``), print the link to the study's experiment, stay until Ctrl-C
-    or SIGTERM. A tracking server already runs: of that only the link is printed."""
-    uri = create_store(tracking.uri, folder)
+def run_ui(uri: str, experiment: str, host: str = LOOPBACK, port: int = 0) -> None:
+    """Serve the store that ``create_store`` named, print the link to the experiment, stay until Ctrl-C or SIGTERM.
+
+    A tracking server already runs: of that only the link is printed.
+    """
     with store_errors(uri):
-        found = MlflowClient(uri).get_experiment_by_name(experiment_name(study, tracking))
-    page = f"/#/experiments/{found.experiment_id}/runs" if found else "/#/experiments"
+        found = MlflowClient(uri).get_experiment_by_name(experiment)
+    # MLflow would open on language models.
+    view = "?workflowType=machine_learning"
+    page = f"/#/experiments/{found.experiment_id}/runs{view}" if found else f"/#/experiments{view}"
     if not is_database(uri):
-        print(f"MLflow: {without_password(uri.rstrip('/'))}{page}", flush=True)
+        print(f"MLflow: {redacted(uri.rstrip('/'))}{page}", flush=True)
         return
     signal.signal(signal.SIGTERM, _interrupt)
     try:

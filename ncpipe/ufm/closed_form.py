@@ -160,12 +160,12 @@ def _equal_directions(problem: Problem, directions: Tensor, basis: str, is_globa
 def _bias_free(problem: Problem) -> ClosedForm:
     basis = "soft-thresholded singular values (Tirer & Bruna 2022, Theorem 3.1)"
     if problem.depth > 1:
-        basis = "Schatten quasi-norm of the product of all factors (Tirer & Bruna 2022, Theorem 4.1)"
+        basis = "Schatten quasi-norm of the product of all factors (Tirer & Bruna 2022, linear extended model)"
     return _equal_directions(problem, torch.eye(problem.classes, dtype=torch.float64), basis)
 
 
 def _free_bias(problem: Problem) -> ClosedForm:
-    basis = "the bias takes the mean: centred targets, singular values shrunken (theory sheet, sections 3, 3.1)"
+    basis = "the bias takes the mean: centred targets, singular values shrunken (derived in docs/ufm.md)"
     return _equal_directions(problem, _helmert(problem.classes), basis)
 
 
@@ -178,9 +178,9 @@ def _relu(problem: Problem) -> ClosedForm:
         )
     binary = problem.classes == 2
     basis = (
-        "binary deep UFM (Súkeník et al. 2023, Theorem 3)"
+        "binary deep UFM (Súkeník et al. 2023)"
         if binary
-        else "non-negative orthogonal frame (Tirer & Bruna 2022, Theorem 4.2, under its nuclear-norm assumption)"
+        else "non-negative orthogonal frame (Tirer & Bruna 2022, under a nuclear-norm assumption)"
     )
     directions = torch.eye(problem.classes, dtype=torch.float64)
     return _equal_directions(problem, directions, basis, is_global=binary)
@@ -210,7 +210,7 @@ def _penalised_bias(problem: Problem) -> ClosedForm:
     if both:
         ones = torch.full((K, 1), 1 / math.sqrt(K), dtype=torch.float64)
         directions, sigma = torch.cat([directions, ones], 1), torch.cat([sigma, sigma.new_tensor([common])])
-    basis = "convex in fit and bias, solved per direction (theory sheet, section 3)"
+    basis = "convex in fit and bias, solved per direction (derived in docs/ufm.md)"
     optimum = Optimum(value, rank == 0, x, rank, basis, is_global=True)
     return ClosedForm(optimum, directions, sigma * math.sqrt(problem.counts[0]), bias)
 
@@ -227,7 +227,7 @@ def _imbalanced(problem: Problem) -> ClosedForm:
     unfitted = sum(problem.counts[k] for k in order if k not in alive) / (2 * N)
     sigma = torch.tensor([shrunken[k] for k in alive], dtype=torch.float64)
     scale = shrunken[alive[0]] / math.sqrt(problem.counts[alive[0]]) if alive else 0.0
-    basis = "soft-thresholded singular values sqrt(n_k) (theory sheet, section 3)"
+    basis = "soft-thresholded singular values sqrt(n_k) (derived in docs/ufm.md)"
     optimum = Optimum(fitted + unfitted, not alive, scale, len(alive), basis, is_global=True)
     return ClosedForm(optimum, torch.eye(problem.classes, dtype=torch.float64)[:, alive], sigma, 0.0)
 
@@ -246,7 +246,7 @@ def _cross_entropy(problem: Problem) -> ClosedForm:
     margin = 0.0 if is_zero else math.log(1 / c - (K - 1))
     value = math.log(K) if is_zero else -math.log1p(-(K - 1) * c) + (K - 1) * c * margin
     rank = 0 if is_zero else K - 1
-    basis = "convex in the fit, symmetric in the classes (theory sheet, section 4; Zhu et al. 2021)"
+    basis = "convex in the fit, symmetric in the classes (derived in docs/ufm.md; cf. Zhu et al. 2021)"
     optimum = Optimum(value, is_zero, margin, rank, basis, is_global=True)
     sigma = torch.full((rank,), margin * math.sqrt(n), dtype=torch.float64)
     return ClosedForm(optimum, _helmert(K)[:, :rank], sigma, 0.0)

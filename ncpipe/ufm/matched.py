@@ -1,4 +1,4 @@
-"""The UFM that matches a trained network (theory sheet, section 3.2): its penalties, and what it predicts."""
+"""The UFM that matches a trained network: its penalties, and what it predicts."""
 
 from __future__ import annotations
 

@@ -9,7 +9,8 @@ from snakemake.shell import shell
 sys.path.insert(0, str(workflow.basedir))
 
 from ncpipe.errors import UserError
-from ncpipe.study.identity import STAGE_VERSIONS, canonical
+from ncpipe.files import write_text
+from ncpipe.study.identity import STAGE_VERSIONS, canonical, digest
 from ncpipe.study.study import Study
 
 try:
@@ -24,14 +25,12 @@ BIN = shlex.quote(str(Path(sys.executable).parent))
 shell.prefix(f"set -euo pipefail; export PATH={BIN}:$PATH; ")
 
 RESULTS = str(STUDY.layout.results)
+# The resolved config, written when the workflow starts: jobs read their settings from it, and a failed one can be
+# run again by hand. It is no input of theirs: what a job reads of it stands in its params, which decide about reruns.
 STUDY_FILE = f"{RESULTS}/study.json"
 LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
 FIGURES = expand(f"{RESULTS}/figures/{{figure}}.svg", figure=STUDY.figures)
-
-
-# With --software-deployment-method conda, jobs run in the environment of this name (docs/install.md).
-ENVIRONMENT = "ncpipe"
 
 
 wildcard_constraints:

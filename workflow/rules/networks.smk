@@ -2,8 +2,6 @@
 
 
 rule dataset:
-    input:
-        study=ancient(STUDY_FILE),
     output:
         train=f"{RESULTS}/data/{{dataset}}/train.safetensors",
         test=f"{RESULTS}/data/{{dataset}}/test.safetensors",
@@ -12,22 +10,20 @@ rule dataset:
         f"{LOGS}/dataset/{{dataset}}.log",
     benchmark:
         f"{BENCHMARKS}/dataset/{{dataset}}.tsv"
-    conda:
-        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=4000,
         runtime=60,
     params:
+        study=STUDY_FILE,
         settings=lambda wildcards: canonical(STUDY.datasets[wildcards.dataset]),
         version=STAGE_VERSIONS["dataset"],
     shell:
-        "ncpipe dataset {input.study} {wildcards.dataset} > {log} 2>&1"
+        "ncpipe dataset {params.study} {wildcards.dataset} > {log} 2>&1"
 
 
 rule train:
     input:
-        study=ancient(STUDY_FILE),
         dataset=dataset_of,
     output:
         spec=f"{RESULTS}/runs/{{run}}/spec.json",
@@ -39,22 +35,20 @@ rule train:
         f"{LOGS}/train/{{run}}.log",
     benchmark:
         f"{BENCHMARKS}/train/{{run}}.tsv"
-    conda:
-        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=1440,
     params:
+        study=STUDY_FILE,
         settings=train_settings,
         version=STAGE_VERSIONS["train"],
     shell:
-        "ncpipe train {input.study} {wildcards.run} --threads {threads} > {log} 2>&1"
+        "ncpipe train {params.study} {wildcards.run} --threads {threads} > {log} 2>&1"
 
 
 rule features:
     input:
-        study=ancient(STUDY_FILE),
         dataset=dataset_of,
         spec=rules.train.output.spec,
         checkpoints=rules.train.output.checkpoints,
@@ -65,17 +59,16 @@ rule features:
         f"{LOGS}/features/{{run}}.log",
     benchmark:
         f"{BENCHMARKS}/features/{{run}}.tsv"
-    conda:
-        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 6000 * attempt,
         runtime=240,
     params:
+        study=STUDY_FILE,
         settings=measure_settings,
         version=STAGE_VERSIONS["features"],
     shell:
-        "ncpipe features {input.study} {wildcards.run} --threads {threads} > {log} 2>&1"
+        "ncpipe features {params.study} {wildcards.run} --threads {threads} > {log} 2>&1"
 
 
 rule collapse_network:
@@ -87,8 +80,6 @@ rule collapse_network:
         f"{LOGS}/collapse/{{run}}.log",
     benchmark:
         f"{BENCHMARKS}/collapse/{{run}}.tsv"
-    conda:
-        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=2000,

@@ -3,7 +3,6 @@
 
 rule tables:
     input:
-        study=ancient(STUDY_FILE),
         networks=expand(
             [
                 rules.train.output.spec,
@@ -31,22 +30,20 @@ rule tables:
         f"{LOGS}/tables.log",
     benchmark:
         f"{BENCHMARKS}/tables.tsv"
-    conda:
-        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=4000,
         runtime=60,
     params:
+        study=STUDY_FILE,
         runs=[*STUDY.networks, *STUDY.problems],
         version=STAGE_VERSIONS["tables"],
     shell:
-        "ncpipe tables {input.study} > {log} 2>&1"
+        "ncpipe tables {params.study} > {log} 2>&1"
 
 
 rule figure:
     input:
-        study=ancient(STUDY_FILE),
         tables=rules.tables.output,
     output:
         svg=report(
@@ -61,22 +58,20 @@ rule figure:
         f"{LOGS}/figures/{{figure}}.log",
     benchmark:
         f"{BENCHMARKS}/figures/{{figure}}.tsv"
-    conda:
-        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=2000,
         runtime=30,
     params:
+        study=STUDY_FILE,
         options=lambda wildcards: canonical(STUDY.figures[wildcards.figure]),
         version=STAGE_VERSIONS["figures"],
     shell:
-        "ncpipe figure {input.study} {wildcards.figure} > {log} 2>&1"
+        "ncpipe figure {params.study} {wildcards.figure} > {log} 2>&1"
 
 
 rule report:
     input:
-        study=ancient(STUDY_FILE),
         tables=rules.tables.output,
         figures=FIGURES,
     output:
@@ -85,15 +80,14 @@ rule report:
         f"{LOGS}/report.log",
     benchmark:
         f"{BENCHMARKS}/report.tsv"
-    conda:
-        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=2000,
         runtime=30,
     params:
-        study=canonical(STUDY.config.study),
+        study=STUDY_FILE,
+        settings=canonical(STUDY.config.study),
         figures=list(STUDY.figures),
         version=STAGE_VERSIONS["report"],
     shell:
-        "ncpipe report {input.study} > {log} 2>&1"
+        "ncpipe report {params.study} > {log} 2>&1"

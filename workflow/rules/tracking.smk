@@ -2,8 +2,6 @@
 
 
 rule store:
-    input:
-        study=ancient(STUDY_FILE),
     output:
         f"{RESULTS}/mlflow/store.json",
     log:
@@ -11,22 +9,20 @@ rule store:
     benchmark:
         f"{BENCHMARKS}/store.tsv"
     priority: 100
-    conda:
-        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=2000,
         runtime=30,
     params:
-        uri=STUDY.config.tracking.uri,
+        study=STUDY_FILE,
+        tracking=digest(STUDY.config.tracking),  # hashed: a URI may hold a password
         version=STAGE_VERSIONS["tracking"],
     shell:
-        "ncpipe store {input.study} > {log} 2>&1"
+        "ncpipe store {params.study} > {log} 2>&1"
 
 
 rule sync:
     input:
-        study=ancient(STUDY_FILE),
         store=rules.store.output,
         tables=rules.tables.output,
         report=rules.report.output,
@@ -36,14 +32,13 @@ rule sync:
         f"{LOGS}/sync.log",
     benchmark:
         f"{BENCHMARKS}/sync.tsv"
-    conda:
-        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=2000,
         runtime=120,
     params:
-        tracking=canonical(STUDY.config.tracking),
+        study=STUDY_FILE,
+        tracking=digest(STUDY.config.tracking),
         version=STAGE_VERSIONS["tracking"],
     shell:
-        "ncpipe sync {input.study} > {log} 2>&1"
+        "ncpipe sync {params.study} > {log} 2>&1"

@@ -2,8 +2,6 @@
 
 
 rule fit:
-    input:
-        study=ancient(STUDY_FILE),
     output:
         fits=f"{RESULTS}/ufm/{{batch}}/fits.parquet",
         history=f"{RESULTS}/ufm/{{batch}}/history.parquet",
@@ -14,22 +12,20 @@ rule fit:
         f"{LOGS}/ufm/{{batch}}.log",
     benchmark:
         f"{BENCHMARKS}/ufm/{{batch}}.tsv"
-    conda:
-        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=240,
     params:
+        study=STUDY_FILE,
         settings=batch_settings,
         version=STAGE_VERSIONS["ufm"],
     shell:
-        "ncpipe fit {input.study} {wildcards.batch} --threads {threads} > {log} 2>&1"
+        "ncpipe fit {params.study} {wildcards.batch} --threads {threads} > {log} 2>&1"
 
 
 rule match:
     input:
-        study=ancient(STUDY_FILE),
         spec=rules.train.output.spec,
         statistics=rules.features.output.statistics,
     output:
@@ -42,17 +38,16 @@ rule match:
         f"{LOGS}/ufm/matched-{{run}}.log",
     benchmark:
         f"{BENCHMARKS}/ufm/matched-{{run}}.tsv"
-    conda:
-        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=2000,
         runtime=60,
     params:
+        study=STUDY_FILE,
         settings=list(STUDY.config.ufm.matched),
         version=STAGE_VERSIONS["ufm"],
     shell:
-        "ncpipe match {input.study} {wildcards.run} --threads {threads} > {log} 2>&1"
+        "ncpipe match {params.study} {wildcards.run} --threads {threads} > {log} 2>&1"
 
 
 rule collapse_ufm:
@@ -66,8 +61,6 @@ rule collapse_ufm:
         f"{BENCHMARKS}/collapse/ufm-{{folder}}.tsv"
     wildcard_constraints:
         folder="[A-Za-z0-9_-]+",
-    conda:
-        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=2000,

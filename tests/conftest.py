@@ -1,0 +1,25 @@
+"""Shared fixtures: one CPU thread, so that results repeat whatever the machine; a tiny prepared data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ncpipe.data import load, prepare
+from ncpipe.study.spec import DatasetSpec
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("digits")
+    prepare(DatasetSpec(name="digits", samples_per_class=20, test_samples_per_class=10), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def digits(digits_folder: Path):
+    return load(digits_folder)

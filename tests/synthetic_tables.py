@@ -1,0 +1,135 @@
+"""Tables of a made-up study, for the tests of what is drawn and written from tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ncpipe.tables.records import write_rows
+from ncpipe.tables.schemas import TABLES
+
+Row = dict[str, Any]
+METRICS = (
+    "nc1_pinv", "nc2_means_etf", "nc2_means_of", "nc2_means_uncentred_etf", "nc2_weights_etf", "nc2_weights_of",
+    "nc3_duality", "nc3_of", "nc3_etf", "nc4_mismatch", "accuracy",
+)  # fmt: skip
+MODELS = {
+    "plain linear MSE no bias": ("plain", "linear", "none", ("features",)),
+    "plain linear MSE bias": ("plain", "linear", "free", ("features",)),
+    "extended linear MSE no bias": ("extended", "linear", "none", ("H1", "features")),
+    "extended relu MSE no bias": ("extended", "relu", "none", ("H1", "W1H1", "features")),
+}
+METADATA = {"ncpipe_version": "0.1.0", "git_commit": "abc123", "study": "made-up", "study_hash": "deadbeef"}
+
+
+@dataclass(frozen=True)
+class MadeUp:
+    """What the study holds; the defaults are an ordinary one."""
+
+    labels: tuple[str, ...] = ("mlp MSE no bias", "mlp CE bias")
+    seeds: int = 2
+    epochs: tuple[int, ...] = (0, 1, 3, 10)
+    classes: int = 4
+    ufm: bool = True
+    matched: bool = True
+    status: str = "done"
+    value: float | None = None
+    """Of every metric at every time, instead of a decay."""
+    prediction: float = 1.0
+    """Factor of what the matched UFMs predict."""
+
+    def write(self, folder: Path) -> Path:
+        """Write all tables into ``folder``."""
+        nets, ufms = list(self._networks()), list(self._ufms()) if self.ufm else []
+        rows: dict[str, list[Row]] = {
+            "runs": nets + ufms,
+            "history": [row for run in nets + ufms for row in self._history(run)],
+            "collapse": [row for run in nets + ufms for row in self._collapse(run)],
+            "ufm": [*map(self._fit, ufms), *(self._match(n, m) for n in nets for m in ("plain", "extended"))],
+            "claims": [CLAIM] if nets or ufms else [],
+            "timings": [],
+        }
+        if not self.matched:
+            rows["ufm"] = [row for row in rows["ufm"] if row["kind"] != "matched"]
+        for name, schema in TABLES.items():
+            write_rows(folder / f"{name}.parquet", schema, rows[name], METADATA)
+        return folder
+
+    def _networks(self) -> Iterator[Row]:
+        for label in self.labels:
+            for seed in range(self.seeds):
+                run = {"source": "net", "run_id": f"{label}-{seed}", "kind": "network", "label": label}
+                run |= {"status": self.status, "classes": self.classes, "seed": seed, "dataset": "digits"}
+                done = {"zero_error_epoch": self.epochs[-1] // 3, "final_epoch": self.epochs[-1]}
+                yield run | (done | {"final_test_accuracy": 0.987} if self.status == "done" else {})
+
+    def _ufms(self) -> Iterator[Row]:
+        for label, (model, activation, bias, _) in MODELS.items():
+            for solver, short in (("gradient_descent", "GD"), ("lbfgs", "L-BFGS")):
+                run = {"source": "ufm", "kind": "declared", "label": f"{label} ({short})", "optimizer": solver}
+                run |= {"model": model, "activation": activation, "bias": bias, "loss": "mse", "seed": 0}
+                yield run | {"run_id": f"{label}-{solver}", "status": "done", "classes": self.classes}
+
+    def _times(self, run: Row) -> tuple[int, ...]:
+        if run["status"] == "missing":
+            return ()
+        if run["source"] == "net":
+            return self.epochs
+        return (0, 1, 10, 1000) if run["optimizer"] == "gradient_descent" else (57,)
+
+    def _history(self, run: Row) -> Iterator[Row]:
+        net = {"train_loss": 1.0, "train_accuracy": None, "test_loss": 2.0, "test_accuracy": None}
+        for time in self._times(run):
+            values = net if run["source"] == "net" else {"objective": 1.0, "gap": 1e-17}
+            for quantity, scale in values.items():
+                value = min(1.0, 0.5 + time / 10) if scale is None else scale * math.exp(-time)
+                yield self._row(run, time, quantity=quantity, value=value)
+            if run["source"] == "net":
+                yield self._row(run, time, quantity="learning_rate", value=0.1 if time < 5 else 0.01)
+
+    def _collapse(self, run: Row) -> Iterator[Row]:
+        layers = ("layer1", "features") if run["source"] == "net" else MODELS[run["label"].split(" (")[0]][3]
+        for time in self._times(run):
+            for depth, layer in enumerate(layers, start=1):
+                for split in ("train", "test") if run["source"] == "net" else ("train",):
+                    for metric in METRICS:
+                        value = math.exp(-depth * min(time, 60)) if self.value is None else self.value
+                        where = {"split": split, "layer": layer, "depth": depth, "metric": metric}
+                        yield self._row(run, time, value=value * (1 + run["seed"]), **where)
+
+    @staticmethod
+    def _row(run: Row, time: int, **rest: Any) -> Row:
+        return {"source": run["source"], "run_id": run["run_id"], "time": time, **rest}
+
+    def _fit(self, run: Row) -> Row:
+        return {"run_id": run["run_id"], "kind": "declared", "model": run["model"], "gap": -1e-17}
+
+    def _match(self, network: Row, model: str) -> Row:
+        gram = np.eye(self.classes).ravel()
+        row = {"run_id": f"matched-{model}-{network['run_id']}", "kind": "matched", "model": model}
+        row |= {"network_id": network["run_id"], "activation": "linear", "basis": "a <theorem>"}
+        for name, value in (("feature_norm", 30.0), ("weight_norm", 2.0), ("loss", 1e-3)):
+            row |= {f"measured_{name}": value, f"predicted_{name}": value * self.prediction}
+        for name in ("means_gram", "weights_gram"):
+            row |= {f"measured_{name}": (gram + 0.1).tolist(), f"predicted_{name}": (gram * self.prediction).tolist()}
+        return row
+
+
+CLAIM: Row = {
+    "claim_id": "tirer2022-1",
+    "source": "Tirer & Bruna 2022",
+    "statement": "The bias-free MSE UFM ends at an orthogonal frame.",
+    "statistic": "nc2_means_of at the last iteration",
+    "direction": "below",
+    "threshold": 0.01,
+    "effect": 1e-9,
+    "low": 1e-10,
+    "high": 2e-9,
+    "count": 3,
+    "verdict": "supported",
+}

@@ -1,0 +1,295 @@
+"""Training: losses, decayed groups, schedules, batches, exact resumption, divergence, feature passes."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import ncpipe
+from ncpipe.collapse import Moment, collapse_metrics, load_traces
+from ncpipe.errors import UserError
+from ncpipe.files import read_json, read_tensors, write_text
+from ncpipe.study.spec import AugmentSpec, LossSpec, MeasureSpec, NetworkSpec, OptimizerSpec, ScheduleSpec
+from ncpipe.study.study import NetworkRun, Study
+from ncpipe.study.sweep import laid_over
+from ncpipe.tables.records import read_table
+from ncpipe.training import features as features_module
+from ncpipe.training.batches import ImageBatches, augmented
+from ncpipe.training.features import extract_features
+from ncpipe.training.losses import mean_loss
+from ncpipe.training.optimization import build_optimizer, learning_rate
+from ncpipe.training.train import Trainer, new_network, train
+
+CPU = torch.device("cpu")
+NETWORK = {
+    "dataset": {"name": "digits", "samples_per_class": 20, "test_samples_per_class": 10},
+    "model": {"name": "mlp", "depth": 2, "width": 16},
+    "loss": {"name": "mse"},
+    "optimizer": {"lr": 0.05, "weight_decay": 1e-2},
+    "epochs": 6,
+    "batch_size": 32,
+}
+
+
+def planned(measured: tuple[int, ...] = (0, 3, 6), **changes: object) -> NetworkRun:
+    spec = NetworkSpec.model_validate(laid_over(NETWORK, {k.replace("__", "."): v for k, v in changes.items()}))
+    return NetworkRun("run", spec, "digits", measured, tuple(spec.model.layers()))
+
+
+def content(folder: Path) -> dict[str, object]:
+    """What a run wrote, without wall-clock times."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "timings.parquet")
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
+
+
+def test_losses_follow_their_definitions():
+    logits, labels = torch.randn(5, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 1, 0])
+    one_hot = torch.eye(3, dtype=torch.float64)[labels]
+    half = mean_loss(LossSpec(name="mse"), logits, labels)
+    assert half == pytest.approx(float((logits - one_hot).square().sum()) / 10)
+    mean = mean_loss(LossSpec(name="mse", scaling="mean"), logits, labels)
+    assert mean == pytest.approx(float(nn.MSELoss()(logits, one_hot)))
+    assert mean == pytest.approx(2 / 3 * float(half))  # 2/K, the factor of the matched penalties
+    ce = mean_loss(LossSpec(name="ce"), logits, labels)
+    assert ce == pytest.approx(float(-logits.log_softmax(1)[range(5), labels].mean()))
+
+
+@pytest.mark.parametrize(
+    ("group", "decayed"),
+    [
+        ("all", {"stages", "head.weight", "head.bias"}),
+        ("weights", {"head.weight"}),
+        ("head", {"head.weight", "head.bias"}),
+    ],
+)
+def test_weight_decay_reaches_its_group_only(group, decayed, digits):
+    network = new_network(planned(head__bias=True).spec, digits)
+    optimizer = build_optimizer(OptimizerSpec(lr=0.1, weight_decay=0.5, decay=group), network)
+    decays = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    for name, parameter in network.named_parameters():
+        expected = name in decayed or (name.startswith("stages") and "stages" in decayed)
+        expected = expected or (group == "weights" and parameter.ndim >= 2)
+        assert decays[id(parameter)] == (0.5 if expected else 0.0), name
+
+
+def test_schedules():
+    step = [learning_rate(1.0, ScheduleSpec(name="step"), e, 9) for e in range(1, 10)]
+    assert step == pytest.approx([1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01])
+    cosine = [learning_rate(1.0, ScheduleSpec(name="cosine"), e, 4) for e in range(1, 5)]
+    assert cosine == pytest.approx([(1 + math.cos(math.pi * i / 4)) / 2 for i in range(4)])
+    warm = [learning_rate(1.0, ScheduleSpec(name="constant", warmup_epochs=3), e, 9) for e in range(1, 6)]
+    assert warm == pytest.approx([0.25, 0.5, 0.75, 1, 1])
+
+
+def test_an_epoch_visits_every_image_once_in_an_order_of_its_own(digits):
+    data = ImageBatches(digits.train.images, torch.arange(200), digits.mean, digits.std, CPU)
+    orders = [torch.cat([labels for _, labels in data.shuffled(32, AugmentSpec(), 1, epoch)]) for epoch in (1, 1, 2)]
+    assert all(sorted(order.tolist()) == list(range(200)) for order in orders)
+    assert torch.equal(orders[0], orders[1])
+    assert not torch.equal(orders[0], orders[2])
+    sizes = [len(labels) for _, labels in data.shuffled(33, AugmentSpec(), 1, 1)]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_images_are_normalised_by_the_training_set(digits):
+    data = ImageBatches(digits.train.images, digits.train.labels, digits.mean, digits.std, CPU)
+    images = torch.cat([batch for batch, _ in data.in_order(64)])
+    assert float(images.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(images.std(correction=0)) == pytest.approx(1, abs=1e-3)
+
+
+def test_augmentation_flips_and_shifts_whole_images():
+    images = torch.arange(2 * 16, dtype=torch.uint8).reshape(2, 1, 4, 4).repeat(50, 1, 1, 1)
+    generator = torch.Generator().manual_seed(0)
+    flipped = augmented(images, AugmentSpec(flip=True), generator)
+    same = (flipped == images).flatten(1).all(1)
+    mirrored = (flipped == images.flip(-1)).flatten(1).all(1)
+    assert (same | mirrored).all()
+    assert 20 < int(same.sum()) < 80
+    cropped = augmented(images + 1, AugmentSpec(crop=1), generator)
+    shifts = [torch.roll(nn.functional.pad(images + 1, [1] * 4), (dy, dx), (2, 3))[..., 1:5, 1:5]
+              for dy in (-1, 0, 1) for dx in (-1, 0, 1)]  # fmt: skip
+    matches = torch.stack([(cropped == shifted).flatten(1).all(1) for shifted in shifts])
+    assert matches.any(0).all()
+    assert (matches.sum(1) > 0).all()
+
+
+def test_training_writes_its_records_and_reaches_low_loss(digits, tmp_path):
+    run = planned((0, 5, 40), epochs=40)
+    train(run, digits, tmp_path, CPU)
+    record = read_json(tmp_path / "spec.json")
+    assert record["status"] == "done"
+    assert record["final_epoch"] == 40
+    assert record["parameters"] == 64 * 16 + 16 * 16 + 4 * 16 + 160 + 10
+    history = read_table(tmp_path / "history.parquet").to_pandas()
+    final = history.query("time == 40").set_index("quantity")["value"]
+    assert final["train_accuracy"] > 0.97
+    assert final["test_accuracy"] > 0.85
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [
+        f"epoch{e:06d}.safetensors" for e in (0, 5, 40)
+    ]
+    last, _ = read_tensors(tmp_path / "checkpoints/epoch000040.safetensors")
+    model, _ = read_tensors(tmp_path / "model.safetensors")
+    assert all(torch.equal(model[name], last[name]) for name in model)
+    assert not (tmp_path / ".state").exists()
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of ours may catch it."""
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_a_killed_run_resumes_to_the_same_bytes(optimizer, digits, tmp_path, monkeypatch):
+    run = planned(tuple(range(7)), optimizer__name=optimizer, optimizer__lr=0.01, augment__flip=True)
+    train(run, digits, tmp_path / "whole", CPU)
+    original = Trainer.epoch
+    for deadly in (2, 5):
+
+        def epoch(self, number, deadly=deadly):
+            if number == deadly:
+                raise Killed
+            return original(self, number)
+
+        monkeypatch.setattr(Trainer, "epoch", epoch)
+        with pytest.raises(Killed):
+            train(run, digits, tmp_path / "killed", CPU)
+    monkeypatch.setattr(Trainer, "epoch", original)
+    seen = []
+    monkeypatch.setattr(Trainer, "epoch", lambda self, number: (seen.append(number), original(self, number))[1])
+    train(run, digits, tmp_path / "killed", CPU)
+    assert seen == [5, 6]
+    assert content(tmp_path / "killed") == content(tmp_path / "whole")
+
+
+def test_a_kill_between_the_last_epoch_and_the_outputs_costs_nothing(digits, tmp_path, monkeypatch):
+    run = planned()
+    train(run, digits, tmp_path / "whole", CPU)
+    monkeypatch.setattr("ncpipe.training.train.write_json", lambda *_: (_ for _ in ()).throw(Killed()))
+    with pytest.raises(Killed):
+        train(run, digits, tmp_path / "killed", CPU)
+    monkeypatch.undo()
+    monkeypatch.setattr(Trainer, "epoch", lambda *_: pytest.fail("trained again"))
+    train(run, digits, tmp_path / "killed", CPU)
+    assert content(tmp_path / "killed") == content(tmp_path / "whole")
+
+
+def test_state_of_other_settings_or_damaged_state_is_not_resumed(digits, tmp_path, monkeypatch):
+    def interrupted(run):
+        monkeypatch.setattr(Trainer, "publish", lambda self: None)
+        train(run, digits, tmp_path / "run", CPU)
+        monkeypatch.undo()
+
+    whole = planned()
+    train(whole, digits, tmp_path / "whole", CPU)
+    interrupted(planned(optimizer__lr=0.01))
+    assert (tmp_path / "run/.state/state.safetensors").exists()
+    train(whole, digits, tmp_path / "run", CPU)
+    assert content(tmp_path / "run") == content(tmp_path / "whole")
+    interrupted(whole)
+    write_text(tmp_path / "run/.state/state.safetensors", "half-written")
+    train(whole, digits, tmp_path / "run", CPU)
+    assert content(tmp_path / "run") == content(tmp_path / "whole")
+
+
+def test_sigkill_of_the_real_command_is_survived(tmp_path):
+    study = {
+        "study": {"name": "kill", "results": str(tmp_path / "results")},
+        "datasets": {"base": NETWORK["dataset"]},
+        "networks": {"base": {k: v for k, v in NETWORK.items() if k != "dataset"} | {"epochs": 400}},
+        "measure": {"epochs": [0, 100, 200, 300]},
+        "ufm": {"matched": []},
+    }
+    config = tmp_path / "study.json"
+    config.write_text(json.dumps(study))
+    planned_study = Study.read(config)
+    run_id, dataset_id = next(iter(planned_study.networks)), next(iter(planned_study.datasets))
+    command = [sys.executable, "-m", "ncpipe"]
+    subprocess.run([*command, "dataset", str(config), dataset_id], check=True)
+    folder = planned_study.layout.run(run_id)
+    for epoch in (100, 200):
+        process = subprocess.Popen([*command, "train", str(config), run_id], stderr=subprocess.DEVNULL)
+        while not (folder / f".state/checkpoints/epoch{epoch:06d}.safetensors").exists():
+            assert process.poll() is None
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    subprocess.run([*command, "train", str(config), run_id], check=True, stderr=subprocess.DEVNULL)
+    resumed = content(folder)
+    subprocess.run(["rm", "-r", str(folder)], check=True)
+    subprocess.run([*command, "train", str(config), run_id], check=True, stderr=subprocess.DEVNULL)
+    assert resumed == content(folder)
+
+
+def test_divergence_is_a_result(digits, tmp_path):
+    run = planned((0, 1, 2, 6), optimizer__lr=1e12, model__batch_norm=False)
+    train(run, digits, tmp_path, CPU)
+    record = read_json(tmp_path / "spec.json")
+    assert record["status"] == "diverged"
+    assert record["final_epoch"] < 6
+    extract_features(run, MeasureSpec(), digits, tmp_path, CPU)
+    trace = load_traces(tmp_path / "statistics.safetensors")["run"]
+    assert trace.times == [0]
+
+
+@pytest.fixture
+def trained(digits, tmp_path):
+    run = planned(model={"name": "convnet", "depth": 2, "width": 4}, head__bias=True)
+    train(run, digits, tmp_path, CPU)
+    return run, tmp_path
+
+
+def test_feature_pass_agrees_with_measuring_the_features(trained, digits):
+    run, folder = trained
+    measure = MeasureSpec.model_validate({"keep": {"layers": ["*"], "epochs": "last"}, "flatten": ["layer1"]})
+    extract_features(run, measure, digits, folder, CPU)
+    trace = load_traces(folder / "statistics.safetensors")["run"]
+    assert trace.layers == ("layer1", "features")
+    assert trace.times == [0, 3, 6]
+    kept, _ = read_tensors(folder / "features.safetensors")
+    assert set(kept) == {f"6/{layer}/{split}" for layer in trace.layers for split in ("train", "test")} | {
+        "labels/train",
+        "labels/test",
+    }
+    assert kept["6/layer1/train"].shape == (200, 4 * 8 * 8)
+    network = new_network(run.spec, digits)
+    network.load_state_dict(read_tensors(folder / "model.safetensors")[0])
+    network.eval()
+    data = ImageBatches(digits.test.images, digits.test.labels, digits.mean, digits.std, CPU)
+    with torch.no_grad():
+        logits = network(data.normalized(data.images))
+    means = trace.statistics[Moment(6, "features", "train")].means
+    weight, bias = trace.heads[6]
+    direct = ncpipe.measure(
+        kept["6/features/test"], kept["labels/test"], weight.float(), bias.float(), train_means=means
+    )
+    stored = collapse_metrics(trace.statistics[Moment(6, "features", "test")], weight, bias)
+    assert direct == pytest.approx(stored, rel=1e-6, nan_ok=True)
+    assert stored["accuracy"] == pytest.approx(float((logits.argmax(1) == data.labels).float().mean()))
+    assert trace.losses[6, "test"] == pytest.approx(float(mean_loss(run.spec.loss, logits, data.labels)), rel=1e-5)
+
+
+def test_features_beyond_the_memory_budget_take_more_passes(trained, digits, monkeypatch):
+    run, folder = trained
+    extract_features(run, MeasureSpec(), digits, folder, CPU)
+    whole = (folder / "statistics.safetensors").read_bytes()
+    monkeypatch.setattr(features_module, "MEMORY_BUDGET", 1)
+    extract_features(run, MeasureSpec(), digits, folder, CPU)
+    assert (folder / "statistics.safetensors").read_bytes() == whole
+
+
+def test_a_damaged_checkpoint_is_named(trained, digits):
+    run, folder = trained
+    path = folder / "checkpoints/epoch000003.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match="epoch000003"):
+        extract_features(run, MeasureSpec(), digits, folder, CPU)
