@@ -7,12 +7,15 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from ncpipe.errors import UserError
-from ncpipe.study.study import Study
+from ncpipe.study.study import NetworkRun, Study
+
+if TYPE_CHECKING:
+    from ncpipe.data import Dataset
 
 Item = TypeVar("Item")
 
@@ -53,6 +56,16 @@ def _use_threads(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
+
+
+def _network_job(study: Path, run: str, threads: int) -> tuple[Study, NetworkRun, Dataset]:
+    """What the stages of a network read: the study, the planned run and its data."""
+    from ncpipe.data import load
+
+    _use_threads(threads)
+    s = Study.read(study)
+    planned = _named(s.networks, run, "network")
+    return s, planned, load(s.layout.dataset(planned.dataset_id))
 
 
 # --- studies and files ----------------------------------------------------------------------------
@@ -140,14 +153,10 @@ def train(
     device: Device = "auto",
 ) -> None:
     """Train a network; goes on where a killed job stopped."""
-    from ncpipe.data import load
     from ncpipe.training.train import choose_device
     from ncpipe.training.train import train as train_network
 
-    _use_threads(threads)
-    s = Study.read(study)
-    planned = _named(s.networks, run, "network")
-    data = load(s.layout.dataset(planned.dataset_id))
+    s, planned, data = _network_job(study, run, threads)
     train_network(planned, data, s.layout.run(run), choose_device(device))
 
 
@@ -159,14 +168,10 @@ def features(
     device: Device = "auto",
 ) -> None:
     """Measure all checkpoints of a trained network: statistics, and the raw features to keep."""
-    from ncpipe.data import load
     from ncpipe.training.features import extract_features
     from ncpipe.training.train import choose_device
 
-    _use_threads(threads)
-    s = Study.read(study)
-    planned = _named(s.networks, run, "network")
-    data = load(s.layout.dataset(planned.dataset_id))
+    s, planned, data = _network_job(study, run, threads)
     extract_features(planned, s.config.measure, data, s.layout.run(run), choose_device(device))
 
 

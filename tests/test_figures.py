@@ -68,7 +68,7 @@ def test_draws_from_any_tables(studies, name, case):
 @pytest.mark.parametrize("case", ["ordinary", "twenty labels", "one seed, one epoch"])
 def test_panels_keep_within_the_figure(studies, case):
     figure = draw(studies[case], FigureOptions(name="frames"))
-    top = max(axes.title.get_window_extent().y1 for axes in figure.axes)
+    top = max(axes.get_tightbbox().y1 for axes in figure.axes)
     assert top <= figure.bbox.height
 
 

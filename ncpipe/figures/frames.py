@@ -39,7 +39,7 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
         return empty_figure(options.width, "frames: no measured network and no plain UFM")
     look, stacked = looks(tables["runs"]), options.width < 2 * 2.2
     side = (options.width if stacked else options.width / 2) - 0.55
-    figure = new_figure(options.width, (side + 0.55) * (2 if stacked else 1))
+    figure = new_figure(options.width, (side + 0.75) * (2 if stacked else 1))
     grid = figure.subplots(2, 1) if stacked else figure.subplots(1, 2)
     for axes, (title, metrics) in zip(grid, PANELS.items()):
         found = [_coordinates(rows, metrics) for rows in paths]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -108,7 +109,7 @@ class Extractor:
                 parts[layer].append(as_vectors(maps[layer], self._pooling(layer)))
         return {layer: torch.cat(values) for layer, values in parts.items()}, total / len(data)
 
-    def _pooling(self, layer: str) -> str:
+    def _pooling(self, layer: str) -> Literal["average", "flatten"]:
         return "flatten" if matches_any(layer, self.measure.flatten) else self.measure.pool
 
     def _groups_within_budget(self, data: ImageBatches) -> Iterator[tuple[str, ...]]:
