@@ -61,8 +61,9 @@ def _frames(tables: Tables) -> Iterator[str]:
     nets = networks(tables)
     for what, (of, etf) in FRAMES.items():
         difference = (final_values(tables, nets, of) - final_values(tables, nets, etf)).dropna()
-        by_label = difference.groupby(nets.set_index("run_id")["label"].reindex(difference.index))
-        nearer = {label: _nearer(by_label.get_group(label)) for label in labels(nets) if label in by_label.groups}
+        label_of = nets.set_index("run_id")["label"].reindex(difference.index)
+        by_label = {label: difference[label_of == label] for label in labels(nets)}
+        nearer = {label: _nearer(values) for label, values in by_label.items() if len(values)}
         parts = [f"{frame} ({', '.join(names)})" for frame, names in _inverted(nearer).items()]
         if parts:
             yield f"The {what} end nearer {'; '.join(parts)}."

@@ -1,0 +1,174 @@
+"""The reference documentation against the code: names, defaults, expansions and runnable examples."""
+
+from __future__ import annotations
+
+import doctest
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+import ncpipe
+from ncpipe.study import spec
+from ncpipe.study.spec import Block
+from ncpipe.study.study import Study
+from ncpipe.study.sweep import expand
+from ncpipe.tables.schemas import TABLES
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+
+def text(name: str) -> str:
+    return (DOCS / f"{name}.md").read_text(encoding="utf-8")
+
+
+def blocks(document: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", document, flags=re.MULTILINE | re.DOTALL)
+
+
+def table_rows(section: str) -> dict[str, list[str]]:
+    """Cells of the table rows whose first cell is one name in backquotes, by that name."""
+    rows = (re.split(r"(?<!\\)\|", line)[1:-1] for line in section.splitlines() if line.startswith("| `"))
+    return {cells[0].strip().strip("`"): [cell.strip() for cell in cells] for cells in rows}
+
+
+def sections(document: str) -> dict[str, str]:
+    """Text under every heading, up to the next heading."""
+    parts = re.split(r"^#+ (.*)$", document, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2]))
+
+
+@pytest.mark.parametrize("name", ["metrics", "ufm"])
+def test_examples_print_what_the_document_says(name):
+    examples = "\n".join(blocks(text(name), "python"))
+    test = doctest.DocTestParser().get_doctest(examples, {}, f"docs/{name}.md", None, 0)
+    report: list[str] = []
+    assert len(test.examples) > 10
+    failed, _ = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test, out=report.append)
+    assert failed == 0, "".join(report)
+
+
+def test_closed_form_values_of_the_table_are_those_of_the_code():
+    from ncpipe.ufm import Problem
+
+    values = {k: v[1] for k, v in table_rows(sections(text("ufm"))["Closed forms"]).items() if k.startswith("Problem(")}
+    assert len(values) == 7
+    for call, value in values.items():
+        assert f"{eval(call, {'Problem': Problem}).optimum().value:.8f}" == value, call
+
+
+def test_every_metric_is_defined():
+    rng = np.random.default_rng(0)
+    labels = np.arange(12) % 3
+    measured = ncpipe.measure(rng.normal(size=(12, 5)), labels, rng.normal(size=(3, 5)), np.zeros(3))
+    document = text("metrics")
+    assert set(measured) | {"loss"} <= set(table_rows(document))
+    meaning = TABLES["history"].field("quantity").metadata[b"meaning"].decode()
+    quantities = set(re.findall(r"\w+", re.sub(r"\(.*?\)|\w+:", "", meaning)))
+    assert quantities == set(table_rows(sections(document)["Quantities of the history table"]))
+
+
+# --- the config ----------------------------------------------------------------------------------
+
+HEADINGS = {
+    spec.Config: "The top level",
+    spec.StudyInfo: "`study`",
+    spec.Block: "`datasets` and `networks`",
+    spec.Sweep: "`sweep`",
+    spec.DatasetSpec: "Keys of a data set",
+    spec.NetworkSpec: "Keys of a network",
+    spec.Mlp: "`model`: `mlp`",
+    spec.Convnet: "`model`: `convnet`",
+    spec.ResNet: "`model`: `resnet18`, `resnet34`, `resnet50`",
+    spec.Vgg: "`model`: `vgg11_bn`, `vgg13_bn`, `vgg16_bn`",
+    spec.DenseNet: "`model`: `densenet40`, `densenet121`",
+    spec.HeadSpec: "`head`",
+    spec.LossSpec: "`loss`",
+    spec.OptimizerSpec: "`optimizer`",
+    spec.ScheduleSpec: "`schedule`",
+    spec.AugmentSpec: "`augment`",
+    spec.UfmBlock: "`ufm`",
+    spec.UfmSpec: "Keys of a UFM problem",
+    spec.GradientDescent: "`solver`: `gradient_descent`",
+    spec.Lbfgs: "`solver`: `lbfgs`",
+    spec.MeasureSpec: "`measure`",
+    spec.KeepSpec: "`measure.keep`",
+    spec.FigureOptions: "`figures`",
+    spec.TrackingSpec: "`tracking`",
+}
+"""Where docs/config.md has the table of a group of settings."""
+
+
+def subclasses(model: type[BaseModel]) -> set[type[BaseModel]]:
+    return {model}.union(*map(subclasses, model.__subclasses__()))
+
+
+def test_every_group_of_settings_has_a_section():
+    assert subclasses(spec.Settings) - {spec.Settings} == set(HEADINGS)
+    assert set(HEADINGS.values()) <= set(sections(text("config")))
+
+
+@pytest.mark.parametrize("model", HEADINGS, ids=lambda model: model.__name__)
+def test_every_setting_stands_in_its_section_with_its_default(model):
+    rows = table_rows(sections(text("config"))[HEADINGS[model]])
+    assert set(rows) == set(model.model_fields)
+    for name, field in model.model_fields.items():
+        assert rows[name][2] == written_default(field), f"{model.__name__}.{name}"
+
+
+def written_default(field) -> str:
+    """As in YAML; a group of settings or an empty collection has none of its own."""
+    if field.is_required():
+        return "required"
+    default = field.default if field.default is not PydanticUndefined else field.default_factory()
+    if isinstance(default, BaseModel) or default in ({}, ()):
+        return "–"
+    if isinstance(default, tuple) and all(isinstance(v, float) for v in default):
+        return "`[1/3, 2/3]`" if default == (1 / 3, 2 / 3) else f"`{list(default)}`"
+    return f"`{json.dumps(default)}`" if not isinstance(default, str) or default == "" else f"`{default}`"
+
+
+def test_sweeps_expand_to_what_the_document_says():
+    pairs = re.findall(r"^```yaml\n(.*?)^```\n+```text\n(.*?)^```$", text("config"), flags=re.MULTILINE | re.DOTALL)
+    assert len(pairs) >= 6
+    for block, runs in pairs:
+        expected = [yaml.safe_load(line) for line in runs.splitlines()]
+        assert expand(Block.model_validate(yaml.safe_load(block)), "example") == expected, block
+
+
+def test_plan_of_the_example_study_is_the_one_shown():
+    document = sections(text("config"))["A whole study"]
+    study = Study(yaml.safe_load(blocks(document, "yaml")[0]))
+    shown = {line.split()[-3] for line in blocks(document, "console")[0].splitlines() if line.endswith("to do")}
+    assert shown == {*study.datasets, *study.networks, *study.ufm_batches, *study.figures} | {"3"} or (
+        shown == {*study.datasets, *study.networks, *study.ufm_batches, *study.figures}
+    )
+
+
+# --- the tables ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_column_stands_in_its_table(table):
+    rows = table_rows(sections(text("tables"))[f"`{table}`"])
+    assert list(rows) == TABLES[table].names
+    for field in TABLES[table]:
+        assert rows[field.name][1] == str(field.type)
+
+
+def test_commands_that_are_shown_exist():
+    from typer.main import get_command
+
+    from ncpipe.cli import app
+
+    known = set(get_command(app).commands)
+    lines = [line for path in DOCS.glob("*.md") for line in path.read_text(encoding="utf-8").splitlines()]
+    shown = [shlex.split(line, comments=True) for line in lines if re.match(r"(    |\$ )ncpipe [a-z]", line)]
+    used = {words[words.index("ncpipe") + 1] for words in shown}
+    assert used <= known
