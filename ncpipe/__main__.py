@@ -1,5 +1,15 @@
-"""``python -m ncpipe``."""
+"""Entrance of the ``ncpipe`` command: says what to install where only the light library is there."""
 
-from ncpipe.cli import main
+import sys
 
-main()
+
+def main() -> None:
+    try:
+        from ncpipe.cli import main as run
+    except ModuleNotFoundError as error:
+        sys.exit(f"ncpipe: the command line needs {error.name}: pip install 'ncpipe[pipeline]'")
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -141,8 +141,7 @@ def dataset(study: StudyFile, name: Annotated[str, typer.Argument(help="Id of th
     from ncpipe.data import prepare
 
     s = Study.read(study)
-    search_path = [Path(entry).expanduser() for entry in s.config.study.data_path]
-    prepare(_named(s.datasets, name, "data set"), s.layout.dataset(name), search_path)
+    prepare(_named(s.datasets, name, "data set"), s.layout.dataset(name), s.data_path)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -156,8 +155,9 @@ def train(
     from ncpipe.training.train import choose_device
     from ncpipe.training.train import train as train_network
 
+    chosen = choose_device(device)
     s, planned, data = _network_job(study, run, threads)
-    train_network(planned, data, s.layout.run(run), choose_device(device))
+    train_network(planned, data, s.layout.run(run), chosen)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -171,8 +171,9 @@ def features(
     from ncpipe.training.features import extract_features
     from ncpipe.training.train import choose_device
 
+    chosen = choose_device(device)
     s, planned, data = _network_job(study, run, threads)
-    extract_features(planned, s.config.measure, data, s.layout.run(run), choose_device(device))
+    extract_features(planned, s.config.measure, data, s.layout.run(run), chosen)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -259,7 +260,3 @@ def sync(study: StudyFile = Path("config.yaml")) -> None:
     summary = sync_study(s.config, s.layout)
     print(f"MLflow: {summary}", flush=True)
     write_json(s.layout.mlflow / "sync.json", asdict(summary) | {"uri": redacted(summary.uri)})
-
-
-if __name__ == "__main__":
-    main()

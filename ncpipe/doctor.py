@@ -6,7 +6,6 @@ import importlib.metadata
 import os
 import platform
 import shutil
-from pathlib import Path
 
 import ncpipe
 from ncpipe.study.study import Study
@@ -36,9 +35,8 @@ def print_diagnosis(study: Study | None) -> None:
     if study is None:
         return
     print(f"study {study.config.study.name}: {len(study.networks)} networks, {len(study.problems)} UFM problems")
-    for entry in study.config.study.data_path:
-        names = sorted(path.name for path in Path(entry).expanduser().iterdir())
-        print(f"data path {entry}: {', '.join(names[:8])}")
+    for folder in study.data_path:
+        print(f"data path {folder}: {', '.join(sorted(path.name for path in folder.iterdir())[:8])}")
     existing = next(p for p in (study.layout.results, *study.layout.results.resolve().parents) if p.exists())
     free = shutil.disk_usage(existing).free / 2**30
     writable = os.access(existing, os.W_OK)

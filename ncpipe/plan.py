@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -12,7 +13,7 @@ from rich.table import Table
 from ncpipe.study.spec import GradientDescent, NetworkSpec, UfmSpec
 from ncpipe.study.study import NetworkRun, Study
 
-STARTUP = 4.0
+STARTUP = 2.5
 """Seconds of interpreter and library start per job, on a usual CPU."""
 CALIBRATION = 0.5
 """Seconds of training steps timed per network of a kind."""
@@ -54,7 +55,7 @@ def print_plan(study: Study, estimate: bool = True) -> None:
 def plan_items(study: Study, estimate: bool) -> Iterator[Item]:
     """The units of a study in the order of their stages."""
     layout = study.layout
-    rates = Rates()
+    rates = Rates(study.data_path)
     for dataset_id in study.datasets:
         yield Item("dataset", dataset_id, (layout.dataset(dataset_id) / "dataset.json").exists(), STARTUP)
     for run in study.networks.values():
@@ -77,14 +78,14 @@ def plan_items(study: Study, estimate: bool) -> Iterator[Item]:
 class Rates:
     """Seconds of work, from a few timed training steps of every kind of network."""
 
-    def __init__(self) -> None:
+    def __init__(self, search_path: Sequence[Path]) -> None:
+        self.search_path = search_path
         self._per_image: dict[str, float] = {}
 
     def training(self, run: NetworkRun) -> float:
         from ncpipe.data import nominal_shape
 
-        shape, per_class = nominal_shape(run.spec.dataset), run.spec.dataset.samples_per_class
-        samples = shape.train_samples if per_class is None else per_class * shape.classes
+        samples = nominal_shape(run.spec.dataset, self.search_path).train_samples
         return STARTUP + run.spec.epochs * samples * self.per_image(run.spec)
 
     def features(self, run: NetworkRun) -> float:
@@ -94,21 +95,21 @@ class Rates:
         """Seconds per image of training with one thread."""
         key = f"{spec.model} {spec.dataset.name} {spec.dataset.image_size} {spec.batch_size}"
         if key not in self._per_image:
-            self._per_image[key] = seconds_per_image(spec)
+            self._per_image[key] = seconds_per_image(spec, self.search_path)
         return self._per_image[key]
 
     def ufm(self, specs: list[UfmSpec]) -> float:
-        """A rough count of multiplications: 2e9 a second and 20 microseconds an operation."""
+        """A rough count: 4e10 multiplications a second on top of a cost per step."""
         spec = specs[0]
         work = 6 * spec.depth * spec.dim * spec.samples * spec.classes * (spec.classes + spec.dim * (spec.depth - 1))
         descent = isinstance(spec.solver, GradientDescent)
         steps = spec.solver.steps if isinstance(spec.solver, GradientDescent) else 1500
         starts = 1 if isinstance(spec.solver, GradientDescent) else spec.solver.starts
         overhead = (4e-5 if descent else 1e-3) * spec.depth
-        return STARTUP + steps * (overhead + len(specs) * starts * work / 2e9)
+        return STARTUP + steps * (overhead + len(specs) * starts * work / 4e10)
 
 
-def seconds_per_image(spec: NetworkSpec) -> float:
+def seconds_per_image(spec: NetworkSpec, search_path: Sequence[Path] = ()) -> float:
     """Time training steps on random images of the data set's shape, with one thread."""
     import torch
 
@@ -118,7 +119,7 @@ def seconds_per_image(spec: NetworkSpec) -> float:
     from ncpipe.training.optimization import build_optimizer
 
     torch.set_num_threads(1)
-    channels, side, classes, _ = nominal_shape(spec.dataset)
+    channels, side, classes, _ = nominal_shape(spec.dataset, search_path)
     network = build_network(spec.model, spec.head, (channels, side, side), classes, 0)
     optimizer = build_optimizer(spec.optimizer, network)
     images = torch.randn(spec.batch_size, channels, side, side)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import itertools
 import json
 import re
 import shlex
@@ -19,8 +20,11 @@ from ncpipe.study import spec
 from ncpipe.study.spec import Block
 from ncpipe.study.study import Study
 from ncpipe.study.sweep import expand
+from ncpipe.tables.records import write_rows
 from ncpipe.tables.schemas import TABLES
 
+PROVENANCE = dict.fromkeys(("git_commit", "ncpipe_version", "study_hash"), "")
+"""Metadata that ``write_tables`` adds to the study's name and the schema's version."""
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
@@ -46,10 +50,14 @@ def sections(document: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", ["metrics", "ufm"])
 def test_examples_print_what_the_document_says(name):
+    run_examples(name)
+
+
+def run_examples(name: str) -> None:
     examples = "\n".join(blocks(text(name), "python"))
     test = doctest.DocTestParser().get_doctest(examples, {}, f"docs/{name}.md", None, 0)
     report: list[str] = []
-    assert len(test.examples) > 10
+    assert len(test.examples) >= 10
     failed, _ = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test, out=report.append)
     assert failed == 0, "".join(report)
 
@@ -57,7 +65,9 @@ def test_examples_print_what_the_document_says(name):
 def test_closed_form_values_of_the_table_are_those_of_the_code():
     from ncpipe.ufm import Problem
 
-    values = {k: v[1] for k, v in table_rows(sections(text("ufm"))["Closed forms"]).items() if k.startswith("Problem(")}
+    values = {
+        k: v[1] for k, v in table_rows(sections(text("ufm"))["Closed forms"]).items() if k.startswith("Problem(")
+    }
     assert len(values) == 7
     for call, value in values.items():
         assert f"{eval(call, {'Problem': Problem}).optimum().value:.8f}" == value, call
@@ -135,7 +145,8 @@ def written_default(field) -> str:
 
 
 def test_sweeps_expand_to_what_the_document_says():
-    pairs = re.findall(r"^```yaml\n(.*?)^```\n+```text\n(.*?)^```$", text("config"), flags=re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^```(\w+)\n(.*?)^```$", text("config"), flags=re.MULTILINE | re.DOTALL)
+    pairs = [(a, b) for (first, a), (then, b) in itertools.pairwise(found) if (first, then) == ("yaml", "text")]
     assert len(pairs) >= 6
     for block, runs in pairs:
         expected = [yaml.safe_load(line) for line in runs.splitlines()]
@@ -145,10 +156,10 @@ def test_sweeps_expand_to_what_the_document_says():
 def test_plan_of_the_example_study_is_the_one_shown():
     document = sections(text("config"))["A whole study"]
     study = Study(yaml.safe_load(blocks(document, "yaml")[0]))
-    shown = {line.split()[-3] for line in blocks(document, "console")[0].splitlines() if line.endswith("to do")}
-    assert shown == {*study.datasets, *study.networks, *study.ufm_batches, *study.figures} | {"3"} or (
-        shown == {*study.datasets, *study.networks, *study.ufm_batches, *study.figures}
-    )
+    lines = re.findall(r"^ (\w+)(?: x\d+)? +(\S+) +to do$", blocks(document, "console")[0], flags=re.MULTILINE)
+    networks = {(stage, run) for run in study.networks for stage in ("train", "features", "match")}
+    singles = {"dataset": study.datasets, "ufm": study.ufm_batches, "figure": study.figures}
+    assert set(lines) == networks | {(stage, name) for stage, names in singles.items() for name in names}
 
 
 # --- the tables ----------------------------------------------------------------------------------
@@ -172,3 +183,15 @@ def test_commands_that_are_shown_exist():
     shown = [shlex.split(line, comments=True) for line in lines if re.match(r"(    |\$ )ncpipe [a-z]", line)]
     used = {words[words.index("ncpipe") + 1] for words in shown}
     assert used <= known
+
+
+def test_examples_of_reading_run_on_tables_of_these_schemas(tmp_path, monkeypatch):
+    duckdb = pytest.importorskip("duckdb")
+    for name, schema in TABLES.items():
+        write_rows(tmp_path / f"results/tables/{name}.parquet", schema, [], {"study": "empty", **PROVENANCE})
+    monkeypatch.chdir(tmp_path)
+    run_examples("tables")
+    queries = blocks(text("tables"), "sql")
+    assert len(queries) == 2
+    for query in queries:
+        assert duckdb.sql(query).fetchall() == []

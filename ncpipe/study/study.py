@@ -85,6 +85,11 @@ class Study:
             raise UserError(f"{path} must hold a mapping with the keys study, datasets, networks, ufm, ...")
         return cls(config)
 
+    @property
+    def data_path(self) -> list[Path]:
+        """Folders searched for data-set files."""
+        return [Path(entry).expanduser() for entry in self.config.study.data_path]
+
     @cached_property
     def datasets(self) -> dict[str, DatasetSpec]:
         """Declared data sets by id."""
@@ -182,11 +187,12 @@ class Study:
         return {option.file or option.name: option for option in options}
 
     def _check_paths(self) -> None:
-        for entry in self.config.study.data_path:
-            if not Path(entry).expanduser().is_dir():
-                raise UserError(f"study.data_path: no folder {entry!r}; create it or take it out of the list")
+        for folder in self.data_path:
+            if not folder.is_dir():
+                raise UserError(f"study.data_path: no folder '{folder}'; create it or take it out of the list")
         for spec in self.datasets.values():
-            if spec.path is not None and not Path(spec.path).expanduser().exists():
+            places = [folder / spec.path for folder in (Path(), *self.data_path)] if spec.path else [Path()]
+            if not any(place.expanduser().exists() for place in places):
                 raise UserError(f"datasets: no file or folder {spec.path!r} ('path' of the imagefolder)")
 
     def _check_layer_patterns(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ncpipe.data import Dataset
+from ncpipe.errors import UserError
 from ncpipe.files import write_json, write_tensors
 from ncpipe.networks import Network, build_network
 from ncpipe.progress import progress as progress_bar
@@ -158,10 +160,15 @@ def evaluate(network: nn.Module, data: ImageBatches, spec: NetworkSpec) -> tuple
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """``auto``: the first GPU where there is one, else the CPU."""
+    """``auto``: the first GPU where there is one, else the CPU. Raises ``UserError`` for a device that is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise UserError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"there is no device {name!r}: torch sees {torch.cuda.device_count()} GPUs")
+    return device
 
 
 def device_kind(device: torch.device) -> str:

@@ -1,0 +1,123 @@
+"""Claims: verdicts from statistics, and the statistics from tables in which the answer is known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ncpipe.claims import TIRER2022, Claim, claim_rows
+
+NET = {"kind": "network", "status": "done"}
+UFM = {"kind": "declared", "status": "done", "optimizer": "gradient_descent", "loss": "mse", "classes": 4}
+RUNS = [
+    {"run_id": "mse0", **NET, "loss": "mse", "bias": "no", "zero_error_epoch": 5},
+    {"run_id": "mse1", **NET, "loss": "mse", "bias": "no", "zero_error_epoch": None},
+    {"run_id": "ce", **NET, "loss": "ce", "bias": "yes", "zero_error_epoch": 5},
+    {"run_id": "bad", **NET, "status": "diverged", "loss": "mse", "bias": "no"},
+    {"run_id": "plain", **UFM, "model": "plain", "activation": "linear", "bias": "none"},
+    {"run_id": "free", **UFM, "model": "plain", "activation": "linear", "bias": "free"},
+    {"run_id": "relu", **UFM, "model": "extended", "activation": "relu", "bias": "none"},
+]
+
+
+def collapse(*rows: tuple) -> pd.DataFrame:
+    names = ["run_id", "layer", "depth", "time", "metric", "value"]
+    return pd.DataFrame([dict(zip(names, row)) | {"split": "train"} for row in rows], columns=[*names, "split"])
+
+
+def frames(*rows: tuple, ufm: list | None = None) -> dict[str, pd.DataFrame]:
+    columns = ["run_id", "kind", "model", "predicted_weights_gram", "measured_weights_gram", "predicted_means_gram"]
+    columns += ["measured_means_gram", "predicted_weight_norm", "measured_weight_norm"]
+    columns += ["predicted_feature_norm", "measured_feature_norm"]
+    runs = pd.DataFrame(RUNS).astype({"zero_error_epoch": float})
+    fits = pd.DataFrame(ufm or [], columns=columns)
+    return {
+        "runs": runs,
+        "collapse": collapse(*rows),
+        "ufm": pd.DataFrame(ufm or [], columns=list(dict.fromkeys(columns))),
+    }
+
+
+def claim(number: str) -> Claim:
+    return next(claim for claim in TIRER2022 if claim.id == f"tirer2022-{number}")
+
+
+@pytest.mark.parametrize(
+    ("values", "direction", "verdict"),
+    [
+        ([1, 2], "below", "supported"),
+        ([1, 4], "below", "undecided"),
+        ([4, 5], "below", "contradicted"),
+        ([4, 5], "above", "supported"),
+        ([3], "below", "contradicted"),
+        ([], "below", "undecided"),
+        ([math.nan, 1], "below", "supported"),
+    ],
+)
+def test_verdicts(values, direction, verdict):
+    made = Claim("x", "paper", "s", "t", direction, 3.0, lambda _: pd.Series(values, dtype=float))
+    row = made.row({})
+    assert row["verdict"] == verdict
+    assert row["count"] == sum(not math.isnan(v) for v in values)
+
+
+def test_claims_on_frames_read_the_last_time_of_done_runs():
+    tables = frames(
+        ("plain", "features", 1, 0, "nc2_means_of", 0.5),
+        ("plain", "features", 1, 9, "nc2_means_of", 1e-5),
+        ("mse0", "features", 1, 9, "nc2_means_of", 0.2),
+        ("free", "features", 1, 9, "nc4_bias", 0.5),  # 1/sqrt(4): the exact bias
+    )
+    assert claim("1").row(tables) | {"effect": 1e-5, "count": 1, "verdict": "supported"} == claim("1").row(tables)
+    assert claim("2b").row(tables)["effect"] == pytest.approx(0)
+    rows = [
+        (run, "features", 1, 9, f"nc2_weights_{frame}", value)
+        for run, of, etf in (("mse0", 0.1, 0.3), ("mse1", 0.2, 0.3), ("bad", 9, 0), ("ce", 0.4, 0.1))
+        for frame, value in (("of", of), ("etf", etf))
+    ]
+    mse, ce = claim("5a").row(frames(*rows)), claim("5b").row(frames(*rows))
+    assert (mse["low"], mse["high"], mse["count"]) == (pytest.approx(-0.2), pytest.approx(-0.1), 2)
+    assert mse["verdict"] == ce["verdict"] == "supported"
+    assert ce["effect"] == pytest.approx(0.3)
+
+
+def test_claims_on_depth_and_training():
+    tables = frames(
+        *(("mse0", "layer1", 1, time, "nc1_pinv", 10.0) for time in (0, 5, 9)),
+        ("mse0", "features", 2, 0, "nc1_pinv", 5.0),
+        ("mse0", "features", 2, 5, "nc1_pinv", 1.0),
+        ("mse0", "features", 2, 9, "nc1_pinv", 0.001),
+        ("mse1", "features", 2, 9, "nc1_pinv", 0.5),
+        ("relu", "H1", 1, 1, "nc1_pinv", 1.0),
+        ("relu", "features", 2, 1, "nc1_pinv", 0.1),
+    )
+    assert claim("6a").row(tables)["low"] == pytest.approx(-4)
+    training = claim("6b").row(tables)
+    assert training["effect"] == pytest.approx(-3)
+    assert training["count"] == 1  # mse1 never reached zero error
+    assert claim("6c").row(tables)["effect"] == pytest.approx(-1)
+
+
+def test_claims_on_matched_models_are_scale_free():
+    identity, etf = np.eye(2).ravel().tolist(), np.array([[1, -1], [-1, 1]]).ravel().tolist()
+    fit = {
+        "run_id": "m", "kind": "matched", "model": "plain",
+        "predicted_weights_gram": identity, "measured_weights_gram": [7 * v for v in identity],
+        "predicted_means_gram": identity, "measured_means_gram": etf,
+        "predicted_weight_norm": 2.0, "measured_weight_norm": 1.0,
+        "predicted_feature_norm": 5.0, "measured_feature_norm": 1.0,
+    }  # fmt: skip
+    assert claim("7a").row(frames(ufm=[fit]))["effect"] == pytest.approx(0)
+    assert claim("7c").row(frames(ufm=[fit]))["effect"] == pytest.approx(1)
+    extended = claim("7b").row(frames(ufm=[fit | {"model": "extended"}]))
+    assert extended["effect"] == pytest.approx(math.sqrt(2 - 2 * math.sqrt(1 / 2)))
+
+
+def test_claims_without_runs_are_left_out():
+    assert claim_rows(frames()) == []
+    assert [row["claim_id"] for row in claim_rows(frames(("plain", "features", 1, 9, "nc2_means_of", 0.1)))] == [
+        "tirer2022-1"
+    ]
