@@ -37,7 +37,7 @@ def frames(*rows: tuple, ufm: list | None = None) -> dict[str, pd.DataFrame]:
     return {
         "runs": runs,
         "collapse": collapse(*rows),
-        "ufm": pd.DataFrame(ufm or [], columns=list(dict.fromkeys(columns))),
+        "ufm": fits,
     }
 
 

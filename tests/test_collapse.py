@@ -133,7 +133,7 @@ def test_undefined_metrics_are_nan():
 @settings(max_examples=25, deadline=None)
 @given(st.integers(2, 6), st.integers(1, 9), st.integers(0, 10_000), st.floats(0.05, 20))
 def test_invariances(classes, dim, seed, scale):
-    features, labels, weight, bias = random_features(classes, [6] * classes, dim, 0.4, seed)
+    features, labels, *_ = random_features(classes, [6] * classes, dim, 0.4, seed)
     base = ncpipe.measure(features, labels)
     rotation = np.linalg.qr(np.random.default_rng(seed).standard_normal((dim, dim)))[0]
     order = np.random.default_rng(seed + 1).permutation(len(labels))

@@ -160,7 +160,7 @@ def evaluate(network: nn.Module, data: ImageBatches, spec: NetworkSpec) -> tuple
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """``auto``: the first GPU where there is one, else the CPU. Raises ``UserError`` for a device that is not there."""
+    """``auto``: the first GPU where there is one, else the CPU. ``UserError`` for a device that is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
