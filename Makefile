@@ -24,7 +24,7 @@ run: setup  ## run the study STUDY (config.yaml) on CORES (all) cores
 	$(BIN)/snakemake --cores $(CORES) --configfile $(STUDY)
 
 test: setup  ## run all tests
-	$(BIN)/python -m pytest --numprocesses 2
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: setup  ## check style, types and workflow
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """Seconds for the metrics of one layer: ncpipe against two hand-written passes and the usual d x d recipe.
 
-    python benchmarks/collapse.py [--full] [--threads 1] [--repeats 5]
+    python benchmarks/collapse.py [--full] [--threads 1] [--repeats 3]
 
 All run in this process on the same float32 features with the same threads. The rivals compute four metrics
 (NC1, NC2, NC3, NC4), ncpipe all of them. Every result is compared with ncpipe's before anything is printed.
@@ -122,16 +122,18 @@ METHODS: dict[str, tuple[Callable[[Case], dict[str, float]], float]] = {
 """By name; with the relative difference to ncpipe's result that is allowed."""
 
 
-def check(case: Case) -> None:
-    """Stop if a method's metrics differ from ncpipe's by more than its type explains."""
-    expected = statistics_and_metrics(case)
+def checked_memory(case: Case) -> dict[str, float | None]:
+    """Peak extra memory by method; stops if metrics differ from ncpipe's by more than a method's type explains."""
+    expected, extra = {}, {}
     for name, (method, tolerance) in METHODS.items():
-        found = method(case)
+        found, extra[name] = with_peak(partial(method, case))
+        expected = expected or found
         for metric in COMPARED:
             # A decision may tip for a few samples in float32.
             absolute = 20 / len(case.features) if metric == "nc4_mismatch" else 0.0
             if abs(found[metric] - expected[metric]) > tolerance * abs(expected[metric]) + absolute:
                 raise SystemExit(f"{name}: {metric} is {found[metric]}, ncpipe has {expected[metric]}")
+    return extra
 
 
 def interleaved_seconds(methods: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
@@ -145,16 +147,16 @@ def interleaved_seconds(methods: dict[str, Callable[[], object]], repeats: int) 
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def extra_mebibytes(method: Callable[[], object]) -> float | None:
-    """Peak resident memory of a call above what was resident before; None where Linux does not tell."""
+def with_peak(method: Callable[[], dict[str, float]]) -> tuple[dict[str, float], float | None]:
+    """A call's result, and its peak resident memory above what was there before (MiB; None where not Linux)."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is resident now
         before = _resident("VmRSS")
-        method()
-        return (_resident("VmHWM") - before) / 1024
-    except (OSError, AttributeError):
-        return None
+    except (OSError, AttributeError, TypeError):
+        return method(), None
+    result = method()
+    return result, (_resident("VmHWM") - before) / 1024
 
 
 def _resident(field: str) -> int:
@@ -182,21 +184,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="add (50000, 2048, 100)")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(machine())
+    checked_memory(Case.random(100, 8, 3))  # loads what is loaded at first use
     for size in FULL_SIZES if arguments.full else SIZES:
         case = Case.random(*size)
-        check(case)
+        extra = checked_memory(case)
         calls = {name: partial(method, case) for name, (method, _) in METHODS.items()}
         seconds = interleaved_seconds(calls, arguments.repeats)
         baseline = next(iter(seconds.values()))
         print(f"\nN, d, K = {size}; median of {arguments.repeats}; all agree on {', '.join(COMPARED)}")
         print(f"{'':38}{'seconds':>9}{'ratio':>8}{'extra MiB':>11}")
         for name, value in seconds.items():
-            extra = extra_mebibytes(calls[name])
-            shown = "-" if extra is None else f"{extra:.0f}"
+            shown = "-" if extra[name] is None else f"{extra[name]:.0f}"
             print(f"{name:38}{value:9.3f}{value / baseline:8.2f}{shown:>11}")
 
 

@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from ncpipe.errors import UserError
-from ncpipe.study.spec import Block, Config
+from ncpipe.study.identity import canonical, identify
+from ncpipe.study.spec import Block, Config, DatasetSpec
 from ncpipe.study.study import Study, log_spaced, measured_epochs
 from ncpipe.study.sweep import expand, laid_over
 
@@ -93,6 +94,11 @@ def test_ids_depend_on_what_the_stage_reads_and_on_nothing_else():
     assert set(base.networks) < set(Study(changed("networks.sweep.grid.seed", [0, 1, 2])).networks)
     for key, value in [("networks.base.epochs", 4), ("datasets.base.seed", 1), ("measure.epochs", [1, 2])]:
         assert not set(Study(changed(key, value)).networks) & set(base.networks), key
+
+
+def test_ids_leave_defaults_out_so_that_new_settings_change_none():
+    assert canonical(DatasetSpec(name="digits", seed=0)) == {"name": "digits"}
+    assert identify("digits", DatasetSpec(name="digits")) == "digits-efd7bdb5"
 
 
 def test_ids_are_safe_as_names_of_folders():

@@ -94,6 +94,8 @@ def _vector(name: str, value: Any, length: int) -> Tensor:
 
 
 def _finite(name: str, tensor: Tensor) -> Tensor:
+    if torch.isfinite(tensor.sum()):
+        return tensor
     bad = ~torch.isfinite(tensor)
     if bad.any():
         first = bad.nonzero()[0].tolist()

@@ -3,7 +3,7 @@
 Notation (Papyan, Han & Donoho 2020; Tirer & Bruna 2022): K classes, class means mu_c, mu_G the mean of the
 class means, M = [mu_c - mu_G] (K x d), Sigma_W the within-class and Sigma_B the between-class covariance,
 P = I - 11^T/K, E = P/sqrt(K-1) the unit-norm Gram of a simplex equiangular tight frame (ETF) and
-I/sqrt(K) that of an orthogonal frame (OF). Every metric but the accuracies is 0 at exact collapse.
+I/sqrt(K) that of an orthogonal frame (OF). docs/metrics.md has the value of every metric at either frame.
 """
 
 from __future__ import annotations

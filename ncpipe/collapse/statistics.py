@@ -12,8 +12,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-CHUNK_ELEMENTS = 1 << 22
-"""Features are widened to float64 in chunks of about this many elements (32 MiB)."""
+CHUNK_ELEMENTS = 1 << 18
+"""Features are widened to float64 in chunks of about this many elements: 2 MiB, which caches hold."""
 
 
 @dataclass(frozen=True)
@@ -119,46 +119,74 @@ def layer_statistics(
     the means that nearest-class-mean decisions use, these features' own where none are given.
     """
     counts, means = class_means(features, labels, num_classes)
-    filled = torch.nan_to_num(means)
-    basis = class_mean_basis(filled)
-    whitening = basis.directions / basis.singular_values
-    reference = torch.nan_to_num(means if train_means is None else train_means.to(means), nan=torch.inf)
-    head = None if weight is None else _Classifier(weight.to(means), None if bias is None else bias.to(means))
-
-    scatter = torch.zeros(num_classes, dtype=torch.float64, device=features.device)
-    whitened = torch.zeros_like(scatter)
-    hits, correct, agree = (torch.zeros_like(counts) for _ in range(3))
+    second = _SecondPass(means, weight, bias, train_means)
+    scatter, whitened = torch.zeros(2, num_classes, dtype=torch.float64, device=features.device)
+    hits, correct, agree = torch.zeros(3, num_classes, dtype=torch.int64, device=features.device)
     for rows in _chunks(features):
-        wide, own = features[rows].double(), labels[rows]
-        nearest = nearest_means(wide, reference)
-        deviation = wide - filled[own]
-        scatter.index_add_(0, own, deviation.square().sum(dim=1))
-        whitened.index_add_(0, own, (deviation @ whitening).square().sum(dim=1))
-        hits.index_add_(0, own, (nearest == own).to(hits.dtype))
-        if head is not None:
-            predicted = head(wide).argmax(dim=1)
-            correct.index_add_(0, own, (predicted == own).to(hits.dtype))
-            agree.index_add_(0, own, (predicted == nearest).to(hits.dtype))
-    known = head is not None
-    return LayerStatistics(
-        counts, means, scatter, whitened, hits, correct if known else None, agree if known else None
-    )
-
-
-def nearest_means(features: Tensor, means: Tensor) -> Tensor:
-    """Index of the nearest row of ``means`` for each row of ``features``; rows of inf are never nearest."""
-    empty = torch.isinf(means).any(dim=1)
-    finite = torch.where(empty[:, None], 0.0, means)
-    origin = finite[~empty].mean(dim=0)
-    offsets = finite - origin
-    distances = offsets.square().sum(dim=1) - 2 * (features - origin) @ offsets.T
-    return distances.masked_fill(empty, torch.inf).argmin(dim=1)
+        own = labels[rows]
+        seen = second(features[rows], own)
+        scatter.index_add_(0, own, seen.scatter)
+        whitened.index_add_(0, own, seen.whitened_scatter)
+        hits.index_add_(0, own, (seen.nearest == own).long())
+        if seen.decided is not None:
+            correct.index_add_(0, own, (seen.decided == own).long())
+            agree.index_add_(0, own, (seen.decided == seen.nearest).long())
+    if weight is None:
+        return LayerStatistics(counts, means, scatter, whitened, hits)
+    return LayerStatistics(counts, means, scatter, whitened, hits, correct, agree)
 
 
 @dataclass(frozen=True)
-class _Classifier:
-    weight: Tensor
-    bias: Tensor | None
+class _Seen:
+    """Of every sample of a chunk: squared deviation from its class mean, plain and whitened, and two decisions."""
 
-    def __call__(self, features: Tensor) -> Tensor:
-        return torch.nn.functional.linear(features, self.weight, self.bias)
+    scatter: Tensor
+    whitened_scatter: Tensor
+    nearest: Tensor
+    decided: Tensor | None
+
+
+class _SecondPass:
+    """What is known of a sample from one product of its deviation, h - mu_c, with a (d, <= 3K) matrix.
+
+    The matrix holds U, the basis that nearest means are decided in (U again, unless the means are the training
+    split's), and the classifier. Nearest means need no more: the differences of the means lie in their span.
+    """
+
+    def __init__(self, means: Tensor, weight: Tensor | None, bias: Tensor | None, train_means: Tensor | None) -> None:
+        self.means = torch.nan_to_num(means)
+        reference = means if train_means is None else train_means.to(means)
+        basis = class_mean_basis(self.means)
+        span = basis if train_means is None else class_mean_basis(torch.nan_to_num(reference))
+        self.singular_values = basis.singular_values
+        blocks = [basis.directions]
+        self.one_basis = train_means is None
+        if not self.one_basis:
+            blocks.append(span.directions)
+        if weight is not None:
+            weight = weight.to(means)
+            blocks.append(weight.T)
+            self.offsets = torch.nn.functional.linear(self.means, weight, None if bias is None else bias.to(means))
+        self.has_head = weight is not None
+        self.matrix = torch.cat(blocks, dim=1)
+        self.widths = [block.shape[1] for block in blocks]
+        origin = torch.nan_to_num(reference).mean(dim=0)
+        self.own_places = (self.means - origin) @ span.directions
+        self.places = (torch.nan_to_num(reference) - origin) @ span.directions
+        self.empty = torch.isnan(reference).any(dim=1)
+
+    def __call__(self, features: Tensor, labels: Tensor) -> _Seen:
+        deviation = features.double() - self.means[labels]
+        products = list((deviation @ self.matrix).split(self.widths, dim=1))
+        in_basis = products[0]
+        in_span = in_basis if self.one_basis else products[1]
+        return _Seen(
+            torch.linalg.vecdot(deviation, deviation),
+            (in_basis / self.singular_values).square().sum(dim=1),
+            self._nearest(in_span + self.own_places[labels]),
+            (products[-1] + self.offsets[labels]).argmax(dim=1) if self.has_head else None,
+        )
+
+    def _nearest(self, positions: Tensor) -> Tensor:
+        distances = self.places.square().sum(dim=1) - 2 * positions @ self.places.T
+        return distances.masked_fill(self.empty, torch.inf).argmin(dim=1)

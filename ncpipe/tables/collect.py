@@ -38,7 +38,7 @@ def write_tables(study: Study) -> None:
         "ncpipe_version": ncpipe.__version__,
         "git_commit": git_commit(),
         "study": study.config.study.name,
-        "study_hash": digest(canonical(study.config)),
+        "study_hash": digest([*study.networks, *study.problems, canonical(study.config.measure)]),
     }
     for name, schema in TABLES.items():
         write_rows(study.layout.tables / f"{name}.parquet", schema, rows[name], metadata)

@@ -4,6 +4,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from snakemake.settings.types import DeploymentMethod
 from snakemake.shell import shell
 
 sys.path.insert(0, str(workflow.basedir))
@@ -21,8 +22,10 @@ except UserError as error:
     sys.exit(f"ncpipe: {error}")
 
 # Jobs find the ncpipe of the interpreter that runs Snakemake, in an activated environment or not.
+# A container brings its own.
 BIN = shlex.quote(str(Path(sys.executable).parent))
-shell.prefix(f"set -euo pipefail; export PATH={BIN}:$PATH; ")
+if DeploymentMethod.APPTAINER not in workflow.deployment_settings.deployment_method:
+    shell.prefix(f"set -euo pipefail; export PATH={BIN}:$PATH; ")
 
 RESULTS = str(STUDY.layout.results)
 # The resolved config, written when the workflow starts: jobs read their settings from it, and a failed one can be

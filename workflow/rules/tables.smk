@@ -36,6 +36,7 @@ rule tables:
         runtime=60,
     params:
         study=STUDY_FILE,
+        name=STUDY.config.study.name,
         runs=[*STUDY.networks, *STUDY.problems],
         version=STAGE_VERSIONS["tables"],
     shell:
