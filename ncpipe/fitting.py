@@ -47,23 +47,25 @@ def problem_of(spec: UfmSpec) -> Problem:
 def match_network(run: NetworkRun, kinds: Sequence[MatchedKind], network_folder: Path, folder: Path) -> None:
     """Match the models to the last checkpoint of a network and write their records to ``folder``.
 
-    A diverged network has no stationary point to match: its records hold no rows.
+    A network that is at no stationary point in its classifier, penalised by the weight decay, has no match: a
+    diverged one, a frozen classifier, decoupled decay. Its records hold no rows, and the log says why.
     """
     start = time.time()
     matched: dict[str, MatchedUfm] = {}
     rows: list[dict[str, Any]] = []
-    if read_json(network_folder / "spec.json")["status"] == "done":
-        trace = load_traces(network_folder / "statistics.safetensors")[run.id]
-        for kind in kinds:
-            run_id = f"matched-{kind}-{run.id}"
-            try:
-                model = matched_to(kind, run.spec, trace)
-            except ValueError as error:
-                print(f"{run_id}: no match: {error}", flush=True)
-                continue
-            matched[run_id] = model
-            rows.append(matched_row(run_id, kind, run, model, trace))
-            print(f"{run_id}: {model.basis}", flush=True)
+    trace = load_traces(network_folder / "statistics.safetensors")[run.id]
+    status = read_json(network_folder / "spec.json")["status"]
+    for kind in kinds:
+        run_id = f"matched-{kind}-{run.id}"
+        try:
+            check_matchable(run.spec, status)
+            model = matched_to(kind, run.spec, trace)
+        except ValueError as reason:
+            print(f"{run_id}: no match: {reason}", flush=True)
+            continue
+        matched[run_id] = model
+        rows.append(matched_row(run_id, kind, run, model, trace))
+        print(f"{run_id}: {model.basis}", flush=True)
     _write_records(
         folder,
         rows,
@@ -72,6 +74,16 @@ def match_network(run: NetworkRun, kinds: Sequence[MatchedKind], network_folder:
         {run_id: [{"time": 0, "objective": model.optimum_value}] for run_id, model in matched.items()},
         start,
     )
+
+
+def check_matchable(spec: NetworkSpec, status: str) -> None:
+    """Raise ``ValueError`` where the network is not at a stationary point of its penalised classifier."""
+    if status != "done":
+        raise ValueError(f"the network {status}")
+    if spec.head.fixed_etf:
+        raise ValueError("a frozen classifier is not stationary, so that it tells no penalty of the features")
+    if spec.optimizer.name == "adamw":
+        raise ValueError("the decoupled decay of adamw is no penalty of the loss")
 
 
 def matched_to(kind: MatchedKind, spec: NetworkSpec, trace: Trace) -> MatchedUfm:

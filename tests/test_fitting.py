@@ -86,9 +86,20 @@ def test_match_writes_predicted_beside_measured(trace, tmp_path):
     assert set(load_traces(tmp_path / "ufm/statistics.safetensors")) == {row["run_id"] for row in rows}
 
 
-def test_a_diverged_network_has_no_match(tmp_path):
-    write_json(tmp_path / "net/spec.json", {"status": "diverged"})
-    match_network(network(), ("plain",), tmp_path / "net", tmp_path / "ufm")
+@pytest.mark.parametrize(
+    ("changes", "status", "reason"),
+    [
+        ({}, "diverged", "the network diverged"),
+        ({"head__fixed_etf": True}, "done", "a frozen classifier"),
+        ({"optimizer__name": "adamw"}, "done", "decoupled decay"),
+        ({"optimizer__weight_decay": 0.0}, "done", "weight_decay"),
+    ],
+)
+def test_networks_without_a_stationary_classifier_have_no_match(changes, status, reason, trace, tmp_path, capsys):
+    save_traces(tmp_path / "net/statistics.safetensors", {"net": trace})
+    write_json(tmp_path / "net/spec.json", {"status": status})
+    match_network(network(**changes), ("plain",), tmp_path / "net", tmp_path / "ufm")
+    assert reason in capsys.readouterr().out
     assert read_table(tmp_path / "ufm/fits.parquet").num_rows == 0
     assert load_traces(tmp_path / "ufm/statistics.safetensors") == {}
 

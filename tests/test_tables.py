@@ -91,7 +91,7 @@ def test_labels_name_the_settings_that_vary_but_not_the_seed(tmp_path):
     study = Study(CONFIG | {"study": {"name": "tiny", "results": str(tmp_path)}})
     write_tables(study)
     labels = read_tables(study.layout.tables)["runs"]["label"].tolist()
-    assert labels[:4] == [f"mlp CE bias optimizer.lr={lr}" for lr in (0.1, 0.2, 0.1, 0.2)]
+    assert labels[:4] == [f"mlp CE bias lr={lr}" for lr in (0.1, 0.2, 0.1, 0.2)]
     assert labels[4] == "plain linear MSE no bias (L-BFGS)"
     rows = [{"kind": "network", "label": "x", "settings": json.dumps({"seed": seed})} for seed in (0, 1)]
     assert [row["label"] for row in labelled(rows)] == ["x", "x"]

@@ -194,8 +194,10 @@ def labelled(rows: list[Row]) -> list[Row]:
         settings = [_flat(json.loads(row["settings"])) for row in group] if kind != "matched" else []
         keys = sorted({key for tree in settings for key in tree} - {"seed"})
         varying = [key for key in keys if len({str(tree.get(key)) for tree in settings}) > 1]
+        leaves = [key.rsplit(".", 1)[-1] for key in varying]
+        names = {key: leaf if leaves.count(leaf) == 1 else key for key, leaf in zip(varying, leaves)}
         for row, tree in zip(group, settings):
-            row["label"] += "".join(f" {key}={tree.get(key)}" for key in varying)
+            row["label"] += "".join(f" {name}={tree.get(key)}" for key, name in names.items())
     return rows
 
 
