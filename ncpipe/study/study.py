@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from ncpipe.errors import UserError
 from ncpipe.study.identity import identify
 from ncpipe.study.layout import Layout
+from ncpipe.study.messages import one_line
 from ncpipe.study.spec import (
     Block,
     Config,
@@ -242,22 +243,7 @@ def validated(model: type[Model], values: Any, where: str) -> Model:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise UserError(_one_line(error, where)) from None
-
-
-def _one_line(error: ValidationError, where: str) -> str:
-    first = error.errors()[0]
-    tags = {"gradient_descent", "lbfgs", "mlp", "convnet"}
-    place = ".".join(str(part) for part in first["loc"] if not _is_union_tag(str(part), tags))
-    message = first["msg"].removeprefix("Value error, ")
-    got = first.get("input")
-    shown = "" if isinstance(got, dict) or first["type"] == "missing" else f", got {got!r}"
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{where}.{place}: {message}{shown}{more}" if place else f"{where}: {message}{shown}{more}"
-
-
-def _is_union_tag(part: str, tags: set[str]) -> bool:
-    return part in tags or part.startswith(("resnet", "vgg", "densenet", "tuple[", "function-", "constrained-"))
+        raise UserError(one_line(error, where)) from None
 
 
 def _specs(model: type[Model], block: Block, runs: list[Tree], where: str) -> list[Model]:

@@ -1,0 +1,70 @@
+"""What pydantic found wrong with a setting, as one line in plain words that names the place and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Any
+
+from pydantic import ValidationError
+
+MUST_BE = {
+    "dict_type": "a mapping of keys and values",
+    "model_type": "a mapping of keys and values",
+    "model_attributes_type": "a mapping of keys and values",
+    "tuple_type": "a list",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "text",
+}
+"""By pydantic's type of error."""
+UNION_BRANCHES = re.compile(
+    r".*[\[(].*|(constrained|function|lax)-.*|(res|vgg|dense).*"
+    r"|mlp|convnet|gradient_descent|lbfgs|FigureOptions|int|float|str"
+)
+"""Parts of an error's place that name a branch of pydantic's union, not a key."""
+
+
+def one_line(error: ValidationError, where: str) -> str:
+    """The first mistake: place, what is wrong, what stands there, and how many more there are."""
+    first = error.errors()[0]
+    keys = [str(part) for part in first["loc"] if not UNION_BRANCHES.fullmatch(str(part))]
+    place = ".".join(keys if where == "config" and keys else [where, *keys])
+    others = len({entry["loc"][:1] for entry in error.errors()}) - 1
+    return f"{place}: {_plain(first)}" + (f" (and {others} more)" if others else "")
+
+
+def _plain(error: Any) -> str:
+    kind, got, context = error["type"], error["input"], error.get("ctx", {})
+    if kind in MUST_BE:
+        return f"must be {MUST_BE[kind]}, got {_short(got)}"
+    if kind == "missing":
+        return "is missing"
+    if kind == "too_short":
+        return "is empty; give at least one value"
+    if kind == "union_tag_not_found":
+        return "needs a 'name'"
+    if kind == "union_tag_invalid":
+        return _unknown(context["tag"], re.findall(r"'([^']+)'", context["expected_tags"]))
+    if kind == "literal_error":
+        return _unknown(got, re.findall(r"'([^']+)'", context["expected"]))
+    if kind == "string_pattern_mismatch":
+        return f"may hold letters, digits, '-' and '_', 64 at most, got {_short(got)}"
+    message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    return message if kind == "value_error" and isinstance(got, dict) else f"{message}, got {_short(got)}"
+
+
+def _unknown(got: Any, known: list[str]) -> str:
+    near = difflib.get_close_matches(str(got), known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    return f"unknown value {_short(got)}; {hint}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
