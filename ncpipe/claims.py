@@ -101,9 +101,11 @@ def _log10(values: pd.Series) -> pd.Series:
     return pd.Series(np.log10(values), index=values.index)
 
 
-NETWORKS = "kind == 'network' and status == 'done'"
-MSE_NO_BIAS = f"{NETWORKS} and loss == 'mse' and bias == 'no'"
-CE_BIAS = f"{NETWORKS} and loss == 'ce' and bias == 'yes'"
+# The papers speak of training past zero error; NaN, no such epoch, is not equal to itself.
+NETWORKS = "kind == 'network' and status == 'done' and zero_error_epoch == zero_error_epoch"
+TRAINED_HEAD = f"{NETWORKS} and fixed_etf == False"
+MSE_NO_BIAS = f"{TRAINED_HEAD} and loss == 'mse' and bias == 'no'"
+CE_BIAS = f"{TRAINED_HEAD} and loss == 'ce' and bias == 'yes'"
 
 
 def _frame_difference(query: str, of: str, etf: str) -> Callable[[Frames], pd.Series]:
@@ -146,6 +148,11 @@ def _level_ratio(frames: Frames) -> pd.Series:
     return _log10(levels["features"] / levels["H1"]).groupby("run_id").median()
 
 
+def _matched_fits(frames: Frames, model: str) -> pd.DataFrame:
+    fits = frames["ufm"].query(f"kind == 'matched' and model == '{model}'")
+    return fits[fits["network_id"].isin(_runs(frames, NETWORKS))]
+
+
 def _matched(model: str, column: str) -> Callable[[Frames], pd.Series]:
     """Distance between the unit-norm Grams, predicted and measured, by network."""
 
@@ -154,7 +161,7 @@ def _matched(model: str, column: str) -> Callable[[Frames], pd.Series]:
         return float(np.linalg.norm(predicted / np.linalg.norm(predicted) - measured / np.linalg.norm(measured)))
 
     def values(frames: Frames) -> pd.Series:
-        fits = frames["ufm"].query(f"kind == 'matched' and model == '{model}'")
+        fits = _matched_fits(frames, model)
         fits = fits[fits[f"predicted_{column}"].map(lambda gram: gram is not None and np.any(gram))]
         return pd.Series({fit["run_id"]: distance(fit) for _, fit in fits.iterrows()}, dtype=float)
 
@@ -165,7 +172,7 @@ def _norm_error(model: str) -> Callable[[Frames], pd.Series]:
     """|log10| of predicted over measured |W|_F |H|_F; the ratio of the two norms is matched, not predicted."""
 
     def values(frames: Frames) -> pd.Series:
-        fits = frames["ufm"].query(f"kind == 'matched' and model == '{model}'").set_index("run_id")
+        fits = _matched_fits(frames, model).set_index("run_id")
         predicted = fits["predicted_weight_norm"] * fits["predicted_feature_norm"]
         measured = fits["measured_weight_norm"] * fits["measured_feature_norm"]
         return _log10(predicted.where(predicted > 0) / measured).abs()

@@ -128,6 +128,8 @@ def ui(
     from ncpipe.tracking import create_store, run_ui
 
     s = Study.read(study)
+    if not s.config.tracking.enabled:
+        raise UserError("tracking is off in this study; set tracking.enabled: true and run it again")
     uri = create_store(s.config.tracking.uri, s.layout.mlflow)
     run_ui(uri, s.config.tracking.experiment or s.config.study.name, port=port)
 

@@ -106,7 +106,6 @@ def matched_to(kind: MatchedKind, spec: NetworkSpec, trace: Trace) -> MatchedUfm
         weight_norm_squared=float(weight.square().sum()),
         features_norm_squared=features.squared_norm,
         input_norm_squared=None if below is None else below.squared_norm,
-        seed=spec.seed,
     )
 
 
@@ -172,6 +171,9 @@ def matched_row(run_id: str, kind: str, run: NetworkRun, model: MatchedUfm, trac
         "optimum": None if numerical else model.optimum_value,
         "basis": model.basis,
         "iterations": 0,
+        "starts": model.starts,
+        "success_fraction": model.success_fraction,
+        "dead_directions": model.minimiser.dead_directions(),
         **{f"predicted_{name}": value for name, value in predicted.items()},
         **{f"measured_{name}": value for name, value in measured.items()},
     }

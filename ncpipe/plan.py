@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from ncpipe.errors import UserError
 from ncpipe.study.spec import GradientDescent, NetworkSpec, UfmSpec
 from ncpipe.study.study import NetworkRun, Study
 
@@ -120,7 +121,10 @@ def seconds_per_image(spec: NetworkSpec, search_path: Sequence[Path] = ()) -> fl
 
     torch.set_num_threads(1)
     channels, side, classes, _ = nominal_shape(spec.dataset, search_path)
-    network = build_network(spec.model, spec.head, (channels, side, side), classes, 0)
+    try:
+        network = build_network(spec.model, spec.head, (channels, side, side), classes, 0)
+    except (RuntimeError, MemoryError) as error:
+        raise UserError(f"{spec.slug} cannot be built: {str(error).splitlines()[0]}; make it smaller") from None
     optimizer = build_optimizer(spec.optimizer, network)
     images = torch.randn(spec.batch_size, channels, side, side)
     labels = torch.arange(spec.batch_size) % classes

@@ -10,11 +10,13 @@ import pytest
 
 from ncpipe.claims import TIRER2022, Claim, claim_rows
 
-NET = {"kind": "network", "status": "done"}
+NET = {"kind": "network", "status": "done", "fixed_etf": False}
 UFM = {"kind": "declared", "status": "done", "optimizer": "gradient_descent", "loss": "mse", "classes": 4}
 RUNS = [
     {"run_id": "mse0", **NET, "loss": "mse", "bias": "no", "zero_error_epoch": 5},
-    {"run_id": "mse1", **NET, "loss": "mse", "bias": "no", "zero_error_epoch": None},
+    {"run_id": "mse1", **NET, "loss": "mse", "bias": "no", "zero_error_epoch": 8},
+    {"run_id": "early", **NET, "loss": "mse", "bias": "no", "zero_error_epoch": None},
+    {"run_id": "frozen", **NET, "fixed_etf": True, "loss": "mse", "bias": "no", "zero_error_epoch": 5},
     {"run_id": "ce", **NET, "loss": "ce", "bias": "yes", "zero_error_epoch": 5},
     {"run_id": "bad", **NET, "status": "diverged", "loss": "mse", "bias": "no"},
     {"run_id": "plain", **UFM, "model": "plain", "activation": "linear", "bias": "none"},
@@ -29,7 +31,15 @@ def collapse(*rows: tuple) -> pd.DataFrame:
 
 
 def frames(*rows: tuple, ufm: list | None = None) -> dict[str, pd.DataFrame]:
-    columns = ["run_id", "kind", "model", "predicted_weights_gram", "measured_weights_gram", "predicted_means_gram"]
+    columns = [
+        "run_id",
+        "kind",
+        "network_id",
+        "model",
+        "predicted_weights_gram",
+        "measured_weights_gram",
+        "predicted_means_gram",
+    ]
     columns += ["measured_means_gram", "predicted_weight_norm", "measured_weight_norm"]
     columns += ["predicted_feature_norm", "measured_feature_norm"]
     runs = pd.DataFrame(RUNS).astype({"zero_error_epoch": float})
@@ -75,7 +85,14 @@ def test_claims_on_frames_read_the_last_time_of_done_runs():
     assert claim("2b").row(tables)["effect"] == pytest.approx(0)
     rows = [
         (run, "features", 1, 9, f"nc2_weights_{frame}", value)
-        for run, of, etf in (("mse0", 0.1, 0.3), ("mse1", 0.2, 0.3), ("bad", 9, 0), ("ce", 0.4, 0.1))
+        for run, of, etf in (
+            ("mse0", 0.1, 0.3),
+            ("mse1", 0.2, 0.3),
+            ("bad", 9, 0),
+            ("early", 9, 0),
+            ("frozen", 9, 0),
+            ("ce", 0.4, 0.1),
+        )
         for frame, value in (("of", of), ("etf", etf))
     ]
     mse, ce = claim("5a").row(frames(*rows)), claim("5b").row(frames(*rows))
@@ -90,21 +107,21 @@ def test_claims_on_depth_and_training():
         ("mse0", "features", 2, 0, "nc1_pinv", 5.0),
         ("mse0", "features", 2, 5, "nc1_pinv", 1.0),
         ("mse0", "features", 2, 9, "nc1_pinv", 0.001),
-        ("mse1", "features", 2, 9, "nc1_pinv", 0.5),
+        ("early", "features", 2, 9, "nc1_pinv", 0.5),
         ("relu", "H1", 1, 1, "nc1_pinv", 1.0),
         ("relu", "features", 2, 1, "nc1_pinv", 0.1),
     )
     assert claim("6a").row(tables)["low"] == pytest.approx(-4)
     training = claim("6b").row(tables)
     assert training["effect"] == pytest.approx(-3)
-    assert training["count"] == 1  # mse1 never reached zero error
+    assert training["count"] == 1  # the other never reached zero error
     assert claim("6c").row(tables)["effect"] == pytest.approx(-1)
 
 
 def test_claims_on_matched_models_are_scale_free():
     identity, etf = np.eye(2).ravel().tolist(), np.array([[1, -1], [-1, 1]]).ravel().tolist()
     fit = {
-        "run_id": "m", "kind": "matched", "model": "plain",
+        "run_id": "m", "kind": "matched", "model": "plain", "network_id": "mse0",
         "predicted_weights_gram": identity, "measured_weights_gram": [7 * v for v in identity],
         "predicted_means_gram": identity, "measured_means_gram": etf,
         "predicted_weight_norm": 2.0, "measured_weight_norm": 1.0,
@@ -112,6 +129,7 @@ def test_claims_on_matched_models_are_scale_free():
     }  # fmt: skip
     assert claim("7a").row(frames(ufm=[fit]))["effect"] == pytest.approx(0)
     assert claim("7c").row(frames(ufm=[fit]))["effect"] == pytest.approx(1)
+    assert claim("7a").row(frames(ufm=[fit | {"network_id": "early"}]))["count"] == 0
     extended = claim("7b").row(frames(ufm=[fit | {"model": "extended"}]))
     assert extended["effect"] == pytest.approx(math.sqrt(2 - 2 * math.sqrt(1 / 2)))
 

@@ -154,6 +154,12 @@ def test_low_precision_input_is_accumulated_in_float64(dtype):
     assert ncpipe.measure(low, labels) == ncpipe.measure(low.double(), labels)
 
 
+def test_any_layout_and_scale_is_measured():
+    features, labels, *_ = random_features(3, [5] * 3, 4, 0.3, seed=4)
+    assert ncpipe.measure(features[::-1], labels[::-1]) == pytest.approx(ncpipe.measure(features, labels))
+    assert math.isnan(ncpipe.measure(1e-200 * features, labels)["nc1_trace_ratio"])
+
+
 def test_test_decisions_use_train_means():
     labels = torch.tensor([0, 0, 1, 1])
     features = torch.tensor([[0.0], [1.0], [2.0], [3.0]])

@@ -86,7 +86,7 @@ def test_nothing_to_show_is_one_line(studies, name):
 
 @pytest.mark.parametrize("name", ["collapse_curves", "collapse_depth", "ufm_trajectories"])
 def test_metrics_can_be_chosen(studies, name):
-    figure = draw(studies["ordinary"], FigureOptions(name=name, metrics=("nc3_duality", "unheard_of")))
+    figure = draw(studies["ordinary"], FigureOptions(name=name, metrics=("nc3_duality", "nc3_of")))
     assert "nc3_duality" in texts(figure)
     assert "nc1_pinv" not in texts(figure)
 

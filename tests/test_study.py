@@ -7,13 +7,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
+import torch
 import yaml
 
+from ncpipe.collapse import measure
 from ncpipe.errors import UserError
 from ncpipe.study.identity import canonical, identify
-from ncpipe.study.spec import Block, Config, DatasetSpec
+from ncpipe.study.spec import Block, Config, DatasetSpec, MetricName
 from ncpipe.study.study import Study, log_spaced, measured_epochs
 from ncpipe.study.sweep import expand, laid_over
 
@@ -164,6 +167,11 @@ MISTAKES = {
     "zero epochs": ("networks.base.epochs", 0, "greater than or equal to 1"),
     "warm-up longer than the run": ("networks.base.schedule", {"warmup_epochs": 3}, "must be below epochs"),
     "unknown figure": ("figures", ["colapse_depth"], "did you mean 'collapse_depth'?"),
+    "unknown metric": (
+        "figures",
+        [{"name": "frames", "metrics": ["nc1"]}],
+        "figures.0.metrics.0: unknown value 'nc1'",
+    ),
     "one figure twice": ("figures", ["frames", "frames"], "give each a 'file'"),
     "matching without a second layer": ("measure.layers", 1, "measure another layer"),
     "no train split": ("measure.splits", ["test"], "'train' must be among the splits"),
@@ -221,6 +229,20 @@ def test_schema_for_editors_is_current():
 def test_shipped_studies_are_valid(path):
     study = Study.read(path)
     assert study.networks or study.problems
+
+
+def test_metric_names_are_those_that_are_measured():
+    labels = torch.arange(3).repeat(4)
+    row = measure(torch.randn(12, 5), labels, torch.randn(3, 5), torch.randn(3))
+    assert {*get_args(MetricName)} == set(row) - {"rank", "condition"} | {"loss"}
+
+
+def test_figures_are_those_that_apply():
+    assert "ufm_trajectories" not in Study(CONFIG).figures
+    assert "ufm_trajectories" in Study(changed("ufm.base.solver", {"name": "gradient_descent"})).figures
+    assert list(Study(laid_over(CONFIG, {"networks": None, "ufm.base.solver.name": "gradient_descent"})).figures) == [
+        "ufm_trajectories"
+    ]
 
 
 def test_study_loads_no_torch():

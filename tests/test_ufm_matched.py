@@ -71,7 +71,7 @@ def test_zero_is_found_where_nothing_else_is_as_good() -> None:
 def test_basis_says_theorem_or_number_of_starts() -> None:
     assert "Theorem" in match_to(Problem(4, 5, 6, weight_decay=5e-3)).basis
     numerical = match_to(Problem(3, [3, 2, 1], 6, loss="ce", weight_decay=5e-3)).basis
-    assert numerical.startswith("numerical: best of 16 starts (imbalanced")
+    assert numerical.startswith("numerical: best of 16 starts, found by 16 of them (imbalanced")
 
 
 def test_mse_loss_of_torch_multiplies_penalties_by_half_the_classes() -> None:

@@ -71,7 +71,8 @@ def measure(
 def _tensor(name: str, value: Any) -> Tensor:
     if not isinstance(value, Tensor | np.ndarray):
         raise ValueError(f"{name} must be a NumPy array or a Torch tensor, got {type(value).__name__}")
-    return torch.as_tensor(value).detach()
+    # torch takes no negative strides
+    return torch.as_tensor(np.ascontiguousarray(value) if isinstance(value, np.ndarray) else value).detach()
 
 
 def _matrix(name: str, value: Any, shape: tuple[int, int] | None = None) -> Tensor:

@@ -71,10 +71,10 @@ def variability_metrics(stats: LayerStatistics) -> dict[str, float]:
 
     Undefined, NaN, where all class means agree: Sigma_B = 0 (the zero solution of a UFM).
     """
-    if class_mean_basis(stats.means).rank == 0:
+    between = float(centred_means(stats.means).square().sum()) / len(stats.means)
+    if class_mean_basis(stats.means).rank == 0 or between == 0:  # the square may underflow
         return dict.fromkeys(("nc1_pinv", "nc1_trace_ratio", "within_share", "cdnv"), NAN)
     within = float(stats.scatter.sum()) / stats.num_samples
-    between = float(centred_means(stats.means).square().sum()) / len(stats.means)
     return {
         # Sigma_B^+ = K U S^-2 U^T: the K cancels the one of the definition.
         "nc1_pinv": float(stats.whitened_scatter.sum()) / stats.num_samples,

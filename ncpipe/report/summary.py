@@ -44,10 +44,10 @@ def _runs(tables: Tables) -> Iterator[str]:
             failed = own[own["status"] != "done"]["status"].value_counts()
             rest = "".join(f"; {count} {status}" for status, count in sorted(failed.items()))
             yield f"{counted(own, what)}{rest}."
-    reached = networks(tables)["zero_error_epoch"].dropna()
-    if len(reached):
-        of = len(networks(tables))
-        yield f"{len(reached)} of {plural(of, 'network')} reached zero training error, at epoch {interval(reached)}."
+    reached, of = networks(tables)["zero_error_epoch"].dropna(), len(networks(tables))
+    if of:
+        when = f", at epoch {interval(reached)}" if len(reached) else ": the claims on networks do not apply"
+        yield f"{len(reached)} of {plural(of, 'network')} reached zero training error{when}."
 
 
 def _collapse(tables: Tables) -> Iterator[str]:

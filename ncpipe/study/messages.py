@@ -32,10 +32,13 @@ UNION_BRANCHES = re.compile(
 
 def one_line(error: ValidationError, where: str) -> str:
     """The first mistake: place, what is wrong, what stands there, and how many more there are."""
-    first = error.errors()[0]
+    errors = error.errors()
+    # Of the branches of a union the one that fitted furthest is the one that was meant.
+    same = [entry for entry in errors if entry["loc"][:1] == errors[0]["loc"][:1]]
+    first = max(same, key=lambda entry: len(entry["loc"]))
     keys = [str(part) for part in first["loc"] if not UNION_BRANCHES.fullmatch(str(part))]
     place = ".".join(keys if where == "config" and keys else [where, *keys])
-    others = len({entry["loc"][:1] for entry in error.errors()}) - 1
+    others = len({entry["loc"][:1] for entry in errors}) - 1
     return f"{place}: {_plain(first)}" + (f" (and {others} more)" if others else "")
 
 

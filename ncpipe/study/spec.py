@@ -345,12 +345,41 @@ FigureName = Literal[
 ]
 
 
+MetricName = Literal[
+    "nc1_pinv",
+    "nc1_trace_ratio",
+    "within_share",
+    "cdnv",
+    "nc2_means_equinorm",
+    "nc2_means_angle_std",
+    "nc2_means_equiangle",
+    "nc2_means_etf",
+    "nc2_means_of",
+    "nc2_means_uncentred_etf",
+    "nc2_weights_equinorm",
+    "nc2_weights_angle_std",
+    "nc2_weights_equiangle",
+    "nc2_weights_etf",
+    "nc2_weights_of",
+    "nc3_duality",
+    "nc3_etf",
+    "nc3_of",
+    "nc4_mismatch",
+    "nc4_bias",
+    "ncc_accuracy",
+    "accuracy",
+    "loss",
+]
+
+
 class FigureOptions(Settings):
     """A figure to draw and its options."""
 
     name: FigureName
     file: Name | None = Field(None, description="File name without ending; null: the figure's name.")
-    metrics: tuple[str, ...] | None = Field(None, description="Metric names of docs/metrics.md; null: the usual.")
+    metrics: tuple[MetricName, ...] | None = Field(
+        None, description="Metric names of docs/metrics.md; null: the usual."
+    )
     split: Literal["train", "test"] = "train"
     width: Positive = Field(6.75, description="Inches; 6.75 is a page of two columns, 3.25 one column.")
 

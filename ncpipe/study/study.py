@@ -183,7 +183,8 @@ class Study:
             )
             wanted = networks if self.networks else ()
             wanted += ("matched_ufm",) if self.networks and self.config.ufm.matched else ()
-            wanted += ("ufm_trajectories",) if self.problems else ()
+            descents = any(spec.solver.name == "gradient_descent" for spec in self.problems.values())
+            wanted += ("ufm_trajectories",) if descents else ()
         options = (FigureOptions(name=f) if isinstance(f, str) else f for f in wanted)
         return {option.file or option.name: option for option in options}
 

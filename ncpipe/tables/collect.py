@@ -192,13 +192,24 @@ def labelled(rows: list[Row]) -> list[Row]:
         groups.setdefault((row["kind"], row["label"]), []).append(row)
     for (kind, _), group in groups.items():
         settings = [_flat(json.loads(row["settings"])) for row in group] if kind != "matched" else []
-        keys = sorted({key for tree in settings for key in tree} - {"seed"})
+        keys = sorted({key for tree in settings for key in tree} - NOT_IN_LABELS)
         varying = [key for key in keys if len({str(tree.get(key)) for tree in settings}) > 1]
         leaves = [key.rsplit(".", 1)[-1] for key in varying]
         names = {key: leaf if leaves.count(leaf) == 1 else key for key, leaf in zip(varying, leaves)}
         for row, tree in zip(group, settings):
-            row["label"] += "".join(f" {name}={tree.get(key)}" for key, name in names.items())
+            row["label"] += "".join(_label_part(key, name, tree.get(key), row) for key, name in names.items())
     return rows
+
+
+NOT_IN_LABELS = {"seed", "dataset.path", "dataset.image_size"}
+
+
+def _label_part(key: str, name: str, value: Any, row: Row) -> str:
+    if key == "dataset.name":
+        return f" {row['dataset']}"
+    if value is None or value is False:
+        return ""
+    return f" {name}" if value is True else f" {name}={value:g}" if isinstance(value, float) else f" {name}={value}"
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ncpipe.collapse import Trace
 from ncpipe.ufm.closed_form import NoClosedForm, Optimum
-from ncpipe.ufm.objective import Layout, Minimiser, Objective, balancing_scales, centred_fit
+from ncpipe.ufm.objective import Layout, Minimiser, Objective, balancing_scales
 from ncpipe.ufm.problem import Problem
 from ncpipe.ufm.solvers import gradient_descent, lbfgs
 
@@ -99,7 +99,7 @@ class Result:
     @property
     def dead_directions(self) -> int:
         """K (K - 1 with a bias or cross entropy) minus the numerical rank of the fit's class means."""
-        return self.problem.classes - centred_fit(self.problem) - self.minimiser.fit_rank()
+        return self.minimiser.dead_directions()
 
     def trace(self) -> Trace:
         """Statistics of every layer over the recorded iterations, split 'train'; the loss is unpenalised.

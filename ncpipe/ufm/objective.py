@@ -297,6 +297,10 @@ class Minimiser:
         sizes = torch.linalg.svdvals(fit)
         return int((sizes > max(1e-3 * float(sizes[0]), 1e-6)).sum())
 
+    def dead_directions(self) -> int:
+        """K (K - 1 with a bias or cross entropy) minus the numerical rank of the fit's class means."""
+        return self.problem.classes - centred_fit(self.problem) - self.fit_rank()
+
     def _objective(self) -> tuple[Tensor, Tensor]:
         objective = Objective.of([self.problem], self.tied)
         value, _ = objective.evaluate(self.pack()[None])
