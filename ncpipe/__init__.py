@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ncpipe.collapse import measure as measure
+    from ncpipe.collapse.streaming import CollapseMetrics as CollapseMetrics
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "measure"]
+__all__ = ["CollapseMetrics", "__version__", "measure"]
 
 
 def __getattr__(name: str) -> Any:
@@ -17,4 +18,8 @@ def __getattr__(name: str) -> Any:
         from ncpipe.collapse import measure
 
         return measure
+    if name == "CollapseMetrics":
+        from ncpipe.collapse.streaming import CollapseMetrics
+
+        return CollapseMetrics
     raise AttributeError(f"module 'ncpipe' has no attribute {name!r}")

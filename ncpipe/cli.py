@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -82,23 +83,40 @@ def plan(study: StudyFile = Path("config.yaml"), estimate: bool = True) -> None:
 @app.command(rich_help_panel=PEOPLE)
 def measure(
     file: Annotated[Path, typer.Argument(help="safetensors or npz file with 'features' (N, d) and 'labels' (N,);"
-                                              " optional 'weight' (K, d) and 'bias' (K,).")],
+                                              " optional 'weight' (K, d), 'bias' (K,), 'train_means' (K, d) and"
+                                              " 'ood_features' (N', d).")],
+    ridge: Annotated[float | None, typer.Option(help="Penalty of the weight; adds the split of the squared"
+                                                     " error.")] = None,
+    bias_decay: Annotated[float | None, typer.Option(help="Penalty of the bias in that split; default: the"
+                                                          " ridge.")] = None,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Also break down by class.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:  # fmt: skip
-    """Print the collapse metrics of features stored in a file."""
+    """Print the collapse metrics of features stored in a file; docs/metrics.md defines them."""
     from ncpipe.collapse import measure as measure_arrays
     from ncpipe.foreign import read_arrays
 
     arrays = read_arrays(file)
     try:
-        values = measure_arrays(**arrays)
+        row = measure_arrays(**arrays, ridge=ridge, bias_decay=bias_decay, per_class=per_class)
     except ValueError as error:
         raise UserError(f"{file}: {error}") from None
+    breakdown = {name: [_finite(value) for value in values.tolist()] for name, values in row.per_class.items()}
     if as_json:
-        print(json.dumps({k: (v if v == v else None) for k, v in values.items()}, indent=2))
+        content: dict[str, object] = {name: _finite(value) for name, value in row.items()}
+        content |= {"undefined": row.undefined} if row.undefined else {}
+        content |= {"per_class": breakdown} if per_class else {}
+        print(json.dumps(content, indent=2))
         return
-    for name, value in values.items():
-        print(f"{name:28s} {value:.6g}")
+    for name, value in row.items():
+        print(f"{name:28s} {value:.6g}" + (f"  ({row.undefined[name]})" if name in row.undefined else ""))
+    for name, values in breakdown.items():
+        print(f"per class {name:18s} " + " ".join("-" if value is None else f"{value:.4g}" for value in values))
+
+
+def _finite(value: float) -> float | None:
+    """A number that JSON has."""
+    return value if math.isfinite(value) else None
 
 
 @app.command(rich_help_panel=PEOPLE)

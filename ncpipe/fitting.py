@@ -92,8 +92,6 @@ def matched_to(kind: MatchedKind, spec: NetworkSpec, trace: Trace) -> MatchedUfm
     weight, bias = trace.heads[last]
     features = trace.statistics[Moment(last, trace.layers[-1])]
     below = trace.statistics[Moment(last, trace.layers[-2])] if len(trace.layers) > 1 else None
-    decay = spec.optimizer.weight_decay
-    bias_decay = None if bias is None else (decay if spec.optimizer.decay != "weights" else 0.0)
     return match(
         kind,
         classes=len(features.counts),
@@ -101,8 +99,8 @@ def matched_to(kind: MatchedKind, spec: NetworkSpec, trace: Trace) -> MatchedUfm
         dim=features.means.shape[1],
         loss=spec.loss.name,
         loss_scaling=spec.loss.scaling,
-        weight_decay=decay,
-        bias_decay=bias_decay,
+        weight_decay=spec.optimizer.weight_decay,
+        bias_decay=None if bias is None else spec.optimizer.bias_decay,
         weight_norm_squared=float(weight.square().sum()),
         features_norm_squared=features.squared_norm,
         input_norm_squared=None if below is None else below.squared_norm,
@@ -144,7 +142,7 @@ def matched_row(run_id: str, kind: str, run: NetworkRun, model: MatchedUfm, trac
     # The network's loss in the model's scaling: MSELoss is 2/K times the half squared error.
     scale = len(features.counts) / 2 if run.spec.loss.scaling == "mean" else 1.0
     measured = {
-        "loss": trace.losses[last, "train"] * scale,
+        "loss": trace.scalars[last, "train"]["loss"] * scale,
         "feature_norm": features.squared_norm**0.5,
         "weight_norm": float(weight.norm()),
         "means_gram": _flat(features.means @ features.means.T),

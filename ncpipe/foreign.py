@@ -11,7 +11,7 @@ import numpy as np
 from ncpipe.errors import UserError
 from ncpipe.files import read_tensors
 
-NAMES = ("features", "labels", "weight", "bias")
+NAMES = ("features", "labels", "weight", "bias", "train_means", "ood_features")
 
 
 def read_arrays(path: Path) -> dict[str, Any]:

@@ -71,6 +71,22 @@ def test_measure_prints_the_metrics_of_a_file(suffix, arrays, tmp_path):
     assert f"{expected['nc1_pinv']:.6g}" in run("measure", path).stdout
 
 
+def test_measure_splits_the_loss_breaks_down_by_class_and_explains(arrays, tmp_path):
+    labels = np.where(arrays["labels"] == 2, 3, arrays["labels"])
+    np.savez(tmp_path / "a.npz", **arrays | {"labels": labels, "weight": np.eye(4), "bias": np.ones(4) / 4})
+    done = run("measure", tmp_path / "a.npz", "--per-class")
+    line = next(x for x in done.stdout.splitlines() if x.startswith("nc1_pinv"))
+    assert line.split(maxsplit=1)[1] == "nan  (no sample of class 2)"
+    assert "per class samples            5 5 0 5" in done.stdout
+    assert (
+        json.loads(run("measure", tmp_path / "a.npz", "--json").stdout)["undefined"]["cdnv"] == "no sample of class 2"
+    )
+    np.savez(tmp_path / "b.npz", **arrays, weight=np.eye(3, 4), bias=np.ones(3) / 3)
+    row = json.loads(run("measure", tmp_path / "b.npz", "--json", "--ridge", "0.01", "--bias-decay", "0").stdout)
+    assert row["loss_nc1"] > 0
+    assert "at least 0, got -1.0" in run("measure", tmp_path / "b.npz", "--ridge", "-1").stderr
+
+
 def test_mistakes_are_one_line(arrays, tmp_path):
     np.savez(tmp_path / "short.npz", features=arrays["features"], labels=arrays["labels"][:3])
     np.savez(tmp_path / "empty.npz", other=arrays["labels"])

@@ -48,7 +48,7 @@ def sections(document: str) -> dict[str, str]:
     return dict(zip(parts[1::2], parts[2::2]))
 
 
-@pytest.mark.parametrize("name", ["metrics", "ufm"])
+@pytest.mark.parametrize("name", ["metrics", "published_names", "ufm"])
 def test_examples_print_what_the_document_says(name):
     run_examples(name)
 

@@ -37,7 +37,7 @@ def trace() -> Trace:
     for time in (0, 7):
         weight, bias = torch.randn(3, 6, generator=generator), torch.randn(3, generator=generator)
         trace.heads[time] = (weight.double(), bias.double())
-        trace.losses[time, "train"] = 0.3
+        trace.scalars[time, "train"] = {"loss": 0.3}
         for layer, dim in (("layer2", 8), ("features", 6)):
             features = torch.randn(15, dim, generator=generator)
             trace.statistics[Moment(time, layer)] = layer_statistics(features, labels, 3)

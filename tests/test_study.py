@@ -15,6 +15,7 @@ import yaml
 
 from ncpipe.collapse import measure
 from ncpipe.errors import UserError
+from ncpipe.figures.definitions import DEFINITIONS
 from ncpipe.study.identity import canonical, identify
 from ncpipe.study.spec import Block, Config, DatasetSpec, MetricName
 from ncpipe.study.study import Study, log_spaced, measured_epochs
@@ -233,8 +234,13 @@ def test_shipped_studies_are_valid(path):
 
 def test_metric_names_are_those_that_are_measured():
     labels = torch.arange(3).repeat(4)
-    row = measure(torch.randn(12, 5), labels, torch.randn(3, 5), torch.randn(3))
+    weight, train_means = torch.randn(2, 3, 5)
+    row = measure(torch.randn(12, 5), labels, weight, torch.randn(3), train_means=train_means, ridge=0.1)
     assert {*get_args(MetricName)} == set(row) - {"rank", "condition"} | {"loss"}
+
+
+def test_every_metric_has_words_for_a_figure():
+    assert {*get_args(MetricName)} <= set(DEFINITIONS)
 
 
 def test_figures_are_those_that_apply():

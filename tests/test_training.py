@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ import ncpipe
 from ncpipe.collapse import Moment, collapse_metrics, load_traces
 from ncpipe.errors import UserError
 from ncpipe.files import read_json, read_tensors, write_text
+from ncpipe.networks import Network
 from ncpipe.study.spec import AugmentSpec, LossSpec, MeasureSpec, NetworkSpec, OptimizerSpec, ScheduleSpec
 from ncpipe.study.study import NetworkRun, Study
 from ncpipe.study.sweep import laid_over
@@ -26,7 +28,7 @@ from ncpipe.tables.records import read_table
 from ncpipe.training import features as features_module
 from ncpipe.training.batches import ImageBatches, augmented
 from ncpipe.training.features import extract_features
-from ncpipe.training.losses import mean_loss
+from ncpipe.training.losses import mean_loss, squared_error_penalties
 from ncpipe.training.optimization import build_optimizer, learning_rate
 from ncpipe.training.train import Trainer, new_network, train
 
@@ -272,19 +274,70 @@ def test_feature_pass_agrees_with_measuring_the_features(trained, digits):
     direct = ncpipe.measure(
         kept["6/features/test"], kept["labels/test"], weight.float(), bias.float(), train_means=means
     )
-    stored = collapse_metrics(trace.statistics[Moment(6, "features", "test")], weight, bias)
+    stored = collapse_metrics(trace.statistics[Moment(6, "features", "test")], weight, bias, train_means=means)
     assert direct == pytest.approx(stored, rel=1e-6, nan_ok=True)
     assert stored["accuracy"] == pytest.approx(float((logits.argmax(1) == data.labels).float().mean()))
-    assert trace.losses[6, "test"] == pytest.approx(float(mean_loss(run.spec.loss, logits, data.labels)), rel=1e-5)
+    scalars = trace.scalars[6, "test"]
+    assert scalars["loss"] == pytest.approx(float(mean_loss(run.spec.loss, logits, data.labels)), rel=1e-5)
 
 
-def test_features_beyond_the_memory_budget_take_more_passes(trained, digits, monkeypatch):
+def test_parts_of_the_squared_error_sum_to_the_penalised_loss(trained, digits):
     run, folder = trained
     extract_features(run, MeasureSpec(), digits, folder, CPU)
-    whole = (folder / "statistics.safetensors").read_bytes()
-    monkeypatch.setattr(features_module, "MEMORY_BUDGET", 1)
+    trace = load_traces(folder / "statistics.safetensors")["run"]
+    ridge, bias_decay = squared_error_penalties(run.spec, digits.num_classes)
+    for epoch in trace.times:
+        weight, bias = trace.heads[epoch]
+        scalars = trace.scalars[epoch, "train"]
+        penalty = (ridge * weight.square().sum() + bias_decay * bias.square().sum()) / 2
+        parts = scalars["loss_nc1"] + scalars["loss_nc23"] + scalars["loss_perp"]
+        assert parts == pytest.approx(scalars["loss"] + float(penalty), rel=1e-5)
+        assert set(trace.scalars[epoch, "test"]) == {"loss"}
+        assert trace.statistics[Moment(epoch, "features")].within_products is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, (0.01, 0.01)),
+        ({"loss__scaling": "mean"}, (0.05, 0.05)),
+        ({"optimizer__decay": "weights"}, (0.01, 0.0)),
+        ({"loss__name": "ce"}, None),
+        ({"optimizer__name": "adamw"}, None),
+        ({"head__fixed_etf": True, "head__bias": False}, None),
+    ],
+)
+def test_penalties_of_the_split_follow_the_settings(changes, expected):
+    spec = planned(optimizer__weight_decay=0.01, **changes).spec
+    assert squared_error_penalties(spec, 10) == (None if expected is None else pytest.approx(expected))
+
+
+@pytest.mark.parametrize("held", [{"layer1"}, set()], ids=["one layer held", "no layer held"])
+def test_features_beyond_the_memory_budget_take_a_second_forward_pass(trained, digits, monkeypatch, held):
+    run, folder = trained
     extract_features(run, MeasureSpec(), digits, folder, CPU)
-    assert (folder / "statistics.safetensors").read_bytes() == whole
+    whole = load_traces(folder / "statistics.safetensors")["run"]
+    monkeypatch.setattr(features_module, "MEMORY_BUDGET", 0)
+    monkeypatch.setattr(features_module, "EVALUATION_BATCH", 64)
+    kept = MeasureSpec.model_validate({"keep": {"layers": sorted(held), "epochs": "all"}})
+    forwards = Counter()
+    forward = Network.features
+    monkeypatch.setattr(Network, "features", lambda net, x: forwards.update([len(x)]) or forward(net, x))
+    extract_features(run, kept if held else MeasureSpec(), digits, folder, CPU)
+    train, test = len(digits.train.labels), len(digits.test.labels)
+    assert sum(size * count for size, count in forwards.items()) == 2 * len(whole.times) * (train + test)
+    parts = load_traces(folder / "statistics.safetensors")["run"]
+    assert parts.scalars[6, "train"] == pytest.approx(whole.scalars[6, "train"], rel=1e-6)
+    for moment, statistics in whole.statistics.items():
+        for name, value in statistics.tensors().items():
+            torch.testing.assert_close(parts.statistics[moment].tensors()[name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_the_smallest_layers_are_held(monkeypatch):
+    monkeypatch.setattr(features_module, "MEMORY_BUDGET", 10)
+    assert features_module.within_budget({"a": 6, "b": 5, "c": 3}, set()) == {"b", "c"}
+    assert features_module.within_budget({"a": 6, "b": 5, "c": 3}, {"a"}) == {"a", "c"}
+    assert features_module.within_budget({"a": 60, "b": 50}, {"a"}) == {"a"}
 
 
 def test_a_damaged_checkpoint_is_named(trained, digits):

@@ -169,7 +169,7 @@ def test_trace_holds_every_layer_over_time(fields: dict[str, Any], layers: tuple
     assert trace.times == result.history.iterations
     assert set(trace.statistics) == {Moment(t, layer) for t in trace.times for layer in layers}
     last = trace.times[-1]
-    assert trace.losses[last, "train"] < result.value < trace.losses[0, "train"]
+    assert trace.scalars[last, "train"]["loss"] < result.value < trace.scalars[0, "train"]["loss"]
     hidden = result.features
     for weight in result.weights[:-1]:
         hidden = hidden @ weight.T

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import Any
+from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ncpipe.collapse.metrics import collapse_metrics
-from ncpipe.collapse.statistics import layer_statistics
-
-Array = Tensor | np.ndarray
+from ncpipe.collapse.arguments import Array, as_features, as_labels, as_parameter, on_device_of, require_finite
+from ncpipe.collapse.frames import ood_orthogonality
+from ncpipe.collapse.least_squares import SPLIT, check_penalties, least_squares_split
+from ncpipe.collapse.measurement import Measurement
+from ncpipe.collapse.metrics import collapse_metrics, missing_means
+from ncpipe.collapse.moments import class_means
+from ncpipe.collapse.statistics import SecondPass
 
 
 def measure(
@@ -23,7 +24,11 @@ def measure(
     *,
     num_classes: int | None = None,
     train_means: Array | None = None,
-) -> dict[str, float]:
+    per_class: bool = False,
+    ridge: float | None = None,
+    bias_decay: float | None = None,
+    ood_features: Array | None = None,
+) -> Measurement:
     """Neural-collapse metrics of features, exact in float64 whatever their type.
 
     Args:
@@ -32,13 +37,19 @@ def measure(
         weight: classifier W (K, d) that reads the features; adds NC2 of the weights, NC3 and NC4.
         bias: classifier bias b (K,).
         num_classes: K; one more than the largest label where it is not given.
-        train_means: (K, d) class means that nearest-class-mean decisions use; pass the training split's
-            when ``features`` are the test split's. Default: the class means of ``features``.
+        train_means: (K, d) class means of the training split when ``features`` are another's: nearest-class-mean
+            decisions use them, and NC1 about them is added, named ``.._train_means``. Default: the class means
+            of ``features``.
+        per_class: also break down by class and by pair of classes, see ``Measurement.per_class``, ``.per_pair``.
+        ridge: penalty lambda of ``lambda/2 |W|^2``; adds Han's split of the squared error, ``loss_nc1``,
+            ``loss_nc23``, ``loss_perp``. See ``least_squares_split``; forms a d x d matrix.
+        bias_decay: the bias' penalty in that split; default: ``ridge``.
+        ood_features: (N', d), features of out-of-distribution samples; adds ``nc5_ood``.
 
     Returns:
         Metric name -> value, names and formulas as in docs/metrics.md, with the ``rank`` and ``condition``
         (smallest kept over largest singular value) of the centred class means. A metric is NaN where it is
-        undefined.
+        undefined; ``.undefined`` of the result says why.
 
     Raises:
         ValueError: an argument has the wrong shape or type, is not finite, or lies on another device.
@@ -49,75 +60,58 @@ def measure(
         >>> row = ncpipe.measure(torch.eye(3)[labels], labels, weight=torch.eye(3))
         >>> row["nc1_pinv"], row["nc2_means_of"] < 1e-12
         (0.0, True)
+        >>> ncpipe.measure(torch.zeros(12, 3), labels).undefined["nc1_pinv"]
+        'all class means are zero'
     """
-    h = _matrix("features", features)
-    y = _labels(labels, len(h), num_classes).to(h.device)
+    h = as_features("features", features)
+    if num_classes is not None and num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+    y = as_labels(labels, h, num_classes)
     count = int(y.max()) + 1 if num_classes is None else num_classes
-    if count < 2:
-        raise ValueError(f"num_classes must be at least 2, got {count}: collapse is about several classes")
-    w = None if weight is None else _same_device(_matrix("weight", weight, (count, h.shape[1])), h, "weight")
-    if bias is not None and w is None:
-        raise ValueError("bias is given without weight: pass the classifier's weight too")
-    b = None if bias is None else _same_device(_vector("bias", bias, count), h, "bias")
-    t = None
-    if train_means is not None:
-        t = _same_device(_matrix("train_means", train_means, (count, h.shape[1])), h, "train_means")
-    stats = layer_statistics(h, y, count, weight=w, bias=b, train_means=t)
-    if empty := (stats.counts == 0).nonzero().flatten().tolist():
-        warnings.warn(f"no sample of class {empty}: metrics that need its mean are NaN", stacklevel=2)
-    return collapse_metrics(stats, w, b)
+    w, b = as_classifier(weight, bias, count, h)
+    t = None if train_means is None else as_parameter("train_means", train_means, (count, h.shape[1]), h)
+    if ridge is not None:
+        if w is None:
+            raise ValueError("ridge is given without weight: the split is about a classifier")
+        check_penalties(ridge, bias_decay)
+    elif bias_decay is not None:
+        raise ValueError("bias_decay is given without ridge: the split has both")
+    outside = None if ood_features is None else _mean_outside(ood_features, h)
+
+    counts, means = class_means(h, y, count)
+    if not torch.isfinite(means[counts > 0]).all():
+        require_finite("features", h)
+    second = SecondPass(counts, means, weight=w, bias=b, train_means=t, products=ridge is not None)
+    stats = second(h, y)
+    row = collapse_metrics(stats, w, b, train_means=t, per_class=per_class)
+    reason = missing_means(stats.counts, stats.means)
+    if ridge is not None and w is not None:
+        split = partial(least_squares_split, stats, w, b, ridge=ridge, bias_decay=bias_decay)
+        row.fill(SPLIT, reason, lambda: split().values(), "")
+    if outside is not None:
+        values = {"nc5_ood": ood_orthogonality(means, outside)}
+        row.fill(("nc5_ood",), reason, lambda: values, "a class mean or the mean of ood_features is zero")
+    return row
 
 
-def _tensor(name: str, value: Any) -> Tensor:
-    if not isinstance(value, Tensor | np.ndarray):
-        raise ValueError(f"{name} must be a NumPy array or a Torch tensor, got {type(value).__name__}")
-    # torch takes no negative strides
-    return torch.as_tensor(np.ascontiguousarray(value) if isinstance(value, np.ndarray) else value).detach()
+def as_classifier(
+    weight: Array | None, bias: Array | None, num_classes: int, features: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """Weight (K, d) and bias (K,), checked."""
+    if weight is None:
+        if bias is not None:
+            raise ValueError("bias is given without weight: pass the classifier's weight too")
+        return None, None
+    w = as_parameter("weight", weight, (num_classes, features.shape[1]), features)
+    return w, None if bias is None else as_parameter("bias", bias, (num_classes,), features)
 
 
-def _matrix(name: str, value: Any, shape: tuple[int, int] | None = None) -> Tensor:
-    tensor = _tensor(name, value)
-    if not tensor.is_floating_point():
-        raise ValueError(f"{name} must be floating point, got {tensor.dtype}")
-    if tensor.ndim != 2 or 0 in tensor.shape:
-        needs = "(N, d), non-empty: flatten or pool maps first" if shape is None else str(shape)
-        raise ValueError(f"{name} must have shape {needs}, got {tuple(tensor.shape)}")
-    if shape is not None and tuple(tensor.shape) != shape:
-        raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")
-    return _finite(name, tensor)
-
-
-def _vector(name: str, value: Any, length: int) -> Tensor:
-    tensor = _tensor(name, value)
-    if tuple(tensor.shape) != (length,):
-        raise ValueError(f"{name} must have shape ({length},), got {tuple(tensor.shape)}")
-    return _finite(name, tensor)
-
-
-def _finite(name: str, tensor: Tensor) -> Tensor:
-    if torch.isfinite(tensor.sum()):
-        return tensor
-    bad = ~torch.isfinite(tensor)
-    if bad.any():
-        first = bad.nonzero()[0].tolist()
-        raise ValueError(f"{name} has {int(bad.sum())} non-finite values, the first at index {first}")
-    return tensor
-
-
-def _labels(value: Any, length: int, num_classes: int | None) -> Tensor:
-    tensor = _tensor("labels", value)
-    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
-        raise ValueError(f"labels must be integers, got {tensor.dtype}")
-    if tuple(tensor.shape) != (length,):
-        raise ValueError(f"labels must have shape ({length},), one per row of features, got {tuple(tensor.shape)}")
-    low, high = int(tensor.min()), int(tensor.max())
-    if low < 0 or (num_classes is not None and high >= num_classes):
-        upper = "K" if num_classes is None else num_classes
-        raise ValueError(f"labels must lie in [0, {upper}), got values from {low} to {high}")
-    return tensor.long()
-
-
-def _same_device(tensor: Tensor, features: Tensor, name: str) -> Tensor:
-    if tensor.device != features.device:
-        raise ValueError(f"{name} is on {tensor.device}, features on {features.device}: move one of them")
-    return tensor
+def _mean_outside(features: Array, inside: Tensor) -> Tensor:
+    """Mean (d,) of features out of the distribution."""
+    outside = on_device_of(inside, "ood_features", as_features("ood_features", features), features)
+    if outside.shape[1] != inside.shape[1]:
+        raise ValueError(f"ood_features must have {inside.shape[1]} columns as features, got {outside.shape[1]}")
+    _, mean = class_means(outside, torch.zeros(len(outside), dtype=torch.int64, device=outside.device), 1)
+    if not torch.isfinite(mean).all():
+        require_finite("ood_features", outside)
+    return mean[0]

@@ -1,19 +1,19 @@
-"""Sufficient statistics of one layer's features: all that the collapse metrics read, of size O(K d).
+"""Second pass: what is left of one layer's features about given class means. Statistics of size O(K d).
 
-Two passes over the features: class means first, then what is left about them. Sums, means and the
-singular value decomposition are float64 whatever the features are, and no d x d matrix is formed.
+Everything is float64 whatever the features are, and no d x d matrix is formed unless it is asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
-CHUNK_ELEMENTS = 1 << 18
-"""Features are widened to float64 in chunks of about this many elements: 2 MiB, which caches hold."""
+from ncpipe.collapse.moments import chunks, class_means, squared_norms
+
+GEMM_COLUMNS = 24
+"""Products are padded to a multiple of so many columns: CPU kernels in float64 are 2-3 times faster on these."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,11 @@ class ClassMeanBasis:
     @property
     def rank(self) -> int:
         return len(self.singular_values)
+
+    @property
+    def whitening(self) -> Tensor:
+        """S^-1 U^T, (r, d): takes the class means to orthonormal coordinates."""
+        return (self.directions / self.singular_values).T.contiguous()
 
     @property
     def condition(self) -> float:
@@ -48,31 +53,39 @@ def class_mean_basis(means: Tensor) -> ClassMeanBasis:
     Singular values below ``max(K, d) * eps * s_max`` are dropped, and so are those below the rounding
     error of M itself, ``max(K, d) * eps * max |mu_c|``: the centring cancels the mean of the class means.
     """
-    centred = centred_means(means)
-    _, values, directions = torch.linalg.svd(centred, full_matrices=False)
-    scale = max(float(values[0]) if len(values) else 0.0, float(means.norm(dim=1).max()))
+    _, values, directions = torch.linalg.svd(centred_means(means), full_matrices=False)
+    scale = max(float(values[0]), float(means.norm(dim=1).max()))
     keep = values > max(means.shape) * torch.finfo(torch.float64).eps * scale
     return ClassMeanBasis(directions[keep].T.contiguous(), values[keep])
 
 
 @dataclass(frozen=True)
 class LayerStatistics:
-    """What the metrics read of one layer and one split. K classes, d features."""
+    """What the metrics read of one layer and one split. K classes, d features.
+
+    All but ``means`` and ``singular_values`` are sums over samples, and statistics about the same means add.
+    """
 
     counts: Tensor
     """Samples per class, (K,) int64."""
     means: Tensor
-    """Class means mu_c, (K, d) float64."""
+    """Class means mu_c, (K, d) float64; NaN for a class without a sample."""
     scatter: Tensor
     """sum_i |h_i - mu_c|^2 per class, (K,) float64."""
-    whitened_scatter: Tensor
+    singular_values: Tensor | None = None
+    """S of the centred class means above rounding, (r,) float64."""
+    whitened_scatter: Tensor | None = None
     """sum_i |S^-1 U^T (h_i - mu_c)|^2 per class, (K,) float64, in the basis of these means."""
-    nearest_mean_hits: Tensor
+    nearest_mean_hits: Tensor | None = None
     """Samples per class whose nearest *train* class mean is their own, (K,) int64."""
     classifier_hits: Tensor | None = None
     """Samples per class that argmax(W h + b) gets right, (K,) int64."""
     agreements: Tensor | None = None
     """Samples per class on which argmax(W h + b) is the nearest train class mean, (K,) int64."""
+    train_whitened_scatter: Tensor | None = None
+    """sum_i |S^-1 U^T (h_i - mu_c)|^2 per class, (K,), with S, U and mu_c of given train class means."""
+    within_products: Tensor | None = None
+    """sum_i (h_i - mu_c) (h_i - mu_c)^T over all samples, (d, d) float64; only on request."""
 
     @property
     def num_samples(self) -> int:
@@ -81,27 +94,32 @@ class LayerStatistics:
     @property
     def squared_norm(self) -> float:
         """|H|_F^2 = sum_i |h_i|^2."""
-        return float(self.scatter.sum() + (self.counts[:, None] * self.means.square()).sum())
+        return float(self.scatter.sum() + (self.counts[:, None] * self.means.nan_to_num().square()).sum())
 
     def tensors(self) -> dict[str, Tensor]:
         """The fields that are set, by name, for writing."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
+    def cpu(self) -> LayerStatistics:
+        return LayerStatistics(**{name: value.cpu() for name, value in self.tensors().items()})
 
-def _chunks(features: Tensor) -> Iterator[slice]:
-    rows = max(1, CHUNK_ELEMENTS // max(1, features.shape[1]))
-    for start in range(0, len(features), rows):
-        yield slice(start, start + rows)
+    def __add__(self, other: LayerStatistics) -> LayerStatistics:
+        """Statistics of both sets of samples, taken about the same means.
 
-
-def class_means(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Counts (K,) and class means (K, d) in float64; the mean of an empty class is NaN."""
-    counts = torch.bincount(labels, minlength=num_classes)
-    sums = torch.zeros(num_classes, features.shape[1], dtype=torch.float64, device=features.device)
-    for rows in _chunks(features):
-        sums.index_add_(0, labels[rows], features[rows].double())
-    return counts, sums / counts[:, None]
+        Raises:
+            ValueError: the means differ, or one has a statistic that the other lacks.
+        """
+        mine, its = self.tensors(), other.tensors()
+        if mine.keys() != its.keys():
+            raise ValueError(f"statistics differ in what they hold: {sorted(mine.keys() ^ its.keys())}")
+        if not torch.equal(self.means.nan_to_num(), other.means.nan_to_num()):
+            raise ValueError(
+                "statistics about different class means do not add: merge ClassMoments first and take the"
+                " second pass about the merged means"
+            )
+        sums = {n: mine[n] + its[n] for n in mine.keys() - {"means", "singular_values"}}
+        return replace(self, **sums)
 
 
 def layer_statistics(
@@ -112,81 +130,122 @@ def layer_statistics(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     train_means: Tensor | None = None,
+    products: bool = False,
 ) -> LayerStatistics:
-    """Statistics of features (N, d) with labels (N,).
+    """Statistics of features (N, d) with labels (N,), in two passes.
 
     ``weight`` (K, d) and ``bias`` (K,) are the classifier that reads the layer; ``train_means`` (K, d) are
-    the means that nearest-class-mean decisions use, these features' own where none are given.
+    the means that nearest-class-mean decisions use, these features' own where none are given; ``products``
+    asks for the (d, d) sum of within-class products.
     """
     counts, means = class_means(features, labels, num_classes)
-    second = _SecondPass(means, weight, bias, train_means)
-    scatter, whitened = torch.zeros(2, num_classes, dtype=torch.float64, device=features.device)
-    hits, correct, agree = torch.zeros(3, num_classes, dtype=torch.int64, device=features.device)
-    for rows in _chunks(features):
-        own = labels[rows]
-        seen = second(features[rows], own)
-        scatter.index_add_(0, own, seen.scatter)
-        whitened.index_add_(0, own, seen.whitened_scatter)
-        hits.index_add_(0, own, (seen.nearest == own).long())
-        if seen.decided is not None:
-            correct.index_add_(0, own, (seen.decided == own).long())
-            agree.index_add_(0, own, (seen.decided == seen.nearest).long())
-    if weight is None:
-        return LayerStatistics(counts, means, scatter, whitened, hits)
-    return LayerStatistics(counts, means, scatter, whitened, hits, correct, agree)
+    second = SecondPass(counts, means, weight=weight, bias=bias, train_means=train_means, products=products)
+    return second(features, labels)
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """Of every sample of a chunk: squared deviation from its class mean, plain and whitened, and two decisions."""
+class SecondPass:
+    """Statistics of any rows of features about class means that are known.
 
-    scatter: Tensor
-    whitened_scatter: Tensor
-    nearest: Tensor
-    decided: Tensor | None
-
-
-class _SecondPass:
-    """What is known of a sample from one product of its deviation, h - mu_c, with a (d, <= 3K) matrix.
-
-    The matrix holds U, the basis that nearest means are decided in (U again, unless the means are the training
-    split's), and the classifier. Nearest means need no more: the differences of the means lie in their span.
+    A sample is known from one product of its deviation, h - mu_c, with a (d, <= 3K) matrix that holds U, the
+    basis of the training means where these are given too, and the classifier. Nearest means need no more: the
+    differences of the means lie in their span.
     """
 
-    def __init__(self, means: Tensor, weight: Tensor | None, bias: Tensor | None, train_means: Tensor | None) -> None:
-        self.means = torch.nan_to_num(means)
-        reference = means if train_means is None else train_means.to(means)
-        basis = class_mean_basis(self.means)
-        span = basis if train_means is None else class_mean_basis(torch.nan_to_num(reference))
+    def __init__(
+        self,
+        counts: Tensor,
+        means: Tensor,
+        *,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        train_means: Tensor | None = None,
+        products: bool = False,
+    ) -> None:
+        """``counts`` (K,) and ``means`` (K, d) of all samples; the rest as in ``layer_statistics``."""
+        self.means, self.products = means, products
+        self.has_head, self.has_train = weight is not None, train_means is not None
+        known = means.nan_to_num()
+        reference = known if train_means is None else train_means.to(means).nan_to_num()
+        basis = class_mean_basis(known)
+        span = basis if train_means is None else class_mean_basis(reference)
         self.singular_values = basis.singular_values
-        blocks = [basis.directions]
-        self.one_basis = train_means is None
-        if not self.one_basis:
-            blocks.append(span.directions)
+        blocks = [basis.whitening, *([span.whitening] if self.has_train else [])]
         if weight is not None:
-            weight = weight.to(means)
-            blocks.append(weight.T)
-            self.offsets = torch.nn.functional.linear(self.means, weight, None if bias is None else bias.to(means))
-        self.has_head = weight is not None
-        self.matrix = torch.cat(blocks, dim=1)
-        self.widths = [block.shape[1] for block in blocks]
-        origin = torch.nan_to_num(reference).mean(dim=0)
-        self.own_places = (self.means - origin) @ span.directions
-        self.places = (torch.nan_to_num(reference) - origin) @ span.directions
-        self.empty = torch.isnan(reference).any(dim=1)
+            blocks.append(weight.to(means))
+            bias = None if bias is None else bias.to(means)
+            self._class_logits = torch.nn.functional.linear(known, blocks[-1], bias)
+        padding = -sum(map(len, blocks)) % GEMM_COLUMNS
+        self._matrix = torch.cat([*blocks, means.new_zeros(padding, means.shape[1])])
+        self._widths = [*map(len, blocks), padding]
+        self._minus_means = -known
 
-    def __call__(self, features: Tensor, labels: Tensor) -> _Seen:
-        deviation = features.double() - self.means[labels]
-        products = list((deviation @ self.matrix).split(self.widths, dim=1))
-        in_basis = products[0]
-        in_span = in_basis if self.one_basis else products[1]
-        return _Seen(
-            torch.linalg.vecdot(deviation, deviation),
-            (in_basis / self.singular_values).square().sum(dim=1),
-            self._nearest(in_span + self.own_places[labels]),
-            (products[-1] + self.offsets[labels]).argmax(dim=1) if self.has_head else None,
+        # |h - m|^2 - |h|^2 with h and m from the origin in the whitened basis, for the class of h and that of m.
+        origin, scale = reference.mean(dim=0), span.singular_values
+        places = (reference - origin) @ span.whitening.T
+        own_places = (known - origin) @ span.whitening.T
+        self._directions = (places * scale.square()).T
+        self._distances = (places * scale).square().sum(dim=1) - 2 * own_places @ self._directions
+        missing = counts == 0 if train_means is None else train_means.isnan().any(dim=1)
+        self._distances[:, missing] = torch.inf
+        self._shift = own_places - places
+
+    def __call__(self, features: Tensor, labels: Tensor) -> LayerStatistics:
+        """Statistics of features (n, d) with labels (n,): some or all of the samples that the means are of."""
+        sums = _Sums(len(self.means), features.device)
+        width = features.shape[1]
+        products = self.means.new_zeros(width, width) if self.products else None
+        buffer = self.means.new_empty(0)
+        for rows in chunks(features):
+            h, own = features[rows], labels[rows]
+            if len(buffer) != len(h):  # the first and the last chunk
+                buffer = self.means.new_empty(h.shape)
+            deviation = torch.index_select(self._minus_means, 0, own, out=buffer).add_(h)
+            self._add(sums, deviation, own)
+            if products is not None:
+                products.addmm_(deviation.T, deviation)
+        return LayerStatistics(
+            torch.bincount(labels, minlength=len(self.means)),
+            self.means,
+            sums.reals[0],
+            self.singular_values,
+            sums.reals[1],
+            sums.counts[0],
+            sums.counts[1] if self.has_head else None,
+            sums.counts[2] if self.has_head else None,
+            sums.reals[2] if self.has_train else None,
+            products,
         )
 
-    def _nearest(self, positions: Tensor) -> Tensor:
-        distances = self.places.square().sum(dim=1) - 2 * positions @ self.places.T
-        return distances.masked_fill(self.empty, torch.inf).argmin(dim=1)
+    def to(self, device: torch.device) -> SecondPass:
+        """Move to a device, in place."""
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(self, name, value.to(device))
+        return self
+
+    def _add(self, sums: _Sums, deviation: Tensor, own: Tensor) -> None:
+        *projected, _ = (deviation @ self._matrix.T).split(self._widths, dim=1)
+        reals = [squared_norms(deviation), squared_norms(projected[0])]
+        in_span = projected[1 if self.has_train else 0]
+        if self.has_train:
+            reals.append(squared_norms(in_span + self._shift[own]))
+        nearest = torch.addmm(self._distances[own], in_span, self._directions, alpha=-2).argmin(dim=1)
+        counts = [nearest == own]
+        if self.has_head:
+            decided = (self._class_logits[own] + projected[-1]).argmax(dim=1)
+            counts += [decided == own, decided == nearest]
+        sums.add(own, reals, counts)
+
+
+class _Sums:
+    """Sums over the samples of every class: of up to three real and three yes-or-no quantities."""
+
+    def __init__(self, num_classes: int, device: torch.device) -> None:
+        self.reals = torch.zeros(3, num_classes, dtype=torch.float64, device=device)
+        self.counts = torch.zeros(3, num_classes, dtype=torch.int64, device=device)
+
+    def add(self, labels: Tensor, reals: list[Tensor], counts: list[Tensor]) -> None:
+        for row, values in enumerate(reals):
+            self.reals[row].index_add_(0, labels, values)
+        for row, flags in enumerate(counts):
+            self.counts[row].index_add_(0, labels, flags.long())

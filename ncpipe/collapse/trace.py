@@ -31,8 +31,9 @@ class Trace:
     statistics: dict[Moment, LayerStatistics] = field(default_factory=dict)
     heads: dict[int, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
     """Classifier weight (K, d) and bias (K,) by time; it reads the last layer."""
-    losses: dict[tuple[int, str], float] = field(default_factory=dict)
-    """Mean loss without penalties by time and split."""
+    scalars: dict[tuple[int, str], dict[str, float]] = field(default_factory=dict)
+    """Values by time and split that take more than statistics: ``loss``, the mean loss without penalties, and Han's
+    split of the squared error, ``loss_nc1``, ``loss_nc23`` and ``loss_perp``, where the loss is squared."""
 
     def depth(self, layer: str) -> int:
         """1 for the first layer."""
@@ -48,8 +49,8 @@ def save_traces(path: Path, traces: Mapping[str, Trace]) -> None:
     tensors: dict[str, Tensor] = {}
     index: dict[str, object] = {}
     for number, (run_id, trace) in enumerate(traces.items()):
-        losses = [[time, split, value] for (time, split), value in trace.losses.items()]
-        index[run_id] = {"number": number, "layers": trace.layers, "losses": losses}
+        scalars = [[time, split, values] for (time, split), values in trace.scalars.items()]
+        index[run_id] = {"number": number, "layers": trace.layers, "scalars": scalars}
         for moment, statistics in trace.statistics.items():
             for name, value in statistics.tensors().items():
                 tensors[f"{number}/{moment.time}/{moment.layer}/{moment.split}/{name}"] = value
@@ -66,8 +67,8 @@ def load_traces(path: Path) -> dict[str, Trace]:
     index = json.loads(metadata["index"])
     by_number: dict[str, Trace] = {}
     for entry in index.values():
-        losses = {(time, split): value for time, split, value in entry["losses"]}
-        by_number[str(entry["number"])] = Trace(tuple(entry["layers"]), losses=losses)
+        scalars = {(time, split): values for time, split, values in entry["scalars"]}
+        by_number[str(entry["number"])] = Trace(tuple(entry["layers"]), scalars=scalars)
     parts: dict[tuple[str, Moment], dict[str, Tensor]] = {}
     for key, value in tensors.items():
         number, time, *rest = key.split("/")

@@ -195,6 +195,11 @@ class OptimizerSpec(Settings):
         description="Decayed parameters: all; weight matrices only (no bias, no BatchNorm); the head only.",
     )
 
+    @property
+    def bias_decay(self) -> float:
+        """Weight decay of the classifier's bias."""
+        return 0.0 if self.decay == "weights" else self.weight_decay
+
 
 class ScheduleSpec(Settings):
     """Learning rate against epochs."""
@@ -350,24 +355,41 @@ MetricName = Literal[
     "nc1_trace_ratio",
     "within_share",
     "cdnv",
+    "nc1_pinv_train_means",
+    "nc1_trace_ratio_train_means",
+    "within_share_train_means",
+    "cdnv_train_means",
     "nc2_means_equinorm",
     "nc2_means_angle_std",
     "nc2_means_equiangle",
     "nc2_means_etf",
+    "means_effective_rank",
+    "means_stable_rank",
+    "gnc2_log",
+    "gnc2_log_var",
+    "gnc2_riesz_1",
+    "gnc2_riesz_2",
     "nc2_means_of",
     "nc2_means_uncentred_etf",
     "nc2_weights_equinorm",
     "nc2_weights_angle_std",
     "nc2_weights_equiangle",
     "nc2_weights_etf",
+    "weights_effective_rank",
+    "weights_stable_rank",
     "nc2_weights_of",
     "nc3_duality",
     "nc3_etf",
+    "unc3",
     "nc3_of",
-    "nc4_mismatch",
+    "subspace_alignment",
     "nc4_bias",
     "ncc_accuracy",
+    "nc4_mismatch",
     "accuracy",
+    "loss_nc1",
+    "loss_nc23",
+    "loss_perp",
     "loss",
 ]
 

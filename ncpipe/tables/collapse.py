@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ncpipe.collapse import Moment, Trace, collapse_metrics, load_traces
+from ncpipe.collapse import Measurement, Moment, Trace, collapse_metrics, load_traces
 from ncpipe.tables.records import write_rows
 from ncpipe.tables.schemas import COLLAPSE
 
@@ -19,16 +20,21 @@ def write_collapse(statistics: Path, source: str, target: Path) -> None:
 
 
 def collapse_rows(source: str, run_id: str, trace: Trace) -> Iterator[dict[str, Any]]:
-    """Rows of the ``collapse`` table; the mean loss stands under metric ``loss`` of the last layer."""
+    """Rows of the ``collapse`` table; the loss and its split stand among the metrics of the last layer."""
     for moment in sorted(trace.statistics, key=lambda m: (m.time, trace.depth(m.layer), m.split)):
         last = moment.layer == trace.layers[-1]
-        values = collapse_metrics(trace.statistics[moment], *(trace.heads[moment.time] if last else ()))
+        train = None if moment.split == "train" else trace.statistics.get(replace(moment, split="train"))
+        row = collapse_metrics(
+            trace.statistics[moment],
+            *(trace.heads[moment.time] if last else ()),
+            train_means=None if train is None else train.means,
+        )
         if last:
-            values["loss"] = trace.losses[moment.time, moment.split]
-        yield from _rows(source, run_id, moment, trace.depth(moment.layer), values)
+            row |= trace.scalars[moment.time, moment.split]
+        yield from _rows(source, run_id, moment, trace.depth(moment.layer), row)
 
 
-def _rows(source: str, run_id: str, moment: Moment, depth: int, values: dict[str, float]) -> Iterator[dict[str, Any]]:
+def _rows(source: str, run_id: str, moment: Moment, depth: int, values: Measurement) -> Iterator[dict[str, Any]]:
     rank, condition = int(values.pop("rank")), values.pop("condition")
     for metric, value in values.items():
         yield {
@@ -42,4 +48,5 @@ def _rows(source: str, run_id: str, moment: Moment, depth: int, values: dict[str
             "value": value,
             "rank": rank,
             "condition": condition,
+            "reason": values.undefined.get(metric),
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def _field(name: str, kind: pa.DataType, meaning: str, unit: str = "") -> pa.Field:
@@ -91,6 +91,7 @@ COLLAPSE = pa.schema(
         _field("value", _REAL, "value; NaN where the metric is undefined"),
         _field("rank", _INT, "numerical rank of the centred class means"),
         _field("condition", _REAL, "smallest kept over largest singular value of the centred class means"),
+        _field("reason", _TEXT, "why the value is NaN; null where it is defined"),
     ]
 )
 

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ncpipe.collapse import Moment, Trace, layer_statistics, save_traces
+from ncpipe.collapse import (
+    ClassMoments,
+    LayerStatistics,
+    Moment,
+    SecondPass,
+    Trace,
+    class_means,
+    class_moments,
+    least_squares_split,
+    save_traces,
+)
 from ncpipe.data import Dataset
 from ncpipe.errors import UserError
 from ncpipe.files import read_json, read_tensors, write_tensors
@@ -18,12 +28,12 @@ from ncpipe.progress import progress
 from ncpipe.study.spec import MeasureSpec
 from ncpipe.study.study import NetworkRun, matches_any
 from ncpipe.training.batches import ImageBatches
-from ncpipe.training.losses import mean_loss
+from ncpipe.training.losses import mean_loss, squared_error_penalties
 from ncpipe.training.state import checkpoint_name
 from ncpipe.training.train import EVALUATION_BATCH, new_network
 
 MEMORY_BUDGET = 2 * 1024**3
-"""Bytes of features held at once; layers that exceed it together take more than one forward pass."""
+"""Bytes of features held at once; the layers that exceed it take a second forward pass instead."""
 
 
 def extract_features(
@@ -67,62 +77,120 @@ class Extractor:
             for name, split in splits.items()  # train first: its means decide for test
             if name in measure.splits
         }
+        self.penalties = squared_error_penalties(run.spec, dataset.num_classes)
         self.trace = Trace(run.layers)
 
     @torch.no_grad()
     def measure_epoch(self, epoch: int, keep: bool) -> dict[str, Tensor]:
-        """Add the statistics of the loaded weights to the trace; returns the raw features to keep."""
+        """Add the statistics of the loaded weights to the trace; returns the raw features to keep.
+
+        One forward pass per split. Layers that would exceed ``MEMORY_BUDGET`` are not held: the first pass finds
+        their class means, a second one the rest.
+        """
         head = self.network.head
         bias = None if head.bias is None else head.bias.detach().double()
         self.trace.heads[epoch] = (head.weight.detach().double(), bias)
         kept: dict[str, Tensor] = {}
         for split, data in self.data.items():
-            for layers in self._groups_within_budget(data):
-                features, loss = self._forward(data, layers)
-                self.trace.losses[epoch, split] = loss
-                for layer, values in features.items():
-                    self._add(epoch, layer, split, values, data.labels)
-                    if keep and matches_any(layer, self.measure.keep.layers):
-                        kept[f"{epoch}/{layer}/{split}"] = values
+            wanted = {layer for layer in self.run.layers if keep and matches_any(layer, self.measure.keep.layers)}
+            first = self._first_pass(data, wanted)
+            for layer, found in self._second_pass(epoch, split, data, first).items():
+                self._add(epoch, layer, split, found)
+            self.trace.scalars[epoch, split]["loss"] = first.loss
+            kept |= {f"{epoch}/{layer}/{split}": first.held[layer] for layer in wanted}
         return kept
 
-    def _add(self, epoch: int, layer: str, split: str, features: Tensor, labels: Tensor) -> None:
+    def _first_pass(self, data: ImageBatches, wanted: set[str]) -> FirstPass:
+        """Feature vectors (N, d) of the layers that fit, class moments of the others, and the mean loss."""
+        held: dict[str, Tensor] = {}
+        moments: dict[str, ClassMoments] = {}
+        total, start = torch.zeros((), dtype=torch.float64, device=data.labels.device), 0
+        for images, labels in data.in_order(EVALUATION_BATCH):
+            vectors, logits = self._vectors(images)
+            if start == 0:
+                fit = within_budget({layer: len(data) * row_bytes(v) for layer, v in vectors.items()}, wanted)
+                held = {layer: vectors[layer].new_empty(len(data), vectors[layer].shape[1]) for layer in fit}
+            for layer, values in vectors.items():
+                if layer in held:
+                    held[layer][start : start + len(labels)] = values
+                else:
+                    seen = class_moments(values, labels, self.num_classes)
+                    moments[layer] = moments[layer] + seen if layer in moments else seen
+            total += mean_loss(self.spec.loss, logits.double(), labels) * len(labels)
+            start += len(labels)
+        return FirstPass(held, moments, float(total) / len(data))
+
+    def _second_pass(
+        self, epoch: int, split: str, data: ImageBatches, first: FirstPass
+    ) -> dict[str, LayerStatistics]:
+        """Statistics of all layers; forward passes only where features are not held."""
+        found: dict[str, LayerStatistics] = {}
+        for layer, features in first.held.items():
+            counts, means = class_means(features, data.labels, self.num_classes)
+            found[layer] = self._about(epoch, layer, split, counts, means)(features, data.labels)
+        if first.moments:
+            passes = {n: self._about(epoch, n, split, m.counts, m.means) for n, m in first.moments.items()}
+            for images, labels in data.in_order(EVALUATION_BATCH):
+                vectors, _ = self._vectors(images)
+                for layer, about in passes.items():
+                    seen = about(vectors[layer], labels)
+                    found[layer] = found[layer] + seen if layer in found else seen
+        return found
+
+    def _about(self, epoch: int, layer: str, split: str, counts: Tensor, means: Tensor) -> SecondPass:
         weight, bias = self.trace.heads[epoch] if layer == self.run.layers[-1] else (None, None)
-        train = self.trace.statistics.get(Moment(epoch, layer, "train"))
-        self.trace.statistics[Moment(epoch, layer, split)] = layer_statistics(
-            features,
-            labels,
-            self.num_classes,
+        return SecondPass(
+            counts,
+            means,
             weight=weight,
             bias=bias,
-            train_means=None if split == "train" or train is None else train.means,
+            train_means=None if split == "train" else self.trace.statistics[Moment(epoch, layer, "train")].means,
+            products=self._splits_loss(layer, split),
         )
 
-    def _forward(self, data: ImageBatches, layers: tuple[str, ...]) -> tuple[dict[str, Tensor], float]:
-        """Feature vectors (N, d) of the layers, and the mean loss."""
-        parts: dict[str, list[Tensor]] = {layer: [] for layer in layers}
-        total = 0.0
-        for images, labels in data.in_order(EVALUATION_BATCH):
-            maps, logits = self.network.features(images)
-            total += float(mean_loss(self.spec.loss, logits.double(), labels)) * len(labels)
-            for layer in layers:
-                parts[layer].append(as_vectors(maps[layer], self._pooling(layer)))
-        return {layer: torch.cat(values) for layer, values in parts.items()}, total / len(data)
+    def _add(self, epoch: int, layer: str, split: str, found: LayerStatistics) -> None:
+        """Statistics to the trace; of the within-class products, which are d x d, only what the loss' split makes."""
+        scalars = self.trace.scalars.setdefault((epoch, split), {})
+        if self._splits_loss(layer, split) and self.penalties is not None and torch.isfinite(found.means).all():
+            ridge, bias_decay = self.penalties
+            weight, bias = self.trace.heads[epoch]
+            scalars |= least_squares_split(found, weight, bias, ridge=ridge, bias_decay=bias_decay).values()
+        self.trace.statistics[Moment(epoch, layer, split)] = replace(found, within_products=None)
+
+    def _splits_loss(self, layer: str, split: str) -> bool:
+        return self.penalties is not None and split == "train" and layer == self.run.layers[-1]
+
+    def _vectors(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Feature vectors of all layers, and logits."""
+        maps, logits = self.network.features(images)
+        return {layer: as_vectors(maps[layer], self._pooling(layer)) for layer in self.run.layers}, logits
 
     def _pooling(self, layer: str) -> Literal["average", "flatten"]:
         return "flatten" if matches_any(layer, self.measure.flatten) else self.measure.pool
 
-    def _groups_within_budget(self, data: ImageBatches) -> Iterator[tuple[str, ...]]:
-        images, _ = next(data.in_order(2))
-        maps, _ = self.network.features(images)
-        group: list[str] = []
-        used = 0
-        for layer in self.run.layers:
-            vectors = as_vectors(maps[layer], self._pooling(layer))
-            size = len(data) * vectors.shape[1] * vectors.element_size()
-            if group and used + size > MEMORY_BUDGET:
-                yield tuple(group)
-                group, used = [], 0
-            group.append(layer)
-            used += size
-        yield tuple(group)
+
+@dataclass(frozen=True)
+class FirstPass:
+    """What one forward pass over a split leaves."""
+
+    held: dict[str, Tensor]
+    """Feature vectors (N, d) by layer."""
+    moments: dict[str, ClassMoments]
+    """Class moments of the layers that are not held."""
+    loss: float
+    """Mean loss."""
+
+
+def row_bytes(vectors: Tensor) -> int:
+    return vectors.shape[1] * vectors.element_size()
+
+
+def within_budget(sizes: dict[str, int], wanted: set[str]) -> set[str]:
+    """Layers to hold: those whose features are ``wanted`` whole, and of the others the smallest that fit."""
+    held, used = set(wanted), sum(sizes[layer] for layer in wanted)
+    for layer in sorted(sizes.keys() - wanted, key=lambda layer: (sizes[layer], layer)):
+        used += sizes[layer]
+        if used > MEMORY_BUDGET:
+            break
+        held.add(layer)
+    return held

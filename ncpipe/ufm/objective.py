@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from ncpipe.collapse import LayerStatistics, Moment, Trace, layer_statistics
+from ncpipe.collapse import LayerStatistics, Moment, Trace, layer_statistics, least_squares_split
 
 if TYPE_CHECKING:
     from ncpipe.ufm.problem import Problem
@@ -284,7 +284,17 @@ class Minimiser:
         for name, statistics in self.statistics().items():
             trace.statistics[Moment(time, name)] = statistics
         trace.heads[time] = (self.weights[-1], self.bias)
-        trace.losses[time, "train"] = self.loss()
+        trace.scalars[time, "train"] = {"loss": self.loss(), **self.loss_split()}
+
+    def loss_split(self) -> dict[str, float]:
+        """Han's split of the squared error, with the classifier's penalties; empty for other losses."""
+        if self.problem.loss != "mse":
+            return {}
+        layout, rows = Layout.of(self.problem, self.tied), self.layers()["features"]
+        labels = torch.arange(layout.classes).repeat_interleave(torch.tensor(layout.counts))
+        seen = layer_statistics(rows, labels, layout.classes, products=True)
+        ridge, bias_decay = self.problem.weight_decays[-1], self.problem.bias_decay
+        return least_squares_split(seen, self.weights[-1], self.bias, ridge=ridge, bias_decay=bias_decay).values()
 
     def fit_rank(self) -> int:
         """Numerical rank of the class means of the fit, centred where a bias or the loss takes their mean.
@@ -317,14 +327,9 @@ def centred_fit(problem: Problem) -> bool:
 
 def _counted(seen: LayerStatistics, counts: Tensor) -> LayerStatistics:
     """Statistics of one column per class, each standing for its class's samples."""
-    hits, agreements = seen.classifier_hits, seen.agreements
-    return dataclasses.replace(
-        seen,
-        counts=counts,
-        nearest_mean_hits=seen.nearest_mean_hits * counts,
-        classifier_hits=None if hits is None else hits * counts,
-        agreements=None if agreements is None else agreements * counts,
-    )
+    decisions = ("nearest_mean_hits", "classifier_hits", "agreements")
+    standing = {name: value * counts for name, value in seen.tensors().items() if name in decisions}
+    return dataclasses.replace(seen, counts=counts, **standing)
 
 
 def balancing_scales(layout: Layout, decays: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,175 @@
+"""Geometry of a few vectors, one a row: frames, angles, energies, ranks, and how two layers align.
+
+Pure functions of float64 tensors. E = (I - 11^T/K)/sqrt(K-1) is the unit-norm Gram of a simplex equiangular
+tight frame (ETF), I/sqrt(K) that of an orthogonal frame (OF).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+NAN = float("nan")
+
+
+def simplex_etf_gram(num_classes: int) -> Tensor:
+    """E = (I - 11^T/K) / sqrt(K-1), (K, K) float64 of unit Frobenius norm."""
+    return (torch.eye(num_classes, dtype=torch.float64) - 1 / num_classes) / math.sqrt(num_classes - 1)
+
+
+def orthogonal_frame_gram(num_classes: int) -> Tensor:
+    """I / sqrt(K), (K, K) float64 of unit Frobenius norm."""
+    return torch.eye(num_classes, dtype=torch.float64) / math.sqrt(num_classes)
+
+
+def frame_distance(gram: Tensor, target: Tensor) -> float:
+    """|| G/||G||_F - target ||_F for a Gram matrix (K, K); NaN for G = 0 (Kothapalli; Tirer & Bruna)."""
+    norm = gram.norm()
+    return float((gram / norm - target).norm()) if norm > 0 else NAN
+
+
+def equinorm(vectors: Tensor) -> float:
+    """std/mean over the rows (ddof = 0) of their norms, (K, d) -> scalar; 0 at any frame (Papyan)."""
+    norms = vectors.norm(dim=1)
+    return float(norms.std(correction=0) / norms.mean()) if norms.mean() > 0 else NAN
+
+
+def cosines(vectors: Tensor) -> Tensor:
+    """Cosines between rows, (K, d) -> (K, K); NaN where a row is zero."""
+    unit = vectors / vectors.norm(dim=1, keepdim=True)
+    return unit @ unit.T
+
+
+def distances(vectors: Tensor) -> Tensor:
+    """Distances between rows, (K, d) -> (K, K), from differences: near rows keep their digits."""
+    return torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def of_pairs(matrix: Tensor) -> Tensor:
+    """The entries off the diagonal, (K, K) -> (K (K-1),)."""
+    return matrix[~torch.eye(len(matrix), dtype=torch.bool)]
+
+
+def angle_std(vectors: Tensor) -> float:
+    """std over c != c' (ddof = 0) of the cosines, (K, d) -> scalar; 0 at any frame (Papyan)."""
+    return float(of_pairs(cosines(vectors)).std(correction=0))
+
+
+def equiangle(vectors: Tensor) -> float:
+    """mean over c != c' of |cos + 1/(K-1)|, (K, d) -> scalar; 0 at an ETF (Papyan)."""
+    return float((of_pairs(cosines(vectors)) + 1 / (len(vectors) - 1)).abs().mean())
+
+
+def directional_distances(vectors: Tensor) -> Tensor:
+    """|u_c - u_c'| over c != c' of the normalised rows, (K, d) -> (K (K-1),); NaN where a row is zero."""
+    return of_pairs(distances(vectors / vectors.norm(dim=1, keepdim=True)))
+
+
+def hyperspherical_energy(vectors: Tensor, power: float = 0.0) -> float:
+    """Mean over pairs of the Riesz kernel |u_c - u_c'|^-s of the normalised rows, (K, d) -> scalar.
+
+    ``power`` is s; s = 0 stands for the logarithmic kernel, log 1/|u_c - u_c'|. Least where the directions are
+    spread evenly over the sphere: for K <= d + 1 at the simplex ETF, with value (2K/(K-1))^(-s/2) and, for s = 0,
+    -log(2K/(K-1))/2; for K > d + 1 no frame is known in general. Infinite where two directions agree.
+    (Liu et al. 2018, 2023)
+    """
+    separation = directional_distances(vectors)
+    kernel = -separation.log() if power == 0 else separation.pow(-power)
+    return float(kernel.mean())
+
+
+def effective_rank(matrix: Tensor) -> float:
+    """exp of the entropy of s / sum(s), s the singular values: K - 1 at an ETF, K at an OF (Roy & Vetterli 2007)."""
+    return spectral_ranks(torch.linalg.svdvals(matrix))[0]
+
+
+def stable_rank(matrix: Tensor) -> float:
+    """|A|_F^2 / |A|_2^2: K - 1 at an ETF, K at an OF; at most the rank."""
+    return spectral_ranks(torch.linalg.svdvals(matrix))[1]
+
+
+def spectral_ranks(singular_values: Tensor) -> tuple[float, float]:
+    """Effective and stable rank from singular values (r,), descending; NaN where all are zero."""
+    if len(singular_values) == 0 or not singular_values[0] > 0:
+        return NAN, NAN
+    share = singular_values / singular_values[0]
+    return float(torch.special.entr(share / share.sum()).sum().exp()), float(share.square().sum())
+
+
+def subspace_alignment(weight: Tensor, means: Tensor, rank: int | None = None) -> float:
+    """How far a layer's weight reads the space that the class means of its input span: (1/r) sum of the
+    singular values of V_r^T U_r, the mean cosine of the principal angles; 1 = aligned (Rangamani et al. 2023).
+
+    Args:
+        weight: the layer that reads the features, (m, d); V_r are its top r right singular vectors.
+        means: uncentred class means, (K, d); U_r are the top r left singular vectors of the d x K matrix.
+        rank: r. Default: K, or the smaller numerical rank of the two where that is less, as at an exact
+            simplex ETF: the directions beyond it are arbitrary.
+
+    Raises:
+        ValueError: the widths differ, or ``rank`` is not in [1, min(K, m, d)].
+    """
+    if weight.ndim != 2 or means.ndim != 2 or weight.shape[1] != means.shape[1]:
+        raise ValueError(f"weight (m, d) and means (K, d) must share d, got {_shape(weight)} and {_shape(means)}")
+    read, spanned = row_space(weight), row_space(means)
+    most = min(len(weight), *means.shape)
+    if rank is not None and not 1 <= rank <= most:
+        raise ValueError(f"rank must lie in [1, {most}], got {rank}")
+    return aligned_share(read, spanned, rank)
+
+
+class RowSpace(NamedTuple):
+    """Singular values and right singular vectors of a matrix (m, d), of which the first r are above rounding."""
+
+    sizes: Tensor
+    """(min(m, d),), descending."""
+    directions: Tensor
+    """(min(m, d), d)."""
+    rank: int
+    """r."""
+
+
+def row_space(matrix: Tensor) -> RowSpace:
+    """The thin SVD of a matrix (m, d), without the left singular vectors."""
+    _, sizes, directions = torch.linalg.svd(matrix.double(), full_matrices=False)
+    above = sizes > max(matrix.shape) * torch.finfo(torch.float64).eps * sizes[0]
+    return RowSpace(sizes, directions, int(above.sum()))
+
+
+def aligned_share(read: RowSpace, spanned: RowSpace, rank: int | None = None) -> float:
+    """``subspace_alignment`` of the row spaces of a weight and of class means."""
+    count = min(read.rank, spanned.rank) if rank is None else rank
+    if count == 0:
+        return NAN
+    return float(torch.linalg.svdvals(read.directions[:count] @ spanned.directions[:count].T).sum() / count)
+
+
+def balancedness(next_weight: Tensor, weight: Tensor) -> float:
+    """| W_{l+1}^T W_{l+1} - W_l W_l^T |_F / |W_l|_F^2: 0 where two linear layers are balanced (Jacot et al. 2024).
+
+    Args:
+        next_weight: W_{l+1}, (p, m).
+        weight: W_l, (m, d).
+
+    Raises:
+        ValueError: the rows of ``weight`` are not what ``next_weight`` reads.
+    """
+    if next_weight.ndim != 2 or weight.ndim != 2 or next_weight.shape[1] != weight.shape[0]:
+        raise ValueError(f"next_weight (p, m) must read weight (m, d), got {_shape(next_weight)}, {_shape(weight)}")
+    upper, lower = next_weight.double(), weight.double()
+    size = lower.square().sum()
+    return float((upper.T @ upper - lower @ lower.T).norm() / size) if size > 0 else NAN
+
+
+def ood_orthogonality(means: Tensor, ood_mean: Tensor) -> float:
+    """NC5: mean over classes of |cos(mu_c, mu_O)|, means (K, d) uncentred, mu_O (d,) the mean feature of
+    out-of-distribution samples; 0 where these are orthogonal to all classes (NECO, Ammar et al. 2024)."""
+    products = means @ ood_mean / (means.norm(dim=1) * ood_mean.norm())
+    return float(products.abs().mean())
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    return tuple(tensor.shape)

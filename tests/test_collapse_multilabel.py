@@ -1,0 +1,145 @@
+"""Tag-wise averages of multi-label features: exact data, brute force, reasons and bad input."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from brute_force import orthonormal, simplex_etf, tagwise
+
+from ncpipe.collapse import tagwise_metrics
+
+SCALES = {1: 1.0, 2: 0.6, 3: 0.45}
+
+
+def all_sets(classes: int, most: int = 3):
+    """Every set of 1 to ``most`` tags, as zeros and ones."""
+    sets = [tags for size in range(1, most + 1) for tags in itertools.combinations(range(classes), size)]
+    return np.stack([np.isin(np.arange(classes), tags).astype(np.int64) for tags in sets])
+
+
+def scaled_sums(targets, single):
+    """Features that have the tag-wise average property exactly."""
+    return np.array([SCALES[size] for size in targets.sum(axis=1)])[:, None] * (targets @ single)
+
+
+def noisy(seed=0, counts=(1, 5), classes=4, dim=6):
+    rng = np.random.default_rng(seed)
+    sets = all_sets(classes)
+    targets = rng.permutation(np.repeat(sets, rng.integers(*counts, len(sets)), axis=0))
+    single = rng.standard_normal((classes, dim))
+    return scaled_sums(targets, single) + 0.3 * rng.standard_normal((len(targets), dim)), targets
+
+
+@pytest.mark.parametrize("single", [simplex_etf(5, 9), orthonormal(5, 9)], ids=["ETF", "OF"])
+def test_exact_sums_have_no_angle_and_the_right_scales(single):
+    targets = np.repeat(all_sets(5), 3, axis=0)
+    row = tagwise_metrics(scaled_sums(targets, single), targets)
+    assert max(row[name] for name in row if "angle" in name) < 1e-6
+    for size in (2, 3):
+        assert row[f"tagwise_scale_{size}"] == pytest.approx(SCALES[size], rel=1e-12)
+    assert SCALES[3] < row["tagwise_scale"] < SCALES[2]
+    assert row.undefined == {}
+
+
+def test_a_small_angle_keeps_its_digits():
+    angle, frame = 1e-6, orthonormal(3, 4)
+    pair = np.cos(angle) * (frame[0] + frame[1]) / math.sqrt(2) + np.sin(angle) * frame[2]
+    row = tagwise_metrics(np.stack([*frame, pair]), np.vstack([np.eye(3, dtype=int), [1, 1, 0]]))
+    assert row["tagwise_angle"] == pytest.approx(math.degrees(angle), rel=1e-8)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_metrics_agree_with_the_definitions(seed):
+    features, targets = noisy(seed)
+    row = tagwise_metrics(features, targets)
+    expected = {}
+    for ending, size in (("", None), ("_2", 2), ("_3", 3)):
+        expected[f"tagwise_angle{ending}"], expected[f"tagwise_scale{ending}"] = tagwise(features, targets, size)
+    assert set(row) == set(expected)
+    assert dict(row) == pytest.approx(expected, rel=1e-10)
+    assert row["tagwise_angle"] > 1
+
+
+def test_every_set_counts_alike_whatever_its_size():
+    features, targets = noisy(counts=(1, 2))
+    many = np.concatenate([features, *[features[-3:]] * 20]), np.concatenate([targets, *[targets[-3:]] * 20])
+    assert dict(tagwise_metrics(*many)) == pytest.approx(dict(tagwise_metrics(features, targets)), rel=1e-12)
+
+
+def test_a_scale_and_a_rotation_of_features_change_nothing():
+    features, targets = noisy()
+    moved = 7 * features @ orthonormal(6, 6)
+    assert dict(tagwise_metrics(moved, targets)) == pytest.approx(dict(tagwise_metrics(features, targets)), rel=1e-10)
+
+
+def test_means_are_uncentred():
+    features, targets = noisy()
+    shifted = tagwise_metrics(features + 5, targets)
+    assert dict(shifted) != pytest.approx(dict(tagwise_metrics(features, targets)), rel=0.01)
+
+
+def test_types_and_layouts_do_not_matter():
+    features, targets = noisy()
+    row = tagwise_metrics(features, targets)
+    assert row == tagwise_metrics(torch.as_tensor(features), torch.as_tensor(targets).bool())
+    assert row == tagwise_metrics(features, targets.astype(np.float32))
+    assert row == tagwise_metrics(np.asfortranarray(features), targets.astype(np.uint8))
+    half = torch.as_tensor(features).half()
+    assert tagwise_metrics(half, targets) == tagwise_metrics(half.double(), targets)
+
+
+def test_without_a_set_of_two_tags_nothing_is_defined():
+    row = tagwise_metrics(np.eye(3), np.eye(3, dtype=int))
+    assert row.undefined == dict.fromkeys(("tagwise_angle", "tagwise_scale"), "no sample has two tags")
+    assert all(map(math.isnan, row.values()))
+
+
+def test_a_tag_that_never_stands_alone_is_named():
+    features, targets = noisy()
+    with_own = ~((targets.sum(axis=1) == 1) & (targets[:, 2] == 1))
+    row = tagwise_metrics(features[with_own], targets[with_own])
+    assert set(row.undefined) == set(row) == {name for name, value in row.items() if math.isnan(value)}
+    assert set(row.undefined.values()) == {"no sample has the one tag 2, so that it has no mean of its own"}
+
+
+def test_a_lonely_tag_leaves_multiplicities_without_it_defined():
+    targets = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [1, 1, 0, 0], [0, 1, 1, 1]])
+    row = tagwise_metrics(np.vstack([np.eye(3, 4), [1, 1, 0, 0], [0, 1, 1, 1]]), targets)
+    assert set(row.undefined) == {"tagwise_angle", "tagwise_scale", "tagwise_angle_3", "tagwise_scale_3"}
+    assert row["tagwise_scale_2"] == 1
+
+
+def test_a_sum_that_vanishes_has_a_reason():
+    features = np.array([[1.0, 0], [-1.0, 0], [0, 1.0]])
+    row = tagwise_metrics(features, np.array([[1, 0], [0, 1], [1, 1]]))
+    assert all(map(math.isnan, row.values()))
+    assert set(row.undefined.values()) == {"the mean of a set, or the sum of its tags' means, is zero"}
+    assert set(row.undefined) == set(row)
+
+
+FEATURES, TARGETS = torch.ones(3, 2), torch.tensor([[1, 0], [0, 1], [1, 1]])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"targets": TARGETS[:2]}, r"targets must have shape \(3, K\), got \(2, 2\)"),
+        ({"targets": TARGETS[0]}, r"targets must have shape \(3, K\), got \(2,\)"),
+        ({"targets": TARGETS[:, :0]}, r"targets must have shape \(3, K\), got \(3, 0\)"),
+        ({"targets": 2 * TARGETS}, "targets must hold zeros and ones only"),
+        ({"targets": TARGETS * math.nan}, "targets must hold zeros and ones only"),
+        ({"targets": TARGETS * torch.tensor([[1], [0], [0]])}, "2 samples have no tag, the first is 1"),
+        ({"targets": TARGETS.tolist()}, "targets must be a NumPy array or a Torch tensor, got list"),
+        ({"features": FEATURES.long()}, "features must be floating point"),
+        ({"features": FEATURES * math.nan}, r"features has 6 non-finite values, the first at index \[0, 0\]"),
+        ({"features": FEATURES[0]}, "features must have shape"),
+        ({"targets": TARGETS.to("meta")}, "targets is on meta, features on cpu"),
+    ],
+)
+def test_bad_input_is_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        tagwise_metrics(**{"features": FEATURES, "targets": TARGETS} | change)
