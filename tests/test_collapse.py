@@ -387,6 +387,23 @@ def test_the_squared_norm_leaves_out_a_class_without_samples():
     assert layer_statistics(h, y, 3).squared_norm == pytest.approx(float(h.square().sum()))
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_gpu_agrees_with_the_cpu(dtype):
+    h, y, weight, bias = tensors(sample([900, 700, 400, 1500], 37))
+    h, train_means = h.to(dtype), weight.flip(0)
+    expected = ncpipe.measure(h, y, weight, bias, train_means=train_means, ridge=0.1)
+    moved = [tensor.cuda() for tensor in (h, y, weight, bias)]
+    row = ncpipe.measure(*moved, train_means=train_means.cuda(), ridge=0.1)
+    assert row == pytest.approx(expected, rel=1e-6)
+    metric = ncpipe.CollapseMetrics(4, *moved[2:]).cuda()
+    metric.update(*moved[:2])
+    metric.start_second_pass()
+    metric.update(*moved[:2])
+    assert metric.compute()["nc1_pinv"] == pytest.approx(expected["nc1_pinv"], rel=1e-6)
+
+
 # Types and layouts
 
 

@@ -191,6 +191,14 @@ def test_after_one_pass_compute_reads_the_weight():
     assert metric.compute()["nc3_duality"] == pytest.approx(expected, rel=1e-12)
 
 
+def test_a_classifier_may_be_numpy_or_computed():
+    parts = {"weight": WEIGHT.numpy(), "bias": BIAS.numpy()}
+    assert_same(see_twice(metric_of(**parts)).compute(), whole())
+    factor = torch.nn.Parameter(2 * torch.ones((), dtype=torch.float64))
+    computed = copy.deepcopy(metric_of(weight=factor * WEIGHT / 2))
+    assert_same(see_twice(computed).compute(), whole())
+
+
 def test_a_layers_parameters_stay_its_own():
     layer = torch.nn.Linear(7, 4)
     metric = CollapseMetrics(4, layer.weight, layer.bias)

@@ -49,6 +49,18 @@ def as_parameter(name: str, value: Any, shape: tuple[int, ...], features: Tensor
     return tensor
 
 
+def as_classifier(
+    weight: Array | None, bias: Array | None, num_classes: int, features: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """Weight (K, d) and bias (K,), checked."""
+    if weight is None:
+        if bias is not None:
+            raise ValueError("bias is given without weight: pass the classifier's weight too")
+        return None, None
+    w = as_parameter("weight", weight, (num_classes, features.shape[1]), features)
+    return w, None if bias is None else as_parameter("bias", bias, (num_classes,), features)
+
+
 def require_finite(name: str, tensor: Tensor) -> None:
     """Say how many values are not finite, and where the first is."""
     bad = ~torch.isfinite(tensor)

@@ -7,7 +7,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ncpipe.collapse.arguments import Array, as_features, as_labels, as_parameter, on_device_of, require_finite
+from ncpipe.collapse.arguments import (
+    Array,
+    as_classifier,
+    as_features,
+    as_labels,
+    as_parameter,
+    on_device_of,
+    require_finite,
+)
 from ncpipe.collapse.frames import ood_orthogonality
 from ncpipe.collapse.least_squares import SPLIT, check_penalties, least_squares_split
 from ncpipe.collapse.measurement import Measurement
@@ -92,18 +100,6 @@ def measure(
         values = {"nc5_ood": ood_orthogonality(means, outside)}
         row.fill(("nc5_ood",), reason, lambda: values, "a class mean or the mean of ood_features is zero")
     return row
-
-
-def as_classifier(
-    weight: Array | None, bias: Array | None, num_classes: int, features: Tensor
-) -> tuple[Tensor | None, Tensor | None]:
-    """Weight (K, d) and bias (K,), checked."""
-    if weight is None:
-        if bias is not None:
-            raise ValueError("bias is given without weight: pass the classifier's weight too")
-        return None, None
-    w = as_parameter("weight", weight, (num_classes, features.shape[1]), features)
-    return w, None if bias is None else as_parameter("bias", bias, (num_classes,), features)
 
 
 def _mean_outside(features: Array, inside: Tensor) -> Tensor:

@@ -14,12 +14,17 @@ DEVICE_CHUNK = 1 << 20, 1 << 24
 """The same on accelerators, which want large kernels: 128 MiB."""
 
 
-def chunks(features: Tensor) -> Iterator[slice]:
-    """Slices of rows that are worked on at once."""
+def widened(features: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Chunk by chunk, the slice of rows and these in float64: a copy to write on, in memory that is used again.
+
+    Fresh memory of this size costs more than the sums, since the allocator gives it back after every chunk.
+    """
     most, elements = CPU_CHUNK if features.device.type == "cpu" else DEVICE_CHUNK
     rows = max(1, min(most, elements // max(1, features.shape[1])))
+    buffer = torch.empty(min(rows, len(features)), features.shape[1], dtype=torch.float64, device=features.device)
     for start in range(0, len(features), rows):
-        yield slice(start, start + rows)
+        part = features[start : start + rows]
+        yield slice(start, start + rows), buffer[: len(part)].copy_(part)
 
 
 def squared_norms(rows: Tensor) -> Tensor:
@@ -62,8 +67,8 @@ def class_means(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Ten
     counts = torch.bincount(labels, minlength=num_classes)
     origin = features[:1].double().sum(dim=0)
     sums = torch.zeros(num_classes, features.shape[1], dtype=torch.float64, device=features.device)
-    for rows in chunks(features):
-        sums.index_add_(0, labels[rows], features[rows].to(torch.float64, copy=True).sub_(origin))
+    for rows, h in widened(features):
+        sums.index_add_(0, labels[rows], h.sub_(origin))
     return counts, origin + sums / counts[:, None]
 
 
@@ -71,8 +76,7 @@ def class_moments(features: Tensor, labels: Tensor, num_classes: int) -> ClassMo
     """Moments of features (N, d) with labels (N,); the scatter is about the means, in a second read."""
     counts, means = class_means(features, labels, num_classes)
     scatter = torch.zeros(num_classes, dtype=torch.float64, device=features.device)
-    for rows in chunks(features):
+    for rows, h in widened(features):
         own = labels[rows]
-        deviation = features[rows].double() - means[own]
-        scatter.index_add_(0, own, squared_norms(deviation))
+        scatter.index_add_(0, own, squared_norms(h.sub_(means[own])))
     return ClassMoments(counts, means, scatter)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from ncpipe.collapse.moments import chunks, class_means, squared_norms
+from ncpipe.collapse.moments import class_means, squared_norms, widened
 
 GEMM_COLUMNS = 24
 """Products are padded to a multiple of so many columns: CPU kernels in float64 are 2-3 times faster on these."""
@@ -177,7 +177,7 @@ class SecondPass:
         padding = -sum(map(len, blocks)) % GEMM_COLUMNS
         self._matrix = torch.cat([*blocks, means.new_zeros(padding, means.shape[1])])
         self._widths = [*map(len, blocks), padding]
-        self._minus_means = -known
+        self._means = known
 
         # |h - m|^2 - |h|^2 with h and m from the origin in the whitened basis, for the class of h and that of m.
         origin, scale = reference.mean(dim=0), span.singular_values
@@ -194,12 +194,12 @@ class SecondPass:
         sums = _Sums(len(self.means), features.device)
         width = features.shape[1]
         products = self.means.new_zeros(width, width) if self.products else None
-        buffer = self.means.new_empty(0)
-        for rows in chunks(features):
-            h, own = features[rows], labels[rows]
-            if len(buffer) != len(h):  # the first and the last chunk
-                buffer = self.means.new_empty(h.shape)
-            deviation = torch.index_select(self._minus_means, 0, own, out=buffer).add_(h)
+        gathered = self.means.new_empty(0)
+        for rows, deviation in widened(features):
+            own = labels[rows]
+            if len(gathered) != len(deviation):  # the first and the last chunk
+                gathered = torch.empty_like(deviation)
+            deviation.sub_(torch.index_select(self._means, 0, own, out=gathered))
             self._add(sums, deviation, own)
             if products is not None:
                 products.addmm_(deviation.T, deviation)

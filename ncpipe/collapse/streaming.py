@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ncpipe.collapse.arguments import as_features, as_labels, as_parameter, require_finite
-from ncpipe.collapse.measure import as_classifier
+from ncpipe.collapse.arguments import Array, as_classifier, as_features, as_labels, as_parameter, require_finite
 from ncpipe.collapse.measurement import Measurement
 from ncpipe.collapse.metrics import collapse_metrics
 from ncpipe.collapse.moments import ClassMoments, class_moments
@@ -84,10 +83,10 @@ class CollapseMetrics(Metric):
     def __init__(
         self,
         num_classes: int,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
+        weight: Array | None = None,
+        bias: Array | None = None,
         *,
-        train_means: Tensor | None = None,
+        train_means: Array | None = None,
         per_class: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -225,8 +224,9 @@ class CollapseMetrics(Metric):
         super()._apply(lambda tensor: tensor.to(device), exclude_state)  # never to another type
         if self._second is not None:
             self._second.to(device)
-        self._references = _moved(self._references, device)
-        self._head = _moved(self._head, device)
+        self._references = tuple(_moved(value, device) for value in self._references)
+        weight, bias, train_means = (_moved(value, device) for value in self._head)
+        self._head = (weight, bias, train_means)
         return self
 
     def _seen(self) -> ClassMoments:
@@ -273,10 +273,11 @@ def _padded(states: list[Tensor]) -> list[Tensor]:
     return [torch.nn.functional.pad(state, (0, width - state.shape[-1])) for state in states]
 
 
-def _reference(value: Tensor | None) -> Tensor | None:
+def _reference(value: Array | None) -> Array | None:
     """A parameter as it is, so that training is seen; anything computed without its graph, which cannot be copied."""
-    return value if value is None or value.is_leaf else value.detach()
+    return value.detach() if isinstance(value, Tensor) and not value.is_leaf else value
 
 
-def _moved(tensors: tuple[Any, ...], device: torch.device) -> Any:
-    return tuple(tensor if tensor is None else torch.as_tensor(tensor).to(device) for tensor in tensors)
+def _moved(value: Any, device: torch.device) -> Any:
+    """On the device; a parameter is its model's to move."""
+    return value.to(device) if isinstance(value, Tensor) and not isinstance(value, torch.nn.Parameter) else value
