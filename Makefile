@@ -40,6 +40,7 @@ format: setup  ## format code and workflow
 
 bench: setup  ## print speed ratios against named baselines
 	$(BIN)/python benchmarks/collapse.py
+	$(BIN)/python benchmarks/measuring_share.py
 	$(BIN)/python benchmarks/ufm.py
 
 ui: setup  ## open the MLflow UI on the results of STUDY
