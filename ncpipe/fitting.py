@@ -180,7 +180,7 @@ def matched_row(run_id: str, kind: str, run: NetworkRun, model: MatchedUfm, trac
 def problem_columns(problem: Problem) -> dict[str, Any]:
     """Columns of the ``ufm`` table that the problem decides; ``samples`` is the mean where classes differ."""
     return {
-        "model": "plain" if problem.depth == 1 else "extended",
+        "model": {1: "plain", 2: "extended"}.get(problem.depth, "deep"),
         "activation": problem.activation,
         "loss": problem.loss,
         "bias": str(problem.bias),

@@ -23,6 +23,11 @@ CHECK_VALUES = {  # value to the digits given, and the fit or margin
         "0.01393896",
         0.99064906,
     ),
+    "deep": (
+        Problem(2, 5, 4, weight_decay=(1e-3,) * 3, feature_decay=1e-3, activation="relu"),
+        "0.00597692",
+        0.99700481,
+    ),
     "ce": (Problem(4, 3, 5, loss="ce", weight_decay=5e-3, feature_decay=5e-3), "0.1490232315", 4.7226869981),
     "imbalanced": (
         Problem(4, [20, 10, 5, 5], 6, weight_decay=1e-3, feature_decay=1e-3),
@@ -35,12 +40,14 @@ small = st.floats(1e-5, 0.2)
 
 
 @st.composite
-def closed_form_problems(draw: st.DrawFn) -> Problem:
+def closed_form_problems(draw: st.DrawFn, deepest: int = 5) -> Problem:
     """Problems of every family that has a closed form, in and out of the zero phase."""
     classes, samples = draw(st.integers(2, 6)), draw(st.integers(1, 20))
     dim = draw(st.integers(classes, classes + 6))
     kind = draw(st.sampled_from(["none", "free", "penalised", "imbalanced", "linear", "linear bias", "relu", "ce"]))
-    depth = 2 if kind in ("linear", "linear bias", "relu") else 1
+    depth = draw(st.integers(2, deepest)) if kind in ("linear", "linear bias", "relu") else 1
+    if kind == "imbalanced" and deepest > 2:
+        depth = draw(st.integers(1, deepest))
     fields: dict[str, Any] = {
         "weight_decay": tuple(draw(small) for _ in range(depth)),
         "feature_decay": draw(small),
@@ -117,6 +124,8 @@ def test_minority_class_vanishes_at_its_threshold() -> None:
         (Problem(4, 5, 6, weight_decay=0.1, bias="free"), 1 / (16 * 5 * 0.1), 3 / 8),
         (Problem(4, 5, 6, weight_decay=(0.1, 0.1)), 1 / (16 * 64 * 5 * 0.01), 1 / 2),
         (Problem(4, 5, 6, weight_decay=(0.1, 0.1), activation="relu"), 1 / (16 * 64 * 5 * 0.01), 1 / 2),
+        (Problem(4, 5, 6, weight_decay=(0.1,) * 3), 4 / (4**4 * 3**6 * 5 * 1e-3), 1 / 2),
+        (Problem(2, 5, 6, weight_decay=(0.1,) * 4, activation="relu"), 27 / (2**5 * 4**8 * 5 * 1e-4), 1 / 2),
         (Problem(4, 5, 6, weight_decay=0.1, loss="ce"), 1 / (16 * 5 * 0.1), math.log(4)),
     ],
 )
@@ -152,7 +161,7 @@ def test_shrunken_fit_is_the_minimum(strength: float, depth: int) -> None:
         ({"loss": "ce", "dim": 2}, "dim 2 < classes - 1 = 3"),
         ({"samples": [1, 2, 3, 4], "loss": "ce"}, "imbalanced"),
         ({"samples": [1, 2, 3, 4], "bias": "free"}, "imbalanced"),
-        ({"samples": [1, 2, 3, 4], "weight_decay": (1e-3, 1e-3)}, "imbalanced"),
+        ({"samples": [1, 2, 3, 4], "weight_decay": (1e-3, 1e-3), "activation": "relu"}, "imbalanced"),
     ],
 )
 def test_no_closed_form_says_why(fields: dict[str, Any], reason: str) -> None:
@@ -160,6 +169,24 @@ def test_no_closed_form_says_why(fields: dict[str, Any], reason: str) -> None:
     for ask in (problem.optimum, problem.construct):
         with pytest.raises(NoClosedForm, match=reason):
             ask()
+
+
+@pytest.mark.parametrize(
+    ("classes", "depth", "is_global", "basis"),
+    [(2, 3, True, "binary"), (3, 2, False, "non-negative"), (3, 3, False, "upper bound"), (2, 2, True, "binary")],
+)
+def test_deep_relu_optima_say_what_is_proven(classes: int, depth: int, is_global: bool, basis: str) -> None:
+    problem = Problem(classes, 5, 4, weight_decay=(1e-3,) * depth, feature_decay=1e-3, activation="relu")
+    optimum = problem.optimum()
+    assert optimum.is_global is is_global
+    assert optimum.basis.startswith(basis)
+
+
+def test_every_layer_of_a_deep_optimum_is_an_orthogonal_frame() -> None:
+    for name, rows in CHECK_VALUES["deep"][0].construct().layers().items():
+        means = rows[::5]
+        gram = means @ means.T
+        torch.testing.assert_close(gram / gram.norm(), torch.eye(2, dtype=torch.float64) / math.sqrt(2)), name
 
 
 def test_penalised_bias_in_its_etf_regime_needs_only_a_simplex() -> None:

@@ -32,12 +32,28 @@ def test_lbfgs_reaches_the_check_values(name: str, tied: bool) -> None:
     assert result.value == pytest.approx(float(expected), rel=1e-12)
 
 
-@given(closed_form_problems())
+@given(closed_form_problems(deepest=2))
 @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 def test_lbfgs_reaches_every_closed_form_and_never_passes_below(problem: Problem) -> None:
     result = fit(problem, starts=8, seed=1, tied=True)
     assert result.gap is not None
     assert -1e-12 * problem.optimum().value <= result.gap <= 1e-8 * problem.optimum().value
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        Problem(3, 5, 4, weight_decay=(1e-3,) * 3, feature_decay=1e-3),
+        Problem(3, 5, 4, weight_decay=(1e-3,) * 4, feature_decay=2e-3, bias="free"),
+        Problem(3, [9, 6, 4], 4, weight_decay=(1e-3, 2e-3), feature_decay=1e-3),
+        Problem(2, 5, 6, weight_decay=(1e-3,) * 4, feature_decay=1e-3, activation="relu"),
+    ],
+    ids=["linear", "free bias", "imbalanced", "relu"],
+)
+def test_lbfgs_reaches_deep_optima_from_some_of_many_starts(problem: Problem) -> None:
+    result = fit(problem, starts=32, seed=0, tied=True)
+    assert result.value == pytest.approx(problem.optimum().value, rel=1e-8)
+    assert result.success_fraction >= 1 / 32
 
 
 @pytest.mark.parametrize("factor", [0.8, 1.25])

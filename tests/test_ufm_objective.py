@@ -15,6 +15,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "penalised bias": {"weight_decay": 0.3, "bias": 0.2},
     "linear": {"weight_decay": (0.3, 0.4)},
     "relu": {"weight_decay": (0.3, 0.4), "activation": "relu"},
+    "deep linear": {"weight_decay": (0.3, 0.4, 0.2)},
+    "deep relu": {"weight_decay": (0.3, 0.4, 0.2, 0.5), "activation": "relu", "bias": "free"},
     "relu with bias": {"weight_decay": (0.3, 0.4), "activation": "relu", "bias": 0.2},
 }
 

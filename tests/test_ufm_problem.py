@@ -30,7 +30,6 @@ VALID: dict[str, Any] = {
         ("loss", "hinge", "'mse', 'ce'"),
         ("weight_decay", (1e-3, -1e-3), "> 0"),
         ("weight_decay", (1e-3, 0.0), "> 0"),
-        ("weight_decay", (1e-3, 1e-3, 1e-3), "one per weight layer"),
         ("weight_decay", (), "one per weight layer"),
         ("weight_decay", "large", "> 0"),
         ("feature_decay", float("nan"), "> 0"),
@@ -49,6 +48,22 @@ def test_bad_field_is_named_with_what_it_got_and_needs(field: str, value: Any, n
 def test_relu_needs_two_weight_layers() -> None:
     with pytest.raises(ValueError, match="activation: got 'relu' with one weight layer"):
         Problem(**{**VALID, "weight_decay": 1e-3})
+
+
+@pytest.mark.parametrize(
+    ("depth", "activation", "names"),
+    [
+        (1, "linear", ("features",)),
+        (2, "relu", ("H1", "W1H1", "features")),
+        (3, "linear", ("H1", "H2", "features")),
+        (3, "relu", ("H1", "W1H1", "H2", "W2H2", "features")),
+    ],
+)
+def test_layers_are_named_from_the_first(depth: int, activation: Any, names: tuple[str, ...]) -> None:
+    problem = Problem(3, 4, 5, weight_decay=(1e-3,) * depth, activation=activation)
+    assert problem.depth == depth
+    assert problem.layer_names == names
+    assert tuple(problem.construct().layers()) == names
 
 
 def test_equal_settings_make_equal_problems() -> None:

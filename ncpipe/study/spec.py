@@ -277,7 +277,7 @@ class UfmSpec(Settings):
     samples: Count = Field(description="Samples per class, n.")
     dim: Count = Field(description="Feature width, d.")
     loss: Literal["mse", "ce"] = "mse"
-    weight_decay: Positive | Annotated[tuple[Positive, ...], Field(min_length=1, max_length=2)]
+    weight_decay: Positive | Annotated[tuple[Positive, ...], Field(min_length=1)]
     feature_decay: Positive
     bias: Literal["none", "free"] | NonNegative = "none"
     activation: Literal["linear", "relu"] = "linear"
@@ -302,7 +302,7 @@ class UfmSpec(Settings):
 
     @property
     def slug(self) -> str:
-        kind = "plain" if self.depth == 1 else f"extended-{self.activation}"
+        kind = {1: "plain", 2: f"extended-{self.activation}"}.get(self.depth, f"deep{self.depth}-{self.activation}")
         bias = {"none": "nobias", "free": "bias"}.get(str(self.bias), "biaspen")
         solver = {"gradient_descent": "gd", "lbfgs": "lbfgs"}[self.solver.name]
         return f"{kind}-{self.loss}-{bias}-{solver}-s{self.seed}"

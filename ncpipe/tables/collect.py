@@ -152,7 +152,8 @@ def problem_settings(spec: UfmSpec) -> Row:
     decays = spec.weight_decay if isinstance(spec.weight_decay, tuple) else (spec.weight_decay,)
     descent = solver.name == "gradient_descent"
     bias = {"none": "no bias", "free": "bias"}.get(str(spec.bias), "penalised bias")
-    kind = "plain" if spec.depth == 1 else "extended"
+    kind = {1: "plain", 2: "extended"}.get(spec.depth, "deep")
+    name = kind if spec.depth < 3 else f"{kind} {spec.depth}"
     return {
         "classes": spec.classes,
         "train_samples": spec.classes * spec.samples,
@@ -170,7 +171,7 @@ def problem_settings(spec: UfmSpec) -> Row:
         "dim": spec.dim,
         "seed": spec.seed,
         "settings": _json(spec),
-        "label": f"{kind} {spec.activation} {spec.loss.upper()} {bias} ({'GD' if descent else 'L-BFGS'})",
+        "label": f"{name} {spec.activation} {spec.loss.upper()} {bias} ({'GD' if descent else 'L-BFGS'})",
     }
 
 

@@ -177,11 +177,11 @@ def _relu(problem: Problem) -> ClosedForm:
             f"ReLU with dim {problem.dim} < classes {problem.classes}: no non-negative orthogonal frame fits"
         )
     binary = problem.classes == 2
-    basis = (
-        "binary deep UFM (Súkeník et al. 2023)"
-        if binary
-        else "non-negative orthogonal frame (Tirer & Bruna 2022, under a nuclear-norm assumption)"
-    )
+    basis = "non-negative orthogonal frame (Tirer & Bruna 2022, under a nuclear-norm assumption)"
+    if binary:
+        basis = "binary deep UFM (Súkeník et al. 2023)"
+    elif problem.depth > 2:
+        basis = "upper bound: deep neural collapse, which solutions of lower rank can beat (Súkeník et al. 2024)"
     directions = torch.eye(problem.classes, dtype=torch.float64)
     return _equal_directions(problem, directions, basis, is_global=binary)
 
@@ -216,19 +216,26 @@ def _penalised_bias(problem: Problem) -> ClosedForm:
 
 
 def _imbalanced(problem: Problem) -> ClosedForm:
-    """s_k = max(0, sqrt(n_k) - N sqrt(lW lH)), the d largest kept; class k vanishes where s_k = 0."""
-    if problem.depth > 1 or problem.bias != "none":
-        raise NoClosedForm("imbalanced classes: a closed form only for the plain bias-free mse model")
-    N, root = problem.num_samples, math.sqrt(_penalty_product(problem))
+    """Targets have singular values sqrt(n_k), each shrunken by itself; the d largest are kept.
+
+    kappa_k = N (Lambda n_k)^(1/(L+1)) / n_k is the strength of class k; for L = 1 it vanishes once kappa_k >= 1.
+    """
+    if problem.activation == "relu" or problem.bias != "none":
+        raise NoClosedForm("imbalanced classes: a closed form only for linear bias-free mse models")
+    N, root = problem.num_samples, _penalty_product(problem) ** (1 / (problem.depth + 1))
     order = sorted(range(problem.classes), key=lambda k: -problem.counts[k])
-    shrunken = {k: math.sqrt(problem.counts[k]) - N * root for k in order[: problem.dim]}
-    alive = [k for k, s in shrunken.items() if s > 0]
-    fitted = sum(root * math.sqrt(problem.counts[k]) - N * root**2 / 2 for k in alive)
-    unfitted = sum(problem.counts[k] for k in order if k not in alive) / (2 * N)
-    sigma = torch.tensor([shrunken[k] for k in alive], dtype=torch.float64)
-    scale = shrunken[alive[0]] / math.sqrt(problem.counts[alive[0]]) if alive else 0.0
-    basis = "soft-thresholded singular values sqrt(n_k) (derived in docs/ufm.md)"
-    optimum = Optimum(fitted + unfitted, not alive, scale, len(alive), basis, is_global=True)
+    value, scales = 0.0, dict[int, float]()
+    for rank, k in enumerate(order):
+        n = problem.counts[k]
+        x, cost = shrunken_fit(N * root * n ** (1 / (problem.depth + 1) - 1), problem.depth)
+        kept = rank < problem.dim and x > 0
+        value += n / N * (cost if kept else 1 / 2)
+        scales |= {k: x} if kept else {}
+    sigma = torch.tensor([x * math.sqrt(problem.counts[k]) for k, x in scales.items()], dtype=torch.float64)
+    alive = list(scales)
+    scale = scales[alive[0]] if alive else 0.0
+    basis = "singular values sqrt(n_k) of the targets, shrunken one by one (derived in docs/ufm.md)"
+    optimum = Optimum(value, not alive, scale, len(alive), basis, is_global=True)
     return ClosedForm(optimum, torch.eye(problem.classes, dtype=torch.float64)[:, alive], sigma, 0.0)
 
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 Loss = Literal["mse", "ce"]
 Activation = Literal["linear", "relu"]
-MAX_DEPTH = 2
 
 
 @dataclass(frozen=True)
@@ -27,18 +26,19 @@ class Problem:
               + \sum_l \frac{\lambda_l}2 |W_l|^2 + \frac{\lambda_H}2 \sum_i |h_i|^2 + \frac{\lambda_b}2 |b|^2
 
     with :math:`\ell(z, y) = \frac12 |z - e_y|^2` (``mse``) or cross entropy (``ce``), K classes, N samples.
-    L = 1 is the plain UFM, L = 2 the extended one of Tirer & Bruna (ICML 2022).
+    L = 1 is the plain UFM, L = 2 the extended one of Tirer & Bruna (ICML 2022), more the deep UFM of Súkeník et al.
+    (NeurIPS 2023).
 
     Args:
         classes: K, at least 2.
         samples: samples per class n, or one number per class when they differ.
-        dim: width d of the features and of the hidden layer.
+        dim: width d of the features and of the hidden layers.
         loss: ``"mse"`` or ``"ce"``.
-        weight_decay: penalties of W_1 (d x d if L = 2) .. W_L (K x d); a number when L = 1. Positive:
-            with a zero penalty the infimum is not attained.
+        weight_decay: penalties of W_1 (d x d if L > 1) .. W_L (K x d), which make the depth L; a number when
+            L = 1. Positive: with a zero penalty the infimum is not attained.
         feature_decay: penalty of the features, positive.
         bias: of the classifier: ``"none"``, ``"free"``, or its penalty (0 is the same as ``"free"``).
-        activation: s, between weight layers: ``"linear"``, or ``"relu"`` (needs L = 2).
+        activation: s, between weight layers: ``"linear"``, or ``"relu"`` (needs L >= 2).
 
     Raises:
         ValueError: naming the field, what it got and what it needs.
@@ -105,9 +105,10 @@ class Problem:
     @property
     def layer_names(self) -> tuple[str, ...]:
         """Names of the measured layers from the first; ``features`` is what the classifier reads."""
-        if self.depth == 1:
-            return ("features",)
-        return ("H1", "features") if self.activation == "linear" else ("H1", "W1H1", "features")
+        hidden = [f"H{level}" for level in range(1, self.depth)]
+        if self.activation == "relu":
+            hidden = [name for level, h in enumerate(hidden, start=1) for name in (h, f"W{level}{h}")]
+        return (*hidden, "features")
 
     def optimum(self) -> Optimum:
         """The smallest objective, in closed form. See ``ncpipe.ufm.closed_form``.
@@ -165,8 +166,8 @@ def _penalty(field: str, value: Any, *, zero: bool = False) -> float:
 
 def _weight_decay(value: Any) -> tuple[float, ...]:
     values = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
-    if not 1 <= len(values) <= MAX_DEPTH:
-        raise ValueError(f"weight_decay: got {len(values)} numbers; needs one per weight layer, 1 to {MAX_DEPTH}")
+    if not values:
+        raise ValueError("weight_decay: got no number; needs one per weight layer")
     return tuple(_penalty("weight_decay", number) for number in values)
 
 
