@@ -29,6 +29,16 @@ CHECK_VALUES = {  # value to the digits given, and the fit or margin
         0.99700481,
     ),
     "ce": (Problem(4, 3, 5, loss="ce", weight_decay=5e-3, feature_decay=5e-3), "0.1490232315", 4.7226869981),
+    "label smoothing": (
+        Problem(4, 3, 5, loss="label_smoothing", weight_decay=5e-3, feature_decay=5e-3, smoothing=0.1),
+        "0.4381713058",
+        3.2849866975,
+    ),
+    "focal": (
+        Problem(4, 3, 5, loss="focal", weight_decay=5e-3, feature_decay=5e-3, gamma=2),
+        "0.0733599770",
+        2.4185684957,
+    ),
     "imbalanced": (
         Problem(4, [20, 10, 5, 5], 6, weight_decay=1e-3, feature_decay=1e-3),
         "0.0120265496",
@@ -37,6 +47,7 @@ CHECK_VALUES = {  # value to the digits given, and the fit or margin
 }
 
 small = st.floats(1e-5, 0.2)
+RELATIVES = ("ce", "label_smoothing", "focal")
 
 
 @st.composite
@@ -44,22 +55,29 @@ def closed_form_problems(draw: st.DrawFn, deepest: int = 5) -> Problem:
     """Problems of every family that has a closed form, in and out of the zero phase."""
     classes, samples = draw(st.integers(2, 6)), draw(st.integers(1, 20))
     dim = draw(st.integers(classes, classes + 6))
-    kind = draw(st.sampled_from(["none", "free", "penalised", "imbalanced", "linear", "linear bias", "relu", "ce"]))
+    kinds = ["none", "free", "penalised", "imbalanced", "linear", "linear bias", "relu", *RELATIVES, "rescaled"]
+    kind = draw(st.sampled_from(kinds))
     depth = draw(st.integers(2, deepest)) if kind in ("linear", "linear bias", "relu") else 1
     if kind == "imbalanced" and deepest > 2:
         depth = draw(st.integers(1, deepest))
     fields: dict[str, Any] = {
         "weight_decay": tuple(draw(small) for _ in range(depth)),
         "feature_decay": draw(small),
-        "loss": "ce" if kind == "ce" else "mse",
+        "loss": kind if kind in RELATIVES else "mse",
         "activation": "relu" if kind == "relu" else "linear",
     }
     if kind == "penalised":
         fields["bias"] = draw(st.floats(1e-3, 10))
     elif kind in ("free", "linear bias"):
         fields["bias"] = "free"
-    elif kind == "ce":
+    elif kind in RELATIVES:
         fields["bias"] = draw(st.sampled_from(["none", "free", 0.1]))
+    if kind == "label_smoothing":
+        fields["smoothing"] = draw(st.floats(0.01, 0.9))
+    elif kind == "focal":
+        fields["gamma"] = draw(st.floats(0.1, 5))
+    elif kind == "rescaled":
+        fields["rescale"] = (draw(st.floats(0.2, 5)), draw(st.floats(0.3, 15)))
     if kind in ("none", "free", "linear", "linear bias"):
         dim = draw(st.integers(1, classes + 6))
     if kind == "imbalanced":
@@ -127,6 +145,12 @@ def test_minority_class_vanishes_at_its_threshold() -> None:
         (Problem(4, 5, 6, weight_decay=(0.1,) * 3), 4 / (4**4 * 3**6 * 5 * 1e-3), 1 / 2),
         (Problem(2, 5, 6, weight_decay=(0.1,) * 4, activation="relu"), 27 / (2**5 * 4**8 * 5 * 1e-4), 1 / 2),
         (Problem(4, 5, 6, weight_decay=0.1, loss="ce"), 1 / (16 * 5 * 0.1), math.log(4)),
+        (
+            Problem(4, 5, 6, weight_decay=0.1, loss="label_smoothing", smoothing=0.2),
+            0.64 / (16 * 5 * 0.1),
+            math.log(4),
+        ),
+        (Problem(4, 5, 6, weight_decay=0.1, rescale=(3, 2)), 36 / (16 * 5 * 0.1), 6.0),
     ],
 )
 def test_both_sides_of_the_zero_threshold(problem: Problem, threshold: float, zero_value: float) -> None:
@@ -159,6 +183,10 @@ def test_shrunken_fit_is_the_minimum(strength: float, depth: int) -> None:
         ({"weight_decay": (1e-3, 1e-3), "loss": "ce"}, "extended model with cross entropy"),
         ({"bias": 0.5, "dim": 3}, "dim 3 < 4"),
         ({"loss": "ce", "dim": 2}, "dim 2 < classes - 1 = 3"),
+        ({"loss": "focal", "gamma": 2, "weight_decay": (1e-3, 1e-3)}, "extended model with cross entropy or its"),
+        ({"loss": "label_smoothing", "smoothing": 0.1, "dim": 2}, "no simplex fits"),
+        ({"rescale": (2, 1), "bias": "free"}, "rescaled squared loss: a closed form only"),
+        ({"rescale": (2, 1), "dim": 3}, "rescaled squared loss with dim 3 < classes 4"),
         ({"samples": [1, 2, 3, 4], "loss": "ce"}, "imbalanced"),
         ({"samples": [1, 2, 3, 4], "bias": "free"}, "imbalanced"),
         ({"samples": [1, 2, 3, 4], "weight_decay": (1e-3, 1e-3), "activation": "relu"}, "imbalanced"),

@@ -21,10 +21,18 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
+LOSSES: dict[str, dict[str, Any]] = {
+    "mse": {},
+    "rescaled": {"loss": "mse", "rescale": (2.5, 3)},
+    "ce": {"loss": "ce"},
+    "label_smoothing": {"loss": "label_smoothing", "smoothing": 0.3},
+    "focal": {"loss": "focal", "gamma": 1.7},
+}
+
+
 def problem_of(shape: str, loss: str, samples: Any = (2, 3, 5)) -> Problem:
-    return Problem(
-        **{"classes": 3, "samples": samples, "dim": 4, "loss": loss, "feature_decay": 0.1, **SHAPES[shape]}
-    )
+    fields = {"classes": 3, "samples": samples, "dim": 4, "feature_decay": 0.1}
+    return Problem(**{**fields, **LOSSES[loss], **SHAPES[shape]})
 
 
 def by_formula(problem: Problem, features: Tensor, weights: list[Tensor], bias: Tensor | None) -> Tensor:
@@ -36,10 +44,14 @@ def by_formula(problem: Problem, features: Tensor, weights: list[Tensor], bias: 
         hidden = torch.relu(hidden) if problem.activation == "relu" else hidden
     logits = torch.nn.functional.linear(hidden, weights[-1], bias)
     if problem.loss == "mse":
-        targets = torch.nn.functional.one_hot(labels).double()
-        value = (logits - targets).square().sum() / (2 * problem.num_samples)
+        (k, target), one_hot = problem.rescale, torch.nn.functional.one_hot(labels).double()
+        weights_of = 1 + (k - 1) * one_hot
+        value = (weights_of * (logits - target * one_hot).square()).sum() / (2 * problem.num_samples)
+    elif problem.loss == "focal":
+        p = torch.softmax(logits, dim=1)[torch.arange(len(labels)), labels]
+        value = -((1 - p) ** problem.gamma * p.log()).mean()
     else:
-        value = torch.nn.functional.cross_entropy(logits, labels)
+        value = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=problem.smoothing)
     value = value + problem.feature_decay / 2 * features.square().sum()
     for decay, weight in zip(problem.weight_decays, weights):
         value = value + decay / 2 * weight.square().sum()
@@ -55,7 +67,7 @@ def random_vectors(problem: Problem, tied: bool, batch: int = 2) -> Tensor:
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("loss", ["mse", "ce"])
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_value_and_gradient_against_autograd(shape: str, loss: str, tied: bool) -> None:
     problem = problem_of(shape, loss)

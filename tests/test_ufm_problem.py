@@ -27,7 +27,12 @@ VALID: dict[str, Any] = {
         ("samples", [5, 5, 5], "one per class"),
         ("samples", [5, 5, 5, -1], "at least 1"),
         ("dim", 0, "at least 1"),
-        ("loss", "hinge", "'mse', 'ce'"),
+        ("loss", "hinge", "'mse', 'ce', 'label_smoothing', 'focal'"),
+        ("smoothing", 0.1, "with 'label_smoothing', else 0"),
+        ("gamma", 2.0, "with 'focal', else 0"),
+        ("gamma", -1.0, ">= 0"),
+        ("rescale", 2.0, "two numbers"),
+        ("rescale", (1.0, 0.0), "> 0"),
         ("weight_decay", (1e-3, -1e-3), "> 0"),
         ("weight_decay", (1e-3, 0.0), "> 0"),
         ("weight_decay", (), "one per weight layer"),
@@ -43,6 +48,20 @@ VALID: dict[str, Any] = {
 def test_bad_field_is_named_with_what_it_got_and_needs(field: str, value: Any, needs: str) -> None:
     with pytest.raises(ValueError, match=rf"^{field}: got .*{needs}"):
         Problem(**{**VALID, field: value})
+
+
+@pytest.mark.parametrize(
+    ("loss", "fields", "message"),
+    [
+        ("label_smoothing", {}, "smoothing: got 0.0 with loss 'label_smoothing'"),
+        ("label_smoothing", {"smoothing": 1.0}, "smoothing: got 1.0"),
+        ("focal", {}, "gamma: got 0.0 with loss 'focal'"),
+        ("ce", {"rescale": (2, 1)}, r"rescale: got \(2.0, 1.0\) with loss 'ce'"),
+    ],
+)
+def test_parameters_go_with_their_loss(loss: Any, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Problem(4, 5, 6, loss, **fields)
 
 
 def test_relu_needs_two_weight_layers() -> None:

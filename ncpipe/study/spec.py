@@ -276,7 +276,10 @@ class UfmSpec(Settings):
     classes: Annotated[int, Field(ge=2)]
     samples: Count = Field(description="Samples per class, n.")
     dim: Count = Field(description="Feature width, d.")
-    loss: Literal["mse", "ce"] = "mse"
+    loss: Literal["mse", "ce", "label_smoothing", "focal"] = "mse"
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="label_smoothing: alpha.")
+    gamma: NonNegative = Field(0.0, description="focal: the exponent.")
+    rescale: tuple[Positive, Positive] = Field((1.0, 1.0), description="mse: (k, M) of the true class.")
     weight_decay: Positive | Annotated[tuple[Positive, ...], Field(min_length=1)]
     feature_decay: Positive
     bias: Literal["none", "free"] | NonNegative = "none"
@@ -295,6 +298,15 @@ class UfmSpec(Settings):
         return len(self.weight_decay) if isinstance(self.weight_decay, tuple) else 1
 
     @model_validator(mode="after")
+    def _parameters_go_with_their_loss(self) -> UfmSpec:
+        for name, loss in (("smoothing", "label_smoothing"), ("gamma", "focal")):
+            if (self.loss == loss) != (getattr(self, name) > 0):
+                raise ValueError(f"{name} > 0 goes with loss {loss!r}, and only with it")
+        if self.rescale != (1, 1) and self.loss != "mse":
+            raise ValueError("rescale goes with loss 'mse'")
+        return self
+
+    @model_validator(mode="after")
     def _activation_stands_between_two_weights(self) -> UfmSpec:
         if self.activation == "relu" and self.depth == 1:
             raise ValueError("activation 'relu' needs two weight_decay values: it stands between two weight layers")
@@ -305,7 +317,7 @@ class UfmSpec(Settings):
         kind = {1: "plain", 2: f"extended-{self.activation}"}.get(self.depth, f"deep{self.depth}-{self.activation}")
         bias = {"none": "nobias", "free": "bias"}.get(str(self.bias), "biaspen")
         solver = {"gradient_descent": "gd", "lbfgs": "lbfgs"}[self.solver.name]
-        return f"{kind}-{self.loss}-{bias}-{solver}-s{self.seed}"
+        return f"{kind}-{self.loss.replace('_', '-')}-{bias}-{solver}-s{self.seed}"
 
 
 MatchedKind = Literal["plain", "extended"]

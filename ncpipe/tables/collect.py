@@ -154,6 +154,7 @@ def problem_settings(spec: UfmSpec) -> Row:
     bias = {"none": "no bias", "free": "bias"}.get(str(spec.bias), "penalised bias")
     kind = {1: "plain", 2: "extended"}.get(spec.depth, "deep")
     name = kind if spec.depth < 3 else f"{kind} {spec.depth}"
+    loss = spec.loss.upper() if spec.loss in ("mse", "ce") else spec.loss.replace("_", " ")
     return {
         "classes": spec.classes,
         "train_samples": spec.classes * spec.samples,
@@ -171,7 +172,7 @@ def problem_settings(spec: UfmSpec) -> Row:
         "dim": spec.dim,
         "seed": spec.seed,
         "settings": _json(spec),
-        "label": f"{name} {spec.activation} {spec.loss.upper()} {bias} ({'GD' if descent else 'L-BFGS'})",
+        "label": f"{name} {spec.activation} {loss} {bias} ({'GD' if descent else 'L-BFGS'})",
     }
 
 

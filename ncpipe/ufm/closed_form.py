@@ -13,7 +13,9 @@ the d largest). A closed form is therefore K x r directions, r singular values, 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -39,7 +41,7 @@ class Optimum:
     """All weights and features vanish."""
     scale: float
     """mse: fit x of a class, W_L ... mu_c = x e_c (centred if there is a bias; the largest class if
-    imbalanced). ce: margin t between the true and the other logits."""
+    imbalanced). Other losses: margin t between the true and the other logits."""
     rank: int
     """Rank of the fit."""
     basis: str
@@ -67,8 +69,12 @@ def solve(problem: Problem) -> ClosedForm:
     Raises:
         NoClosedForm: with the reason.
     """
-    if problem.loss == "ce":
+    if problem.loss == "focal":
+        return _focal(problem)
+    if problem.loss != "mse":
         return _cross_entropy(problem)
+    if problem.rescale != (1, 1):
+        return _rescaled(problem)
     if not problem.balanced:
         return _imbalanced(problem)
     if problem.activation == "relu":
@@ -239,21 +245,80 @@ def _imbalanced(problem: Problem) -> ClosedForm:
     return ClosedForm(optimum, torch.eye(problem.classes, dtype=torch.float64)[:, alive], sigma, 0.0)
 
 
+def _rescaled(problem: Problem) -> ClosedForm:
+    """x = M - K c'/k, f* = K c' M - (K c')^2/(2k), c' = sqrt(n lW lH) < k M/K."""
+    if problem.depth > 1 or problem.bias != "none" or not problem.balanced:
+        raise NoClosedForm("rescaled squared loss: a closed form only for the plain bias-free balanced model")
+    (k, target), K, n = problem.rescale, problem.classes, problem.counts[0]
+    strength = _strength(problem)  # K c'
+    x = max(0.0, target - strength / k)
+    if x > 0 and problem.dim < K:
+        raise NoClosedForm(f"rescaled squared loss with dim {problem.dim} < classes {K}: no orthogonal frame fits")
+    value = strength * target - strength**2 / (2 * k) if x > 0 else k * target**2 / 2
+    rank = K if x > 0 else 0
+    basis = "convex in the fit, symmetric in the classes (derived in docs/ufm.md; loss of Hui & Belkin 2021)"
+    sigma = torch.full((rank,), x * math.sqrt(n), dtype=torch.float64)
+    optimum = Optimum(value, x == 0, x, rank, basis, is_global=True)
+    return ClosedForm(optimum, torch.eye(K, dtype=torch.float64)[:, :rank], sigma, 0.0)
+
+
 def _cross_entropy(problem: Problem) -> ClosedForm:
-    """t* = log(1/c' - (K - 1)), f* = -log(1 - (K-1) c') + (K-1) c' t*, c' = sqrt(n lW lH) < 1/K; the bias is 0."""
-    if problem.depth > 1:
-        raise NoClosedForm("extended model with cross entropy: no closed form derived")
-    if not problem.balanced:
-        raise NoClosedForm("imbalanced classes with cross entropy: no closed form")
-    K, n = problem.classes, problem.counts[0]
-    c = math.sqrt(n * _penalty_product(problem))
-    is_zero = c >= 1 / K
-    if not is_zero and problem.dim < K - 1:
-        raise NoClosedForm(f"cross entropy with dim {problem.dim} < classes - 1 = {K - 1}: no simplex fits")
-    margin = 0.0 if is_zero else math.log(1 / c - (K - 1))
-    value = math.log(K) if is_zero else -math.log1p(-(K - 1) * c) + (K - 1) * c * margin
-    rank = 0 if is_zero else K - 1
+    """t* = log(1/c_e - (K-1)), f* = -log(1 - (K-1) c_e) + (K-1) c_e t*, c_e = c' + alpha/K, c' = sqrt(n lW lH).
+
+    alpha is the label smoothing; zero is optimal from c' = (1 - alpha)/K on. The bias is 0.
+    """
+    K, c = problem.classes, _margin_price(problem)
+    smoothed = c + problem.smoothing / K
+    is_zero = smoothed >= 1 / K
+    margin = 0.0 if is_zero else math.log(1 / smoothed - (K - 1))
+    value = math.log(K) if is_zero else -math.log1p(-(K - 1) * smoothed) + (K - 1) * smoothed * margin
     basis = "convex in the fit, symmetric in the classes (derived in docs/ufm.md; cf. Zhu et al. 2021)"
-    optimum = Optimum(value, is_zero, margin, rank, basis, is_global=True)
-    sigma = torch.full((rank,), margin * math.sqrt(n), dtype=torch.float64)
-    return ClosedForm(optimum, _helmert(K)[:, :rank], sigma, 0.0)
+    return _simplex(problem, margin, value, basis)
+
+
+def _focal(problem: Problem) -> ClosedForm:
+    """The least of (r/(1+r))^gamma log(1+r) + (K-1) c' t over t >= 0, r = (K-1) e^-t: found, not in closed form."""
+    K, c, gamma = problem.classes, _margin_price(problem), problem.gamma
+
+    def objective(t: float) -> float:
+        r = (K - 1) * math.exp(-t)
+        return (r / (1 + r)) ** gamma * math.log1p(r) + (K - 1) * c * t
+
+    def slope(t: float) -> float:
+        r = (K - 1) * math.exp(-t)
+        p = r / (1 + r)
+        return (K - 1) * c - gamma * p**gamma * math.log1p(r) / (1 + r) - p ** (gamma + 1)
+
+    end = objective(0) / ((K - 1) * c)  # beyond it the penalty alone costs more
+    grid = [end * i / 10_000 for i in range(10_001)]
+    descents = [(low, high) for low, high in pairwise(grid) if slope(low) < 0 <= slope(high)]
+    margin = min([0.0, *(_root(slope, low, high) for low, high in descents)], key=objective)
+    basis = "simplex ETF (Zhou et al. 2022), its margin by a one-dimensional search"
+    return _simplex(problem, margin, objective(margin), basis)
+
+
+def _root(slope: Callable[[float], float], low: float, high: float) -> float:
+    """Where an increasing function crosses zero, by bisection to the last digit."""
+    while low < (middle := (low + high) / 2) < high:
+        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
+    return high
+
+
+def _margin_price(problem: Problem) -> float:
+    """c' = sqrt(n lW lH): K - 1 times this is the penalty of a margin of one."""
+    if problem.depth > 1:
+        raise NoClosedForm("extended model with cross entropy or its relatives: no closed form derived")
+    if not problem.balanced:
+        raise NoClosedForm("imbalanced classes with cross entropy or its relatives: no closed form")
+    return math.sqrt(problem.counts[0] * _penalty_product(problem))
+
+
+def _simplex(problem: Problem, margin: float, value: float, basis: str) -> ClosedForm:
+    """A fit t (I - 11^T/K)."""
+    needed = problem.classes - 1
+    if margin > 0 and problem.dim < needed:
+        raise NoClosedForm(f"loss of margins with dim {problem.dim} < classes - 1 = {needed}: no simplex fits")
+    rank = needed if margin > 0 else 0
+    optimum = Optimum(value, rank == 0, margin, rank, basis, is_global=True)
+    sigma = torch.full((rank,), margin * math.sqrt(problem.counts[0]), dtype=torch.float64)
+    return ClosedForm(optimum, _helmert(problem.classes)[:, :rank], sigma, 0.0)

@@ -41,6 +41,7 @@ class Layout:
     dim: int
     depth: int
     loss: str
+    loss_parameters: tuple[float, ...]
     activation: str
     has_bias: bool
     tied: bool
@@ -48,7 +49,8 @@ class Layout:
     @classmethod
     def of(cls, problem: Problem, tied: bool = False) -> Layout:
         has_bias = problem.bias_decay is not None
-        return cls(problem.counts, problem.dim, problem.depth, problem.loss, problem.activation, has_bias, tied)
+        loss = (problem.loss, problem.loss_parameters)
+        return cls(problem.counts, problem.dim, problem.depth, *loss, problem.activation, has_bias, tied)
 
     @property
     def classes(self) -> int:
@@ -89,34 +91,85 @@ class Layout:
         )
 
 
-class HalfSquaredError:
-    """1/2 |z - e_y|^2."""
+class SquaredError:
+    """1/2 [k (z_y - M)^2 + sum_{j != y} z_j^2]; k = M = 1 is 1/2 |z - e_y|^2."""
 
-    @staticmethod
-    def loss(logits: Tensor, targets: Tensor) -> Tensor:
-        return (logits - targets).square().sum(dim=1) / 2
+    def __init__(self, k: float, target: float) -> None:
+        self.k, self.target = k, target
 
-    @staticmethod
-    def residual(logits: Tensor, targets: Tensor, out: Tensor) -> None:
-        torch.sub(logits, targets, out=out)
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        off = (logits - self.target * targets).square()
+        return off.addcmul_(off, targets, value=self.k - 1).sum(dim=1) / 2
+
+    def residual(self, logits: Tensor, targets: Tensor, out: Tensor) -> None:
+        torch.sub(logits, targets, alpha=self.target, out=out)
+        if self.k != 1:
+            out.addcmul_(out, targets, value=self.k - 1)
 
 
 class CrossEntropy:
     """log sum_j exp(z_j) - z_y, as log(1 + sum_{j != y} exp(z_j - z_y)), which keeps the digits of a small loss."""
 
-    @staticmethod
-    def loss(logits: Tensor, targets: Tensor) -> Tensor:
-        others = logits.masked_fill(targets > 0, -torch.inf).logsumexp(dim=1)
-        return torch.logaddexp(others - (logits * targets).sum(dim=1), torch.zeros_like(others))
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return softplus(excess(logits, targets))
 
-    @staticmethod
-    def residual(logits: Tensor, targets: Tensor, out: Tensor) -> None:
+    def residual(self, logits: Tensor, targets: Tensor, out: Tensor) -> None:
         torch.softmax(logits, dim=1, out=out)
         out.sub_(targets)
 
 
-LOSSES: dict[str, type[HalfSquaredError] | type[CrossEntropy]] = {"mse": HalfSquaredError, "ce": CrossEntropy}
-"""Loss of one sample and its derivative in the logits, on logits and targets (B, K, M)."""
+class LabelSmoothing:
+    """Cross entropy of targets (1 - alpha) e_y + alpha/K."""
+
+    def __init__(self, smoothing: float) -> None:
+        self.smoothing = smoothing
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        # beside the cross entropy, the mean over j of z_y - z_j
+        own = (logits * targets).sum(dim=1)
+        return CrossEntropy().loss(logits, targets) + self.smoothing * (own - logits.mean(dim=1))
+
+    def residual(self, logits: Tensor, targets: Tensor, out: Tensor) -> None:
+        torch.softmax(logits, dim=1, out=out)
+        out.sub_(targets, alpha=1 - self.smoothing).sub_(self.smoothing / logits.shape[1])
+
+
+class Focal:
+    """-(1 - p_y)^gamma log p_y = s(u)^gamma softplus(u), u = log sum_{j != y} exp(z_j) - z_y, s the sigmoid."""
+
+    def __init__(self, gamma: float) -> None:
+        self.gamma = gamma
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        u = excess(logits, targets)
+        return torch.sigmoid(u) ** self.gamma * softplus(u)
+
+    def residual(self, logits: Tensor, targets: Tensor, out: Tensor) -> None:
+        u = excess(logits, targets)
+        others = torch.sigmoid(u)
+        slope = self.gamma * others**self.gamma * torch.sigmoid(-u) * softplus(u) + others ** (self.gamma + 1)
+        torch.softmax(logits.masked_fill(targets > 0, -torch.inf), dim=1, out=out)
+        out.sub_(targets).mul_(slope[:, None])
+
+
+def excess(logits: Tensor, targets: Tensor) -> Tensor:
+    """u = log sum_{j != y} exp(z_j) - z_y, (B, K, M) -> (B, M): the log odds against the label."""
+    others = logits.masked_fill(targets > 0, -torch.inf).logsumexp(dim=1)
+    return others - (logits * targets).sum(dim=1)
+
+
+def softplus(values: Tensor) -> Tensor:
+    """log(1 + exp(u)), also of small exp(u) to all digits."""
+    return torch.logaddexp(values, torch.zeros_like(values))
+
+
+LOSSES: dict[str, type[SquaredError] | type[CrossEntropy] | type[LabelSmoothing] | type[Focal]] = {
+    "mse": SquaredError,
+    "ce": CrossEntropy,
+    "label_smoothing": LabelSmoothing,
+    "focal": Focal,
+}
+"""Loss of one sample and its derivative in the logits, on logits and one-hot targets (B, K, M)."""
 
 
 class Objective:
@@ -127,7 +180,7 @@ class Objective:
 
     def __init__(self, layout: Layout, decays: Tensor) -> None:
         """``decays`` (B, F): penalties of features, W_1 .. W_L and, where there is one, the bias."""
-        self.layout, self.decays, self._loss = layout, decays, LOSSES[layout.loss]
+        self.layout, self.decays, self._loss = layout, decays, LOSSES[layout.loss](*layout.loss_parameters)
         sizes, batch = torch.tensor(layout.sizes), len(decays)
         self.decay = decays.repeat_interleave(sizes, dim=1)
         self.parameters = torch.zeros_like(self.decay)
@@ -288,7 +341,7 @@ class Minimiser:
 
     def loss_split(self) -> dict[str, float]:
         """Han's split of the squared error, with the classifier's penalties; empty for other losses."""
-        if self.problem.loss != "mse":
+        if self.problem.loss != "mse" or self.problem.rescale != (1, 1):
             return {}
         layout, rows = Layout.of(self.problem, self.tied), self.layers()["features"]
         labels = torch.arange(layout.classes).repeat_interleave(torch.tensor(layout.counts))
@@ -322,7 +375,7 @@ class Minimiser:
 
 def centred_fit(problem: Problem) -> bool:
     """Whether only the fit's differences between classes matter: a bias takes their mean, or softmax drops it."""
-    return problem.loss == "ce" or problem.bias_decay is not None
+    return problem.loss != "mse" or problem.bias_decay is not None
 
 
 def _counted(seen: LayerStatistics, counts: Tensor) -> LayerStatistics:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ncpipe.ufm.closed_form import Optimum
     from ncpipe.ufm.objective import Minimiser
 
-Loss = Literal["mse", "ce"]
+Loss = Literal["mse", "ce", "label_smoothing", "focal"]
 Activation = Literal["linear", "relu"]
 
 
@@ -25,7 +25,10 @@ class Problem:
     .. math:: f = \frac1N \sum_i \ell(W_L s(\dots s(W_1 h_i)) + b, y_i)
               + \sum_l \frac{\lambda_l}2 |W_l|^2 + \frac{\lambda_H}2 \sum_i |h_i|^2 + \frac{\lambda_b}2 |b|^2
 
-    with :math:`\ell(z, y) = \frac12 |z - e_y|^2` (``mse``) or cross entropy (``ce``), K classes, N samples.
+    with K classes, N samples and the loss of logits z of a sample of class y, p = softmax(z):
+    ``mse`` :math:`\frac12 [k (z_y - M)^2 + \sum_{j \ne y} z_j^2]` (k = M = 1 unless rescaled), ``ce``
+    :math:`-\log p_y`, ``label_smoothing`` :math:`-\sum_j [(1 - \alpha) \delta_{jy} + \alpha / K] \log p_j`,
+    ``focal`` :math:`-(1 - p_y)^\gamma \log p_y`.
     L = 1 is the plain UFM, L = 2 the extended one of Tirer & Bruna (ICML 2022), more the deep UFM of Súkeník et al.
     (NeurIPS 2023).
 
@@ -33,12 +36,15 @@ class Problem:
         classes: K, at least 2.
         samples: samples per class n, or one number per class when they differ.
         dim: width d of the features and of the hidden layers.
-        loss: ``"mse"`` or ``"ce"``.
+        loss: ``"mse"``, ``"ce"``, ``"label_smoothing"`` or ``"focal"``.
         weight_decay: penalties of W_1 (d x d if L > 1) .. W_L (K x d), which make the depth L; a number when
             L = 1. Positive: with a zero penalty the infimum is not attained.
         feature_decay: penalty of the features, positive.
         bias: of the classifier: ``"none"``, ``"free"``, or its penalty (0 is the same as ``"free"``).
         activation: s, between weight layers: ``"linear"``, or ``"relu"`` (needs L >= 2).
+        smoothing: alpha of ``label_smoothing``, in (0, 1).
+        gamma: exponent of ``focal``, positive.
+        rescale: (k, M) of ``mse``, positive.
 
     Raises:
         ValueError: naming the field, what it got and what it needs.
@@ -52,6 +58,9 @@ class Problem:
     feature_decay: float = 1e-3
     bias: Literal["none", "free"] | float = "none"
     activation: Activation = "linear"
+    smoothing: float = 0.0
+    gamma: float = 0.0
+    rescale: tuple[float, float] = (1.0, 1.0)
 
     def __post_init__(self) -> None:
         self._set("classes", _integer("classes", self.classes, at_least=2))
@@ -62,6 +71,11 @@ class Problem:
         self._set("feature_decay", _penalty("feature_decay", self.feature_decay))
         self._set("bias", _bias(self.bias))
         self._set("activation", _choice("activation", self.activation, get_args(Activation)))
+        self._set("smoothing", _penalty("smoothing", self.smoothing, zero=True))
+        self._set("gamma", _penalty("gamma", self.gamma, zero=True))
+        self._set("rescale", _rescale(self.rescale))
+        for reason in loss_mistakes(self.loss, self.smoothing, self.gamma, self.rescale):
+            raise ValueError(reason)
         if self.activation == "relu" and self.depth == 1:
             raise ValueError(
                 "activation: got 'relu' with one weight layer; it stands between two: give weight_decay as (W_1, W_2)"
@@ -75,6 +89,13 @@ class Problem:
         """Penalties of W_1 .. W_L."""
         assert isinstance(self.weight_decay, tuple)  # normalised above
         return self.weight_decay
+
+    @property
+    def loss_parameters(self) -> tuple[float, ...]:
+        """What the loss has beside its name."""
+        return {"mse": self.rescale, "ce": (), "label_smoothing": (self.smoothing,), "focal": (self.gamma,)}[
+            self.loss
+        ]
 
     @property
     def depth(self) -> int:
@@ -132,6 +153,22 @@ class Problem:
             NoClosedForm: with the reason, where there is no closed form.
         """
         return closed_form.construct(self)
+
+
+def loss_mistakes(loss: str, smoothing: float, gamma: float, rescale: tuple[float, float]) -> Iterator[str]:
+    """What is wrong with the parameters of a loss: those of another, or one that is missing."""
+    if (loss == "label_smoothing") != (0 < smoothing < 1):
+        yield f"smoothing: got {smoothing} with loss {loss!r}; it is in (0, 1) with 'label_smoothing', else 0"
+    if (loss == "focal") != (gamma > 0):
+        yield f"gamma: got {gamma} with loss {loss!r}; it is > 0 with 'focal', else 0"
+    if loss != "mse" and tuple(rescale) != (1, 1):
+        yield f"rescale: got {rescale} with loss {loss!r}; it goes with 'mse'"
+
+
+def _rescale(value: Any) -> tuple[float, float]:
+    if not isinstance(value, Sequence) or len(value) != 2:
+        raise ValueError(f"rescale: got {value!r}; needs two numbers > 0, (k, M)")
+    return _penalty("rescale", value[0]), _penalty("rescale", value[1])
 
 
 def _integer(field: str, value: Any, at_least: int) -> int:
