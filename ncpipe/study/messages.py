@@ -24,7 +24,7 @@ MUST_BE = {
 }
 """By pydantic's type of error."""
 UNION_BRANCHES = re.compile(
-    r".*[\[(].*|(constrained|function|lax)-.*|(res|vgg|dense).*"
+    r".*[\[(].*|(constrained|function|lax)-.*|(resnet|vgg|densenet)\d.*"
     r"|mlp|convnet|gradient_descent|lbfgs|FigureOptions|int|float|str"
 )
 """Parts of an error's place that name a branch of pydantic's union, not a key."""
