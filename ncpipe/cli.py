@@ -85,10 +85,11 @@ def measure(
     file: Annotated[Path, typer.Argument(help="safetensors or npz file with 'features' (N, d) and 'labels' (N,);"
                                               " optional 'weight' (K, d), 'bias' (K,), 'train_means' (K, d) and"
                                               " 'ood_features' (N', d).")],
+    num_classes: Annotated[int | None, typer.Option(help="K, where the largest label does not tell.")] = None,
     ridge: Annotated[float | None, typer.Option(help="Penalty of the weight; adds the split of the squared"
                                                      " error.")] = None,
     bias_decay: Annotated[float | None, typer.Option(help="Penalty of the bias in that split; default: the"
-                                                          " ridge.")] = None,
+                                                          " ridge; 0: free, inf: fixed.")] = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="Also break down by class.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:  # fmt: skip
@@ -98,13 +99,17 @@ def measure(
 
     arrays = read_arrays(file)
     try:
-        row = measure_arrays(**arrays, ridge=ridge, bias_decay=bias_decay, per_class=per_class)
+        row = measure_arrays(
+            **arrays, num_classes=num_classes, ridge=ridge, bias_decay=bias_decay, per_class=per_class
+        )
     except ValueError as error:
         raise UserError(f"{file}: {error}") from None
     breakdown = {name: [_finite(value) for value in values.tolist()] for name, values in row.per_class.items()}
     if as_json:
         content: dict[str, object] = {name: _finite(value) for name, value in row.items()}
         content |= {"undefined": row.undefined} if row.undefined else {}
+        infinite = [name for name, value in row.items() if math.isinf(value)]
+        content |= {"infinite": infinite} if infinite else {}
         content |= {"per_class": breakdown} if per_class else {}
         print(json.dumps(content, indent=2))
         return

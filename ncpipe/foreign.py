@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,12 @@ NAMES = ("features", "labels", "weight", "bias", "train_means", "ood_features")
 
 
 def read_arrays(path: Path) -> dict[str, Any]:
-    """Arguments of ``ncpipe.measure`` by name; other entries are passed over."""
+    """Arguments of ``ncpipe.measure`` by name; of other entries one line on stderr says that they are not read."""
     if path.suffix == ".npz":
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays: dict[str, Any] = {name: file[name] for name in file.files}
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
             raise UserError(f"cannot read {path}: {error}") from None
     elif path.suffix == ".safetensors":
         try:
@@ -28,10 +29,12 @@ def read_arrays(path: Path) -> dict[str, Any]:
         except UserError:
             raise UserError(f"cannot read {path}: it is missing, truncated or not a safetensors file") from None
     else:
-        raise UserError(f"{path}: expected a .safetensors or .npz file")
+        raise UserError(f"{path}: expected a .safetensors or .npz file; numpy.savez or safetensors write them")
     missing = {"features", "labels"} - set(arrays)
     if missing:
         raise UserError(
             f"{path} holds no {' and no '.join(sorted(missing))}; it holds {', '.join(arrays) or 'nothing'}"
         )
+    if unread := sorted(set(arrays) - set(NAMES)):
+        print(f"{path}: not read: {', '.join(unread)}; known are {', '.join(NAMES)}", file=sys.stderr)
     return {name: arrays[name] for name in NAMES if name in arrays}

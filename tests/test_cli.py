@@ -84,6 +84,12 @@ def test_measure_splits_the_loss_breaks_down_by_class_and_explains(arrays, tmp_p
     np.savez(tmp_path / "b.npz", **arrays, weight=np.eye(3, 4), bias=np.ones(3) / 3)
     row = json.loads(run("measure", tmp_path / "b.npz", "--json", "--ridge", "0.01", "--bias-decay", "0").stdout)
     assert row["loss_nc1"] > 0
+    features, labels = np.eye(2)[[0, 0, 0, 0, 1, 1]], [0, 0, 1, 1, 2, 2]
+    np.savez(tmp_path / "c.npz", features=features, labels=labels, weights=np.eye(3))
+    done = run("measure", tmp_path / "c.npz", "--json", "--num-classes", "3")
+    assert "not read: weights; known are features, labels, weight" in done.stderr
+    infinite = json.loads(done.stdout, parse_constant=pytest.fail)["infinite"]
+    assert infinite == ["gnc2_log", "gnc2_riesz_1", "gnc2_riesz_2"]
     assert "at least 0, got -1.0" in run("measure", tmp_path / "b.npz", "--ridge", "-1").stderr
 
 

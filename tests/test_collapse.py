@@ -387,6 +387,24 @@ def test_the_squared_norm_leaves_out_a_class_without_samples():
     assert layer_statistics(h, y, 3).squared_norm == pytest.approx(float(h.square().sum()))
 
 
+def test_any_byte_order_is_read():
+    data = sample([9, 5, 4], 6)
+    swapped = data.features.astype(">f8")
+    assert dict(ncpipe.measure(swapped, data.labels)) == dict(ncpipe.measure(data.features, data.labels))
+
+
+def test_moments_of_other_shapes_do_not_add():
+    h, y, *_ = tensors(sample([6, 4], 5))
+    with pytest.raises(ValueError, match="moments of other classes or features do not add"):
+        class_moments(h, y, 2) + class_moments(h, y, 3)
+
+
+def test_statistics_without_the_weight_say_so():
+    h, y, weight, _ = tensors(sample([6, 4], 5))
+    row = collapse_metrics(layer_statistics(h, y, 2), weight)
+    assert row.undefined["nc4_mismatch"] == "the statistics were taken without the weight"
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -761,6 +779,15 @@ BAD = {
     "bool labels": ({"labels": torch.zeros(6).bool()}, "labels must be integers, got torch.bool"),
     "complex labels": ({"labels": torch.zeros(6).cfloat()}, "labels must be integers, got torch.complex64"),
     "list of labels": ({"labels": [0, 1, 2, 0, 1, 2]}, "labels must be a NumPy array or a Torch tensor, got list"),
+    "fractional classes": ({"num_classes": 3.0}, "num_classes must be a whole number, got 3.0"),
+    "stray label": ({"labels": torch.tensor([0, 1, 2, 0, 1, 65535])}, "labels go up to 65535 for 6 samples"),
+    "masked array": ({"features": np.ma.masked_array(np.ones((6, 2)))}, "got MaskedArray"),
+    "sparse": ({"features": torch.eye(6).to_sparse()}, r"features must be a dense tensor, .* call to_dense\(\)"),
+    "bias decay without bias": (
+        {"weight": torch.zeros(3, 2), "ridge": 0.1, "bias_decay": 0.1},
+        "bias_decay is given without bias",
+    ),
+    "wordy ridge": ({"weight": torch.zeros(3, 2), "ridge": "0.1"}, "ridge must be a number of at least 0, got 0.1"),
     "no classes": ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
     "weight's shape": ({"weight": torch.zeros(2, 2)}, r"weight must have shape \(3, 2\), got \(2, 2\)"),
     "integer weight": ({"weight": torch.zeros(3, 2).long()}, "weight must be floating point, got torch.int64"),

@@ -194,9 +194,60 @@ def test_after_one_pass_compute_reads_the_weight():
 def test_a_classifier_may_be_numpy_or_computed():
     parts = {"weight": WEIGHT.numpy(), "bias": BIAS.numpy()}
     assert_same(see_twice(metric_of(**parts)).compute(), whole())
-    factor = torch.nn.Parameter(2 * torch.ones((), dtype=torch.float64))
-    computed = copy.deepcopy(metric_of(weight=factor * WEIGHT / 2))
-    assert_same(see_twice(computed).compute(), whole())
+    factor = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
+    metric = copy.deepcopy(metric_of(weight=lambda: factor * WEIGHT))
+    with torch.no_grad():
+        factor.fill_(1)
+    assert_same(see_twice(metric).compute(), whole())
+
+
+@pytest.mark.parametrize("copied", [lambda m: m.clone(), lambda m: torchmetrics.MetricCollection([m]).clone("x_")])
+def test_a_clone_reads_the_classifier_as_it_is_trained(copied):
+    weight = torch.nn.Parameter(torch.zeros_like(WEIGHT))
+    clone = copied(metric_of(weight=weight))
+    with torch.no_grad():
+        weight.copy_(WEIGHT)
+    metric = next(iter(clone.values())) if isinstance(clone, torchmetrics.MetricCollection) else clone
+    assert_same(see_twice(metric).compute(), whole())
+
+
+def test_a_copy_of_a_network_with_its_metric_reads_the_copied_classifier():
+    network = torch.nn.Linear(7, 4, dtype=torch.float64)
+    both = torch.nn.ModuleDict({"network": network, "metric": CollapseMetrics(4, network.weight)})
+    copied = copy.deepcopy(both)
+    with torch.no_grad():
+        copied["network"].weight.copy_(WEIGHT)
+    row = see(copied["metric"]).compute()
+    assert row["nc2_weights_etf"] == pytest.approx(whole()["nc2_weights_etf"])
+
+
+def test_unpickled_metrics_share_no_group_of_a_collection():
+    first, other = pickled(metric_of()), pickled(CollapseMetrics(4, 2 * WEIGHT + 1, BIAS))
+    collection = torchmetrics.MetricCollection({"first": pickled(first), "again": pickled(first), "other": other})
+    collection.update(H, Y)
+    assert len(collection.compute_groups) == 3
+
+
+def test_a_batch_without_samples_changes_nothing():
+    metric = see(metric_of())
+    metric.update(H[:0], Y[:0])
+    metric.start_second_pass()
+    metric.update(H[:0], Y[:0])
+    assert_same(see(metric).compute(), whole())
+
+
+def test_collapsed_features_may_be_rounded_otherwise_in_the_second_pass():
+    features = 3 + torch.eye(4, 7)[Y]
+    metric = CollapseMetrics(4)
+    metric.update(features, Y)
+    metric.start_second_pass()
+    metric.update(features * (1 + 1.2e-7 * torch.rand(features.shape).round()), Y)
+    assert metric.compute()["nc1_pinv"] < 1e-12
+
+
+def test_metrics_of_other_classes_do_not_merge():
+    with pytest.raises(ValueError, match="metrics of 4 and 5 classes do not merge"):
+        see(metric_of()).merge_state(CollapseMetrics(5))
 
 
 def test_a_layers_parameters_stay_its_own():
@@ -436,7 +487,16 @@ def test_a_bad_batch_is_named_and_not_added(features, labels, message):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"num_classes": 0}, "num_classes must be at least 1, got 0"), ({"bias": BIAS}, "bias is given without weight")],
+    [
+        ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
+        ({"num_classes": 4.0}, "num_classes must be a whole number, got 4.0"),
+        ({"bias": BIAS}, "bias is given without weight"),
+        ({"weight": WEIGHT, "bias": BIAS[:2]}, r"bias must have shape \(K,\) with K = 4, got \(2,\)"),
+        ({"weight": WEIGHT[:3]}, r"weight must have shape \(K, d\) with K = 4, got \(3, 7\)"),
+        ({"train_means": WEIGHT[:2]}, r"train_means must have shape \(K, d\) with K = 4, got \(2, 7\)"),
+        ({"weight": torch.nn.Linear(7, 4)}, "weight must be an array, got Linear: pass its weight"),
+        ({"weight": 2 * torch.nn.Parameter(WEIGHT)}, "weight is computed: pass a function that returns it"),
+    ],
 )
 def test_a_bad_metric_is_named(options, message):
     with pytest.raises(ValueError, match=message):
@@ -447,9 +507,9 @@ def test_a_bad_metric_is_named(options, message):
     ("options", "message"),
     [
         ({"weight": WEIGHT[:, :3]}, r"weight must have shape \(4, 7\), got \(4, 3\)"),
-        ({"bias": BIAS[:2]}, r"bias must have shape \(4,\), got \(2,\)"),
         ({"weight": WEIGHT / 0}, "weight has 28 non-finite values"),
-        ({"train_means": WEIGHT[:2]}, r"train_means must have shape \(4, 7\), got \(2, 7\)"),
+        ({"weight": lambda: WEIGHT[:2]}, r"weight must have shape \(4, 7\), got \(2, 7\)"),
+        ({"train_means": WEIGHT[:, :2]}, r"train_means must have shape \(4, 7\), got \(4, 2\)"),
     ],
 )
 def test_a_bad_classifier_is_named_when_it_is_read(options, message):

@@ -112,7 +112,7 @@ def least_squares_split(
 
 def check_penalties(ridge: float, bias_decay: float | None) -> None:
     """Raise ``ValueError`` where a penalty is negative or not a number."""
-    if not 0 <= ridge < math.inf:
+    if not isinstance(ridge, int | float) or not 0 <= ridge < math.inf:
         raise ValueError(f"ridge must be a number of at least 0, got {ridge}")
     if bias_decay is not None and not bias_decay >= 0:
         raise ValueError(f"bias_decay must be at least 0, got {bias_decay}")

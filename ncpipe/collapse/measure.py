@@ -10,6 +10,7 @@ from torch import Tensor
 from ncpipe.collapse.arguments import (
     Array,
     as_classifier,
+    as_count,
     as_features,
     as_labels,
     as_parameter,
@@ -72,15 +73,15 @@ def measure(
         'all class means are zero'
     """
     h = as_features("features", features)
-    if num_classes is not None and num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-    y = as_labels(labels, h, num_classes)
-    count = int(y.max()) + 1 if num_classes is None else num_classes
+    y = as_labels(labels, h, None if num_classes is None else as_count(num_classes))
+    count = int(y.max()) + 1 if num_classes is None else as_count(num_classes)
     w, b = as_classifier(weight, bias, count, h)
     t = None if train_means is None else as_parameter("train_means", train_means, (count, h.shape[1]), h)
     if ridge is not None:
         if w is None:
             raise ValueError("ridge is given without weight: the split is about a classifier")
+        if bias_decay is not None and b is None:
+            raise ValueError("bias_decay is given without bias")
         check_penalties(ridge, bias_decay)
     elif bias_decay is not None:
         raise ValueError("bias_decay is given without ridge: the split has both")

@@ -247,7 +247,8 @@ def _add_decisions(row: Measurement, stats: LayerStatistics, has_head: bool) -> 
         name: NAN if hits is None else abs(start - int(hits.sum()) / total) for name, (hits, start) in found.items()
     }
     finite = torch.isfinite(stats.means[stats.counts > 0]).all()
-    row.fill(tuple(found), None if finite else "the features are not finite", lambda: values, NO_SECOND_PASS)
+    otherwise = NO_SECOND_PASS if stats.nearest_mean_hits is None else "the statistics were taken without the weight"
+    row.fill(tuple(found), None if finite else "the features are not finite", lambda: values, otherwise)
 
 
 def _add_breakdown(row: Measurement, stats: LayerStatistics, weight: Tensor | None) -> None:

@@ -49,6 +49,9 @@ class ClassMoments:
         With delta = mu' - mu and n, n' samples: mean mu + delta n'/(n + n'), and the scatters' sum grows by
         |delta|^2 n n'/(n + n'). Nothing cancels, so that collapsed classes keep their digits.
         """
+        if self.means.shape != other.means.shape:
+            mine, its = tuple(self.means.shape), tuple(other.means.shape)
+            raise ValueError(f"moments of other classes or features do not add: means of shape {mine} and {its}")
         counts = self.counts + other.counts
         share = other.counts.double() / counts.clamp(min=1)  # integers alone would divide to float32
         first, second = self.means, other.means

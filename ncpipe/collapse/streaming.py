@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib.util
-import itertools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ncpipe.collapse.arguments import Array, as_classifier, as_features, as_labels, as_parameter, require_finite
+from ncpipe.collapse.arguments import (
+    Array,
+    as_classifier,
+    as_count,
+    as_features,
+    as_labels,
+    as_parameter,
+    as_tensor,
+    require_finite,
+)
 from ncpipe.collapse.measurement import Measurement
 from ncpipe.collapse.metrics import collapse_metrics
 from ncpipe.collapse.moments import ClassMoments, class_moments
@@ -31,8 +41,8 @@ SUMS = (
 
 Head = tuple[Tensor | None, Tensor | None, Tensor | None]
 """Weight, bias and train means."""
-
-_tokens = itertools.count()
+Reference = Array | Callable[[], Array] | None
+References = tuple[Reference, Reference, Reference]
 
 
 class CollapseMetrics(Metric):
@@ -47,8 +57,9 @@ class CollapseMetrics(Metric):
 
     Args:
         num_classes: K.
-        weight: classifier W (K, d) that reads the features; kept by reference, and read when the second pass
-            starts (after one pass only: by ``compute``), so that it may be trained in between.
+        weight: classifier W (K, d) that reads the features; kept by reference, also by copies of the metric, and
+            read when the second pass starts (after one pass only: by ``compute``), so that it may be trained in
+            between. A weight that is computed or replaced in training is given as a function that returns it.
         bias: its bias b (K,).
         train_means: (K, d) class means of the training split when the features are another's, as in ``measure``.
         per_class: also break down by class and by pair of classes.
@@ -75,6 +86,7 @@ class CollapseMetrics(Metric):
     higher_is_better = None
     full_state_update = False
 
+    token: Tensor
     moments: Tensor
     """(K, 2 + d) float64: number of samples, scatter and mean of every class; (K, 2) before the first batch."""
     sums: Tensor
@@ -83,31 +95,35 @@ class CollapseMetrics(Metric):
     def __init__(
         self,
         num_classes: int,
-        weight: Array | None = None,
-        bias: Array | None = None,
+        weight: Reference = None,
+        bias: Reference = None,
         *,
-        train_means: Array | None = None,
+        train_means: Reference = None,
         per_class: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**{"dist_sync_fn": _gather_padded} | kwargs)
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        num_classes = as_count(num_classes)
         if bias is not None and weight is None:
             raise ValueError("bias is given without weight: pass the classifier's weight too")
+        for name, value in (("weight", weight), ("bias", bias), ("train_means", train_means)):
+            _check_reference(name, value, num_classes)
         self.num_classes, self.per_class = num_classes, per_class
         # In a tuple, or torch.nn.Module would take a parameter for one of its own.
-        self._references = tuple(map(_reference, (weight, bias, train_means)))
+        self._references: References = (weight, bias, train_means)
+        self._precision = 0.0
         self._second: SecondPass | None = None
         self._head: Head = (None, None, None)
         self.add_state("moments", torch.zeros(num_classes, 2, dtype=torch.float64), dist_reduce_fx=_merge)
         sums = torch.zeros(num_classes, 1 + len(SUMS), dtype=torch.float64)
         self.add_state("sums", sums, dist_reduce_fx="sum")
         # torchmetrics.MetricCollection lets metrics of equal states share one update, but weights may differ.
-        self.add_state("token", torch.tensor([float(next(_tokens))]), dist_reduce_fx="max")
+        self.add_state("token", _token(), dist_reduce_fx="max")
 
     def update(self, features: Tensor, labels: Tensor) -> None:
         """Add a batch: features (n, d) and labels (n,)."""
+        if isinstance(features, Tensor) and features.ndim == 2 and len(features) == 0:
+            return
         h = as_features("features", features)
         if h.device != self.moments.device:
             raise ValueError(
@@ -116,6 +132,7 @@ class CollapseMetrics(Metric):
         y = as_labels(labels, h, self.num_classes)
         if self.moments.shape[1] not in (2, 2 + h.shape[1]):
             raise ValueError(f"features must have {self.moments.shape[1] - 2} columns as before, got {h.shape[1]}")
+        self._precision = max(self._precision, torch.finfo(h.dtype).eps)
         if self._second is not None:
             seen = self._second(h, y)
             if not torch.isfinite(seen.scatter).all():
@@ -183,11 +200,15 @@ class CollapseMetrics(Metric):
     def _check_second_pass(self, first: ClassMoments) -> None:
         counts, scatter = self.sums[:, :2].T
         if not torch.equal(counts, first.counts.double()):
+            other = int((counts != first.counts).nonzero()[0])
             raise ValueError(
                 f"the second pass has seen {int(counts.sum())} samples, the first {int(first.counts.sum())}: pass the"
-                " same batches twice"
+                f" same batches twice (class {other}: {int(counts[other])} and {int(first.counts[other])}; is it"
+                " unfinished, or does the loader drop or draw samples?)"
             )
-        rounding = counts * (1e-8 * first.means.nan_to_num().norm(dim=1)).square()
+        # kernels round the features of other batches otherwise, in float32 at best
+        precision = 8 * max(self._precision, torch.finfo(torch.float32).eps)
+        rounding = counts * (precision * first.means.nan_to_num().norm(dim=1)).square()
         if ((scatter - first.scatter).abs() > 1e-3 * first.scatter + rounding).any():
             raise ValueError(
                 "the second pass has seen other features than the first: pass the same batches twice, with the"
@@ -200,6 +221,8 @@ class CollapseMetrics(Metric):
         Raises:
             ValueError: both are in their second passes, about different class means, or only one is.
         """
+        if isinstance(incoming_state, CollapseMetrics) and incoming_state.num_classes != self.num_classes:
+            raise ValueError(f"metrics of {self.num_classes} and {incoming_state.num_classes} classes do not merge")
         other = incoming_state._second if isinstance(incoming_state, CollapseMetrics) else self._second
         passes = [second.means.nan_to_num() for second in (self._second, other) if second is not None]
         if len(passes) == 1 or (len(passes) == 2 and not torch.equal(*passes)):
@@ -217,16 +240,29 @@ class CollapseMetrics(Metric):
     def reset(self) -> None:
         """Forget all that has been seen, and begin with a first pass."""
         super().reset()
-        self._second, self._head = None, (None, None, None)
+        self._second, self._head, self._precision = None, (None, None, None), 0.0
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CollapseMetrics:
+        """A copy that reads the same classifier, or the copy of it where its network is copied too."""
+        state = self.__getstate__()
+        references = tuple(memo.get(id(value), value) for value in state.pop("_references"))
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__setstate__({**copy.deepcopy(state, memo), "_references": references})
+        return copied
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.token = _token().to(self.token.device)
+        self._defaults["token"] = self.token.clone()
 
     def _apply(self, fn: Any, exclude_state: Any = "") -> CollapseMetrics:
         device = fn(torch.empty(0, device=self.moments.device)).device
         super()._apply(lambda tensor: tensor.to(device), exclude_state)  # never to another type
         if self._second is not None:
             self._second.to(device)
-        self._references = tuple(_moved(value, device) for value in self._references)
-        weight, bias, train_means = (_moved(value, device) for value in self._head)
-        self._head = (weight, bias, train_means)
+        self._references = _moved_all(self._references, device)
+        self._head = _moved_all(self._head, device)
         return self
 
     def _seen(self) -> ClassMoments:
@@ -236,7 +272,7 @@ class CollapseMetrics(Metric):
 
     def _read(self, like: Tensor) -> Head:
         """The classifier and the train means as they are now, for class means like these."""
-        weight, bias, train_means = self._references
+        weight, bias, train_means = (value() if callable(value) else value for value in self._references)
         weight, bias = as_classifier(weight, bias, self.num_classes, like)
         if train_means is not None:
             train_means = as_parameter("train_means", train_means, tuple(like.shape), like)
@@ -273,9 +309,28 @@ def _padded(states: list[Tensor]) -> list[Tensor]:
     return [torch.nn.functional.pad(state, (0, width - state.shape[-1])) for state in states]
 
 
-def _reference(value: Array | None) -> Array | None:
-    """A parameter as it is, so that training is seen; anything computed without its graph, which cannot be copied."""
-    return value.detach() if isinstance(value, Tensor) and not value.is_leaf else value
+def _token() -> Tensor:
+    """Random numbers that no other metric has."""
+    return torch.from_numpy(np.random.default_rng().random(8))
+
+
+def _check_reference(name: str, value: Reference, num_classes: int) -> None:
+    """What can be known before features are: that it is a classifier of K classes, and stays the same object."""
+    if value is None or (callable(value) and not isinstance(value, Tensor | torch.nn.Module)):
+        return
+    if isinstance(value, torch.nn.Module):
+        raise ValueError(f"{name} must be an array, got {type(value).__name__}: pass its weight")
+    tensor = as_tensor(name, value)
+    if tensor.ndim != (1 if name == "bias" else 2) or len(tensor) != num_classes:
+        needs = "(K,)" if name == "bias" else "(K, d)"
+        raise ValueError(f"{name} must have shape {needs} with K = {num_classes}, got {tuple(tensor.shape)}")
+    if isinstance(value, Tensor) and not value.is_leaf:
+        raise ValueError(f"{name} is computed: pass a function that returns it, or its detach() if it never changes")
+
+
+def _moved_all(values: tuple[Any, Any, Any], device: torch.device) -> tuple[Any, Any, Any]:
+    weight, bias, train_means = (_moved(value, device) for value in values)
+    return weight, bias, train_means
 
 
 def _moved(value: Any, device: torch.device) -> Any:
