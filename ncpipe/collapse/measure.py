@@ -73,8 +73,9 @@ def measure(
         'all class means are zero'
     """
     h = as_features("features", features)
-    y = as_labels(labels, h, None if num_classes is None else as_count(num_classes))
-    count = int(y.max()) + 1 if num_classes is None else as_count(num_classes)
+    known = None if num_classes is None else as_count(num_classes)
+    y = as_labels(labels, h, known)
+    count = int(y.max()) + 1 if known is None else known
     w, b = as_classifier(weight, bias, count, h)
     t = None if train_means is None else as_parameter("train_means", train_means, (count, h.shape[1]), h)
     if ridge is not None:

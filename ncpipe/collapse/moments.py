@@ -17,7 +17,7 @@ DEVICE_CHUNK = 1 << 20, 1 << 24
 def widened(features: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Chunk by chunk, the slice of rows and these in float64: a copy to write on, in memory that is used again.
 
-    Fresh memory of this size costs more than the sums, since the allocator gives it back after every chunk.
+    Fresh memory of this size may go back to the system after every chunk, and then costs page faults at each.
     """
     most, elements = CPU_CHUNK if features.device.type == "cpu" else DEVICE_CHUNK
     rows = max(1, min(most, elements // max(1, features.shape[1])))
@@ -47,7 +47,7 @@ class ClassMoments:
         """Moments of both sets of samples together (Chan, Golub & LeVeque 1983), exact up to rounding.
 
         With delta = mu' - mu and n, n' samples: mean mu + delta n'/(n + n'), and the scatters' sum grows by
-        |delta|^2 n n'/(n + n'). Nothing cancels, so that collapsed classes keep their digits.
+        |delta|^2 n n'/(n + n'). No large numbers cancel; what is lost of a scatter is eps |mu| over the spread.
         """
         if self.means.shape != other.means.shape:
             mine, its = tuple(self.means.shape), tuple(other.means.shape)
@@ -64,8 +64,8 @@ class ClassMoments:
 def class_means(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     """Counts (K,) and class means (K, d) in float64 of features (N, d); the mean of an empty class is NaN.
 
-    Sums are taken from the first sample: means of equal samples are then equal bit for bit, and a large offset that
-    all features share costs no digits.
+    Sums are taken from the first sample: means of equal samples are then equal bit for bit, and an offset that all
+    features share is rounded once, not at every addition.
     """
     counts = torch.bincount(labels, minlength=num_classes)
     origin = features[:1].double().sum(dim=0)
