@@ -1,9 +1,13 @@
 """Entrance of the ``ncpipe`` command: says what to install where only the light library is there."""
 
+import os
 import sys
 
 
 def main() -> None:
+    # MKL then gives a product the same bits wherever its factors lie in memory, so that a run does not depend on
+    # what it is batched with. It is read at the first product.
+    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
     try:
         from ncpipe.cli import main as run
     except ModuleNotFoundError as error:

@@ -125,6 +125,77 @@ def _finite(value: float) -> float | None:
 
 
 @app.command(rich_help_panel=PEOPLE)
+def ufm(
+    classes: Annotated[int, typer.Option(help="K.")],
+    samples: Annotated[str, typer.Option(help="Per class; one number per class as 20,10,5,5; with a pick_all_labels"
+                                              " loss per set of so many tags, as 1:30,2:10.")] = "50",
+    dim: Annotated[str | None, typer.Option(help="Width of the features, or one per weight layer as 40,20; default:"
+                                                 " the larger of 20 and 2 K.")] = None,
+    loss: Annotated[str, typer.Option(help="mse, ce, label_smoothing, focal, pick_all_labels or"
+                                           " pick_all_labels_normalized.")] = "mse",
+    weight_decay: Annotated[list[float] | None, typer.Option(help="Penalty of a weight layer, once per layer from the"
+                                                                  " first; default: 0.005, one layer.")] = None,
+    feature_decay: Annotated[float | None, typer.Option(help="Penalty of the features; default: 0.001.")] = None,
+    bias: Annotated[str, typer.Option(help="none, free, or its penalty.")] = "none",
+    activation: Annotated[str, typer.Option(help="linear or relu, between weight layers.")] = "linear",
+    smoothing: Annotated[float, typer.Option(help="label_smoothing: alpha.")] = 0.0,
+    gamma: Annotated[float, typer.Option(help="focal: the exponent.")] = 0.0,
+    rescale: Annotated[tuple[float, float], typer.Option(help="mse: weight k and target M of the true class.")]
+    = (1.0, 1.0),
+    temperature: Annotated[float | None, typer.Option(help="ce: unit features and weight rows, logits scaled by this;"
+                                                           " no penalties.")] = None,
+    classifier: Annotated[str, typer.Option(help="free, or etf: frozen at a simplex ETF.")] = "free",
+    solver: Annotated[str, typer.Option(help="lbfgs, gradient_descent, gradient_flow or construction.")] = "lbfgs",
+    starts: Annotated[int | None, typer.Option(help="lbfgs: random starts; default: 8.")] = None,
+    max_iterations: Annotated[int | None, typer.Option(help="lbfgs; default: 5000.")] = None,
+    steps: Annotated[int | None, typer.Option(help="gradient_descent, gradient_flow; default: 100000.")] = None,
+    step_size: Annotated[float | None, typer.Option(help="gradient_descent, gradient_flow; default: 0.1.")] = None,
+    momentum: Annotated[float | None, typer.Option(help="gradient_descent; default: 0.")] = None,
+    init_scale: Annotated[float | None, typer.Option(help="Standard deviation of the start; default: 1.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random starts.")] = 0,
+    optimum_only: Annotated[bool, typer.Option("--optimum-only", help="Print the closed form, fit nothing.")] = False,
+    save: Annotated[Path | None, typer.Option(help="Also write features, labels and weights to this .safetensors"
+                                                   " file, which `ncpipe measure` reads.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all metrics of every layer.")] = False,
+) -> None:  # fmt: skip
+    """Solve one unconstrained-features model: its optimum, what is reached, and how collapsed that is."""
+    from ncpipe import ufm_command
+
+    if save is not None:
+        ufm_command.check_target(save, not optimum_only)
+    problem = ufm_command.declare(
+        {
+            "classes": classes,
+            "samples": samples,
+            "dim": dim,
+            "loss": loss,
+            "weight_decay": weight_decay,
+            "feature_decay": feature_decay,
+            "bias": bias,
+            "activation": activation,
+            "smoothing": smoothing,
+            "gamma": gamma,
+            "rescale": rescale,
+            "temperature": temperature,
+            "classifier": classifier,
+        }
+    )
+    options = {
+        "starts": starts,
+        "max_iterations": max_iterations,
+        "steps": steps,
+        "step_size": step_size,
+        "momentum": momentum,
+        "init_scale": init_scale,
+    }
+    result = None if optimum_only else ufm_command.solve(problem, solver, seed, options)
+    content = ufm_command.describe(problem, result)
+    print(json.dumps(content, indent=2) if as_json else "\n".join(ufm_command.lines(content)))
+    if save is not None and result is not None:
+        ufm_command.save(result, save)
+
+
+@app.command(rich_help_panel=PEOPLE)
 def doctor(study: Annotated[Path | None, typer.Argument(help="Also check this study.")] = None) -> None:
     """Check versions, devices, data sources and the store."""
     from ncpipe.doctor import print_diagnosis

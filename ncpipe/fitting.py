@@ -11,11 +11,12 @@ from torch import Tensor
 
 from ncpipe.collapse import Moment, Trace, load_traces, save_traces
 from ncpipe.files import read_json, write_tensors
-from ncpipe.study.spec import GradientDescent, MatchedKind, NetworkSpec, UfmSpec
+from ncpipe.study.spec import MatchedKind, NetworkSpec, UfmSpec
 from ncpipe.study.study import NetworkRun, UfmBatch
 from ncpipe.tables.records import write_history, write_rows, write_timings
 from ncpipe.tables.schemas import UFM
-from ncpipe.ufm import MatchedUfm, Minimiser, NoClosedForm, Problem, Result, fit, match
+from ncpipe.ufm import MatchedUfm, Minimiser, NoClosedForm, Problem, Result, fit
+from ncpipe.ufm.matched import match_statistics
 
 
 def fit_batch(batch: UfmBatch, folder: Path) -> None:
@@ -29,7 +30,7 @@ def fit_batch(batch: UfmBatch, folder: Path) -> None:
     print(f"{len(problems)} problems of {batch.id}: {solver.name} {options}", flush=True)
     results = dict(zip(specs, fit(problems, solver=solver.name, seed=seeds, **options)))
     for run_id, result in results.items():
-        print(f"{run_id} {result.status} objective {result.value:.10g} gap {result.gap}", flush=True)
+        print(f"{run_id} {result.status}: {result.message}", flush=True)
     _write_records(
         folder,
         [declared_row(run_id, specs[run_id], result) for run_id, result in results.items()],
@@ -87,47 +88,41 @@ def check_matchable(spec: NetworkSpec, status: str) -> None:
 
 
 def matched_to(kind: MatchedKind, spec: NetworkSpec, trace: Trace) -> MatchedUfm:
-    """The model that the last measured epoch of a network determines, see ``ncpipe.ufm.match``."""
+    """The model that the last measured epoch of a network determines, see ``ncpipe.ufm.matched``.
+
+    The extended model is matched by the nuclear norm of the last features: below them BatchNorm may leave weights
+    without a scale, and then the norm of the layer below means nothing.
+    """
     last = trace.times[-1]
     weight, bias = trace.heads[last]
-    features = trace.statistics[Moment(last, trace.layers[-1])]
-    below = trace.statistics[Moment(last, trace.layers[-2])] if len(trace.layers) > 1 else None
-    return match(
+    return match_statistics(
         kind,
-        classes=len(features.counts),
-        counts=features.counts.tolist(),
-        dim=features.means.shape[1],
+        trace.statistics[Moment(last, trace.layers[-1])],
+        weight,
+        bias,
         loss=spec.loss.name,
         loss_scaling=spec.loss.scaling,
         weight_decay=spec.optimizer.weight_decay,
-        bias_decay=None if bias is None else spec.optimizer.bias_decay,
-        weight_norm_squared=float(weight.square().sum()),
-        features_norm_squared=features.squared_norm,
-        input_norm_squared=None if below is None else below.squared_norm,
+        bias_decay=spec.optimizer.bias_decay,
     )
 
 
 def declared_row(run_id: str, spec: UfmSpec, result: Result) -> dict[str, Any]:
     """Row of the ``ufm`` table of a declared problem."""
-    optimum, basis = result.optimum, ""
-    try:
-        basis = result.problem.optimum().basis
-    except NoClosedForm as reason:
-        basis = f"no closed form: {reason}"
     return {
         **problem_columns(result.problem),
+        **optimum_columns(result.problem),
         "run_id": run_id,
         "kind": "declared",
         "solver": spec.solver.name,
         "seed": spec.seed,
         "status": result.status,
+        "message": result.message,
         "value": result.value,
-        "optimum": None if optimum is None else optimum.value,
-        "optimum_is_zero": None if optimum is None else optimum.is_zero,
-        "basis": basis,
         "gap": result.gap,
+        "missed": result.missed,
         "gradient_norm": result.gradient_norm,
-        "iterations": spec.solver.steps if isinstance(spec.solver, GradientDescent) else result.iterations,
+        "iterations": result.iterations,
         "starts": result.starts,
         "success_fraction": result.success_fraction,
         "dead_directions": result.dead_directions,
@@ -136,13 +131,34 @@ def declared_row(run_id: str, spec: UfmSpec, result: Result) -> dict[str, Any]:
 
 def matched_row(run_id: str, kind: str, run: NetworkRun, model: MatchedUfm, trace: Trace) -> dict[str, Any]:
     """Row of the ``ufm`` table of a matched model, predicted beside measured."""
+    return {
+        **problem_columns(model.problem),
+        **optimum_columns(model.problem),
+        "run_id": run_id,
+        "kind": "matched",
+        "network_id": run.id,
+        "model": kind,
+        "solver": "construction" if model.starts is None else "lbfgs",
+        "seed": run.spec.seed,
+        "status": "done",
+        "value": model.optimum_value,
+        "basis": model.basis,
+        "iterations": 0,
+        "starts": model.starts,
+        "success_fraction": model.success_fraction,
+        "dead_directions": model.minimiser.dead_directions(),
+        **comparison_columns(model, trace),
+        **error_columns(model, trace),
+    }
+
+
+def comparison_columns(model: MatchedUfm, trace: Trace) -> dict[str, Any]:
+    """What the model predicts and what the last measured epoch of the network has, losses in the model's scaling."""
     last = trace.times[-1]
     weight, _ = trace.heads[last]
     features = trace.statistics[Moment(last, trace.layers[-1])]
-    # The network's loss in the model's scaling: MSELoss is 2/K times the half squared error.
-    scale = len(features.counts) / 2 if run.spec.loss.scaling == "mean" else 1.0
     measured = {
-        "loss": trace.scalars[last, "train"]["loss"] * scale,
+        "loss": trace.scalars[last, "train"]["loss"] * model.loss_factor,
         "feature_norm": features.squared_norm**0.5,
         "weight_norm": float(weight.norm()),
         "means_gram": _flat(features.means @ features.means.T),
@@ -155,40 +171,65 @@ def matched_row(run_id: str, kind: str, run: NetworkRun, model: MatchedUfm, trac
         "means_gram": _flat(model.means_gram),
         "weights_gram": _flat(model.weights_gram),
     }
-    numerical = model.basis.startswith("numerical")
-    return {
-        **problem_columns(model.problem),
-        "run_id": run_id,
-        "kind": "matched",
-        "network_id": run.id,
-        "model": kind,
-        "solver": "lbfgs" if numerical else "construction",
-        "seed": run.spec.seed,
-        "status": "done",
-        "value": model.optimum_value,
-        "optimum": None if numerical else model.optimum_value,
-        "basis": model.basis,
-        "iterations": 0,
-        "starts": model.starts,
-        "success_fraction": model.success_fraction,
-        "dead_directions": model.minimiser.dead_directions(),
-        **{f"predicted_{name}": value for name, value in predicted.items()},
-        **{f"measured_{name}": value for name, value in measured.items()},
-    }
+    return {f"predicted_{k}": v for k, v in predicted.items()} | {f"measured_{k}": v for k, v in measured.items()}
+
+
+def error_columns(model: MatchedUfm, trace: Trace) -> dict[str, float | None]:
+    """Goodness of the match at the last measured epoch, on the training split and, where it is measured, the test."""
+    last, layer = trace.times[-1], trace.layers[-1]
+    features, scalars = trace.statistics[Moment(last, layer)], trace.scalars[last, "train"]
+    train = model.goodness(
+        features.means,
+        trace.heads[last][0],
+        feature_norm=features.squared_norm**0.5,
+        loss=scalars["loss"],
+        stationarity=scalars.get("classifier_stationarity"),
+    )
+    names = ("means_gram", "weights_gram", "feature_norm", "weight_norm", "loss")
+    row = {f"{name}_error": getattr(train, name) for name in names} | {"classifier_stationarity": train.stationarity}
+    if (last, "test") in trace.scalars:
+        means = trace.statistics[Moment(last, layer, "test")].means
+        test = model.goodness(means, loss=trace.scalars[last, "test"]["loss"])
+        row |= {"test_means_gram_error": test.means_gram, "test_loss_error": test.loss}
+    return row
 
 
 def problem_columns(problem: Problem) -> dict[str, Any]:
-    """Columns of the ``ufm`` table that the problem decides; ``samples`` is the mean where classes differ."""
+    """Columns of the ``ufm`` table that the problem decides; null where there is no such setting."""
+    spherical = problem.temperature is not None
     return {
         "model": {1: "plain", 2: "extended"}.get(problem.depth, "deep"),
         "activation": problem.activation,
+        "classifier": problem.classifier,
         "loss": problem.loss,
+        "smoothing": problem.smoothing or None,
+        "gamma": problem.gamma or None,
+        "rescale": None if problem.rescale == (1, 1) else list(problem.rescale),
+        "temperature": problem.temperature,
         "bias": str(problem.bias),
         "classes": problem.classes,
         "samples": round(problem.num_samples / problem.classes),
-        "dim": problem.dim,
-        "weight_decay": list(problem.weight_decays),
+        "dim": problem.widths[0],
+        "dims": None if isinstance(problem.dim, int) else list(problem.widths),
+        "weight_decay": None if spherical else list(problem.weight_decays),
         "feature_decay": problem.feature_decay,
+    }
+
+
+def optimum_columns(problem: Problem) -> dict[str, Any]:
+    """Columns of the ``ufm`` table that the closed form decides; where there is none, the reason in ``basis``."""
+    try:
+        optimum = problem.optimum()
+    except NoClosedForm as reason:
+        return {"basis": f"no closed form: {reason}"}
+    return {
+        "optimum": optimum.value,
+        "optimum_is_zero": optimum.is_zero,
+        "scale": optimum.scale,
+        "rank": optimum.rank,
+        "is_global": optimum.is_global,
+        "zero_threshold": optimum.zero_threshold,
+        "basis": optimum.basis,
     }
 
 

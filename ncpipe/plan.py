@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ncpipe.errors import UserError
-from ncpipe.study.spec import GradientDescent, NetworkSpec, UfmSpec
+from ncpipe.study.spec import GradientDescent, Lbfgs, NetworkSpec, UfmSpec
 from ncpipe.study.study import NetworkRun, Study
 
 STARTUP = 2.5
@@ -102,12 +102,14 @@ class Rates:
     def ufm(self, specs: list[UfmSpec]) -> float:
         """A rough count: 4e10 multiplications a second on top of a cost per step."""
         spec = specs[0]
-        work = 6 * spec.depth * spec.dim * spec.samples * spec.classes * (spec.classes + spec.dim * (spec.depth - 1))
-        descent = isinstance(spec.solver, GradientDescent)
-        steps = spec.solver.steps if isinstance(spec.solver, GradientDescent) else 1500
-        starts = 1 if isinstance(spec.solver, GradientDescent) else spec.solver.starts
-        overhead = (4e-5 if descent else 1e-3) * spec.depth
-        return STARTUP + steps * (overhead + len(specs) * starts * work / 4e10)
+        width = max(spec.dim) if isinstance(spec.dim, tuple) else spec.dim
+        work = 6 * spec.depth * width * spec.num_samples * (spec.classes + width * (spec.depth - 1))
+        match spec.solver:
+            case GradientDescent(steps=steps):
+                return STARTUP + steps * (4e-5 * spec.depth + len(specs) * work / 4e10)
+            case Lbfgs(starts=starts):
+                return STARTUP + 1500 * (1e-3 * spec.depth + len(specs) * starts * work / 4e10)
+        return STARTUP + len(specs) * 0.1
 
 
 def seconds_per_image(spec: NetworkSpec, search_path: Sequence[Path] = ()) -> float:

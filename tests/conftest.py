@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+os.environ["MKL_CBWR"] = "AUTO,STRICT"  # as the ncpipe command does, before the first product
 
 import pytest
 import torch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -117,7 +118,62 @@ class MadeUp:
             row |= {f"measured_{name}": value, f"predicted_{name}": value * self.prediction}
         for name in ("means_gram", "weights_gram"):
             row |= {f"measured_{name}": (gram + 0.1).tolist(), f"predicted_{name}": (gram * self.prediction).tolist()}
+            row |= {f"{name}_error": 0.25 if self.prediction else math.nan}
         return row
+
+
+SAMPLES, DIM = 5, 6
+GRID = ((1e-3, 1e-2, 1e-1, 1.0), (2e-3, 2e-2, 2e-1))
+"""Penalties of features and of weights: ``Penalties`` has one model over their product."""
+MISSED = (1e-2, 2e-3)
+
+
+@dataclass(frozen=True)
+class Penalties(MadeUp):
+    """The plain model over a grid of penalties and over its bias's, and one without a closed form; two seeds each."""
+
+    labels: tuple[str, ...] = ()
+
+    def _ufms(self) -> Iterator[Row]:
+        grid = [(h, w) for h in GRID[0] for w in GRID[1]]
+        for seed in range(2):
+            yield from (self._problem(h, [w], "none", seed, "plain linear MSE no bias") for h, w in grid)
+            yield from (
+                self._problem(1e-3, [5e-3], b, seed, "plain linear MSE penalised bias") for b in (0.01, 0.1, 1)
+            )
+            yield from (self._problem(h, [h, h], "free", seed, "extended relu MSE bias") for h in (1e-3, 1e-2, 1e-1))
+
+    def _problem(self, feature_decay: float, weight_decay: list[float], bias: Any, seed: int, label: str) -> Row:
+        settings = {
+            "classes": self.classes,
+            "samples": SAMPLES,
+            "dim": DIM,
+            "loss": "mse",
+            "solver": {"name": "lbfgs"},
+        }
+        settings |= {"feature_decay": feature_decay, "weight_decay": weight_decay, "bias": bias, "seed": seed}
+        return {
+            "source": "ufm", "kind": "declared", "optimizer": "lbfgs", "status": self.status,
+            "model": label.split()[0],
+            "run_id": f"{label}-{feature_decay}-{weight_decay}-{bias}-{seed}", "classes": self.classes, "seed": seed,
+            "label": f"{label} (L-BFGS) feature_decay={feature_decay}", "settings": json.dumps(settings),
+            "feature_decay": feature_decay, "weight_decay": weight_decay, "bias": str(bias),
+        }  # fmt: skip
+
+    def _collapse(self, run: Row) -> Iterator[Row]:
+        return iter(())
+
+    def _fit(self, run: Row) -> Row:
+        copied = ("run_id", "kind", "model", "classes", "feature_decay", "weight_decay", "bias", "status")
+        row = {name: run[name] for name in copied} | {"loss": "mse", "starts": 8, "success_fraction": 0.5}
+        if run["bias"] == "free":
+            return row | {"value": 0.3, "dead_directions": 0, "basis": "no closed form: a reason", "missed": False}
+        c = min(1.0, self.classes * math.sqrt(SAMPLES * run["feature_decay"] * run["weight_decay"][0]))
+        missed = (run["feature_decay"], run["weight_decay"][0]) == MISSED
+        row |= {"optimum": c - c * c / 2, "optimum_is_zero": c == 1, "scale": 1 - c, "rank": 0 if c == 1 else 4}
+        row |= {"value": (1.1 if missed else 1) * row["optimum"], "dead_directions": 2 if missed else 4 - row["rank"]}
+        threshold = 1 / (self.classes * math.sqrt(SAMPLES * run["feature_decay"] * run["weight_decay"][0]))
+        return row | {"zero_threshold": threshold, "missed": missed, "is_global": True}
 
 
 CLAIM: Row = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from typer.testing import CliRunner
 
 import ncpipe
+from ncpipe.cli import app
+from ncpipe.errors import UserError
+from ncpipe.ufm import Problem, fit
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,7 +35,7 @@ def arrays():
 
 def test_help_lists_the_commands():
     text = run("--help").stdout
-    for command in ("plan", "measure", "ui", "doctor", "train", "fit", "sync"):
+    for command in ("plan", "measure", "ufm", "ui", "doctor", "train", "fit", "sync"):
         assert command in text
     assert "Id of the network" in run("train", "--help").stdout
 
@@ -93,6 +98,106 @@ def test_measure_splits_the_loss_breaks_down_by_class_and_explains(arrays, tmp_p
     assert "at least 0, got -1.0" in run("measure", tmp_path / "b.npz", "--ridge", "-1").stderr
 
 
+def solved(*arguments: str | Path) -> dict:
+    """What ``ncpipe ufm --json`` prints, which may hold no NaN."""
+    done = CliRunner().invoke(app, ["ufm", *map(str, arguments), "--json"], catch_exceptions=False)
+    return json.loads(done.stdout, parse_constant=pytest.fail)
+
+
+def test_ufm_needs_the_classes_only():
+    printed = run("ufm", "--classes", "4").stdout
+    optimum = Problem(4, 50, 20).optimum()
+    assert printed.splitlines()[0].startswith(
+        "problem      classes 4, samples 50, dim 20, loss mse, weight_decay 0.005,"
+    )
+    assert f"optimum      {optimum.value:.10g}, the global optimum: soft-thresholded" in printed
+    assert f"zero becomes optimal at {optimum.zero_threshold:.4g} times these penalties" in printed
+    assert "fit          reached the optimum" in printed
+    of, etf = (float(re.search(rf"{name} +(\S+)", printed)[1]) for name in ("nc2_weights_of", "nc2_weights_etf"))
+    assert (of, etf) == (pytest.approx(0, abs=1e-6), pytest.approx(0.51763809, abs=1e-5))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--weight-decay", "5e-3", "--weight-decay", "2e-3", "--activation", "relu"],
+         Problem(4, 50, 20, weight_decay=(5e-3, 2e-3), activation="relu")),
+        (["--samples", "20,10,5,5", "--dim", "9", "--feature-decay", "2e-3"],
+         Problem(4, [20, 10, 5, 5], 9, feature_decay=2e-3)),
+        (["--samples", "3", "--loss", "label_smoothing", "--smoothing", "0.1"],
+         Problem(4, 3, 20, loss="label_smoothing", smoothing=0.1)),
+        (["--samples", "3", "--loss", "focal", "--gamma", "2"], Problem(4, 3, 20, loss="focal", gamma=2)),
+        (["--rescale", "5", "2"], Problem(4, 50, 20, rescale=(5, 2))),
+        (["--bias", "0.1"], Problem(4, 50, 20, bias=0.1)),
+        (["--bias", "free"], Problem(4, 50, 20, bias="free")),
+        (["--loss", "ce", "--temperature", "5"], Problem(4, 50, 20, loss="ce", temperature=5)),
+        (["--classifier", "etf"], Problem(4, 50, 20, classifier="etf")),
+        (["--classifier", "etf", "--weight-decay", "1e-3", "--dim", "7,5"],
+         Problem(4, 50, (7, 5), classifier="etf", weight_decay=1e-3)),
+        (["--loss", "pick_all_labels", "--samples", "1:3,2:1"], Problem(4, {1: 3, 2: 1}, 20, loss="pick_all_labels")),
+        (["--feature-decay", "1", "--weight-decay", "1"], Problem(4, 50, 20, weight_decay=1, feature_decay=1)),
+    ],
+)  # fmt: skip
+def test_ufm_prints_the_optimum_of_the_problem_of_its_options(arguments, problem):
+    printed, optimum = solved("--classes", 4, *arguments, "--starts", 4), problem.optimum()
+    assert printed["optimum"]["value"] == pytest.approx(optimum.value, rel=1e-12)
+    assert printed["optimum"]["singular_values"] == pytest.approx(optimum.singular_values.tolist())
+    assert printed["optimum"]["margins"] == {str(tags): margin for tags, margin in optimum.margins.items()}
+    assert printed["fit"]["value"] == pytest.approx(optimum.value, rel=1e-7)
+    assert not printed["fit"]["missed"]
+    assert printed["fit"]["norms"] == pytest.approx(optimum.norms(), rel=1e-3, abs=1e-5)
+    assert list(printed["layers"]) == ([] if optimum.is_zero else list(problem.layer_names))
+    lines = CliRunner().invoke(app, ["ufm", "--classes", "4", *arguments, "--optimum-only"]).stdout
+    assert f"{optimum.value:.10g}" in lines
+    assert "\nfit  " not in lines
+
+
+def test_ufm_hands_its_options_to_the_solver():
+    printed = solved(
+        "--classes", 3, "--samples", 2, "--solver", "gradient_descent", "--steps", 200, "--step-size", 0.2,
+        "--momentum", 0.5, "--init-scale", 0.3, "--seed", 7,
+    )  # fmt: skip
+    direct = fit(
+        Problem(3, 2, 20), "gradient_descent", seed=7, steps=200, step_size=0.2, momentum=0.5, init_scale=0.3
+    )
+    assert printed["fit"]["value"] == direct.value
+    assert printed["fit"]["message"] == direct.message
+    assert solved("--classes", 3, "--starts", 2, "--max-iterations", 3)["fit"]["starts"] == 2
+    diverged = solved("--classes", 3, "--solver", "gradient_descent", "--steps", 2000, "--step-size", 1e3)
+    assert (diverged["fit"]["status"], diverged["fit"]["value"]) == ("diverged", None)
+
+
+def test_ufm_says_why_there_is_no_closed_form():
+    arguments = [
+        "--classes",
+        3,
+        "--weight-decay",
+        0.01,
+        "--weight-decay",
+        0.01,
+        "--activation",
+        "relu",
+        "--bias",
+        "free",
+    ]
+    printed = solved(*arguments, "--optimum-only")
+    assert printed["optimum"] is None
+    assert printed["no_closed_form"].startswith("ReLU with a bias")
+    assert "layers" not in printed
+    lines = CliRunner().invoke(app, ["ufm", *map(str, arguments), "--starts", "1"]).stdout.splitlines()
+    assert lines[1].startswith("optimum      no closed form: ReLU with a bias")
+
+
+@pytest.mark.parametrize("arguments", [["--bias", "free"], ["--loss", "pick_all_labels", "--samples", "1:3,2:2"]])
+def test_ufm_saves_what_measure_reads(arguments, tmp_path):
+    printed = solved("--classes", 4, *arguments, "--save", tmp_path / "x.safetensors")
+    measured = json.loads(run("measure", tmp_path / "x.safetensors", "--json").stdout)
+    expected = {name: value for name, value in printed["layers"]["features"].items() if name in measured}
+    assert measured["nc2_weights_etf"] == pytest.approx(expected["nc2_weights_etf"], abs=1e-12)
+    assert measured["nc2_means_of"] == pytest.approx(expected["nc2_means_of"])
+    assert measured["accuracy"] == 1
+
+
 def test_mistakes_are_one_line(arrays, tmp_path):
     np.savez(tmp_path / "short.npz", features=arrays["features"], labels=arrays["labels"][:3])
     np.savez(tmp_path / "empty.npz", other=arrays["labels"])
@@ -112,11 +217,44 @@ def test_mistakes_are_one_line(arrays, tmp_path):
         (("train", "config.yaml", "no-such-run", "--device", "cuda:99"), "no device 'cuda:99'"),
         (("collapse", tmp_path / "x.safetensors", "neither", "y"), "source must be net or ufm"),
         (("collapse", tmp_path / "broken.safetensors", "net", tmp_path / "y"), "cannot read"),
+        (("ufm", "--classes", 4, "--activation", "relu"), "'relu' with one weight layer"),
     ]:
         done = run(*arguments)
         assert done.returncode == 1, arguments
         assert message in done.stderr, (arguments, done.stderr)
         assert len(done.stderr.strip().splitlines()) == 1, (arguments, done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--classes 1", "classes: got 1"),
+        ("--classes 4 --samples 0", "samples: got 0"),
+        ("--classes 4 --samples many", "--samples: got 'many'"),
+        ("--classes 4 --samples 1:2:3", "--samples: got '1:2:3'"),
+        ("--classes 4 --samples 3,3", "samples: got 2 numbers for 4 classes"),
+        ("--classes 4 --dim 0", "dim: got 0"),
+        ("--classes 4 --dim wide", "--dim: got 'wide'"),
+        ("--classes 4 --feature-decay -1", "feature_decay: got -1.0"),
+        ("--classes 4 --weight-decay nan", "weight_decay: got nan"),
+        ("--classes 4 --bias some", "bias: got 'some'"),
+        ("--classes 4 --loss hinge", "loss: got 'hinge'"),
+        ("--classes 4 --gamma 2", "gamma: got 2.0 with loss 'mse'"),
+        ("--classes 4 --loss ce --temperature 5 --weight-decay 0.1", "norms are fixed, leave it out"),
+        ("--classes 4 --solver newton", "solver: got 'newton'"),
+        ("--classes 4 --steps 5", "solver 'lbfgs' has no option 'steps'"),
+        ("--classes 4 --starts 0", "starts: got 0"),
+        ("--classes 4 --samples 1,2,3,4 --bias free --solver construction", "imbalanced classes"),
+        ("--classes 4 --save x.npz", "ends in .safetensors"),
+        ("--classes 4 --save x.safetensors --optimum-only", "nothing is fitted with --optimum-only"),
+    ],
+)
+def test_mistakes_in_a_ufm_are_one_line(arguments, message):
+    done = CliRunner().invoke(app, ["ufm", *arguments.split()])
+    assert isinstance(done.exception, UserError)  # which `main` prints in one line
+    assert message in str(done.exception)
+    assert "\n" not in str(done.exception)
+    assert done.stdout == ""
 
 
 def test_the_light_library_needs_nothing_of_the_pipeline():

@@ -48,7 +48,7 @@ def sections(document: str) -> dict[str, str]:
     return dict(zip(parts[1::2], parts[2::2]))
 
 
-@pytest.mark.parametrize("name", ["metrics", "published_names", "ufm"])
+@pytest.mark.parametrize("name", ["dynamics", "matched", "metrics", "published_names", "ufm"])
 def test_examples_print_what_the_document_says(name):
     run_examples(name)
 
@@ -109,6 +109,8 @@ HEADINGS = {
     spec.UfmSpec: "Keys of a UFM problem",
     spec.GradientDescent: "`solver`: `gradient_descent`",
     spec.Lbfgs: "`solver`: `lbfgs`",
+    spec.GradientFlow: "`solver`: `gradient_flow`",
+    spec.Construction: "`solver`: `construction`",
     spec.MeasureSpec: "`measure`",
     spec.KeepSpec: "`measure.keep`",
     spec.FigureOptions: "`figures`",

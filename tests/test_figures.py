@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 from xml.etree import ElementTree
@@ -10,15 +11,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from synthetic_tables import MadeUp
+from synthetic_tables import GRID, MISSED, SAMPLES, MadeUp, Penalties
 
 from ncpipe.figures import DRAWINGS, caption, draw, save_figure
 from ncpipe.figures.axes import scale_time, scale_values
 from ncpipe.figures.definitions import frame_gap
-from ncpipe.figures.matched_ufm import gram_distance
 from ncpipe.figures.series import Band
 from ncpipe.figures.style import looks, shortened, style, wrapped
 from ncpipe.figures.training_curves import learning_rate_drops
+from ncpipe.figures.ufm_phase import phases, threshold
 from ncpipe.study.spec import FigureName, FigureOptions
 from ncpipe.tables.collect import read_tables
 
@@ -38,6 +39,8 @@ CASES = {
     "diverged": MadeUp(status="diverged"),
     "missing": MadeUp(status="missing", matched=False),
     "predicts zero": MadeUp(prediction=0.0),
+    "penalties": Penalties(),
+    "penalties, nothing done": Penalties(status="diverged"),
     "twenty labels": MadeUp(labels=TWENTY, seeds=1, ufm=False),
 }
 
@@ -102,6 +105,62 @@ def test_files_are_equal_on_redraw_and_carry_the_caption(tmp_path: Path):
     assert not list(tmp_path.glob("*/.*"))
 
 
+def test_phases_are_the_models_whose_penalties_vary(studies):
+    assert phases(studies["ordinary"]) == phases(studies["penalties, nothing done"]) == []
+    grid, bias, unknown = phases(studies["penalties"])
+    assert [p.title for p in (grid, bias)] == ["plain linear MSE no bias", "plain linear MSE penalised bias"]
+    assert (grid.penalties, bias.penalties) == (("feature_decay", "weight_decay"), ("bias",))
+    assert unknown.penalties == ("feature_decay =\nweight_decay",)
+    assert [p.known for p in (grid, bias, unknown)] == [True, True, False]
+    assert len(grid.fits) == 2 * len(GRID[0]) * len(GRID[1])
+    three = studies["penalties"] | {"ufm": studies["penalties"]["ufm"].assign(feature_decay=1e-3)}
+    assert [p.penalties for p in phases(three)] == [("weight_decay",), ("bias",), ("weight_decay",)]
+
+
+def test_threshold_lies_where_zero_becomes_optimal(studies):
+    """4 sqrt(n feature_decay weight_decay) = 1, whatever grid it is read from."""
+    grid, bias, unknown = phases(studies["penalties"])
+    constant, along, up = threshold(grid)
+    for feature_decay in (1e-5, 0.03, 7.0):
+        expected = 1 / (16 * SAMPLES * feature_decay)
+        assert 10 ** -((constant + along * np.log10(feature_decay)) / up) == pytest.approx(expected)
+    assert threshold(unknown) is None
+    assert threshold(bias) is None  # its penalty has no part in it
+    crooked = grid.fits.assign(zero_threshold=grid.fits["zero_threshold"] + grid.fits["x"])
+    assert threshold(replace(grid, fits=crooked)) is None
+    lines = [line for line in map_axes(studies["penalties"]).lines if len(line.get_xdata()) == 2]
+    x, y = np.array(lines[0].get_data())
+    assert 16 * SAMPLES * x * y == pytest.approx([1, 1])
+
+
+def map_axes(tables):
+    with style():
+        figure = DRAWINGS["ufm_phase"].draw(tables, FigureOptions(name="ufm_phase"))
+    return figure.subfigs[0].axes[0]
+
+
+def test_phase_map_marks_what_was_missed_and_colours_the_optimum(studies):
+    axes = map_axes(studies["penalties"])
+    crosses = [line for line in axes.lines if line.get_marker() == "x"]
+    assert np.ravel(crosses[0].get_data()) == pytest.approx(MISSED)
+    assert "2" in [text.get_text() for text in axes.texts]
+    reached = axes.collections[-1]
+    assert len(reached.get_offsets()) == len(GRID[0]) * len(GRID[1]) - 1
+    mesh = axes.collections[0]
+    fit = np.clip(1 - 4 * np.sqrt(SAMPLES * np.outer(GRID[1], GRID[0])), 0, None)
+    np.testing.assert_allclose(mesh.get_array(), fit, atol=1e-12)
+    assert mesh.cmap(mesh.norm(0.0)) == tuple(mesh.cmap.get_under())
+
+
+def test_phase_figure_says_what_has_no_closed_form_and_redraws_equal(tmp_path: Path):
+    tables = Penalties().write(tmp_path / "tables")
+    paths = [save_figure("ufm_phase", tables, tmp_path / str(i) / "u") for i in range(2)]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*paths, strict=True))
+    figure = draw(read_tables(tables), FigureOptions(name="ufm_phase"))
+    assert "no closed form" in texts(figure)
+    assert "no closed form" in caption(read_tables(tables), FigureOptions(name="ufm_phase"))
+
+
 def test_matched_figure_svg_is_equal_on_redraw(tmp_path: Path):
     tables = MadeUp().write(tmp_path / "tables")
     paths = [save_figure("matched_ufm", tables, tmp_path / str(i) / "m")[0] for i in range(2)]
@@ -160,13 +219,6 @@ def test_time_axis_holds_zero_and_the_end(last):
 
 def test_frame_gap_is_the_distance_of_the_two_frames():
     assert frame_gap(4) == pytest.approx(0.51763809)
-
-
-def test_gram_distance_ignores_scale_and_is_undefined_at_zero():
-    gram = np.eye(3).ravel()
-    assert gram_distance(gram, 7 * gram) == pytest.approx(0)
-    assert np.isnan(gram_distance(0 * gram, gram))
-    assert np.isnan(gram_distance(None, gram))
 
 
 def test_learning_rate_drops(studies):

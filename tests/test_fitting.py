@@ -8,11 +8,12 @@ import torch
 
 from ncpipe.collapse import Moment, Trace, layer_statistics, load_traces, save_traces
 from ncpipe.files import read_tensors, write_json
-from ncpipe.fitting import fit_batch, match_network, matched_to
+from ncpipe.fitting import error_columns, fit_batch, match_network, matched_to
 from ncpipe.study.spec import NetworkSpec, UfmSpec
 from ncpipe.study.study import NetworkRun, UfmBatch
 from ncpipe.study.sweep import laid_over
 from ncpipe.tables.records import read_table
+from ncpipe.ufm import Problem
 
 NETWORK = {
     "dataset": {"name": "digits"},
@@ -46,7 +47,9 @@ def trace() -> Trace:
 
 def test_penalties_come_from_the_last_epoch_and_the_settings(trace):
     weight, _ = trace.heads[7]
-    features, below = (trace.statistics[Moment(7, layer)].squared_norm for layer in ("features", "layer2"))
+    seen = trace.statistics[Moment(7, "features")]
+    rows = seen.counts.double().sqrt()[:, None] * seen.means
+    features, nuclear = seen.squared_norm, np.linalg.norm(rows.numpy(), "nuc")
     plain = matched_to("plain", network().spec, trace).problem
     assert plain.weight_decays == (4e-3,)
     assert plain.feature_decay == pytest.approx(4e-3 * float(weight.square().sum()) / features)
@@ -54,7 +57,7 @@ def test_penalties_come_from_the_last_epoch_and_the_settings(trace):
     extended = matched_to("extended", network().spec, trace).problem
     assert extended.weight_decays == (4e-3, 4e-3)
     assert extended.activation == "relu"
-    assert extended.feature_decay == pytest.approx(4e-3 * float(weight.square().sum()) / below)
+    assert extended.feature_decay == pytest.approx(4e-3 * (float(weight.square().sum()) / nuclear) ** 2)
 
 
 def test_bias_of_the_match_follows_the_head_and_its_decay(trace):
@@ -83,7 +86,32 @@ def test_match_writes_predicted_beside_measured(trace, tmp_path):
         assert row["measured_weight_norm"] == pytest.approx(float(weight.norm()))
         assert np.reshape(row["measured_weights_gram"], (3, 3)) == pytest.approx((weight @ weight.T).numpy())
         assert len(row["predicted_means_gram"]) == 9
+        for gram in ("means_gram", "weights_gram"):
+            one, other = (np.array(row[f"{side}_{gram}"]) for side in ("predicted", "measured"))
+            distance = np.linalg.norm(one / np.linalg.norm(one) - other / np.linalg.norm(other))
+            assert row[f"{gram}_error"] == pytest.approx(distance)
+        for name in ("loss", "feature_norm", "weight_norm"):
+            expected = abs(np.log(row[f"predicted_{name}"] / row[f"measured_{name}"]))
+            assert row[f"{name}_error"] == pytest.approx(expected)
+        assert row["test_loss_error"] is None
+        assert row["classifier_stationarity"] is None
     assert set(load_traces(tmp_path / "ufm/statistics.safetensors")) == {row["run_id"] for row in rows}
+
+
+def test_errors_are_also_of_the_test_split_and_of_the_premise(trace):
+    labels = torch.arange(3).repeat_interleave(2)
+    trace.statistics[Moment(7, "features", "test")] = layer_statistics(torch.eye(3, 6)[labels], labels, 3)
+    trace.scalars[7, "test"] = {"loss": 0.6}
+    trace.scalars[7, "train"]["classifier_stationarity"] = 0.25
+    trace.heads[7] = (trace.heads[7][0], None)
+    for scaling in ("half", "mean"):
+        errors = error_columns(model := matched_to("plain", network(loss__scaling=scaling).spec, trace), trace)
+        assert errors["classifier_stationarity"] == 0.25
+        assert errors["test_means_gram_error"] == pytest.approx(0, abs=1e-12)  # the plain model predicts an OF
+        assert errors["means_gram_error"] > 0.1
+        own = model.loss if scaling == "half" else model.loss * 2 / 3
+        assert errors["loss_error"] == pytest.approx(abs(np.log(own / 0.3)))
+        assert errors["test_loss_error"] == pytest.approx(abs(np.log(own / 0.6)))
 
 
 @pytest.mark.parametrize(
@@ -125,3 +153,82 @@ def test_a_batch_writes_every_record(tmp_path):
     before = (tmp_path / "fits.parquet").read_bytes()
     fit_batch(UfmBatch("batch", specs), tmp_path)
     assert (tmp_path / "fits.parquet").read_bytes() == before
+
+
+PLAIN = {"classes": 3, "samples": 4, "dim": 5}
+DECAYS = {"weight_decay": 5e-3, "feature_decay": 1e-3}
+NULL = dict.fromkeys(("smoothing", "gamma", "rescale", "temperature", "dims"))
+
+
+def declared(folder, **settings: object) -> dict[str, object]:
+    """The row of one problem after its trip through a record."""
+    solver = settings.pop("solver", {"name": "lbfgs", "starts": 4})
+    spec = UfmSpec.model_validate({**PLAIN, "solver": solver, **settings})
+    fit_batch(UfmBatch("batch", {"one": spec}), folder)
+    (row,) = read_table(folder / "fits.parquet").to_pylist()
+    return row
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (DECAYS, {"model": "plain", "classifier": "free", "loss": "mse", "weight_decay": [5e-3], "dim": 5} | NULL),
+        (
+            {"loss": "label_smoothing", "smoothing": 0.1, **DECAYS},
+            NULL | {"loss": "label_smoothing", "smoothing": 0.1},
+        ),
+        ({"loss": "focal", "gamma": 2.0, **DECAYS}, NULL | {"gamma": 2.0}),
+        ({"rescale": (2.0, 3.0), **DECAYS}, NULL | {"rescale": [2.0, 3.0]}),
+        (
+            {"loss": "ce", "temperature": 4.0},
+            NULL | {"temperature": 4.0, "weight_decay": None, "feature_decay": None},
+        ),
+        ({"classifier": "etf", "feature_decay": 1e-3}, NULL | {"classifier": "etf", "weight_decay": [], "rank": 2}),
+        (
+            {"dim": (5, 4), "weight_decay": (1e-3, 2e-3), "feature_decay": 1e-3},
+            NULL | {"model": "extended", "dim": 5, "dims": [5, 4], "weight_decay": [1e-3, 2e-3]},
+        ),
+        ({"samples": (9, 4, 2), **DECAYS}, NULL | {"samples": 5, "rank": 3}),
+        (
+            {"loss": "pick_all_labels", "samples": {1: 4, 2: 1}, **DECAYS},
+            NULL | {"loss": "pick_all_labels", "samples": 5, "rank": 2},
+        ),
+    ],
+    ids=lambda value: "-".join(map(str, value)) if isinstance(value, dict) else None,
+)
+def test_a_declared_row_tells_the_problem_and_its_closed_form(settings, expected, tmp_path):
+    row = declared(tmp_path, **settings)
+    assert {name: row[name] for name in expected} == expected
+    problem = Problem(**{**PLAIN, **settings})
+    optimum = problem.optimum()
+    assert row["optimum"] == optimum.value
+    for name in ("scale", "rank", "is_global", "zero_threshold", "basis"):
+        assert row[name] == getattr(optimum, name)
+    assert row["gap"] == pytest.approx(0, abs=1e-10)
+    assert row["missed"] is False
+    assert row["message"].startswith("reached the optimum")
+
+
+def test_a_row_without_a_closed_form_says_why(tmp_path):
+    row = declared(tmp_path, activation="relu", bias="free", weight_decay=(1e-3, 1e-3), feature_decay=1e-3)
+    assert row["basis"].startswith("no closed form: ReLU with a bias")
+    assert {row[name] for name in ("optimum", "scale", "rank", "is_global", "zero_threshold", "gap")} == {None}
+    assert row["missed"] is False
+    assert "no closed form" in row["message"]
+
+
+def test_a_fit_that_stops_short_is_missed(tmp_path):
+    row = declared(tmp_path, solver={"name": "gradient_descent", "steps": 10, "points": 3}, **DECAYS)
+    assert row["missed"] is True
+    assert row["iterations"] == 10
+    assert row["message"].startswith("missed the optimum")
+
+
+@pytest.mark.parametrize("solver", ["construction", "gradient_flow"])
+def test_rows_of_solvers_without_random_starts(solver, tmp_path):
+    options = {"steps": 2000, "step_size": 10.0, "points": 5} if solver == "gradient_flow" else {}
+    row = declared(tmp_path, solver={"name": solver, **options}, **DECAYS)
+    assert (row["solver"], row["status"]) == (solver, "done")
+    assert row["gap"] == pytest.approx(0, abs=1e-9)
+    tensors, _ = read_tensors(tmp_path / "minimisers.safetensors")
+    assert tensors["one/features"].shape == (12, 5)

@@ -240,7 +240,8 @@ def test_metric_names_are_those_that_are_measured():
     labels = torch.arange(3).repeat(4)
     weight, train_means = torch.randn(2, 3, 5)
     row = measure(torch.randn(12, 5), labels, weight, torch.randn(3), train_means=train_means, ridge=0.1)
-    assert {*get_args(MetricName)} == set(row) - {"rank", "condition"} | {"loss"}
+    elsewhere = {"loss", "classifier_stationarity", "tagwise_angle", "tagwise_scale"}
+    assert {*get_args(MetricName)} == set(row) - {"rank", "condition"} | elsewhere
 
 
 def test_every_metric_has_words_for_a_figure():
@@ -253,6 +254,11 @@ def test_figures_are_those_that_apply():
     assert list(Study(laid_over(CONFIG, {"networks": None, "ufm.base.solver.name": "gradient_descent"})).figures) == [
         "ufm_trajectories"
     ]
+    swept = changed("ufm.sweep.grid.feature_decay", [1e-3, 1e-2])
+    assert "ufm_phase" not in Study(swept).figures
+    swept = changed("ufm.sweep.grid.feature_decay", [1e-3, 1e-2, 1e-1])
+    assert "ufm_phase" in Study(swept).figures
+    assert "ufm_phase" not in Study(laid_over(swept, {"ufm.base.solver.name": "gradient_descent"})).figures
 
 
 def test_study_loads_no_torch():

@@ -24,11 +24,18 @@ from ncpipe.networks import Network
 from ncpipe.study.spec import AugmentSpec, LossSpec, MeasureSpec, NetworkSpec, OptimizerSpec, ScheduleSpec
 from ncpipe.study.study import NetworkRun, Study
 from ncpipe.study.sweep import laid_over
+from ncpipe.tables.collapse import collapse_rows
 from ncpipe.tables.records import read_table
 from ncpipe.training import features as features_module
 from ncpipe.training.batches import ImageBatches, augmented
 from ncpipe.training.features import extract_features
-from ncpipe.training.losses import mean_loss, squared_error_penalties
+from ncpipe.training.losses import (
+    classifier_decay,
+    classifier_stationarity,
+    loss_slopes,
+    mean_loss,
+    squared_error_penalties,
+)
 from ncpipe.training.optimization import build_optimizer, learning_rate
 from ncpipe.training.train import Trainer, new_network, train
 
@@ -310,6 +317,81 @@ def test_parts_of_the_squared_error_sum_to_the_penalised_loss(trained, digits):
 def test_penalties_of_the_split_follow_the_settings(changes, expected):
     spec = planned(optimizer__weight_decay=0.01, **changes).spec
     assert squared_error_penalties(spec, 10) == (None if expected is None else pytest.approx(expected))
+
+
+LOSSES = [LossSpec(name="mse"), LossSpec(name="mse", scaling="mean"), LossSpec(name="ce")]
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: f"{loss.name} {loss.scaling}")
+def test_stationarity_of_the_classifier_is_the_gradient_of_the_penalised_loss(loss):
+    torch.manual_seed(0)
+    features, labels = torch.randn(30, 4, dtype=torch.float64), torch.arange(30) % 3
+    weight = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    bias, decay = torch.randn(3, dtype=torch.float64), 0.1
+
+    def penalised():
+        return mean_loss(loss, features @ weight.T + bias, labels) + decay / 2 * weight.square().sum()
+
+    def residual():
+        slopes = loss_slopes(loss, features @ weight.detach().T + bias, labels)
+        return classifier_stationarity(slopes.T @ features / 30, weight.detach(), decay)
+
+    (gradient,) = torch.autograd.grad(penalised(), weight)
+    assert residual() == pytest.approx(float(gradient.norm() / (decay * weight.detach().norm())), rel=1e-12)
+    assert residual() > 0.1
+    solver = torch.optim.LBFGS([weight], max_iter=500, tolerance_grad=1e-12, tolerance_change=0)
+
+    def closure():
+        solver.zero_grad()
+        value = penalised()
+        value.backward()
+        return value
+
+    solver.step(closure)
+    assert residual() < 1e-6
+
+
+def test_stationarity_is_undefined_at_zero_and_where_training_diverged():
+    ones = torch.ones(2, 3, dtype=torch.float64)
+    assert classifier_stationarity(-0.1 * ones, ones, 0.1) == 0
+    assert classifier_stationarity(ones, 0 * ones, 0.1) is None
+    assert classifier_stationarity(ones / 0, ones, 0.1) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "decay"),
+    [
+        ({}, 0.01),
+        ({"optimizer__decay": "head"}, 0.01),
+        ({"optimizer__decay": "weights"}, 0.01),
+        ({"optimizer__name": "adam"}, 0.01),
+        ({"optimizer__weight_decay": 0.0}, None),
+        ({"optimizer__name": "adamw"}, None),
+        ({"head__fixed_etf": True}, None),
+    ],
+)
+def test_stationarity_is_recorded_where_the_classifier_is_penalised(changes, decay, digits, tmp_path):
+    run = planned((0, 1), epochs=1, **changes)
+    assert classifier_decay(run.spec) == decay
+    train(run, digits, tmp_path, CPU)
+    extract_features(run, MeasureSpec(), digits, tmp_path, CPU)
+    trace = load_traces(tmp_path / "statistics.safetensors")["run"]
+    assert "classifier_stationarity" not in trace.scalars[1, "test"]
+    if decay is None:
+        assert "classifier_stationarity" not in trace.scalars[1, "train"]
+        return
+    network = new_network(run.spec, digits)
+    network.load_state_dict(read_tensors(tmp_path / "model.safetensors")[0])
+    network.eval()
+    data = ImageBatches(digits.train.images, digits.train.labels, digits.mean, digits.std, CPU)
+    loss = mean_loss(run.spec.loss, network(data.normalized(data.images)), data.labels)
+    weight = network.head.weight
+    (gradient,) = torch.autograd.grad(loss + decay / 2 * weight.square().sum(), weight)
+    expected = float(gradient.norm() / (decay * weight.detach().norm()))
+    assert trace.scalars[1, "train"]["classifier_stationarity"] == pytest.approx(expected, rel=1e-4)
+    rows = [row for row in collapse_rows("net", "run", trace) if row["metric"] == "classifier_stationarity"]
+    assert [(row["split"], row["layer"], row["time"]) for row in rows] == [("train", "features", t) for t in (0, 1)]
+    assert rows[1]["value"] == trace.scalars[1, "train"]["classifier_stationarity"]
 
 
 @pytest.mark.parametrize("held", [{"layer1"}, set()], ids=["one layer held", "no layer held"])

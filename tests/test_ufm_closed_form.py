@@ -9,9 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize
+from test_ufm_objective import formula_at, simplex
 
 from ncpipe.ufm import NoClosedForm, Problem
 from ncpipe.ufm.closed_form import shrunken_fit
+from ncpipe.ufm.layout import Layout
+from ncpipe.ufm.problem import MULTI_LABEL
 
 CHECK_VALUES = {  # value to the digits given, and the fit or margin
     "bias-free": (Problem(4, 5, 6, weight_decay=5e-3, feature_decay=1e-3), "0.01980000", 0.98),
@@ -44,44 +48,66 @@ CHECK_VALUES = {  # value to the digits given, and the fit or margin
         "0.0120265496",
         None,
     ),
+    "normalised": (Problem(10, 3, 9, loss="ce", temperature=5.0), "0.034201678513", 50 / 9),
+    "pick-all-label": (
+        Problem(4, {1: 3, 2: 1}, 6, loss="pick_all_labels", weight_decay=5e-3, feature_decay=1e-3),
+        "0.5540453121",
+        5.3471234468,
+    ),
 }
 
 small = st.floats(1e-5, 0.2)
 RELATIVES = ("ce", "label_smoothing", "focal")
+DEEP = ("linear", "linear bias", "relu", "penalised", "etf")
+NARROW = ("none", "free", "linear", "linear bias", "imbalanced", "penalised")
+KINDS = [*DEEP, "none", "free", "imbalanced", *RELATIVES, "rescaled", "etf relative", *MULTI_LABEL, "temperature"]
 
 
 @st.composite
 def closed_form_problems(draw: st.DrawFn, deepest: int = 5) -> Problem:
     """Problems of every family that has a closed form, in and out of the zero phase."""
+    kind = draw(st.sampled_from(KINDS))
     classes, samples = draw(st.integers(2, 6)), draw(st.integers(1, 20))
-    dim = draw(st.integers(classes, classes + 6))
-    kinds = ["none", "free", "penalised", "imbalanced", "linear", "linear bias", "relu", *RELATIVES, "rescaled"]
-    kind = draw(st.sampled_from(kinds))
-    depth = draw(st.integers(2, deepest)) if kind in ("linear", "linear bias", "relu") else 1
+    if kind == "temperature":
+        wide, tau = draw(st.integers(max(2, classes - 1), classes + 6)), draw(st.floats(0.1, 20))
+        return Problem(classes, samples, wide, loss="ce", temperature=tau)
+    depth = draw(st.integers(1 if kind in ("penalised", "etf") else 2, deepest)) if kind in DEEP else 1
     if kind == "imbalanced" and deepest > 2:
         depth = draw(st.integers(1, deepest))
+    if kind == "etf relative":
+        depth = draw(st.integers(1, 2))
+    frozen = kind.startswith("etf")
     fields: dict[str, Any] = {
-        "weight_decay": tuple(draw(small) for _ in range(depth)),
+        "weight_decay": tuple(draw(small) for _ in range(depth - frozen)),
         "feature_decay": draw(small),
-        "loss": kind if kind in RELATIVES else "mse",
+        "classifier": "etf" if frozen else "free",
         "activation": "relu" if kind == "relu" else "linear",
     }
+    fields["loss"] = kind if kind in (*RELATIVES, *MULTI_LABEL) else "mse"
+    if kind == "etf relative":
+        fields["loss"] = draw(st.sampled_from(RELATIVES))
     if kind == "penalised":
         fields["bias"] = draw(st.floats(1e-3, 10))
     elif kind in ("free", "linear bias"):
         fields["bias"] = "free"
-    elif kind in RELATIVES:
+    elif kind in (*RELATIVES, *MULTI_LABEL) or frozen:
         fields["bias"] = draw(st.sampled_from(["none", "free", 0.1]))
-    if kind == "label_smoothing":
+    if fields["loss"] == "label_smoothing":
         fields["smoothing"] = draw(st.floats(0.01, 0.9))
-    elif kind == "focal":
+    elif fields["loss"] == "focal":
         fields["gamma"] = draw(st.floats(0.1, 5))
     elif kind == "rescaled":
         fields["rescale"] = (draw(st.floats(0.2, 5)), draw(st.floats(0.3, 15)))
-    if kind in ("none", "free", "linear", "linear bias"):
-        dim = draw(st.integers(1, classes + 6))
+    least = 1 if kind in NARROW else classes
+    dims = [draw(st.integers(least, classes + 6)) for _ in range(depth)]
+    if frozen:
+        dims[-1] = max(dims[-1], classes - 1)
+    dim = dims if draw(st.booleans()) else max(dims) if least > 1 else dims[-1]
     if kind == "imbalanced":
         return Problem(classes, [draw(st.integers(1, 40)) for _ in range(classes)], dim, **fields)
+    if kind in MULTI_LABEL:
+        others = draw(st.dictionaries(st.integers(1, classes - 1), st.integers(1, 4), max_size=3))
+        return Problem(classes, {**others, 1: samples}, dim, **fields)
     return Problem(classes, samples, dim, **fields)
 
 
@@ -96,14 +122,248 @@ def test_check_values(name: str) -> None:
 
 
 @given(closed_form_problems())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_construction_attains_the_optimum_and_balances_the_penalties(problem: Problem) -> None:
     optimum, point = problem.optimum(), problem.construct()
     assert point.value() == pytest.approx(optimum.value, rel=1e-11, abs=1e-14)
     assert (point.features.norm() == 0) == optimum.is_zero
+    if problem.temperature is not None:
+        rows = torch.cat([point.features, *point.weights])
+        torch.testing.assert_close(rows.norm(dim=1), torch.ones(len(rows), dtype=torch.float64))
+        return
     paid = problem.feature_decay * float(point.features.square().sum())
     for decay, weight in zip(problem.weight_decays, point.weights):
         assert decay * float(weight.square().sum()) == pytest.approx(paid, rel=1e-10, abs=1e-14)
+
+
+def single_tag_means(problem: Problem, rows: torch.Tensor) -> torch.Tensor:
+    """Class means of samples sorted by class, the sets of one tag first, (K, d)."""
+    single = problem.counts[: problem.classes]
+    each = rows.split([*single, len(rows) - sum(single)])
+    return torch.stack([part.mean(dim=0) for part in each[: problem.classes]])
+
+
+@given(closed_form_problems())
+@settings(max_examples=150, deadline=None)
+def test_all_that_an_optimum_tells_is_true_of_the_construction(problem: Problem) -> None:
+    optimum, point = problem.optimum(), problem.construct()
+    close = {"rtol": 1e-10, "atol": 1e-12}
+    layers = point.layers()
+    for name, gram in optimum.grams().items():
+        means = single_tag_means(problem, layers[name])
+        torch.testing.assert_close(gram, means @ means.T, **close)
+    torch.testing.assert_close(optimum.weights_gram(), point.weights[-1] @ point.weights[-1].T, **close)
+    factors = {"H1": point.features} | {f"W{level}": weight for level, weight in enumerate(point.weights, 1)}
+    assert optimum.norms() == pytest.approx({name: float(factors[name].norm()) for name in factors}, rel=1e-10)
+    fit = (problem.temperature or 1) * point.weights[-1] @ layers["features"].T
+    sizes = torch.linalg.svdvals(fit)
+    torch.testing.assert_close(optimum.singular_values.sort(descending=True).values, sizes[: optimum.rank], **close)
+    assert float(sizes[optimum.rank :].sum()) < 1e-9 * (1 + float(sizes[0]))
+    assert (optimum.bias is None) == (point.bias is None) == (problem.bias == "none")
+    if point.bias is not None:
+        torch.testing.assert_close(point.bias, torch.full_like(point.bias, optimum.bias), **close)
+    assert set(optimum.margins) == (set(problem.samples) if problem.multi_label else set())
+    for target, logits in zip(point.targets, fit.T):
+        if optimum.margins or problem.loss != "mse":
+            margin = optimum.margins.get(int(target.sum()), optimum.scale)
+            torch.testing.assert_close(logits - logits.mean(), margin * (target - target.double().mean()), **close)
+
+
+@given(closed_form_problems(), st.sampled_from([0.98, 1.02]))
+@settings(max_examples=150, deadline=None)
+def test_zero_is_optimal_from_the_zero_threshold_on(problem: Problem, factor: float) -> None:
+    threshold = problem.optimum().zero_threshold
+    assert (threshold <= 1) == problem.optimum().is_zero
+    if problem.temperature is not None or (problem.classifier == "etf" and problem.depth == 1):
+        assert threshold == math.inf  # norms are fixed; and a ridge never gives zero
+        return
+    decays = [threshold * factor * decay for decay in problem.decays]
+    near = replace(problem, feature_decay=decays[0], weight_decay=decays[1:]).optimum()
+    assert near.is_zero == (factor > 1)
+    assert near.zero_threshold == pytest.approx(1 / factor, rel=1e-9)
+
+
+def test_grams_are_given_where_they_are_unique() -> None:
+    wide, narrow = Problem(4, 5, (6, 5), weight_decay=(2e-3, 3e-3)), Problem(4, 5, (6, 3), weight_decay=(2e-3, 3e-3))
+    assert list(wide.optimum().grams()) == ["H1", "features"]
+    assert narrow.optimum().grams() == {}
+    relu = Problem(3, 5, 4, weight_decay=(1e-3,) * 3, feature_decay=1e-3, activation="relu")
+    assert list(relu.optimum().grams()) == ["H2", "features"]
+    minority = Problem(3, [16, 9, 4], 5, weight_decay=1.0, feature_decay=4.0001 / 29**2).optimum()
+    assert float(minority.grams()["features"][2].abs().max()) == 0
+    assert float(minority.grams()["features"][1, 1]) > 0
+    for bias, rank in [(0.01, 3), (10.0, 4)]:
+        optimum = Problem(4, 5, 6, bias=bias).optimum()
+        assert optimum.rank == rank
+        assert list(optimum.grams()) == ["features"]
+    zero = Problem(4, 5, 6, weight_decay=1.0, feature_decay=1.0).optimum()
+    assert float(zero.grams()["features"].abs().max()) == 0
+
+
+# --- against numerical minimisation ------------------------------------------------------------------
+
+TINY: dict[str, dict[str, Any]] = {
+    "plain": {"weight_decay": 0.02},
+    "narrow": {"weight_decay": 0.02, "dim": 2},
+    "free bias": {"weight_decay": 0.03, "bias": "free"},
+    "penalised bias": {"weight_decay": 0.03, "bias": 0.5},
+    "penalised bias, frame": {"weight_decay": 0.03, "bias": 0.05, "dim": 2},
+    "penalised bias, zero": {"weight_decay": 3.0, "bias": 0.5},
+    "imbalanced": {"weight_decay": 0.02, "samples": (3, 2, 1)},
+    "imbalanced, narrow, deep": {"weight_decay": (0.02, 0.03), "samples": (3, 2, 1), "dim": (3, 2)},
+    "linear": {"weight_decay": (0.01, 0.02)},
+    "linear with bias": {"weight_decay": (0.01, 0.02), "bias": "free", "dim": (4, 2)},
+    "binary relu": {"weight_decay": (0.01, 0.02), "activation": "relu", "classes": 2},
+    "rescaled": {"weight_decay": 0.1, "rescale": (2.5, 2.0)},
+    "frozen": {"classifier": "etf"},
+    "frozen, free bias": {"classifier": "etf", "bias": "free"},
+    "frozen, penalised bias": {"classifier": "etf", "bias": 0.3},
+    "frozen, deep": {"classifier": "etf", "weight_decay": (0.01, 0.02), "bias": 0.3, "dim": (3, 4, 2)},
+    "frozen, deep, zero": {"classifier": "etf", "weight_decay": 3.0},
+    "ce": {"weight_decay": 0.02, "loss": "ce"},
+    "label smoothing": {"weight_decay": 0.02, "loss": "label_smoothing", "smoothing": 0.3, "bias": 0.1},
+    "focal": {"weight_decay": 0.02, "loss": "focal", "gamma": 2.0},
+    "frozen ce": {"classifier": "etf", "loss": "ce", "bias": 0.1},
+    "frozen label smoothing": {"classifier": "etf", "loss": "label_smoothing", "smoothing": 0.2},
+    "frozen focal": {"classifier": "etf", "loss": "focal", "gamma": 1.5},
+    "frozen ce, two factors": {"classifier": "etf", "loss": "ce", "weight_decay": 0.02, "dim": (3, 2)},
+    "frozen label smoothing, two factors": {
+        "classifier": "etf", "loss": "label_smoothing", "smoothing": 0.2, "weight_decay": 0.02,
+    },
+    "frozen focal, two factors": {"classifier": "etf", "loss": "focal", "gamma": 1.5, "weight_decay": 0.02},
+    "temperature": {"loss": "ce", "temperature": 2.0, "dim": 2},
+    "frozen temperature": {"loss": "ce", "temperature": 2.0, "classifier": "etf"},
+    "pick-all": {"loss": "pick_all_labels", "samples": {1: 1, 2: 1}, "weight_decay": 0.05, "bias": 0.1},
+    "pick-all normalised": {"loss": "pick_all_labels_normalized", "samples": {1: 2, 2: 1}, "weight_decay": 0.05},
+    "pick-all of four": {"loss": "pick_all_labels", "samples": {1: 1, 3: 1}, "weight_decay": 0.02, "classes": 4},
+    "pick-all, zero": {"loss": "pick_all_labels", "samples": {1: 1, 2: 1}, "weight_decay": 20.0},
+}  # fmt: skip
+
+
+def numerical_minimum(problem: Problem, starts: int) -> float:
+    """Of the objective as it is written, by autograd and an optimiser that share nothing with this package's."""
+    size = sum(Layout.of(problem).sizes)
+    frame = simplex(problem.classes, problem.widths[-1]) if problem.classifier == "etf" else None
+
+    def value(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        leaf = torch.from_numpy(flat.copy()).requires_grad_()
+        found = formula_at(problem, leaf, frame=frame)
+        found.backward()
+        return found.item(), leaf.grad.numpy()
+
+    options = {"maxiter": 5_000, "maxfun": 10_000, "ftol": 1e-15, "gtol": 1e-9}
+    draws = [np.random.default_rng(seed).standard_normal(size) for seed in range(starts)]
+    return min(minimize(value, draw, jac=True, method="L-BFGS-B", options=options).fun for draw in draws)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_numerical_minimisation_ends_at_the_closed_form(name: str) -> None:
+    fields = {"classes": 3, "samples": 2, "dim": 4} | TINY[name]
+    if "temperature" not in fields:
+        fields["feature_decay"] = 0.01 if "zero" not in name else 3.0
+    problem = Problem(**fields)
+    optimum = problem.optimum()
+    assert optimum.is_global
+    assert optimum.is_zero == ("zero" in name)
+    found = numerical_minimum(problem, starts=5)
+    assert found == pytest.approx(optimum.value, rel=1e-7)
+    assert found >= optimum.value * (1 - 1e-12)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_margins_of_several_labels_minimise_the_reduced_objective(seed: int) -> None:
+    """Over the margins alone, written with binomials (Li et al. 2024), for any multiplicities."""
+    rng = np.random.default_rng(seed)
+    K, normalised = int(rng.integers(3, 8)), bool(rng.integers(2))
+    samples = {1: int(rng.integers(1, 9))} | {m: int(rng.integers(1, 4)) for m in range(2, K) if rng.random() < 0.6}
+    weight_decay, feature_decay = 10 ** rng.uniform(-6, -2.5, 2)
+    loss = "pick_all_labels_normalized" if normalised else "pick_all_labels"
+    problem = Problem(K, samples, K, loss, weight_decay=weight_decay, feature_decay=feature_decay)
+    sizes, each = np.array(sorted(samples)), np.array([math.comb(K, m) * samples[m] for m in sorted(samples)])
+
+    def reduced(t: np.ndarray) -> float:
+        weight = each * (1 if normalised else sizes)
+        area = (each * t**2 * sizes * (K - sizes) * (K - 1) / K**2).sum()
+        entropy = (weight * np.log(sizes + (K - sizes) * np.exp(-t))).sum() / each.sum()
+        return float(entropy + np.sqrt(weight_decay * feature_decay * K * area))
+
+    optimum = problem.optimum()
+    margins = np.array([optimum.margins[m] for m in sizes])
+    options = {"xatol": 1e-9, "fatol": 1e-15, "maxiter": 20_000, "maxfev": 20_000}
+    found = minimize(reduced, margins * rng.uniform(0.7, 1.4, len(sizes)), method="Nelder-Mead", options=options)
+    assert optimum.value == pytest.approx(reduced(margins), rel=1e-13)
+    assert found.fun == pytest.approx(optimum.value, rel=1e-8)
+    assert found.fun >= optimum.value * (1 - 1e-12)
+    np.testing.assert_allclose(found.x, margins, rtol=1e-3)
+
+
+def test_several_labels_of_one_tag_are_cross_entropy() -> None:
+    one = Problem(4, 3, 5, "ce", weight_decay=5e-3, feature_decay=5e-3).optimum()
+    for loss in MULTI_LABEL:
+        same = Problem(4, {1: 3}, 5, loss, weight_decay=5e-3, feature_decay=5e-3).optimum()
+        assert same.value == pytest.approx(one.value, rel=1e-12)
+        assert same.margins == pytest.approx({1: one.scale}, rel=1e-9)
+        assert same.zero_threshold == pytest.approx(one.zero_threshold, rel=1e-12)
+        torch.testing.assert_close(same.grams()["features"], one.grams()["features"], rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("factors", [1, 2])
+def test_margins_minimise_their_one_dimensional_objective(seed: int, factors: int) -> None:
+    """By a grid refined where it is lowest, frozen classifier (one or two factors) and trained."""
+    rng = np.random.default_rng(seed)
+    loss, frozen = RELATIVES[seed % 3], factors == 1 or bool(rng.integers(2))
+    K, n, decays = int(rng.integers(2, 7)), int(rng.integers(1, 10)), 10 ** rng.uniform(-4, -0.5, factors)
+    parameters = {"label_smoothing": {"smoothing": 0.3}, "focal": {"gamma": float(rng.uniform(0.2, 8))}, "ce": {}}
+    problem = Problem(
+        K, n, K, loss, weight_decay=tuple(decays[1:]), feature_decay=decays[0],
+        classifier="etf" if frozen else "free", **parameters[loss],
+    )  # fmt: skip
+
+    def objective(t: np.ndarray) -> np.ndarray:
+        p = 1 / (1 + (K - 1) * np.exp(-t))
+        alpha, gamma = problem.smoothing, problem.gamma
+        entropy = (1 - p) ** gamma * -np.log(p) + alpha * (K - 1) / K * t
+        fit = t * math.sqrt(n) / (math.sqrt(K / (K - 1)) if frozen else 1)  # of the trained factors, K - 1 times
+        price = decays[0] / 2 * fit**2 if factors == 1 else math.sqrt(decays.prod()) * fit
+        return entropy + (K - 1) * price
+
+    low, high = 0.0, 60.0
+    for _ in range(6):
+        grid = np.linspace(low, high, 4001)
+        best = int(objective(grid).argmin())
+        low, high = grid[max(best - 3, 0)], grid[min(best + 3, 4000)]
+    optimum = problem.optimum()
+    assert optimum.value == pytest.approx(float(objective(grid).min()), rel=1e-12)
+    assert optimum.scale == pytest.approx(float(grid[best]), abs=1e-5 * (1 + grid[best]))
+
+
+def test_frozen_classifier_by_hand() -> None:
+    ridge = 5 * 3 * 1e-3  # (K - 1) n lambda_H
+    for bias, rest in [("none", 1 / 8), ("free", 0), (0.25, 0.2 / 8)]:
+        optimum = Problem(4, 5, 3, feature_decay=1e-3, bias=bias, classifier="etf").optimum()
+        assert optimum.value == pytest.approx(3 / 4 * ridge / (1 + ridge) / 2 + rest, rel=1e-14)
+        assert optimum.scale == pytest.approx(1 / (1 + ridge), rel=1e-14)
+        assert optimum.bias == {"none": None, "free": 0.25, 0.25: 0.2}[bias]
+        assert optimum.norms()["W1"] == pytest.approx(2)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_narrow_imbalanced_models_keep_the_best_of_all_choices(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    counts, depth, width = rng.integers(1, 30, 5).tolist(), 1 + seed % 3, 2
+    decays, N = 10 ** rng.uniform(-3, -1.5, depth + 1), sum(counts)
+    grid = np.linspace(0, 1, 200_001)
+
+    def gain(n: int) -> float:
+        """Fall of the objective by fitting a class of n samples, over all fits x."""
+        fit = math.sqrt(n) * grid
+        price = (depth + 1) / 2 * (np.sqrt(decays.prod()) * fit) ** (2 / (depth + 1))
+        return n / (2 * N) - float((n / (2 * N) * (grid - 1) ** 2 + price).min())
+
+    gains = sorted((gain(n) for n in counts), reverse=True)
+    problem = Problem(5, counts, width, weight_decay=tuple(decays[1:]), feature_decay=decays[0])
+    assert problem.optimum().value == pytest.approx(1 / 2 - sum(gains[:width]), abs=1e-9)
 
 
 def test_geometries() -> None:
@@ -179,9 +439,22 @@ def test_shrunken_fit_is_the_minimum(strength: float, depth: int) -> None:
     [
         ({"weight_decay": (1e-3, 1e-3), "activation": "relu", "bias": "free"}, "ReLU with a bias"),
         ({"weight_decay": (1e-3, 1e-3), "activation": "relu", "dim": 3}, "dim 3 < classes 4"),
-        ({"weight_decay": (1e-3, 1e-3), "bias": 0.1}, "penalised bias"),
+        ({"weight_decay": (1e-3, 1e-3), "activation": "relu", "dim": (9, 3)}, "dim 3 < classes 4"),
         ({"weight_decay": (1e-3, 1e-3), "loss": "ce"}, "extended model with cross entropy"),
-        ({"bias": 0.5, "dim": 3}, "dim 3 < 4"),
+        ({"classifier": "etf", "weight_decay": 1e-3, "activation": "relu"}, "ReLU before a frozen classifier"),
+        ({"classifier": "etf", "weight_decay": None, "samples": [1, 2, 3, 4]}, "imbalanced"),
+        ({"classifier": "etf", "weight_decay": (1e-3, 1e-3), "loss": "ce"}, "extended model with cross entropy"),
+        ({"classifier": "etf", "weight_decay": None, "rescale": (2, 1)}, "rescaled squared loss"),
+        (
+            {"temperature": 3, "loss": "ce", "weight_decay": None, "feature_decay": None, "dim": 2},
+            "normalised features with dim 2 < classes - 1 = 3",
+        ),
+        (
+            {"temperature": 3, "loss": "ce", "weight_decay": None, "feature_decay": None, "samples": [1, 2, 3, 4]},
+            "imbalanced classes with normalised",
+        ),
+        ({"loss": "pick_all_labels", "samples": {1: 3}, "weight_decay": (1e-3, 1e-3)}, "several labels"),
+        ({"loss": "pick_all_labels", "samples": {1: 3, 2: 1}, "dim": 2}, "several labels with dim 2"),
         ({"loss": "ce", "dim": 2}, "dim 2 < classes - 1 = 3"),
         ({"loss": "focal", "gamma": 2, "weight_decay": (1e-3, 1e-3)}, "extended model with cross entropy or its"),
         ({"loss": "label_smoothing", "smoothing": 0.1, "dim": 2}, "no simplex fits"),

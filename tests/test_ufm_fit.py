@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -12,6 +13,7 @@ from test_ufm_objective import by_formula
 from ncpipe.collapse import Moment, layer_statistics
 from ncpipe.ufm import Problem, Result, fit
 from ncpipe.ufm.fit import log_spaced
+from ncpipe.ufm.minimiser import centred_fit
 
 BATCH = [Problem(3, 4, 5, weight_decay=0.01 * k, feature_decay=1e-3) for k in (1, 2, 3)]
 DESCENT: dict[str, Any] = {"steps": 300, "points": 10, "init_scale": 0.5}
@@ -33,7 +35,7 @@ def test_lbfgs_reaches_the_check_values(name: str, tied: bool) -> None:
 
 
 @given(closed_form_problems(deepest=2))
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 def test_lbfgs_reaches_every_closed_form_and_never_passes_below(problem: Problem) -> None:
     result = fit(problem, starts=8, seed=1, tied=True)
     assert result.gap is not None
@@ -54,6 +56,50 @@ def test_lbfgs_reaches_deep_optima_from_some_of_many_starts(problem: Problem) ->
     result = fit(problem, starts=32, seed=0, tied=True)
     assert result.value == pytest.approx(problem.optimum().value, rel=1e-8)
     assert result.success_fraction >= 1 / 32
+
+
+THRESHOLDS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "narrow": {"dim": 2},
+    "free bias": {"bias": "free"},
+    "penalised bias": {"bias": 0.3},
+    "imbalanced": {"samples": (5, 3, 3, 1)},
+    "deep imbalanced": {"samples": (5, 3, 3, 1), "weight_decay": (0.1, 0.1)},
+    "deep": {"weight_decay": (0.1, 0.2, 0.1)},
+    "deep with bias": {"weight_decay": (0.1, 0.2), "bias": "free"},
+    "deep with penalised bias": {"weight_decay": (0.1, 0.2), "bias": 0.3},
+    "relu": {"weight_decay": (0.1, 0.2), "activation": "relu", "classes": 3},
+    "rescaled": {"rescale": (3.0, 2.0)},
+    "frozen": {"classifier": "etf", "weight_decay": 0.1},
+    "deep frozen": {"classifier": "etf", "weight_decay": (0.1, 0.2), "bias": 0.1},
+    "ce": {"loss": "ce"},
+    "label smoothing": {"loss": "label_smoothing", "smoothing": 0.2},
+    "focal": {"loss": "focal", "gamma": 2.0},
+    "steep focal": {"loss": "focal", "gamma": 10.0},
+    "frozen ce": {"loss": "ce", "classifier": "etf", "weight_decay": 0.1},
+    "frozen focal": {"loss": "focal", "gamma": 3.0, "classifier": "etf", "weight_decay": 0.1},
+    "pick-all": {"loss": "pick_all_labels", "samples": {1: 2, 2: 1, 3: 1}},
+    "pick-all normalised": {"loss": "pick_all_labels_normalized", "samples": {1: 2, 3: 1}},
+}
+
+
+@pytest.mark.parametrize("factor", [0.9, 1.1])
+@pytest.mark.parametrize("name", THRESHOLDS)
+def test_fit_agrees_on_both_sides_of_every_threshold(name: str, factor: float) -> None:
+    base = Problem(**{"classes": 4, "samples": 3, "dim": 5, "weight_decay": 0.1} | THRESHOLDS[name])
+    scale = factor * base.optimum().zero_threshold
+    problem = replace(
+        base, feature_decay=scale * base.decays[0], weight_decay=tuple(scale * decay for decay in base.decays[1:])
+    )
+    result, optimum = fit(problem, starts=32 if name == "relu" else 8, tied=True), problem.optimum()
+    assert optimum.is_zero == (factor > 1)
+    assert not result.missed
+    assert result.value >= optimum.value * (1 - 1e-12)
+    if factor > 1:
+        assert float(result.features.norm()) < 1e-3
+        assert result.dead_directions == problem.classes - centred_fit(problem)
+    else:
+        assert result.dead_directions < problem.classes - centred_fit(problem)
 
 
 @pytest.mark.parametrize("factor", [0.8, 1.25])
@@ -197,14 +243,44 @@ def test_trace_holds_every_layer_over_time(fields: dict[str, Any], layers: tuple
     assert trace.statistics[Moment(last, layers[0])].scatter.min() > 0
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_no_fit_goes_below_the_best_known_value_with_a_penalised_bias(seed: int) -> None:
+    """Deep or narrow, where it is not proven: around the threshold at which the ones direction dies."""
+    rng = np.random.default_rng(seed)
+    classes, depth = int(rng.integers(2, 5)), int(rng.integers(2, 4))
+    width, penalty = int(rng.integers(1, classes + 2)), float(10 ** rng.uniform(-1, 1))
+    base = Problem(classes, 2, width, weight_decay=(0.01,) * depth, feature_decay=0.01, bias=penalty)
+    scale = base.optimum().zero_threshold * penalty / (1 + penalty)
+    problems = [
+        replace(base, feature_decay=decay, weight_decay=(decay,) * depth)
+        for decay in (0.01 * scale * factor for factor in (0.9, 0.99, 1.01, 1.1))
+    ]
+    for problem, result in zip(problems, fit(problems, starts=12, tied=True)):
+        assert not problem.optimum().is_global
+        assert result.value >= problem.optimum().value * (1 - 1e-12)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"solver": "adam"}, "solver: got 'adam'; needs one of gradient_descent, lbfgs"),
+        ({"init_scale": "big"}, "^init_scale: got 'big'"),
+        ({"init_scale": None}, "^init_scale: got None"),
+        ({"init_scale": float("nan")}, "^init_scale: got nan"),
+        ({"starts": 2.5}, "^starts: got 2.5; needs an integer, at least 1"),
+        ({"max_iterations": 0}, "^max_iterations: got 0"),
+        ({"solver": "gradient_descent", "step_size": None}, "^step_size: got None"),
+        ({"solver": "gradient_descent", "momentum": "much"}, "^momentum: got 'much'"),
+        ({"solver": "gradient_flow", "steps": 0}, "^steps: got 0"),
+        ({"seed": -1}, "^seed: got -1"),
+        ({"seed": 1.5}, "^seed: got 1.5"),
+        ({"device": "nowhere"}, "^device: got 'nowhere'"),
+        ({"solver": "adam"}, "solver: got 'adam'; needs one of lbfgs, gradient_descent"),
         ({"solver": "lbfgs", "steps": 10}, "no option 'steps'"),
         ({"starts": 0}, "starts: got 0"),
         ({"solver": "gradient_descent", "points": 1}, "points: got 1"),
         ({"solver": "gradient_descent", "step_size": -0.1}, "step_size: got -0.1"),
+        ({"solver": "gradient_descent", "momentum": 1.0}, r"momentum: got 1.0; needs a number in \[0, 1\)"),
+        ({"solver": "construction", "steps": 5}, "no option 'steps'; it has none"),
         ({"seed": [1, 2]}, "seed: got 2 for 1 problems"),
     ],
 )

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ncpipe.ufm import Problem
+from ncpipe.ufm import Problem, fit
 
 VALID: dict[str, Any] = {
     "classes": 4,
@@ -36,10 +36,17 @@ VALID: dict[str, Any] = {
         ("weight_decay", (1e-3, -1e-3), "> 0"),
         ("weight_decay", (1e-3, 0.0), "> 0"),
         ("weight_decay", (), "one per weight layer"),
+        ("dim", (6, 6, 6), "one per weight layer"),
+        ("dim", (6, 0), "at least 1"),
+        ("samples", {1: 3}, "with loss 'mse'; needs an integer, or one per class"),
+        ("classifier", "simplex", "'free', 'etf'"),
+        ("temperature", 0, "> 0"),
+        ("temperature", -1.0, "> 0"),
         ("weight_decay", "large", "> 0"),
         ("feature_decay", float("nan"), "> 0"),
         ("feature_decay", float("inf"), "> 0"),
-        ("feature_decay", None, "> 0"),
+        ("feature_decay", -1e-3, "> 0"),
+        ("feature_decay", "small", "> 0"),
         ("bias", "yes", "'none', 'free' or a penalty"),
         ("bias", -0.1, ">= 0"),
         ("activation", "tanh", "'linear', 'relu'"),
@@ -50,18 +57,47 @@ def test_bad_field_is_named_with_what_it_got_and_needs(field: str, value: Any, n
         Problem(**{**VALID, field: value})
 
 
+PLAIN: dict[str, Any] = {"classes": 4, "samples": 5, "dim": 6}
+
+
 @pytest.mark.parametrize(
-    ("loss", "fields", "message"),
+    ("fields", "message"),
     [
-        ("label_smoothing", {}, "smoothing: got 0.0 with loss 'label_smoothing'"),
-        ("label_smoothing", {"smoothing": 1.0}, "smoothing: got 1.0"),
-        ("focal", {}, "gamma: got 0.0 with loss 'focal'"),
-        ("ce", {"rescale": (2, 1)}, r"rescale: got \(2.0, 1.0\) with loss 'ce'"),
+        ({"loss": "label_smoothing"}, "^smoothing: got 0.0 with loss 'label_smoothing'"),
+        ({"loss": "label_smoothing", "smoothing": 1.0}, "^smoothing: got 1.0"),
+        ({"loss": "label_smoothing", "smoothing": float("nan")}, "^smoothing: got nan"),
+        ({"loss": "focal"}, "^gamma: got 0.0 with loss 'focal'"),
+        ({"loss": "ce", "rescale": (2, 1)}, r"^rescale: got \(2.0, 1.0\) with loss 'ce'"),
+        ({"loss": "pick_all_labels"}, "^samples: got 5 with loss 'pick_all_labels'; needs a mapping"),
+        ({"loss": "pick_all_labels", "samples": [1, 2, 3, 4]}, "^samples: .*needs a mapping"),
+        ({"loss": "pick_all_labels", "samples": {2: 3}}, "^samples: got no multiplicity 1"),
+        ({"loss": "pick_all_labels", "samples": {}}, "^samples: got no multiplicity 1"),
+        ({"loss": "pick_all_labels", "samples": {1: 3, 4: 1}}, "^samples: got multiplicity 4; needs 1 to 3"),
+        ({"loss": "pick_all_labels", "samples": {0: 3, 1: 1}}, "^samples: got 0; needs an integer, at least 1"),
+        ({"loss": "pick_all_labels", "samples": {1: 0}}, "^samples: got 0; needs an integer, at least 1"),
+        ({"loss": "pick_all_labels", "samples": {1.5: 1}}, "^samples: got 1.5"),
+        ({"temperature": 2}, "^temperature: got 2.0 with loss 'mse'; it goes with 'ce'"),
+        ({"temperature": 2, "loss": "ce", "weight_decay": 1e-3}, "^weight_decay: .*norms are fixed, leave it out"),
+        ({"temperature": 2, "loss": "ce", "feature_decay": 1e-3}, "^feature_decay: .*norms are fixed, leave it out"),
+        ({"temperature": 2, "loss": "ce", "bias": "free"}, "^bias: got 'free' with temperature 2.0; needs 'none'"),
+        ({"temperature": 2, "loss": "ce", "dim": (4, 4)}, "^dim: got 2 widths for 1 weight layers"),
+        ({"temperature": 2, "loss": "ce", "activation": "relu"}, "^activation: got 'relu'"),
+        ({"temperature": float("inf"), "loss": "ce"}, "^temperature: got inf"),
+        ({"temperature": "hot", "loss": "ce"}, "^temperature: got 'hot'; needs a finite number > 0"),
+        ({"classifier": "etf", "dim": 2}, "^dim: got 2 with classifier 'etf'; .* at least 3"),
+        ({"classifier": "etf", "weight_decay": 1e-3, "dim": (5, 2)}, "^dim: got 2 with classifier 'etf'"),
+        ({"classifier": "etf", "activation": "relu"}, "^activation: got 'relu' .*with classifier 'etf'"),
+        ({"classifier": "etf", "weight_decay": 0}, "^weight_decay: got 0.0; needs a finite number > 0"),
+        ({"dim": ()}, "^dim: got 0 widths for 1 weight layers"),
+        ({"dim": "wide"}, "^dim: got 'wide'; needs an integer, at least 1"),
+        ({"weight_decay": [[1e-3]]}, "^weight_decay: got "),
+        ({"samples": "many"}, "^samples: got 'many'"),
     ],
 )
-def test_parameters_go_with_their_loss(loss: Any, fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Problem(4, 5, 6, loss, **fields)
+def test_fields_that_do_not_go_together_are_named(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        Problem(**PLAIN | fields)
+    assert "\n" not in str(caught.value)
 
 
 def test_relu_needs_two_weight_layers() -> None:
@@ -96,3 +132,50 @@ def test_equal_settings_make_equal_problems() -> None:
 @pytest.mark.parametrize(("bias", "decay"), [("none", None), ("free", 0.0), (0.2, 0.2)])
 def test_bias_decay(bias: Any, decay: float | None) -> None:
     assert Problem(4, 5, 6, bias=bias).bias_decay == decay
+
+
+def test_penalties_that_are_not_given() -> None:
+    assert Problem(4, 5, 6).decays == (1e-3, 5e-3)
+    assert Problem(4, 5, 6, classifier="etf").decays == (1e-3,)
+    assert Problem(4, 5, 6, loss="ce", temperature=2).decays == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "depth", "widths", "decays"),
+    [
+        ({}, 1, (6,), 2),
+        ({"weight_decay": (1e-3, 2e-3), "dim": (3, 7)}, 2, (3, 7), 3),
+        ({"weight_decay": (1e-3, 2e-3), "dim": (7, 7)}, 2, (7, 7), 3),
+        ({"classifier": "etf"}, 1, (6,), 1),
+        ({"classifier": "etf", "weight_decay": (1e-3, 2e-3)}, 3, (6, 6, 6), 3),
+        ({"loss": "ce", "temperature": 2, "classifier": "etf"}, 1, (6,), 0),
+    ],
+)
+def test_depth_counts_the_classifier(
+    fields: dict[str, Any], depth: int, widths: tuple[int, ...], decays: int
+) -> None:
+    problem = Problem(**PLAIN | fields)
+    assert problem.depth == depth
+    assert problem.widths == widths
+    assert len(problem.decays) == decays
+    assert [tuple(w.shape) for w in fit(problem, starts=1, max_iterations=1).weights] == [
+        *zip(widths[1:], widths[:-1]),
+        (4, widths[-1]),
+    ]
+
+
+def test_sets_of_tags_are_listed_with_their_samples() -> None:
+    problem = Problem(4, {2: 3, 1: 5}, 6, "pick_all_labels")
+    assert problem.tag_sets == ((0,), (1,), (2,), (3,), (0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
+    assert problem.counts == (5, 5, 5, 5, 3, 3, 3, 3, 3, 3)
+    assert problem.num_samples == 38
+    assert Problem(3, (4, 2, 2), 5).num_samples == 8
+    targets = problem.construct().targets
+    assert targets.shape == (38, 4)
+    assert targets[20].tolist() == [1, 1, 0, 0]
+    assert targets.sum(dim=1).tolist() == [1] * 20 + [2] * 18
+
+
+def test_problems_can_be_told_apart_in_sets() -> None:
+    first, again = (Problem(4, {1: 5, 2: 3}, 6, "pick_all_labels") for _ in range(2))
+    assert len({first, again, replace(first, samples={1: 5}), Problem(4, 5, 6)}) == 3

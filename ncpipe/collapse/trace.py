@@ -32,8 +32,9 @@ class Trace:
     heads: dict[int, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
     """Classifier weight (K, d) and bias (K,) by time; it reads the last layer."""
     scalars: dict[tuple[int, str], dict[str, float]] = field(default_factory=dict)
-    """Values by time and split that take more than statistics: ``loss``, the mean loss without penalties, and Han's
-    split of the squared error, ``loss_nc1``, ``loss_nc23`` and ``loss_perp``, where the loss is squared."""
+    """Values by time and split that take more than statistics: ``loss``, the mean loss without penalties; Han's
+    split of the squared error, ``loss_nc1``, ``loss_nc23`` and ``loss_perp``, where the loss is squared; and of the
+    training split of a network with weight decay ``classifier_stationarity``."""
 
     def depth(self, layer: str) -> int:
         """1 for the first layer."""

@@ -15,6 +15,7 @@ from ncpipe.figures import (
     frames,
     matched_ufm,
     training_curves,
+    ufm_phase,
     ufm_trajectories,
 )
 from ncpipe.figures.style import fix_layout, style
@@ -39,6 +40,7 @@ DRAWINGS: dict[FigureName, Drawing] = {
     "frames": Drawing(frames.draw, frames.caption),
     "matched_ufm": Drawing(matched_ufm.draw, matched_ufm.caption),
     "training_curves": Drawing(training_curves.draw, training_curves.caption),
+    "ufm_phase": Drawing(ufm_phase.draw, ufm_phase.caption),
     "ufm_trajectories": Drawing(ufm_trajectories.draw, ufm_trajectories.caption),
 }
 

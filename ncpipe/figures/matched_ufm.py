@@ -67,12 +67,6 @@ def matched_fits(tables: Tables) -> pd.DataFrame:
     return fits.sort_values(["order", "model"], ascending=[True, False])
 
 
-def gram_distance(predicted: Any, measured: Any) -> float:
-    """Frobenius distance of two Grams, each scaled to unit norm; NaN where one is zero or unknown."""
-    one, other = unit_gram(predicted), unit_gram(measured)
-    return float(np.linalg.norm(one - other)) if one is not None and other is not None else float("nan")
-
-
 def unit_gram(values: Any) -> NDArray[np.float64] | None:
     """A Gram of a table cell as a matrix of unit norm; None where it is zero or unknown."""
     gram = np.asarray([] if values is None else values, dtype=float).ravel()
@@ -122,8 +116,8 @@ def _draw_block(panels: Any, fits: pd.DataFrame, gram: str) -> AxesImage | None:
         predicted = by_model[model][f"predicted_{gram}"] if model in by_model else None
         absent = "no fit" if model not in by_model or predicted is None else "predicts zero"
         _draw_gram(axes, unit_gram(predicted), absent)
-        distance = gram_distance(predicted, measured)
-        axes.set_xlabel(f"distance {distance:.2f}" if np.isfinite(distance) else "", labelpad=2, size=SMALL)
+        distance = None if predicted is None else by_model[model][f"{gram}_error"]
+        axes.set_xlabel("" if pd.isna(distance) else f"distance {distance:.2f}", labelpad=2, size=SMALL)
     return image
 
 

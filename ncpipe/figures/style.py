@@ -97,7 +97,9 @@ def looks(runs: pd.DataFrame) -> dict[str, Look]:
 
 def without_solver(label: str) -> str:
     """A UFM's label without the name of its solver."""
-    return label.replace(" (GD)", "").replace(" (L-BFGS)", "")
+    for name in ("GD", "L-BFGS", "flow", "construction"):
+        label = label.replace(f" ({name})", "")
+    return label
 
 
 def new_figure(width: float, height: float) -> Figure:

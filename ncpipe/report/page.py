@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from ncpipe.figures.matched_ufm import gram_distance, matched_fits
+from ncpipe.figures.matched_ufm import matched_fits
 from ncpipe.figures.series import Tables
 from ncpipe.files import write_text
 from ncpipe.report.summary import final_values, number, sentences
@@ -131,10 +131,7 @@ def run_rows(tables: Tables) -> list[dict[str, Any]]:
 def matched_rows(tables: Tables) -> Iterator[dict[str, Any]]:
     """Predictions of the matched UFMs beside the measurements, a row per fit."""
     for fit in matched_fits(tables).to_dict("records"):
-        row = {str(key): value for key, value in fit.items()}
-        for gram in ("means_gram", "weights_gram"):
-            row[f"{gram}_distance"] = gram_distance(row[f"predicted_{gram}"], row[f"measured_{gram}"])
-        yield row
+        yield {str(key): value for key, value in fit.items()}
 
 
 def provenance(table: Path) -> dict[str, str]:

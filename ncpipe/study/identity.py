@@ -12,10 +12,10 @@ from pydantic import BaseModel
 STAGE_VERSIONS = {
     "dataset": 1,
     "train": 1,
-    "features": 2,
-    "ufm": 2,
+    "features": 3,
+    "ufm": 3,
     "collapse": 2,
-    "tables": 2,
+    "tables": 3,
     "figures": 1,
     "report": 1,
     "tracking": 1,

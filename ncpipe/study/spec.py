@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
@@ -256,6 +257,23 @@ class GradientDescent(Settings):
     step_size: Positive = 0.1
     init_scale: Positive = Field(1.0, description="Standard deviation of the Gaussian start.")
     points: Annotated[int, Field(ge=2, le=1000)] = Field(40, description="Log-spaced steps that are measured.")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Of the heavy ball.")
+
+
+class GradientFlow(Settings):
+    """Exact gradient flow from a start aligned with the targets (mse, no other parameters)."""
+
+    name: Literal["gradient_flow"]
+    steps: Count = Field(100_000, description="Of step_size each: the flow ends at time steps * step_size.")
+    step_size: Positive = 0.1
+    init_scale: Positive = Field(1.0, description="Singular values of every factor at the start.")
+    points: Annotated[int, Field(ge=2, le=1000)] = Field(40, description="Log-spaced times that are measured.")
+
+
+class Construction(Settings):
+    """The minimiser that the closed form gives."""
+
+    name: Literal["construction"]
 
 
 class Lbfgs(Settings):
@@ -265,37 +283,60 @@ class Lbfgs(Settings):
     starts: Count = 8
     max_iterations: Count = 5000
     init_scale: Positive = 1.0
+    tied: bool = Field(False, description="One feature vector per class in place of one per sample.")
 
 
-SolverSpec = Annotated[GradientDescent | Lbfgs, Field(discriminator="name")]
+SolverSpec = Annotated[GradientDescent | Lbfgs | GradientFlow | Construction, Field(discriminator="name")]
+MULTI_LABEL = ("pick_all_labels", "pick_all_labels_normalized")
 
 
 class UfmSpec(Settings):
     """One UFM problem and how to solve it; fields as in ``ncpipe.ufm.Problem``."""
 
     classes: Annotated[int, Field(ge=2)]
-    samples: Count = Field(description="Samples per class, n.")
-    dim: Count = Field(description="Feature width, d.")
-    loss: Literal["mse", "ce", "label_smoothing", "focal"] = "mse"
+    samples: Count | Annotated[tuple[Count, ...], Field(min_length=2)] | dict[Count, Count] = Field(
+        description="Samples per class, n, or one number per class; pick_all_labels: multiplicity -> samples per set."
+    )
+    dim: Count | Annotated[tuple[Count, ...], Field(min_length=1)] = Field(
+        description="Feature width, d; one per weight layer where they differ."
+    )
+    loss: Literal["mse", "ce", "label_smoothing", "focal", "pick_all_labels", "pick_all_labels_normalized"] = "mse"
     smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="label_smoothing: alpha.")
     gamma: NonNegative = Field(0.0, description="focal: the exponent.")
     rescale: tuple[Positive, Positive] = Field((1.0, 1.0), description="mse: (k, M) of the true class.")
-    weight_decay: Positive | Annotated[tuple[Positive, ...], Field(min_length=1)]
-    feature_decay: Positive
+    weight_decay: Positive | tuple[Positive, ...] | None = Field(
+        None, description="One per trained weight layer; null: 5e-3, and none with temperature or classifier 'etf'."
+    )
+    feature_decay: Positive | None = Field(None, description="null: 1e-3, and none with a temperature.")
     bias: Literal["none", "free"] | NonNegative = "none"
     activation: Literal["linear", "relu"] = "linear"
+    temperature: Positive | None = Field(
+        None,
+        description="ce: features and weight rows on unit spheres, logits scaled by this; no penalties, no bias.",
+    )
+    classifier: Literal["free", "etf"] = Field("free", description="etf: frozen at a simplex with unit-norm rows.")
     solver: SolverSpec
     seed: Seed = 0
 
     @field_validator("weight_decay")
     @classmethod
-    def _one_matrix_is_a_number(cls, value: float | tuple[float, ...]) -> float | tuple[float, ...]:
+    def _one_matrix_is_a_number(cls, value: float | tuple[float, ...] | None) -> float | tuple[float, ...] | None:
         return value[0] if isinstance(value, tuple) and len(value) == 1 else value
 
     @property
+    def num_samples(self) -> int:
+        """N."""
+        if isinstance(self.samples, dict):
+            return sum(math.comb(self.classes, m) * n for m, n in self.samples.items())
+        return self.samples * self.classes if isinstance(self.samples, int) else sum(self.samples)
+
+    @property
     def depth(self) -> int:
-        """Number of weight matrices, L."""
-        return len(self.weight_decay) if isinstance(self.weight_decay, tuple) else 1
+        """Number of weight matrices, L, the classifier included."""
+        frozen = self.classifier == "etf"
+        if self.weight_decay is None:
+            return 1
+        return frozen + (len(self.weight_decay) if isinstance(self.weight_decay, tuple) else 1)
 
     @model_validator(mode="after")
     def _parameters_go_with_their_loss(self) -> UfmSpec:
@@ -304,6 +345,30 @@ class UfmSpec(Settings):
                 raise ValueError(f"{name} > 0 goes with loss {loss!r}, and only with it")
         if self.rescale != (1, 1) and self.loss != "mse":
             raise ValueError("rescale goes with loss 'mse'")
+        if isinstance(self.samples, dict) != (self.loss in MULTI_LABEL):
+            raise ValueError("samples maps multiplicities with pick_all_labels, and only with it")
+        return self
+
+    @model_validator(mode="after")
+    def _shapes_agree(self) -> UfmSpec:
+        if isinstance(self.samples, tuple) and len(self.samples) != self.classes:
+            raise ValueError(f"samples has {len(self.samples)} numbers for {self.classes} classes")
+        if isinstance(self.samples, dict) and (1 not in self.samples or max(self.samples) >= self.classes):
+            raise ValueError(f"samples needs multiplicity 1, and none beyond {self.classes - 1}")
+        if isinstance(self.dim, tuple) and len(self.dim) != self.depth:
+            raise ValueError(f"dim has {len(self.dim)} widths for {self.depth} weight layers")
+        width = self.dim[-1] if isinstance(self.dim, tuple) else self.dim
+        if self.classifier == "etf" and width < self.classes - 1:
+            raise ValueError(f"classifier 'etf' needs dim {self.classes - 1} or more")
+        if self.classifier == "free" and self.weight_decay == ():
+            raise ValueError("weight_decay needs one value per weight layer")
+        return self
+
+    @model_validator(mode="after")
+    def _spheres_have_no_penalties(self) -> UfmSpec:
+        penalised = self.weight_decay is not None or self.feature_decay is not None or self.bias != "none"
+        if self.temperature is not None and (penalised or self.loss != "ce"):
+            raise ValueError("temperature goes with loss 'ce', without weight_decay, feature_decay and bias")
         return self
 
     @model_validator(mode="after")
@@ -315,8 +380,10 @@ class UfmSpec(Settings):
     @property
     def slug(self) -> str:
         kind = {1: "plain", 2: f"extended-{self.activation}"}.get(self.depth, f"deep{self.depth}-{self.activation}")
+        kind = "normalised" if self.temperature is not None else kind
+        kind += "-etf" if self.classifier == "etf" else ""
         bias = {"none": "nobias", "free": "bias"}.get(str(self.bias), "biaspen")
-        solver = {"gradient_descent": "gd", "lbfgs": "lbfgs"}[self.solver.name]
+        solver = {"gradient_descent": "gd", "gradient_flow": "flow"}.get(self.solver.name, self.solver.name)
         return f"{kind}-{self.loss.replace('_', '-')}-{bias}-{solver}-s{self.seed}"
 
 
@@ -358,7 +425,7 @@ class MeasureSpec(Settings):
 
 
 FigureName = Literal[
-    "collapse_curves", "collapse_depth", "frames", "matched_ufm", "training_curves", "ufm_trajectories"
+    "collapse_curves", "collapse_depth", "frames", "matched_ufm", "training_curves", "ufm_phase", "ufm_trajectories"
 ]
 
 
@@ -402,6 +469,9 @@ MetricName = Literal[
     "loss_nc1",
     "loss_nc23",
     "loss_perp",
+    "tagwise_angle",
+    "tagwise_scale",
+    "classifier_stationarity",
     "loss",
 ]
 

@@ -151,12 +151,14 @@ class Study:
             bias = spec.bias if isinstance(spec.bias, str) else "penalised"
             shape = (
                 spec.classes,
-                spec.samples,
+                str(spec.samples),
                 spec.dim,
                 spec.depth,
                 spec.loss,
                 bias,
                 spec.activation,
+                spec.temperature is None,
+                spec.classifier,
                 spec.solver,
             )
             groups.setdefault(shape, {})[problem_id] = spec
@@ -184,6 +186,7 @@ class Study:
             wanted = networks if self.networks else ()
             wanted += ("matched_ufm",) if self.networks and self.config.ufm.matched else ()
             descents = any(spec.solver.name == "gradient_descent" for spec in self.problems.values())
+            wanted += ("ufm_phase",) if sweeps_a_penalty(self.problems.values()) else ()
             wanted += ("ufm_trajectories",) if descents else ()
         options = (FigureOptions(name=f) if isinstance(f, str) else f for f in wanted)
         return {option.file or option.name: option for option in options}
@@ -224,6 +227,17 @@ class Study:
 def matches_any(layer: str, patterns: Iterable[str]) -> bool:
     """Whether a layer's name matches one of the names or globs."""
     return any(fnmatch.fnmatchcase(layer, pattern) for pattern in patterns)
+
+
+def sweeps_a_penalty(specs: Iterable[UfmSpec]) -> bool:
+    """Whether a penalty has three values or more within one model that is solved by L-BFGS."""
+    penalties = ("feature_decay", "weight_decay", "bias")
+    models: dict[Any, list[UfmSpec]] = {}
+    for spec in specs:
+        if spec.solver.name == "lbfgs":
+            fixed = spec.model_dump_json(exclude={"seed", *penalties})
+            models.setdefault((fixed, spec.depth, isinstance(spec.bias, str) and spec.bias), []).append(spec)
+    return any(len({getattr(m, name) for m in same}) >= 3 for same in models.values() for name in penalties)
 
 
 def log_spaced(points: int, last: int) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from ncpipe.claims import claim_rows
 from ncpipe.files import read_json
 from ncpipe.provenance import git_commit
 from ncpipe.study.identity import canonical, digest
-from ncpipe.study.spec import NetworkSpec, UfmSpec
+from ncpipe.study.spec import GradientDescent, GradientFlow, NetworkSpec, UfmSpec
 from ncpipe.study.study import NetworkRun, Study
 from ncpipe.tables.records import read_table, write_rows
 from ncpipe.tables.schemas import TABLES
@@ -149,30 +149,37 @@ def _problem_rows(study: Study, frames: Frames) -> Iterator[Row]:
 def problem_settings(spec: UfmSpec) -> Row:
     """Columns of the ``runs`` table that the settings of a declared UFM problem decide."""
     solver = spec.solver
-    decays = spec.weight_decay if isinstance(spec.weight_decay, tuple) else (spec.weight_decay,)
-    descent = solver.name == "gradient_descent"
+    decays = spec.weight_decay if isinstance(spec.weight_decay, tuple | None) else (spec.weight_decay,)
+    iterations, step_size = getattr(solver, "max_iterations", 0), None
+    if isinstance(solver, GradientDescent | GradientFlow):
+        iterations, step_size = solver.steps, solver.step_size
+    names = {"gradient_descent": "GD", "lbfgs": "L-BFGS", "gradient_flow": "flow"}
     bias = {"none": "no bias", "free": "bias"}.get(str(spec.bias), "penalised bias")
     kind = {1: "plain", 2: "extended"}.get(spec.depth, "deep")
     name = kind if spec.depth < 3 else f"{kind} {spec.depth}"
+    if spec.temperature is not None:
+        name, bias = "normalised", "no bias"
+    if spec.classifier == "etf":
+        name += ", ETF classifier,"
     loss = spec.loss.upper() if spec.loss in ("mse", "ce") else spec.loss.replace("_", " ")
     return {
         "classes": spec.classes,
-        "train_samples": spec.classes * spec.samples,
+        "train_samples": spec.num_samples,
         "model": kind,
         "depth": spec.depth,
         "loss": spec.loss,
         "bias": str(spec.bias),
         "optimizer": solver.name,
-        "learning_rate": solver.step_size if solver.name == "gradient_descent" else None,
-        "weight_decay": list(decays),
+        "learning_rate": step_size,
+        "weight_decay": None if decays is None else list(decays),
         "feature_decay": spec.feature_decay,
-        "epochs": solver.steps if solver.name == "gradient_descent" else solver.max_iterations,
+        "epochs": iterations,
         "activation": spec.activation,
-        "samples": spec.samples,
-        "dim": spec.dim,
+        "samples": round(spec.num_samples / spec.classes),
+        "dim": spec.dim if isinstance(spec.dim, int) else spec.dim[0],
         "seed": spec.seed,
         "settings": _json(spec),
-        "label": f"{name} {spec.activation} {loss} {bias} ({'GD' if descent else 'L-BFGS'})",
+        "label": f"{name} {spec.activation} {loss} {bias} ({names.get(solver.name, solver.name)})",
     }
 
 

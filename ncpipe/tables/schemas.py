@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 def _field(name: str, kind: pa.DataType, meaning: str, unit: str = "") -> pa.Field:
@@ -17,7 +17,8 @@ _RUN_ID = _field("run_id", pa.string(), "id of the run: slug and hash of its set
 _TIME = _field("time", pa.int64(), "training epoch of a network, iteration of a UFM solver")
 
 _TEXT, _INT, _REAL, _FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
-_REALS = pa.list_(pa.float64())
+_REALS, _INTS = pa.list_(pa.float64()), pa.list_(pa.int64())
+_UFM_LOSSES = "label_smoothing | focal | pick_all_labels | pick_all_labels_normalized"
 
 RUNS = pa.schema(
     [
@@ -36,22 +37,22 @@ RUNS = pa.schema(
         _field("depth", _INT, "network depth where it is a setting; UFM: number of weight matrices L"),
         _field("batch_norm", _FLAG, "BatchNorm used, where it is a setting"),
         _field("parameters", _INT, "trainable parameters"),
-        _field("loss", _TEXT, "mse | ce; UFM: also label_smoothing | focal"),
+        _field("loss", _TEXT, f"mse | ce; UFM: also {_UFM_LOSSES}"),
         _field("loss_scaling", _TEXT, "mse: half is 1/(2N) sum |z-y|^2, mean is torch.nn.MSELoss"),
         _field("bias", _TEXT, "network: yes | no; UFM: none | free | the penalty"),
         _field("fixed_etf", _FLAG, "classifier frozen at a simplex ETF"),
         _field("optimizer", _TEXT, "optimiser of the network, or UFM solver"),
         _field("learning_rate", _REAL, "initial learning rate, or step size of the UFM solver"),
         _field("momentum", _REAL, "momentum of sgd"),
-        _field("weight_decay", _REALS, "network: one value; UFM: one per weight matrix from the first"),
-        _field("feature_decay", _REAL, "UFM: penalty of the features"),
+        _field("weight_decay", _REALS, "network: one value; UFM: one per trained weight matrix from the first"),
+        _field("feature_decay", _REAL, "UFM: penalty of the features; null with a temperature"),
         _field("decay_group", _TEXT, "which parameters decay"),
         _field("schedule", _TEXT, "learning-rate schedule"),
         _field("epochs", _INT, "planned epochs, or iterations of the UFM solver"),
         _field("batch_size", _INT, "batch size", "samples"),
         _field("activation", _TEXT, "UFM: linear | relu between the weight matrices"),
-        _field("samples", _INT, "UFM: samples per class n"),
-        _field("dim", _INT, "UFM: feature width d"),
+        _field("samples", _INT, "UFM: samples per class n, the mean where classes differ"),
+        _field("dim", _INT, "UFM: width d of the features H_1"),
         _field("seed", _INT, "seed of initialisation and data order"),
         _field("settings", _TEXT, "all settings as JSON"),
         _field("zero_error_epoch", _INT, "first epoch with 100 % running training accuracy"),
@@ -102,26 +103,46 @@ UFM = pa.schema(
         _field("network_id", _TEXT, "matched: the network"),
         _field("model", _TEXT, "plain | extended | deep: one, two or more weight matrices"),
         _field("activation", _TEXT, "linear | relu"),
-        _field("loss", _TEXT, "mse | ce | label_smoothing | focal"),
+        _field("classifier", _TEXT, "free | etf: frozen at a simplex ETF with unit rows"),
+        _field("loss", _TEXT, f"mse | ce | {_UFM_LOSSES}"),
+        _field("smoothing", _REAL, "label_smoothing: alpha"),
+        _field("gamma", _REAL, "focal: the exponent"),
+        _field("rescale", _REALS, "rescaled mse: k and M"),
+        _field("temperature", _REAL, "features and weight rows of unit norm: tau; null where norms are penalised"),
         _field("bias", _TEXT, "none | free | the penalty"),
         _field("classes", _INT, "K"),
-        _field("samples", _INT, "per class, n"),
-        _field("dim", _INT, "feature width d"),
-        _field("weight_decay", _REALS, "one per weight matrix from the first"),
-        _field("feature_decay", _REAL, "penalty of the features; matched: inferred"),
-        _field("solver", _TEXT, "gradient_descent | lbfgs | construction"),
+        _field("samples", _INT, "N/K, rounded: per class, n; several labels: all samples over K"),
+        _field("dim", _INT, "width d of the features H_1"),
+        _field("dims", _INTS, "widths of H_1, W_1 H_1, .. where they differ"),
+        _field("weight_decay", _REALS, "one per trained weight matrix from the first; null with a temperature"),
+        _field("feature_decay", _REAL, "penalty of the features; matched: inferred; null with a temperature"),
+        _field("solver", _TEXT, "gradient_descent | lbfgs | gradient_flow | construction"),
         _field("seed", _INT, "seed of the random starts"),
         _field("status", _TEXT, "done | diverged"),
+        _field("message", _TEXT, "declared: what the solver reached, and why it stopped"),
         _field("value", _REAL, "objective reached"),
         _field("optimum", _REAL, "objective of the closed form; null where there is none"),
         _field("optimum_is_zero", _FLAG, "the closed-form optimum is the zero solution"),
+        _field("scale", _REAL, "closed form: fit x of a class (mse), or margin t (other losses)"),
+        _field("rank", _INT, "closed form: rank of the fit"),
+        _field("is_global", _FLAG, "the closed form is proven to be the global optimum; else the best value known"),
+        _field(
+            "zero_threshold",
+            _REAL,
+            "factor of the penalties of weights and features from which on zero is optimal; inf: never",
+        ),
         _field("basis", _TEXT, "theorem the optimum rests on, or why there is no closed form"),
         _field("gap", _REAL, "value - optimum"),
+        _field("missed", _FLAG, "declared: value is over 1e-8 relative above the closed form, or the fit diverged"),
         _field("gradient_norm", _REAL, "Euclidean norm of the gradient at the end"),
         _field("iterations", _INT, "solver iterations of the returned start"),
         _field("starts", _INT, "random starts"),
         _field("success_fraction", _REAL, "fraction of starts within 1e-8 relative of the best known value"),
-        _field("dead_directions", _INT, "K (K-1 with bias) minus the numerical rank of the reached fit"),
+        _field(
+            "dead_directions",
+            _INT,
+            "K (K-1 with bias, frozen classifier or a loss of margins) minus the rank of the fit",
+        ),
         _field("predicted_loss", _REAL, "matched: loss without penalties that the model predicts"),
         _field("measured_loss", _REAL, "matched: training loss of the network at its last epoch"),
         _field("predicted_feature_norm", _REAL, "matched: |H|_F of the last features"),
@@ -132,6 +153,14 @@ UFM = pa.schema(
         _field("measured_means_gram", _REALS, "network: uncentred Gram of class means, K x K row by row"),
         _field("predicted_weights_gram", _REALS, "matched: W W^T, K x K row by row"),
         _field("measured_weights_gram", _REALS, "network: W W^T, K x K row by row"),
+        _field("means_gram_error", _REAL, "Frobenius distance of the two Grams of class means, each of unit norm"),
+        _field("weights_gram_error", _REAL, "Frobenius distance of the two Grams W W^T, each of unit norm"),
+        _field("feature_norm_error", _REAL, "abs(log(predicted / measured)) of |H|_F"),
+        _field("weight_norm_error", _REAL, "abs(log(predicted / measured)) of |W|_F"),
+        _field("loss_error", _REAL, "abs(log(predicted / measured)) of the loss"),
+        _field("test_means_gram_error", _REAL, "means_gram_error against the class means of the test split"),
+        _field("test_loss_error", _REAL, "loss_error against the loss of the test split"),
+        _field("classifier_stationarity", _REAL, "network: the metric at its last epoch; matching assumes 0"),
     ]
 )
 

@@ -28,7 +28,13 @@ from ncpipe.progress import progress
 from ncpipe.study.spec import MeasureSpec
 from ncpipe.study.study import NetworkRun, matches_any
 from ncpipe.training.batches import ImageBatches
-from ncpipe.training.losses import mean_loss, squared_error_penalties
+from ncpipe.training.losses import (
+    classifier_decay,
+    classifier_stationarity,
+    loss_slopes,
+    mean_loss,
+    squared_error_penalties,
+)
 from ncpipe.training.state import checkpoint_name
 from ncpipe.training.train import EVALUATION_BATCH, new_network
 
@@ -78,6 +84,7 @@ class Extractor:
             if name in measure.splits
         }
         self.penalties = squared_error_penalties(run.spec, dataset.num_classes)
+        self.decay = classifier_decay(run.spec)
         self.trace = Trace(run.layers)
 
     @torch.no_grad()
@@ -93,15 +100,19 @@ class Extractor:
         kept: dict[str, Tensor] = {}
         for split, data in self.data.items():
             wanted = {layer for layer in self.run.layers if keep and matches_any(layer, self.measure.keep.layers)}
-            first = self._first_pass(data, wanted)
+            first = self._first_pass(data, wanted, with_gradient=self._is_penalised(split))
             for layer, found in self._second_pass(epoch, split, data, first).items():
                 self._add(epoch, layer, split, found)
             self.trace.scalars[epoch, split]["loss"] = first.loss
+            if self._is_penalised(split) and (residual := self._residual(epoch, first)) is not None:
+                self.trace.scalars[epoch, split]["classifier_stationarity"] = residual
             kept |= {f"{epoch}/{layer}/{split}": first.held[layer] for layer in wanted}
         return kept
 
-    def _first_pass(self, data: ImageBatches, wanted: set[str]) -> FirstPass:
-        """Feature vectors (N, d) of the layers that fit, class moments of the others, and the mean loss."""
+    def _first_pass(self, data: ImageBatches, wanted: set[str], *, with_gradient: bool) -> FirstPass:
+        """Feature vectors (N, d) of the layers that fit, class moments of the others, and the mean loss; with
+        ``with_gradient`` also its gradient in the classifier's weight."""
+        gradient = torch.zeros_like(self.network.head.weight, dtype=torch.float64)
         held: dict[str, Tensor] = {}
         moments: dict[str, ClassMoments] = {}
         total, start = torch.zeros((), dtype=torch.float64, device=data.labels.device), 0
@@ -117,8 +128,19 @@ class Extractor:
                     seen = class_moments(values, labels, self.num_classes)
                     moments[layer] = moments[layer] + seen if layer in moments else seen
             total += mean_loss(self.spec.loss, logits.double(), labels) * len(labels)
+            if with_gradient:
+                slopes = loss_slopes(self.spec.loss, logits.double(), labels)
+                gradient.addmm_(slopes.T, vectors[self.run.layers[-1]].double())
             start += len(labels)
-        return FirstPass(held, moments, float(total) / len(data))
+        return FirstPass(held, moments, float(total) / len(data), gradient / len(data))
+
+    def _is_penalised(self, split: str) -> bool:
+        """Whether training minimises the mean loss of the split plus a penalty of the classifier's weight."""
+        return split == "train" and self.decay is not None
+
+    def _residual(self, epoch: int, first: FirstPass) -> float | None:
+        assert self.decay is not None
+        return classifier_stationarity(first.gradient, self.trace.heads[epoch][0], self.decay)
 
     def _second_pass(
         self, epoch: int, split: str, data: ImageBatches, first: FirstPass
@@ -179,6 +201,8 @@ class FirstPass:
     """Class moments of the layers that are not held."""
     loss: float
     """Mean loss."""
+    gradient: Tensor
+    """Of the mean loss in the classifier's weight, (K, d) float64; zero where it was not asked for."""
 
 
 def row_bytes(vectors: Tensor) -> int:

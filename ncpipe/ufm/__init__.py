@@ -8,22 +8,31 @@
 True
 """
 
-from ncpipe.ufm.closed_form import NoClosedForm, Optimum
-from ncpipe.ufm.fit import GradientDescent, History, Lbfgs, Result, fit
-from ncpipe.ufm.matched import MatchedUfm, match
-from ncpipe.ufm.objective import Minimiser
+from ncpipe.ufm.central_path import CentralPath, renormalized_flow, snr, snr_law
+from ncpipe.ufm.fit import fit
+from ncpipe.ufm.matched import Goodness, MatchedUfm, match, match_statistics
+from ncpipe.ufm.minimiser import Minimiser
+from ncpipe.ufm.optimum import NoClosedForm, Optimum
+from ncpipe.ufm.perturbation import Perturbation, perturb
 from ncpipe.ufm.problem import Problem
+from ncpipe.ufm.result import History, Result
 
 __all__ = [
-    "GradientDescent",
+    "CentralPath",
+    "Goodness",
     "History",
-    "Lbfgs",
     "MatchedUfm",
     "Minimiser",
     "NoClosedForm",
     "Optimum",
+    "Perturbation",
     "Problem",
     "Result",
     "fit",
     "match",
+    "match_statistics",
+    "perturb",
+    "renormalized_flow",
+    "snr",
+    "snr_law",
 ]

@@ -1,82 +1,55 @@
-r"""Closed-form optima of the unconstrained-features models, and a minimiser for each.
+r"""Closed-form optima of the unconstrained-features models.
 
-Every optimum here has one shape. The penalties of factors whose product is Z cost at least
+Every optimum here has one shape. The penalties of F factors whose product is Z cost at least
 
-.. math:: \frac{L+1}2 \Lambda^{1/(L+1)} \sum_i \sigma_i(Z)^{2/(L+1)}, \qquad
-          \Lambda = \lambda_H \prod_l \lambda_l ,
+.. math:: \frac F2 \Lambda^{1/F} \sum_i \sigma_i(Z)^{2/F}, \qquad \Lambda \text{ the product of their penalties},
 
 so the problem is a spectral one in the fit Z = W_L ... W_1 H: its minimiser shares singular directions with
-the targets and shrinks each singular value by itself (von Neumann's trace inequality; a rank bound d keeps
-the d largest). A closed form is therefore K x r directions, r singular values, and a bias.
+the targets and shrinks each singular value by itself (von Neumann's trace inequality; a width d below the rank
+keeps the d largest). F = L + 1; a frozen classifier, a simplex whose singular values are sqrt(K/(K-1)), is none of
+them: F = L, and Z / sqrt(K/(K-1)) takes the place of Z on its K - 1 directions.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING
+from statistics import geometric_mean
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ncpipe.ufm.objective import Minimiser
+from ncpipe.ufm.frames import helmert
+from ncpipe.ufm.optimum import NoClosedForm, Optimum
 
 if TYPE_CHECKING:
     from ncpipe.ufm.problem import Problem
 
 
-class NoClosedForm(Exception):  # noqa: N818 - an answer about the problem, not a fault
-    """No theorem or derivation gives this problem's optimum; the message is the reason."""
+Real = Any
+"""A number or an array of them."""
 
 
-@dataclass(frozen=True)
-class Optimum:
-    """The smallest objective of a problem, and what it rests on."""
-
-    value: float
-    """f*, penalties included."""
-    is_zero: bool
-    """All weights and features vanish."""
-    scale: float
-    """mse: fit x of a class, W_L ... mu_c = x e_c (centred if there is a bias; the largest class if
-    imbalanced). Other losses: margin t between the true and the other logits."""
-    rank: int
-    """Rank of the fit."""
-    basis: str
-    """The theorem or derivation."""
-    is_global: bool
-    """Proven to be the global optimum; otherwise the best value known, with its condition in ``basis``."""
-
-
-@dataclass(frozen=True)
-class ClosedForm:
-    """An optimum with the fit that attains it: sum_j sigma_j u_j (u_j^T diag(n)^-1/2 Y), and a bias."""
-
-    optimum: Optimum
-    directions: Tensor
-    """Left singular vectors u_j of the fit, (K, r)."""
-    singular_values: Tensor
-    """sigma_j, (r,)."""
-    bias: float
-    """Every entry of the bias."""
-
-
-def solve(problem: Problem) -> ClosedForm:
+def solve(problem: Problem) -> Optimum:
     """The closed form of a problem.
 
     Raises:
         NoClosedForm: with the reason.
     """
-    if problem.loss == "focal":
-        return _focal(problem)
+    if problem.multi_label:
+        return _pick_all_labels(problem)
+    if problem.temperature is not None:
+        return _normalised(problem)
     if problem.loss != "mse":
-        return _cross_entropy(problem)
+        return _margin(problem)
     if problem.rescale != (1, 1):
         return _rescaled(problem)
     if not problem.balanced:
         return _imbalanced(problem)
+    if problem.classifier == "etf":
+        return _frozen(problem)
     if problem.activation == "relu":
         return _relu(problem)
     if problem.bias == "none":
@@ -86,43 +59,17 @@ def solve(problem: Problem) -> ClosedForm:
     return _penalised_bias(problem)
 
 
-def construct(problem: Problem) -> Minimiser:
-    """Factor the fit so that every factor pays the same penalty: lambda_j alpha_j^2 = (Lambda sigma^2)^(1/(L+1)).
-
-    Factor j acts as diag(alpha_j) on the first r coordinates of the feature space; the classifier leads from
-    them to the classes, the features lead the samples to them, one point per class.
-    """
-    form = solve(problem)
-    rank, factors = len(form.singular_values), problem.depth + 1
-    common = _penalty_product(problem) ** (1 / factors) * form.singular_values ** (2 / factors)
-    into = torch.zeros(problem.classes, problem.dim, dtype=torch.float64)
-    into[:, :rank] = form.directions
-
-    def spread(decay: float) -> Tensor:
-        diagonal = torch.zeros(problem.dim, dtype=torch.float64)
-        diagonal[:rank] = (common / decay).sqrt()
-        return diagonal
-
-    weights = [torch.diag(spread(decay)) for decay in problem.weight_decays[:-1]]
-    weights.append(into * spread(problem.weight_decays[-1]))
-    counts = torch.tensor(problem.counts, dtype=torch.float64)
-    columns = into * spread(problem.feature_decay) / counts.sqrt()[:, None]
-    bias = None if problem.bias == "none" else torch.full((problem.classes,), form.bias, dtype=torch.float64)
-    return Minimiser(problem, columns, weights, bias, tied=True)
-
-
 def shrunken_fit(strength: float, depth: int) -> tuple[float, float]:
-    r"""Minimise phi(x) = 1/2 [(x - 1)^2 + (L + 1) kappa x^(2/(L+1))] over x >= 0, kappa the ``strength``.
+    r"""Minimise phi(x) = 1/2 [(x - 1)^2 + F kappa x^(2/F)] over x >= 0, kappa the ``strength``, F = ``depth`` + 1.
 
-    x is the largest root of x + kappa x^(2/(L+1) - 1) = 1, a convex function of x, so that Newton's method
+    x is the largest root of x + kappa x^(2/F - 1) = 1, a convex function of x, so that Newton's method
     from x = 1 descends to it. Zero is at least as good once x falls to (L-1)/L; for L = 1, x = 1 - kappa.
 
     Returns:
         x and phi(x).
     """
     power = 2 / (depth + 1)
-    last = (depth - 1) / depth
-    if strength >= (1 - last) * last ** (1 - power):
+    if strength >= vanishing_strength(depth):
         return 0.0, 0.5
     x = 1.0
     for _ in range(100):
@@ -133,54 +80,94 @@ def shrunken_fit(strength: float, depth: int) -> tuple[float, float]:
     return x, ((x - 1) ** 2 + (depth + 1) * strength * x**power) / 2
 
 
-def _penalty_product(problem: Problem) -> float:
-    return problem.feature_decay * math.prod(problem.weight_decays)
+def vanishing_strength(depth: int) -> float:
+    """kappa from which on zero minimises phi: 1 for L = 1, inf for L = 0 (a ridge)."""
+    if depth == 0:
+        return math.inf
+    last = (depth - 1) / depth
+    return (1 - last) * last ** (1 - 2 / (depth + 1))
+
+
+def _factors(problem: Problem) -> int:
+    """F, the number of penalised factors: features and trained weights."""
+    return len(problem.decays)
+
+
+def _frame(problem: Problem) -> float:
+    """Squared singular value of a frozen classifier, else 1."""
+    return problem.classes / (problem.classes - 1) if problem.classifier == "etf" else 1.0
 
 
 def _strength(problem: Problem) -> float:
-    """kappa = K (n Lambda)^(1/(L+1)); c of the plain model."""
+    """kappa = K (n Lambda / s^2)^(1/F), s the singular value of a frozen classifier; c of the plain model."""
     n = problem.counts[0]
-    return problem.classes * (n * _penalty_product(problem)) ** (1 / (problem.depth + 1))
+    return problem.classes * (n / _frame(problem)) ** (1 / _factors(problem)) * geometric_mean(problem.decays)
 
 
-def _helmert(classes: int) -> Tensor:
-    """Orthonormal basis of the vectors that sum to zero, (K, K - 1)."""
-    basis = torch.zeros(classes, classes - 1, dtype=torch.float64)
-    for j in range(1, classes):
-        basis[:j, j - 1] = 1 / math.sqrt(j * (j + 1))
-        basis[j, j - 1] = -j / math.sqrt(j * (j + 1))
-    return basis
+def _identity(problem: Problem) -> Tensor:
+    return torch.eye(problem.classes, dtype=torch.float64)
 
 
-def _equal_directions(problem: Problem, directions: Tensor, basis: str, is_global: bool = True) -> ClosedForm:
-    """All target singular values are sqrt(n): shrink each alike, keep d of them, leave the others unfitted."""
-    x, cost = shrunken_fit(_strength(problem), problem.depth)
+def _optimum(
+    problem: Problem, value: float, scale: float, left: Tensor, sigma: Tensor | float, basis: str, **fields: Any
+) -> Optimum:
+    """An optimum with the directions ``left`` (K, r) and singular values ``sigma``, by default for one label each."""
+    rank = left.shape[1]
+    sizes = sigma if isinstance(sigma, Tensor) else torch.full((rank,), sigma, dtype=torch.float64)
+    usual = {"is_global": True, "bias": None if problem.bias == "none" else 0.0, "right": left.T}
+    return Optimum(
+        value, rank == 0, scale, rank, basis, problem=problem, left=left, singular_values=sizes, **(usual | fields)
+    )
+
+
+# --- squared loss ------------------------------------------------------------------------------------
+
+
+def _equal_directions(
+    problem: Problem, directions: Tensor, basis: str, unfitted: float = 0.0, **fields: Any
+) -> Optimum:
+    """All target singular values are sqrt(n): shrink each alike, keep as many as the narrowest layer allows.
+
+    ``unfitted``: objective that no fit can change.
+    """
+    strength, depth = _strength(problem), _factors(problem) - 1
+    x, cost = shrunken_fit(strength, depth)
     available = directions.shape[1]
-    rank = min(problem.dim, available) if x > 0 else 0
-    value = (rank * cost + (available - rank) / 2) / problem.classes
-    sigma = torch.full((rank,), x * math.sqrt(problem.counts[0]), dtype=torch.float64)
-    bias = 0.0 if problem.bias == "none" else 1 / problem.classes
-    return ClosedForm(Optimum(value, rank == 0, x, rank, basis, is_global), directions[:, :rank], sigma, bias)
+    rank = min(*problem.widths, available) if x > 0 else 0
+    value = (rank * cost + (available - rank) / 2) / problem.classes + unfitted
+    fields["zero_threshold"] = vanishing_strength(depth) / strength
+    return _optimum(problem, value, x, directions[:, :rank], x * math.sqrt(problem.counts[0]), basis, **fields)
 
 
-def _bias_free(problem: Problem) -> ClosedForm:
+def _bias_free(problem: Problem) -> Optimum:
     basis = "soft-thresholded singular values (Tirer & Bruna 2022, Theorem 3.1)"
     if problem.depth > 1:
         basis = "Schatten quasi-norm of the product of all factors (Tirer & Bruna 2022, linear extended model)"
-    return _equal_directions(problem, torch.eye(problem.classes, dtype=torch.float64), basis)
+    return _equal_directions(problem, _identity(problem), basis)
 
 
-def _free_bias(problem: Problem) -> ClosedForm:
+def _free_bias(problem: Problem) -> Optimum:
     basis = "the bias takes the mean: centred targets, singular values shrunken (derived in docs/ufm.md)"
-    return _equal_directions(problem, _helmert(problem.classes), basis)
+    return _equal_directions(problem, helmert(problem.classes), basis, bias=1 / problem.classes)
 
 
-def _relu(problem: Problem) -> ClosedForm:
+def _frozen(problem: Problem) -> Optimum:
+    """A simplex reaches the K - 1 centred directions; the mean of the targets, 1/K, is the bias's alone."""
+    if problem.activation == "relu":
+        raise NoClosedForm("ReLU before a frozen classifier: non-negative features cannot be its frame")
+    K, penalty = problem.classes, problem.bias_decay
+    unfitted = 1 / (2 * K) if penalty is None else penalty / (1 + penalty) / (2 * K)
+    bias = None if penalty is None else 1 / (K * (1 + penalty))
+    basis = "a simplex as classifier: ridge of the features in its directions (derived in docs/ufm.md)"
+    return _equal_directions(problem, helmert(K), basis, unfitted, bias=bias)
+
+
+def _relu(problem: Problem) -> Optimum:
     if problem.bias != "none":
         raise NoClosedForm("ReLU with a bias: the linear value is not reached, and no other is known")
-    if problem.dim < problem.classes:
+    if min(problem.widths) < problem.classes:
         raise NoClosedForm(
-            f"ReLU with dim {problem.dim} < classes {problem.classes}: no non-negative orthogonal frame fits"
+            f"ReLU with dim {min(problem.widths)} < classes {problem.classes}: no non-negative orthogonal frame fits"
         )
     binary = problem.classes == 2
     basis = "non-negative orthogonal frame (Tirer & Bruna 2022, under a nuclear-norm assumption)"
@@ -188,137 +175,250 @@ def _relu(problem: Problem) -> ClosedForm:
         basis = "binary deep UFM (Súkeník et al. 2023)"
     elif problem.depth > 2:
         basis = "upper bound: deep neural collapse, which solutions of lower rank can beat (Súkeník et al. 2024)"
-    directions = torch.eye(problem.classes, dtype=torch.float64)
-    return _equal_directions(problem, directions, basis, is_global=binary)
+    return _equal_directions(problem, _identity(problem), basis, is_global=binary)
 
 
-def _penalised_bias(problem: Problem) -> ClosedForm:
-    """Along the ones direction the bias competes with the fit; elsewhere there is only the fit."""
-    if problem.depth > 1:
-        raise NoClosedForm("extended model with a penalised bias: no closed form derived")
-    K, c, penalty = problem.classes, _strength(problem), problem.bias_decay
+def _penalised_bias(problem: Problem) -> Optimum:
+    """Along the ones direction the bias competes with the fit; elsewhere there is only the fit.
+
+    There the best bias leaves mu/2 (x - 1)^2, mu = lambda_b / (1 + lambda_b), that is mu phi(x) at strength kappa/mu.
+    """
+    K, strength, depth = problem.classes, _strength(problem), problem.depth
+    penalty = problem.bias_decay
     assert penalty
-    x, cost = shrunken_fit(c, depth=1)
-    centred = K - 1 if x > 0 else 0
-    common = 1 - c * (1 + 1 / penalty)
-    both = common > 0
-    rank = centred + both
-    if problem.dim < rank:
-        raise NoClosedForm(f"penalised bias with dim {problem.dim} < {rank}, the rank of the unrestricted fit")
-    if both:
-        value = (K - 1) / K * cost + (c - c * c / 2 * (1 + 1 / penalty)) / K
-        bias = c / (K * penalty)
-    else:
-        value = (K - 1) / K * cost + penalty / (2 * K * (1 + penalty))
-        bias = 1 / (K * (1 + penalty))
-    directions = _helmert(K)[:, :centred]
+    mu = penalty / (1 + penalty)
+    (x, cost), (common, shared) = shrunken_fit(strength, depth), shrunken_fit(strength / mu, depth)
+    width = min(problem.widths)
+    centred = min(width, K - 1) if x > 0 else 0
+    both = common > 0 and width >= K  # the ones direction gains least: a narrow model leaves it to the bias
+    value = (centred * cost + (K - 1 - centred) / 2 + mu * (shared if both else 1 / 2)) / K
     sigma = torch.full((centred,), x, dtype=torch.float64)
+    directions = helmert(K)[:, :centred]
     if both:
         ones = torch.full((K, 1), 1 / math.sqrt(K), dtype=torch.float64)
         directions, sigma = torch.cat([directions, ones], 1), torch.cat([sigma, sigma.new_tensor([common])])
-    basis = "convex in fit and bias, solved per direction (derived in docs/ufm.md)"
-    optimum = Optimum(value, rank == 0, x, rank, basis, is_global=True)
-    return ClosedForm(optimum, directions, sigma * math.sqrt(problem.counts[0]), bias)
+    convex = depth == 1 and width >= K - 1 + (common > 0)
+    basis = "fit and bias share the ones direction (derived in docs/ufm.md)"
+    return _optimum(
+        problem, value, x, directions, sigma * math.sqrt(problem.counts[0]),
+        basis if convex else f"{basis}; best known: not convex, proven for plain models of full width only",
+        is_global=convex,
+        zero_threshold=vanishing_strength(depth) / strength,
+        bias=(1 - (common if both else 0)) / (K * (1 + penalty)),
+    )  # fmt: skip
 
 
-def _imbalanced(problem: Problem) -> ClosedForm:
+def _imbalanced(problem: Problem) -> Optimum:
     """Targets have singular values sqrt(n_k), each shrunken by itself; the d largest are kept.
 
     kappa_k = N (Lambda n_k)^(1/(L+1)) / n_k is the strength of class k; for L = 1 it vanishes once kappa_k >= 1.
     """
-    if problem.activation == "relu" or problem.bias != "none":
-        raise NoClosedForm("imbalanced classes: a closed form only for linear bias-free mse models")
-    N, root = problem.num_samples, _penalty_product(problem) ** (1 / (problem.depth + 1))
+    if problem.activation == "relu" or problem.bias != "none" or problem.classifier == "etf":
+        raise NoClosedForm("imbalanced classes: a closed form only for linear bias-free mse models, all trained")
+    N, factors = problem.num_samples, _factors(problem)
+    root = geometric_mean(problem.decays)
     order = sorted(range(problem.classes), key=lambda k: -problem.counts[k])
+    strengths = {k: N * root * problem.counts[k] ** (1 / factors - 1) for k in order}
     value, scales = 0.0, dict[int, float]()
     for rank, k in enumerate(order):
-        n = problem.counts[k]
-        x, cost = shrunken_fit(N * root * n ** (1 / (problem.depth + 1) - 1), problem.depth)
-        kept = rank < problem.dim and x > 0
-        value += n / N * (cost if kept else 1 / 2)
+        x, cost = shrunken_fit(strengths[k], problem.depth)
+        kept = rank < min(problem.widths) and x > 0
+        value += problem.counts[k] / N * (cost if kept else 1 / 2)
         scales |= {k: x} if kept else {}
     sigma = torch.tensor([x * math.sqrt(problem.counts[k]) for k, x in scales.items()], dtype=torch.float64)
-    alive = list(scales)
-    scale = scales[alive[0]] if alive else 0.0
     basis = "singular values sqrt(n_k) of the targets, shrunken one by one (derived in docs/ufm.md)"
-    optimum = Optimum(value, not alive, scale, len(alive), basis, is_global=True)
-    return ClosedForm(optimum, torch.eye(problem.classes, dtype=torch.float64)[:, alive], sigma, 0.0)
+    threshold = vanishing_strength(problem.depth) / strengths[order[0]]
+    scale = max(scales.values(), default=0.0)
+    left = _identity(problem)[:, list(scales)]
+    return _optimum(problem, value, scale, left, sigma, basis, zero_threshold=threshold)
 
 
-def _rescaled(problem: Problem) -> ClosedForm:
+def _rescaled(problem: Problem) -> Optimum:
     """x = M - K c'/k, f* = K c' M - (K c')^2/(2k), c' = sqrt(n lW lH) < k M/K."""
-    if problem.depth > 1 or problem.bias != "none" or not problem.balanced:
+    if problem.depth > 1 or problem.bias != "none" or not problem.balanced or problem.classifier == "etf":
         raise NoClosedForm("rescaled squared loss: a closed form only for the plain bias-free balanced model")
     (k, target), K, n = problem.rescale, problem.classes, problem.counts[0]
     strength = _strength(problem)  # K c'
     x = max(0.0, target - strength / k)
-    if x > 0 and problem.dim < K:
-        raise NoClosedForm(f"rescaled squared loss with dim {problem.dim} < classes {K}: no orthogonal frame fits")
+    if x > 0 and min(problem.widths) < K:
+        raise NoClosedForm(
+            f"rescaled squared loss with dim {min(problem.widths)} < classes {K}: no orthogonal frame fits"
+        )
     value = strength * target - strength**2 / (2 * k) if x > 0 else k * target**2 / 2
-    rank = K if x > 0 else 0
     basis = "convex in the fit, symmetric in the classes (derived in docs/ufm.md; loss of Hui & Belkin 2021)"
-    sigma = torch.full((rank,), x * math.sqrt(n), dtype=torch.float64)
-    optimum = Optimum(value, x == 0, x, rank, basis, is_global=True)
-    return ClosedForm(optimum, torch.eye(K, dtype=torch.float64)[:, :rank], sigma, 0.0)
+    left, threshold = _identity(problem)[:, : K if x > 0 else 0], k * target / strength
+    return _optimum(problem, value, x, left, x * math.sqrt(n), basis, zero_threshold=threshold)
 
 
-def _cross_entropy(problem: Problem) -> ClosedForm:
-    """t* = log(1/c_e - (K-1)), f* = -log(1 - (K-1) c_e) + (K-1) c_e t*, c_e = c' + alpha/K, c' = sqrt(n lW lH).
+# --- losses of margins -------------------------------------------------------------------------------
 
-    alpha is the label smoothing; zero is optimal from c' = (1 - alpha)/K on. The bias is 0.
+
+def _margin(problem: Problem) -> Optimum:
+    """A fit t (I - 11^T/K): the margin t minimises l(t) + (K-1) F/2 p t^(2/F), p = (n Lambda / s^2)^(1/F).
+
+    l is the loss of a sample all of whose other logits are t below its own.
     """
-    K, c = problem.classes, _margin_price(problem)
-    smoothed = c + problem.smoothing / K
-    is_zero = smoothed >= 1 / K
-    margin = 0.0 if is_zero else math.log(1 / smoothed - (K - 1))
-    value = math.log(K) if is_zero else -math.log1p(-(K - 1) * smoothed) + (K - 1) * smoothed * margin
+    K, factors = problem.classes, _factors(problem)
+    if factors > 2 or problem.activation == "relu":
+        raise NoClosedForm("extended model with cross entropy or its relatives: no closed form derived")
+    if not problem.balanced:
+        raise NoClosedForm("imbalanced classes with cross entropy or its relatives: no closed form")
+    price = _strength(problem) / K
+    margin, value, threshold = _focal(problem, price) if problem.loss == "focal" else _cross_entropy(problem, price)
+    if margin > 0 and min(problem.widths) < K - 1:
+        raise NoClosedForm(f"loss of margins with dim {min(problem.widths)} < classes - 1 = {K - 1}: no simplex fits")
     basis = "convex in the fit, symmetric in the classes (derived in docs/ufm.md; cf. Zhu et al. 2021)"
-    return _simplex(problem, margin, value, basis)
+    if problem.loss == "focal":
+        basis = "simplex ETF (Zhou et al. 2022), its margin by a one-dimensional search"
+    left = helmert(K)[:, : K - 1 if margin > 0 else 0]
+    return _optimum(
+        problem, value, margin, left, margin * math.sqrt(problem.counts[0]), basis, zero_threshold=threshold
+    )
 
 
-def _focal(problem: Problem) -> ClosedForm:
-    """The least of (r/(1+r))^gamma log(1+r) + (K-1) c' t over t >= 0, r = (K-1) e^-t: found, not in closed form."""
-    K, c, gamma = problem.classes, _margin_price(problem), problem.gamma
+def _cross_entropy(problem: Problem, price: float) -> tuple[float, float, float]:
+    """Margin, objective and zero threshold of cross entropy, alpha its label smoothing.
+
+    F = 2: t = log(1/c_e - (K-1)), f* = -log(1 - (K-1) c_e) + (K-1) c_e t, c_e = c' + alpha/K; zero is optimal from
+    c' = (1 - alpha)/K on. F = 1: the root of the slope, which is never at zero.
+    """
+    K, alpha = problem.classes, problem.smoothing
+    if _factors(problem) == 1:
+
+        def slope(t: float) -> float:
+            r = (K - 1) * math.exp(-t)
+            return (K - 1) * (alpha / K + price * t) - r / (1 + r)
+
+        t = _root(slope, 0, 1 / (price * K))  # where the penalty's slope alone is the loss's at 0
+        value = math.log1p((K - 1) * math.exp(-t)) + (K - 1) * (alpha / K * t + price / 2 * t**2)
+        return t, value, math.inf
+    smoothed, threshold = price + alpha / K, (1 - alpha) / (K * price)
+    if threshold <= 1:
+        return 0.0, math.log(K), threshold
+    t = math.log(1 / smoothed - (K - 1))
+    return t, -math.log1p(-(K - 1) * smoothed) + (K - 1) * smoothed * t, threshold
+
+
+def _focal(problem: Problem, price: float) -> tuple[float, float, float]:
+    """The same of (r/(1+r))^gamma log(1+r) + (K-1) penalty(t), r = (K-1) e^-t: found, not in closed form."""
+    K, gamma, ridge = problem.classes, problem.gamma, _factors(problem) == 1
+
+    def loss(t: Real) -> Real:
+        r = (K - 1) * np.exp(-t)
+        return (r / (1 + r)) ** gamma * np.log1p(r)
 
     def objective(t: float) -> float:
-        r = (K - 1) * math.exp(-t)
-        return (r / (1 + r)) ** gamma * math.log1p(r) + (K - 1) * c * t
+        return float(loss(t)) + (K - 1) * price * (t * t / 2 if ridge else t)
 
-    def slope(t: float) -> float:
-        r = (K - 1) * math.exp(-t)
+    def steepness(t: Real) -> Real:
+        """-dl/dt."""
+        r = (K - 1) * np.exp(-t)
         p = r / (1 + r)
-        return (K - 1) * c - gamma * p**gamma * math.log1p(r) / (1 + r) - p ** (gamma + 1)
+        return gamma * p**gamma * np.log1p(r) / (1 + r) + p ** (gamma + 1)
 
-    end = objective(0) / ((K - 1) * c)  # beyond it the penalty alone costs more
-    grid = [end * i / 10_000 for i in range(10_001)]
-    descents = [(low, high) for low, high in pairwise(grid) if slope(low) < 0 <= slope(high)]
-    margin = min([0.0, *(_root(slope, low, high) for low, high in descents)], key=objective)
-    basis = "simplex ETF (Zhou et al. 2022), its margin by a one-dimensional search"
-    return _simplex(problem, margin, objective(margin), basis)
+    # Beyond the end the penalty alone costs more than zero does.
+    end = math.sqrt(2 * loss(0) / ((K - 1) * price)) if ridge else loss(0) / ((K - 1) * price)
+    stops = _valleys(lambda t: (K - 1) * price * (t if ridge else 1) - steepness(t), end)
+    margin = min([0.0, *stops], key=objective)
+    # The price at which the line from (0, l(0)) touches l: largest fall per margin.
+    tangents = _valleys(lambda t: loss(0) - loss(t) - t * steepness(t), 50 * (1 + gamma))
+    falls = [steepness(0), *((loss(0) - loss(t)) / t for t in tangents)]
+    return margin, objective(margin), math.inf if ridge else max(falls) / ((K - 1) * price)
 
 
-def _root(slope: Callable[[float], float], low: float, high: float) -> float:
+def _valleys(slope: Callable[[Real], Real], end: float) -> list[float]:
+    """Where a function turns from negative to non-negative between 0 and ``end``, to the last digit."""
+    grid = np.union1d(np.linspace(0, end, 5_000), np.geomspace(1e-6 * min(end, 1), end, 5_000))
+    signs = slope(grid) >= 0
+    turns = np.flatnonzero(~signs[:-1] & signs[1:])
+    return [_root(slope, float(grid[i]), float(grid[i + 1])) for i in turns]
+
+
+def _root(slope: Callable[[Real], Real], low: float, high: float) -> float:
     """Where an increasing function crosses zero, by bisection to the last digit."""
     while low < (middle := (low + high) / 2) < high:
         low, high = (middle, high) if slope(middle) < 0 else (low, middle)
     return high
 
 
-def _margin_price(problem: Problem) -> float:
-    """c' = sqrt(n lW lH): K - 1 times this is the penalty of a margin of one."""
-    if problem.depth > 1:
-        raise NoClosedForm("extended model with cross entropy or its relatives: no closed form derived")
+def _normalised(problem: Problem) -> Optimum:
+    """h = w_y, W a simplex ETF of unit rows: margin t = tau K/(K-1), f* = log(1 + (K-1) e^-t)."""
+    K, tau = problem.classes, problem.temperature
+    assert tau is not None
     if not problem.balanced:
-        raise NoClosedForm("imbalanced classes with cross entropy or its relatives: no closed form")
-    return math.sqrt(problem.counts[0] * _penalty_product(problem))
+        raise NoClosedForm("imbalanced classes with normalised features: no closed form")
+    if problem.widths[0] < K - 1:
+        raise NoClosedForm(
+            f"normalised features with dim {problem.widths[0]} < classes - 1 = {K - 1}: no simplex fits"
+        )
+    margin = tau * K / (K - 1)
+    basis = "simplex ETF with features on the classifier (Yaras et al. 2022; derived in docs/ufm.md)"
+    sigma = margin * math.sqrt(problem.counts[0])
+    value = math.log1p((K - 1) * math.exp(-margin))
+    return _optimum(problem, value, margin, helmert(K), sigma, basis, zero_threshold=math.inf)
 
 
-def _simplex(problem: Problem, margin: float, value: float, basis: str) -> ClosedForm:
-    """A fit t (I - 11^T/K)."""
-    needed = problem.classes - 1
-    if margin > 0 and problem.dim < needed:
-        raise NoClosedForm(f"loss of margins with dim {problem.dim} < classes - 1 = {needed}: no simplex fits")
-    rank = needed if margin > 0 else 0
-    optimum = Optimum(value, rank == 0, margin, rank, basis, is_global=True)
-    sigma = torch.full((rank,), margin * math.sqrt(problem.counts[0]), dtype=torch.float64)
-    return ClosedForm(optimum, _helmert(problem.classes)[:, :rank], sigma, 0.0)
+def _pick_all_labels(problem: Problem) -> Optimum:
+    r"""One margin t_m per multiplicity m (Li et al. 2024): the fit of the tags S is t_m (1_S - m/K).
+
+    .. math:: G(t) = \frac1N \sum_m w_m N_m \log(m + (K-m) e^{-t_m}) + \sqrt{\lambda_W \lambda_H K A(t)}, \qquad
+              A(t) = \sum_m b_m t_m^2, \quad b_m = N_m m (K-m)(K-1)/K^2,
+
+    w_m = m, or 1 if normalised. It is convex. With rho = sqrt(lambda_W lambda_H K / A) the t_m are roots of a
+    decreasing function each, and rho^2 A(t(rho)) increases with rho: one bisection within another.
+    """
+    K, N = problem.classes, problem.num_samples
+    if problem.depth > 1 or problem.classifier == "etf":
+        raise NoClosedForm("several labels: a closed form only for the plain model with a trained classifier")
+    assert isinstance(problem.samples, dict)
+    sizes = sorted(problem.samples)
+    sets = {m: math.comb(K, m) * problem.samples[m] for m in sizes}
+    weight = {m: (m if problem.loss == "pick_all_labels" else 1) * sets[m] / N for m in sizes}
+    b = {m: sets[m] * m * (K - m) * (K - 1) / K**2 for m in sizes}
+    cost = math.prod(problem.decays) * K  # (price of sqrt(A))^2
+
+    def margin(m: int, rho: float) -> float:
+        def slope(t: float) -> float:
+            odds = (K - m) * math.exp(-t)
+            return rho * b[m] * t - weight[m] * odds / (m + odds)
+
+        return _root(slope, 0, weight[m] / (rho * b[m]))
+
+    def excess(log_rho: float) -> float:
+        rho = math.exp(log_rho)
+        return rho**2 * sum(b[m] * margin(m, rho) ** 2 for m in sizes) - cost
+
+    def loss(m: int, t: float) -> float:
+        # log m + log(1 + (K-m)/m e^-t) keeps the digits of single tags
+        return weight[m] * (math.log(m) + math.log1p((K - m) / m * math.exp(-t)))
+
+    # At t -> 0, rho -> inf, rho sqrt(A) has its supremum, below which the price leaves zero.
+    supremum = sum((weight[m] * (K - m) / K) ** 2 / b[m] for m in sizes)
+    threshold = math.sqrt(supremum / cost)
+    margins = dict.fromkeys(sizes, 0.0)
+    if threshold > 1:
+        rho = math.exp(_root(excess, math.log(cost) / 2 - 50, math.log(cost) / 2 + 50))
+        margins = {m: margin(m, rho) for m in sizes}
+        if min(problem.widths) < K - 1:
+            raise NoClosedForm(
+                f"several labels with dim {min(problem.widths)} < classes - 1 = {K - 1}: no simplex fits"
+            )
+    area = sum(b[m] * margins[m] ** 2 for m in sizes)
+    value = sum(loss(m, margins[m]) for m in sizes) + math.sqrt(cost * area)
+    left = helmert(K)[:, : K - 1 if threshold > 1 else 0]
+    sigma = math.sqrt(area * K) / (K - 1)
+    basis = "convex in the fit, symmetric in the tags (derived in docs/ufm.md; Li et al. 2024)"
+    return _optimum(
+        problem, value, margins[1], left, sigma, basis,
+        zero_threshold=threshold, margins=margins, right=_tag_profiles(problem, left, margins, sigma),
+    )  # fmt: skip
+
+
+def _tag_profiles(problem: Problem, left: Tensor, margins: dict[int, float], sigma: float) -> Tensor:
+    """Right singular vectors over the sets of tags, each entry times the square root of its samples, (r, C)."""
+    if sigma == 0:
+        return torch.zeros(left.shape[1], len(problem.tag_sets), dtype=torch.float64)
+    fits = torch.zeros(problem.classes, len(problem.tag_sets), dtype=torch.float64)
+    for column, (tags, count) in enumerate(zip(problem.tag_sets, problem.counts, strict=True)):
+        fits[list(tags), column] = margins[len(tags)] * math.sqrt(count)
+    return left.T @ fits / sigma

@@ -1,118 +1,43 @@
-"""Fit UFM problems: starts, solvers by name, and what a fit reports."""
+"""Fit UFM problems: starts, solvers by name, and batches of equal shape."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Literal, overload
+from dataclasses import dataclass
+from typing import Any, Protocol, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ncpipe.collapse import Trace
-from ncpipe.ufm.closed_form import NoClosedForm, Optimum
-from ncpipe.ufm.objective import Layout, Minimiser, Objective, balancing_scales
+from ncpipe.ufm.gradient_flow import aligned_flow
+from ncpipe.ufm.layout import Layout, balancing_scales
+from ncpipe.ufm.minimiser import Minimiser
+from ncpipe.ufm.objective import Objective
 from ncpipe.ufm.problem import Problem
-from ncpipe.ufm.solvers import gradient_descent, lbfgs
+from ncpipe.ufm.result import Recorder, Result
+from ncpipe.ufm.solvers import MEMORY, Ends, gradient_descent, lbfgs
 
-SUCCESS = 1e-8
-"""A start succeeds within this much, relative, of the best known value."""
-GRADIENT_TOLERANCE = 1e-7
-"""L-BFGS: gradient norm over sqrt(penalty * objective), in balanced variables.
-
-Where the curvature is at least the penalty, the objective is then within 5e-15, relative, of its minimum."""
-
-
-@dataclass
-class History:
-    """A fit over its iterations, T of them recorded."""
-
-    iterations: list[int] = field(default_factory=list)
-    """Increasing, (T,); gradient descent starts at 0."""
-    value: list[float] = field(default_factory=list)
-    """Objective."""
-    gradient_norm: list[float] = field(default_factory=list)
-    """Euclidean norm of the objective's gradient."""
-
-    def add(self, iteration: int, value: float, gradient_norm: float) -> None:
-        self.iterations.append(iteration)
-        self.value.append(value)
-        self.gradient_norm.append(gradient_norm)
+CHUNK = 2**19
+"""Parameters of the problems that one thread solves at once."""
+GPU_CHUNK = 2**26
+LARGE = 2**20
+"""Parameters from which on a problem has all threads to itself."""
+PAIRS_BUDGET = 2**28
+"""Numbers that the pairs of L-BFGS may hold for one problem: large ones keep fewer than 20 pairs."""
 
 
-@dataclass(frozen=True)
-class Result:
-    """What a fit of one problem reached: the best of its starts."""
+class Solver(Protocol):
+    """Fits problems of one layout together; nothing of a fit depends on the others."""
 
-    problem: Problem
-    minimiser: Minimiser
-    """The point reached; of a diverged fit, its last finite one."""
-    value: float
-    """Objective reached; NaN if diverged."""
-    gradient_norm: float
-    """Euclidean norm of the objective's gradient; NaN if diverged."""
-    optimum: Optimum | None
-    """The closed form, None where there is none."""
-    iterations: int
-    """Of the returned start."""
-    starts: int
-    success_fraction: float
-    """Fraction of starts within 1e-8 relative of the best known value: the closed form's or the best found."""
-    history: History
-    _trace: Trace = field(repr=False)
-
-    @property
-    def status(self) -> Literal["done", "diverged"]:
-        return "done" if np.isfinite(self.value) else "diverged"
-
-    @property
-    def converged(self) -> bool:
-        """At a local minimum to 1e-8 relative, as far as the gradient tells.
-
-        With curvature no less than the smallest penalty, objective - minimum <= |gradient|^2 / (2 penalty).
-        """
-        penalty = min(self.problem.feature_decay, *self.problem.weight_decays)
-        return self.gradient_norm**2 <= 2 * penalty * SUCCESS * self.value
-
-    @property
-    def gap(self) -> float | None:
-        """Objective minus closed form; None where there is no closed form."""
-        return None if self.optimum is None else self.value - self.optimum.value
-
-    @property
-    def features(self) -> Tensor:
-        """The free features H_1, one sample a row sorted by class, (N, d)."""
-        return self.minimiser.features
-
-    @property
-    def weights(self) -> list[Tensor]:
-        """W_1 .. W_L: (d, d) .. (K, d)."""
-        return self.minimiser.weights
-
-    @property
-    def bias(self) -> Tensor | None:
-        """(K,)."""
-        return self.minimiser.bias
-
-    @property
-    def dead_directions(self) -> int:
-        """K (K - 1 with a bias or cross entropy) minus the numerical rank of the fit's class means."""
-        return self.minimiser.dead_directions()
-
-    def trace(self) -> Trace:
-        """Statistics of every layer over the recorded iterations, split 'train'; the loss is unpenalised.
-
-        Layers: ``features`` (L = 1); ``H1, features`` (L = 2, linear); ``H1, W1H1, features`` (L = 2, ReLU).
-        L-BFGS records its end only.
-        """
-        return self._trace
+    def run(self, problems: Sequence[Problem], seeds: Sequence[int], device: torch.device) -> list[Result]: ...
 
 
 @dataclass(frozen=True)
 class GradientDescent:
-    """Plain gradient descent from one N(0, init_scale^2) start.
+    """Gradient descent from one N(0, init_scale^2) start, on unit spheres from a uniform one.
 
     Every recorded iteration keeps the layers' statistics, O(K d) numbers, whatever N is.
     """
@@ -122,29 +47,32 @@ class GradientDescent:
     init_scale: float = 1.0
     points: int = 40
     """Iterations recorded, log-spaced with 0 and the last; fewer where they would coincide."""
+    momentum: float = 0.0
 
-    def run(self, problems: Sequence[Problem], seeds: Sequence[int]) -> list[Result]:
-        """Fit problems of one layout."""
-        objective = Objective.of(problems)
-        starts = _starts(objective.layout, seeds, 1) * self.init_scale
-        runs = [_Run(problem) for problem in problems]
+    def run(self, problems: Sequence[Problem], seeds: Sequence[int], device: torch.device) -> list[Result]:
+        objective = Objective.of(problems, device=device)
+        starts = objective.start(_draws(objective.layout, seeds, range(1)).to(device) * self.init_scale)
+        recorders = [Recorder(problem) for problem in problems]
 
-        def record(iteration: int, vectors: Tensor, values: Tensor, gradients: Tensor) -> None:
-            norms = gradients.norm(dim=1)
-            for run, vector, value, norm in zip(runs, vectors, values.tolist(), norms.tolist(), strict=True):
-                run.record(iteration, vector, value, norm)
+        def record(iteration: int, points: Tensor, values: Tensor, gradients: Tensor) -> None:
+            rows = zip(points.cpu(), values.tolist(), gradients.norm(dim=1).tolist(), strict=True)
+            for recorder, (vector, value, norm) in zip(recorders, rows, strict=True):
+                recorder.record(iteration, Minimiser.unpack(recorder.problem, vector), value, norm)
 
-        gradient_descent(objective, starts, self.step_size, log_spaced(self.steps, self.points), record)
-        return [run.result() for run in runs]
+        times = log_spaced(self.steps, self.points)
+        gradient_descent(objective, starts, self.step_size, self.momentum, times, record)
+        return [recorder.result(f"after {self.steps} steps") for recorder in recorders]
 
 
 @dataclass(frozen=True)
 class Lbfgs:
     """L-BFGS from several starts, the best kept.
 
-    Starts are N(0, init_scale^2) in balanced variables, where all penalties of weights and features are equal.
-    ``tied`` optimises one feature vector per class in place of one per sample. The optimum is the same: for
-    given weights the objective is a sum over samples, so moving all samples of a class to the best of them
+    Starts are N(0, init_scale^2) in balanced variables, where all penalties of weights and features are equal; on
+    unit spheres they are uniform. In deep models zero is a local minimum with a basin that no such start is in:
+    it is tried as well, and not counted as a start.
+    ``tied`` optimises one feature vector per class (set of tags) in place of one per sample. The optimum is the same:
+    for given weights the objective is a sum over samples, so moving all samples of a class to the best of them
     never raises it.
     """
 
@@ -153,81 +81,117 @@ class Lbfgs:
     init_scale: float = 1.0
     tied: bool = False
 
-    def run(self, problems: Sequence[Problem], seeds: Sequence[int]) -> list[Result]:
-        """Fit problems of one layout."""
-        objective = Objective.of([p for p in problems for _ in range(self.starts)], self.tied)
-        scales, balanced = balancing_scales(objective.layout, objective.decays)
-        vectors, iterations = lbfgs(
-            Objective(objective.layout, balanced),
-            _starts(objective.layout, seeds, self.starts) * self.init_scale,
-            lambda value, decays: GRADIENT_TOLERANCE * (decays[:, 0] * value).sqrt(),
-            self.max_iterations,
-        )
-        vectors = vectors / scales
-        values, gradients = objective.evaluate(vectors)
-        norms = gradients.norm(dim=1)
+    def run(self, problems: Sequence[Problem], seeds: Sequence[int], device: torch.device) -> list[Result]:
+        layout = Layout.of(problems[0], self.tied)
+        size, tries = sum(layout.sizes), self.starts + (layout.depth > 1)
+        rows = [(p, s, number) for p, s in zip(problems, seeds, strict=True) for number in range(tries)]
+        at_once = max(1, _chunk(device) // size)
+        parts = [self._minimise(rows[i : i + at_once], layout, device) for i in range(0, len(rows), at_once)]
+        columns = [torch.cat(column) for column in zip(*parts, strict=True)]
+        vectors, values, norms, iterations, stationary, exhausted = columns
         results = []
         for number, problem in enumerate(problems):
-            own = slice(number * self.starts, (number + 1) * self.starts)
-            best = own.start + int(values[own].argmin())
-            run = _Run(problem, self.tied)
-            run.record(int(iterations[best]), vectors[best], float(values[best]), float(norms[best]))
-            results.append(run.result(values[own].tolist()))
+            own = slice(number * tries, (number + 1) * tries)
+            finite = values[own].nan_to_num(nan=torch.inf)
+            best = own.start + int(finite.argmin())
+            recorder = Recorder(problem)
+            point = Minimiser.unpack(problem, vectors[best], self.tied)
+            recorder.record(int(iterations[best]), point, float(values[best]), float(norms[best]))
+            stop = f"gradient within tolerance after {iterations[best]} iterations"
+            if not stationary[best]:
+                stop = f"stalled after {iterations[best]} iterations"
+            if exhausted[best]:
+                stop = f"not converged within max_iterations={self.max_iterations}"
+            if best - own.start == self.starts:
+                stop = "the zero solution, better than all starts"
+            results.append(recorder.result(stop, values[own][: self.starts].tolist()))
+        return results
+
+    def _minimise(
+        self, rows: Sequence[tuple[Problem, int, int]], layout: Layout, device: torch.device
+    ) -> tuple[Tensor, ...]:
+        """Ends of (problem, seed, number of the start): points, objectives, gradient norms, iterations, reasons."""
+        objective = Objective.of([problem for problem, _, _ in rows], self.tied, device)
+        scales, balanced = balancing_scales(layout, objective.decays)
+        inner = type(objective)(layout, balanced)
+        size = sum(layout.sizes)
+        zero = np.zeros(size)
+        draws = [_draw(size, seed, number) if number < self.starts else zero for _, seed, number in rows]
+        start = inner.start(torch.from_numpy(np.stack(draws)).to(device) * self.init_scale)
+        pairs = min(MEMORY, max(3, PAIRS_BUDGET // (2 * size)))
+        ends: Ends = lbfgs(inner, start, self.max_iterations, pairs)
+        vectors = objective.points(ends.points.div_(scales))
+        values, gradients = objective.evaluate(vectors)
+        found = (vectors, values, gradients.norm(dim=1), ends.iterations, ends.stationary, ends.exhausted)
+        return tuple(part.cpu() for part in found)
+
+
+@dataclass(frozen=True)
+class GradientFlow:
+    """Exact gradient flow from a start aligned with the targets; see ``ncpipe.ufm.gradient_flow``.
+
+    Iteration i stands for the time i * step_size, so that it is comparable with gradient descent.
+    """
+
+    steps: int = 100_000
+    step_size: float = 0.1
+    init_scale: float = 1.0
+    points: int = 40
+
+    def run(self, problems: Sequence[Problem], seeds: Sequence[int], device: torch.device) -> list[Result]:
+        iterations = log_spaced(self.steps, self.points)
+        results = []
+        for problem in problems:
+            recorder = Recorder(problem)
+            path = aligned_flow(problem, [i * self.step_size for i in iterations], self.init_scale)
+            for iteration, point in zip(iterations, path, strict=True):
+                recorder.record(iteration, point, *_evaluate(point))
+            results.append(recorder.result(f"at time {self.steps * self.step_size:g}"))
         return results
 
 
-SOLVERS: dict[str, type[GradientDescent] | type[Lbfgs]] = {
-    "gradient_descent": GradientDescent,
+@dataclass(frozen=True)
+class Construction:
+    """The closed form's own minimiser, ``Problem.construct()``."""
+
+    def run(self, problems: Sequence[Problem], seeds: Sequence[int], device: torch.device) -> list[Result]:
+        results = []
+        for problem in problems:
+            recorder, point = Recorder(problem), problem.construct()
+            recorder.record(0, point, *_evaluate(point))
+            results.append(recorder.result("constructed"))
+        return results
+
+
+SOLVERS: dict[str, type[GradientDescent] | type[Lbfgs] | type[GradientFlow] | type[Construction]] = {
     "lbfgs": Lbfgs,
+    "gradient_descent": GradientDescent,
+    "gradient_flow": GradientFlow,
+    "construction": Construction,
 }
-
-
-class _Run:
-    """The recorded iterations of one problem's fit, up to its divergence."""
-
-    def __init__(self, problem: Problem, tied: bool = False) -> None:
-        self.problem, self.tied = problem, tied
-        self.history, self.trace = History(), Trace(problem.layer_names)
-        self.point: Minimiser | None = None
-        self.diverged = False
-
-    def record(self, iteration: int, vector: Tensor, value: float, gradient_norm: float) -> None:
-        self.diverged = self.diverged or not (np.isfinite(value) and np.isfinite(gradient_norm))
-        if self.diverged:
-            return
-        self.point = Minimiser.unpack(self.problem, vector, self.tied)
-        self.history.add(iteration, value, gradient_norm)
-        self.point.record(self.trace, iteration)
-
-    def result(self, values: Sequence[float] | None = None) -> Result:
-        """``values``: objectives of all starts, where there are several."""
-        assert self.point is not None, "the start is finite"
-        optimum = _optimum(self.problem)
-        value = float("nan") if self.diverged else self.history.value[-1]
-        reached = np.array([value] if values is None else values)
-        best = min([*reached, *([] if optimum is None else [optimum.value])])
-        successes = reached <= best + SUCCESS * abs(best)
-        return Result(
-            problem=self.problem,
-            minimiser=self.point,
-            value=value,
-            gradient_norm=float("nan") if self.diverged else self.history.gradient_norm[-1],
-            optimum=optimum,
-            iterations=self.history.iterations[-1],
-            starts=len(reached),
-            success_fraction=float(successes.mean()),
-            history=self.history,
-            _trace=self.trace,
-        )
-
-
-@overload
-def fit(problems: Problem, solver: str = "lbfgs", *, seed: int | Sequence[int] = 0, **options: Any) -> Result: ...
 
 
 @overload
 def fit(
-    problems: Sequence[Problem], solver: str = "lbfgs", *, seed: int | Sequence[int] = 0, **options: Any
+    problems: Problem,
+    solver: str = "lbfgs",
+    *,
+    seed: int | Sequence[int] = 0,
+    device: str | torch.device = "cpu",
+    report: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> Result: ...
+
+
+@overload
+def fit(
+    problems: Sequence[Problem],
+    solver: str = "lbfgs",
+    *,
+    seed: int | Sequence[int] = 0,
+    device: str | torch.device = "cpu",
+    report: Callable[[int, int], None] | None = None,
+    **options: Any,
 ) -> list[Result]: ...
 
 
@@ -236,44 +200,86 @@ def fit(
     solver: str = "lbfgs",
     *,
     seed: int | Sequence[int] = 0,
+    device: str | torch.device = "cpu",
+    report: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Result | list[Result]:
-    """Minimise one problem, or many in batches of equal shape.
+    """Minimise one problem, or many in batches of equal shape, in float64.
 
-    A fit depends on its problem and seed alone, bit for bit: not on what else is in the batch, nor on the
-    number of threads (it runs on one).
+    On the CPU a fit depends on its problem and seed alone: not on the number of threads, which share out the
+    problems, nor on what else is in the batch; bit for bit if the environment has ``MKL_CBWR=AUTO,STRICT`` before the
+    first matrix product (the ``ncpipe`` command sees to it), else to rounding. Problems of over a million parameters
+    are the exception: they are solved one by one on all threads, and their bits depend on the number of these.
 
     Args:
         problems: one, or a list; penalties may differ within a batch, other shapes make batches of their own.
-        solver: ``"lbfgs"`` (options ``starts=8, max_iterations=5000, init_scale=1.0, tied=False``) or
-            ``"gradient_descent"`` (options ``steps=100_000, step_size=0.1, init_scale=1.0, points=40``).
+        solver: ``"lbfgs"`` (options ``starts=8, max_iterations=5000, init_scale=1.0, tied=False``),
+            ``"gradient_descent"`` (``steps=100_000, step_size=0.1, init_scale=1.0, points=40, momentum=0.0``),
+            ``"gradient_flow"`` (``steps, step_size, init_scale, points`` as above), or ``"construction"``. The first
+            two are Riemannian for problems with a temperature.
         seed: of the random starts; one for all problems, or one each.
+        device: ``"cpu"``, or a GPU, which repeats bit for bit on one machine at best.
+        report: called with the problems done and their number as they come in.
 
     Returns:
         A ``Result``, or one per problem in their order.
 
     Raises:
-        ValueError: unknown solver, option or option value, or not one seed per problem.
+        ValueError: unknown solver, option or option value, or not one seed per problem; a problem that
+            ``gradient_flow`` does not cover.
+        NoClosedForm: ``construction`` of a problem without closed form.
     """
-    chosen = _solver(solver, options)
+    chosen, place = _solver(solver, options), _device(device)
     listed = [problems] if isinstance(problems, Problem) else list(problems)
     seeds = list(seed) if isinstance(seed, Sequence) else [seed] * len(listed)
+    for number in seeds:
+        if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 0:
+            raise ValueError(f"seed: got {number!r}; needs an integer, at least 0")
     if len(seeds) != len(listed):
         raise ValueError(f"seed: got {len(seeds)} for {len(listed)} problems; needs one number, or one each")
     groups: dict[Layout, list[int]] = {}
     for number, problem in enumerate(listed):
         groups.setdefault(Layout.of(problem), []).append(number)
+    large: list[list[int]] = []
+    small: list[list[int]] = []
+    for layout, members in groups.items():
+        per = max(1, _chunk(place) // (sum(layout.sizes) * getattr(chosen, "starts", 1)))
+        chunks = [members[i : i + per] for i in range(0, len(members), per)]
+        (large if sum(layout.sizes) > LARGE or place.type != "cpu" else small).extend(chunks)
     results: dict[int, Result] = {}
-    with _one_thread():
-        for members in groups.values():
-            fitted = chosen.run([listed[i] for i in members], [seeds[i] for i in members])
-            results.update(zip(members, fitted, strict=True))
+
+    def solve(members: list[int]) -> list[tuple[int, Result]]:
+        fitted = chosen.run([listed[i] for i in members], [seeds[i] for i in members], place)
+        return list(zip(members, fitted, strict=True))
+
+    for found in _solved(solve, small, large):
+        results.update(found)
+        if report is not None:
+            report(len(results), len(listed))
     return results[0] if isinstance(problems, Problem) else [results[i] for i in range(len(listed))]
+
+
+def _solved(
+    solve: Callable[[list[int]], list[tuple[int, Result]]], small: list[list[int]], large: list[list[int]]
+) -> Iterator[list[tuple[int, Result]]]:
+    """Small chunks a thread each, then the large ones one by one on all threads."""
+    threads = torch.get_num_threads()
+    with _one_thread():
+        if threads == 1 or len(small) < 2:
+            yield from map(solve, small)
+        else:
+            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                yield from pool.map(solve, small)
+    yield from map(solve, large)
 
 
 def log_spaced(steps: int, points: int) -> list[int]:
     """0, ``steps`` and whole numbers log-spaced between, at most ``points`` in all."""
     return [0, *np.unique(np.geomspace(steps, 1, points - 1).round().astype(int)).tolist()]
+
+
+def _chunk(device: torch.device) -> int:
+    return CHUNK if device.type == "cpu" else GPU_CHUNK
 
 
 @contextmanager
@@ -287,31 +293,52 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _solver(name: str, options: dict[str, Any]) -> GradientDescent | Lbfgs:
+def _device(name: str | torch.device) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device: got {name!r}; needs 'cpu', 'cuda' or 'cuda:N'") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device: got {name!r}, but torch finds no GPU; needs 'cpu'")
+    return device
+
+
+def _solver(name: str, options: dict[str, Any]) -> Solver:
     if name not in SOLVERS:
         raise ValueError(f"solver: got {name!r}; needs one of {', '.join(SOLVERS)}")
     known = SOLVERS[name].__dataclass_fields__
     for option, value in options.items():
         if option not in known:
-            raise ValueError(f"solver {name!r} has no option {option!r}; its options: {', '.join(known)}")
+            has = f"its options: {', '.join(known)}" if known else "it has none"
+            raise ValueError(f"solver {name!r} has no option {option!r}; {has}")
         least = 2 if option == "points" else 1
-        if option in ("steps", "points", "starts", "max_iterations"):
-            if not isinstance(value, int) or value < least:
+        whole, real = isinstance(value, int | np.integer), isinstance(value, int | float | np.number)
+        if option == "tied":
+            if not isinstance(value, bool):
+                raise ValueError(f"tied: got {value!r}; needs True or False")
+        elif option in ("steps", "points", "starts", "max_iterations"):
+            if isinstance(value, bool) or not whole or value < least:
                 raise ValueError(f"{option}: got {value!r}; needs an integer, at least {least}")
-        elif option != "tied" and not (np.isfinite(value) and value > 0):
+        elif option == "momentum":
+            if not real or not 0 <= value < 1:
+                raise ValueError(f"momentum: got {value!r}; needs a number in [0, 1)")
+        elif not (real and np.isfinite(value) and value > 0):
             raise ValueError(f"{option}: got {value!r}; needs a finite number > 0")
     return SOLVERS[name](**options)
 
 
-def _starts(layout: Layout, seeds: Sequence[int], starts: int) -> Tensor:
-    """Standard normal parameter vectors, (problems * starts, P); each from the generator of (seed, number)."""
+def _draw(size: int, seed: int, number: int) -> np.ndarray:
+    """Standard normal parameters (P,), from the generator of (seed, number of the start)."""
+    return np.random.default_rng([seed, number]).standard_normal(size)
+
+
+def _draws(layout: Layout, seeds: Sequence[int], numbers: range) -> Tensor:
+    """(seeds * numbers, P)."""
     size = sum(layout.sizes)
-    draws = [np.random.default_rng([s, i]).standard_normal(size) for s in seeds for i in range(starts)]
-    return torch.from_numpy(np.stack(draws))
+    return torch.from_numpy(np.stack([_draw(size, seed, number) for seed in seeds for number in numbers]))
 
 
-def _optimum(problem: Problem) -> Optimum | None:
-    try:
-        return problem.optimum()
-    except NoClosedForm:
-        return None
+def _evaluate(point: Minimiser) -> tuple[float, float]:
+    """Objective and norm of its gradient."""
+    value, gradient = Objective.of([point.problem], point.tied).evaluate(point.pack()[None])
+    return float(value), float(gradient.norm())

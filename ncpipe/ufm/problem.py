@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ncpipe.ufm import closed_form
 
 if TYPE_CHECKING:
     from ncpipe.ufm.closed_form import Optimum
-    from ncpipe.ufm.objective import Minimiser
+    from ncpipe.ufm.minimiser import Minimiser
 
-Loss = Literal["mse", "ce", "label_smoothing", "focal"]
+Loss = Literal["mse", "ce", "label_smoothing", "focal", "pick_all_labels", "pick_all_labels_normalized"]
 Activation = Literal["linear", "relu"]
+Classifier = Literal["free", "etf"]
+MULTI_LABEL = ("pick_all_labels", "pick_all_labels_normalized")
+WEIGHT_DECAY, FEATURE_DECAY = 5e-3, 1e-3
+"""Penalties that are not given: those of Tirer & Bruna's reference run."""
+SMALLEST = 1e-100
+"""Of a parameter, and one over its largest: products of two stay within float64."""
 
 
 @dataclass(frozen=True)
@@ -28,79 +36,135 @@ class Problem:
     with K classes, N samples and the loss of logits z of a sample of class y, p = softmax(z):
     ``mse`` :math:`\frac12 [k (z_y - M)^2 + \sum_{j \ne y} z_j^2]` (k = M = 1 unless rescaled), ``ce``
     :math:`-\log p_y`, ``label_smoothing`` :math:`-\sum_j [(1 - \alpha) \delta_{jy} + \alpha / K] \log p_j`,
-    ``focal`` :math:`-(1 - p_y)^\gamma \log p_y`.
+    ``focal`` :math:`-(1 - p_y)^\gamma \log p_y`. A sample with the tags S has ``pick_all_labels``
+    :math:`-\sum_{k \in S} \log p_k`, which ``pick_all_labels_normalized`` divides by \|S\|.
     L = 1 is the plain UFM, L = 2 the extended one of Tirer & Bruna (ICML 2022), more the deep UFM of Súkeník et al.
-    (NeurIPS 2023).
+    (NeurIPS 2023). With a temperature, features and rows of the classifier have unit norm instead of penalties and
+    z = tau W h (Yaras et al., NeurIPS 2022).
 
     Args:
         classes: K, at least 2.
-        samples: samples per class n, or one number per class when they differ.
-        dim: width d of the features and of the hidden layers.
-        loss: ``"mse"``, ``"ce"``, ``"label_smoothing"`` or ``"focal"``.
-        weight_decay: penalties of W_1 (d x d if L > 1) .. W_L (K x d), which make the depth L; a number when
-            L = 1. Positive: with a zero penalty the infimum is not attained.
-        feature_decay: penalty of the features, positive.
+        samples: samples per class n, or one number per class when they differ; with a loss of several labels, a
+            mapping from multiplicity (1 .. K-1, with 1) to the samples of each set of so many tags.
+        dim: width d of the features and of the hidden layers, or the widths of H_1, W_1 H_1, .. (one per weight
+            layer) where they differ.
+        loss: ``"mse"``, ``"ce"``, ``"label_smoothing"``, ``"focal"``, ``"pick_all_labels"`` or
+            ``"pick_all_labels_normalized"``.
+        weight_decay: penalties of W_1 .. W_L, which make the depth L; a number when L = 1. Positive: with a zero
+            penalty the infimum is not attained. Default 5e-3. A frozen classifier has none: with
+            ``classifier="etf"`` the hidden layers' alone, by default none.
+        feature_decay: penalty of the features, positive. Default 1e-3.
         bias: of the classifier: ``"none"``, ``"free"``, or its penalty (0 is the same as ``"free"``).
         activation: s, between weight layers: ``"linear"``, or ``"relu"`` (needs L >= 2).
         smoothing: alpha of ``label_smoothing``, in (0, 1).
         gamma: exponent of ``focal``, positive.
         rescale: (k, M) of ``mse``, positive.
+        temperature: tau > 0 of the normalised model (plain, ``ce``, no bias, no penalties).
+        classifier: ``"free"``, or ``"etf"``: frozen at a simplex equiangular tight frame with rows of unit norm.
 
     Raises:
         ValueError: naming the field, what it got and what it needs.
     """
 
     classes: int
-    samples: int | Sequence[int]
-    dim: int
+    samples: int | Sequence[int] | Mapping[int, int]
+    dim: int | Sequence[int]
     loss: Loss = "mse"
-    weight_decay: float | Sequence[float] = 5e-3
-    feature_decay: float = 1e-3
+    weight_decay: float | Sequence[float] | None = None
+    feature_decay: float | None = None
     bias: Literal["none", "free"] | float = "none"
     activation: Activation = "linear"
     smoothing: float = 0.0
     gamma: float = 0.0
     rescale: tuple[float, float] = (1.0, 1.0)
+    temperature: float | None = None
+    classifier: Classifier = "free"
 
     def __post_init__(self) -> None:
         self._set("classes", _integer("classes", self.classes, at_least=2))
-        self._set("samples", _samples(self.samples, self.classes))
-        self._set("dim", _integer("dim", self.dim, at_least=1))
         self._set("loss", _choice("loss", self.loss, get_args(Loss)))
-        self._set("weight_decay", _weight_decay(self.weight_decay))
-        self._set("feature_decay", _penalty("feature_decay", self.feature_decay))
-        self._set("bias", _bias(self.bias))
+        self._set("samples", _samples(self.samples, self.classes, self.loss))
         self._set("activation", _choice("activation", self.activation, get_args(Activation)))
+        self._set("classifier", _choice("classifier", self.classifier, get_args(Classifier)))
+        self._set("bias", _bias(self.bias))
         self._set("smoothing", _penalty("smoothing", self.smoothing, zero=True))
         self._set("gamma", _penalty("gamma", self.gamma, zero=True))
         self._set("rescale", _rescale(self.rescale))
-        for reason in loss_mistakes(self.loss, self.smoothing, self.gamma, self.rescale):
+        if self.temperature is not None:
+            self._set("temperature", _penalty("temperature", self.temperature))
+        for reason in [*loss_mistakes(self.loss, self.smoothing, self.gamma, self.rescale), *self._sphere_mistakes()]:
             raise ValueError(reason)
+        if self.temperature is None:
+            usual = () if self.classifier == "etf" else WEIGHT_DECAY
+            self._set("weight_decay", _weight_decay(usual if self.weight_decay is None else self.weight_decay))
+            default = FEATURE_DECAY if self.feature_decay is None else self.feature_decay
+            self._set("feature_decay", _penalty("feature_decay", default))
+        self._check_layers()
+
+    def _sphere_mistakes(self) -> Iterator[str]:
+        """What does not go with a temperature."""
+        if self.temperature is None:
+            return
+        for field in ("weight_decay", "feature_decay"):
+            if (value := getattr(self, field)) is not None:
+                yield f"{field}: got {value} with temperature {self.temperature}; norms are fixed, leave it out"
+        if self.loss != "ce":
+            yield f"temperature: got {self.temperature} with loss {self.loss!r}; it goes with 'ce'"
+        if self.bias != "none":
+            yield f"bias: got {self.bias!r} with temperature {self.temperature}; needs 'none'"
+
+    def _check_layers(self) -> None:
+        if self.classifier == "free" and self.temperature is None and not self.weight_decays:
+            raise ValueError("weight_decay: got no number; needs one per weight layer")
+        self._set("dim", _dim(self.dim, self.depth))
+        if self.temperature is not None and self.widths[0] < 2:
+            raise ValueError(
+                "dim: got 1 with a temperature; needs at least 2: in one dimension a sphere is two points"
+            )
+        if self.activation == "relu" and self.temperature is not None:
+            raise ValueError("activation: got 'relu' with a temperature, which goes with one weight layer")
         if self.activation == "relu" and self.depth == 1:
             raise ValueError(
                 "activation: got 'relu' with one weight layer; it stands between two: give weight_decay as (W_1, W_2)"
+                + (", or (W_1,) with classifier 'etf'" if self.classifier == "etf" else "")
+            )
+        if self.classifier == "etf" and self.widths[-1] < self.classes - 1:
+            raise ValueError(
+                f"dim: got {self.widths[-1]} with classifier 'etf'; a simplex of {self.classes} classes needs "
+                f"at least {self.classes - 1}"
             )
 
     def _set(self, field: str, value: Any) -> None:
         object.__setattr__(self, field, value)
 
+    def __hash__(self) -> int:
+        return hash(repr(self))  # a mapping of samples has no hash of its own
+
     @property
     def weight_decays(self) -> tuple[float, ...]:
-        """Penalties of W_1 .. W_L."""
-        assert isinstance(self.weight_decay, tuple)  # normalised above
-        return self.weight_decay
+        """Penalties of the trained W_1, W_2, ..; none with a temperature."""
+        return () if self.temperature is not None else tuple(self.weight_decay)  # type: ignore[arg-type]
+
+    @property
+    def decays(self) -> tuple[float, ...]:
+        """Penalties of the free factors: features, W_1, W_2, ..; none with a temperature."""
+        return () if self.feature_decay is None else (self.feature_decay, *self.weight_decays)
 
     @property
     def loss_parameters(self) -> tuple[float, ...]:
         """What the loss has beside its name."""
-        return {"mse": self.rescale, "ce": (), "label_smoothing": (self.smoothing,), "focal": (self.gamma,)}[
-            self.loss
-        ]
+        own = {"mse": self.rescale, "label_smoothing": (self.smoothing,), "focal": (self.gamma,)}
+        return own.get(self.loss, ())
 
     @property
     def depth(self) -> int:
-        """Number of weight matrices, L."""
-        return len(self.weight_decays)
+        """Number of weight matrices, L, the classifier included."""
+        return 1 if self.temperature is not None else len(self.weight_decays) + (self.classifier == "etf")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Widths of H_1, W_1 H_1, .., the last of which the classifier reads, (L,)."""
+        return (self.dim,) * self.depth if isinstance(self.dim, int) else tuple(self.dim)
 
     @property
     def bias_decay(self) -> float | None:
@@ -110,8 +174,20 @@ class Problem:
         return self.bias
 
     @property
+    def multi_label(self) -> bool:
+        return self.loss in MULTI_LABEL
+
+    @cached_property
+    def tag_sets(self) -> tuple[tuple[int, ...], ...]:
+        """The labels of each kind of sample: ((0,), (1,), ..), with several labels followed by the larger sets."""
+        sizes = sorted(self.samples) if isinstance(self.samples, Mapping) else [1]
+        return tuple(tags for size in sizes for tags in combinations(range(self.classes), size))
+
+    @property
     def counts(self) -> tuple[int, ...]:
-        """Samples per class, n_1 .. n_K."""
+        """Samples per class, n_1 .. n_K; with several labels, per set of tags."""
+        if isinstance(self.samples, Mapping):
+            return tuple(self.samples[len(tags)] for tags in self.tag_sets)
         return (self.samples,) * self.classes if isinstance(self.samples, int) else tuple(self.samples)
 
     @property
@@ -121,7 +197,8 @@ class Problem:
 
     @property
     def balanced(self) -> bool:
-        return len(set(self.counts)) == 1
+        """All classes have as many samples; with several labels, all sets of a size."""
+        return self.multi_label or len(set(self.counts)) == 1
 
     @property
     def layer_names(self) -> tuple[str, ...]:
@@ -141,7 +218,7 @@ class Problem:
             >>> round(Problem(4, samples=5, dim=6, weight_decay=5e-3, feature_decay=1e-3).optimum().scale, 6)
             0.98
         """
-        return closed_form.solve(self).optimum
+        return closed_form.solve(self)
 
     def construct(self) -> Minimiser:
         """One explicit minimiser, balanced: every factor pays the same penalty, every class has one feature vector.
@@ -152,7 +229,7 @@ class Problem:
         Raises:
             NoClosedForm: with the reason, where there is no closed form.
         """
-        return closed_form.construct(self)
+        return closed_form.solve(self).construct()
 
 
 def loss_mistakes(loss: str, smoothing: float, gamma: float, rescale: tuple[float, float]) -> Iterator[str]:
@@ -176,18 +253,45 @@ def _integer(field: str, value: Any, at_least: int) -> int:
         number = operator.index(value)
     except TypeError:
         raise ValueError(f"{field}: got {value!r}; needs an integer, at least {at_least}") from None
-    if number < at_least:
+    if number < at_least or isinstance(value, bool):
         raise ValueError(f"{field}: got {number}; needs an integer, at least {at_least}")
     return number
 
 
-def _samples(value: Any, classes: int) -> int | tuple[int, ...]:
-    if not isinstance(value, Sequence):
+def _samples(value: Any, classes: int, loss: str) -> int | tuple[int, ...] | dict[int, int]:
+    if isinstance(value, Mapping) != (loss in MULTI_LABEL):
+        kind = "a mapping from multiplicity to samples" if loss in MULTI_LABEL else "an integer, or one per class"
+        raise ValueError(f"samples: got {value!r} with loss {loss!r}; needs {kind}")
+    if isinstance(value, Mapping):
+        counts = {_multiplicity(m, classes): _integer("samples", n, at_least=1) for m, n in value.items()}
+        if 1 not in counts:
+            raise ValueError("samples: got no multiplicity 1; needs samples of one tag, which define the classes")
+        return counts
+    if not isinstance(value, Sequence) or isinstance(value, str):
         return _integer("samples", value, at_least=1)
-    counts = tuple(_integer("samples", count, at_least=1) for count in value)
-    if len(counts) != classes:
-        raise ValueError(f"samples: got {len(counts)} numbers for {classes} classes; needs one per class")
-    return counts[0] if len(set(counts)) == 1 else counts
+    each = tuple(_integer("samples", count, at_least=1) for count in value)
+    if len(each) != classes:
+        raise ValueError(f"samples: got {len(each)} numbers for {classes} classes; needs one per class")
+    return each[0] if len(set(each)) == 1 else each
+
+
+def _multiplicity(value: Any, classes: int) -> int:
+    number = _integer("samples", value, at_least=1)
+    if number >= classes:
+        raise ValueError(f"samples: got multiplicity {number}; needs 1 to {classes - 1}: all tags tell nothing")
+    return number
+
+
+def _dim(value: Any, depth: int) -> int | tuple[int, ...]:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return _integer("dim", value, at_least=1)
+    widths = tuple(_integer("dim", width, at_least=1) for width in value)
+    if len(widths) != depth:
+        raise ValueError(
+            f"dim: got {len(widths)} widths for {depth} weight layers; needs one number, or one per weight layer "
+            "(the number of penalties in weight_decay makes the depth)"
+        )
+    return widths[0] if len(set(widths)) == 1 else widths
 
 
 def _penalty(field: str, value: Any, *, zero: bool = False) -> float:
@@ -198,13 +302,13 @@ def _penalty(field: str, value: Any, *, zero: bool = False) -> float:
         raise ValueError(f"{field}: got {value!r}; needs {needs}") from None
     if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
         raise ValueError(f"{field}: got {number}; needs {needs}")
+    if number and not SMALLEST <= number <= 1 / SMALLEST:
+        raise ValueError(f"{field}: got {number}; needs {needs}, between {SMALLEST:g} and {1 / SMALLEST:g}")
     return number
 
 
 def _weight_decay(value: Any) -> tuple[float, ...]:
     values = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
-    if not values:
-        raise ValueError("weight_decay: got no number; needs one per weight layer")
     return tuple(_penalty("weight_decay", number) for number in values)
 
 

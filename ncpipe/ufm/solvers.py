@@ -1,16 +1,19 @@
-"""Solvers of a batch of UFM problems of one shape: plain gradient descent, and L-BFGS. All float64."""
+"""Iterative solvers of a batch of UFM problems of one layout: gradient descent, and L-BFGS. All float64.
+
+On unit spheres both are Riemannian: see ``ncpipe.ufm.objective.UnitSpheres``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from ncpipe.ufm.objective import Objective
 
-MEMORY = 20
+MEMORY = 10
 """Pairs that L-BFGS keeps."""
 ARMIJO, WOLFE = 1e-4, 0.9
 """Sufficient decrease and curvature constants of the line search."""
@@ -19,6 +22,8 @@ ROUNDING = 4 * torch.finfo(torch.float64).eps
 STALL_ITERATIONS, STALL_DECREASE = 50, 1e-13
 """L-BFGS gives up on a problem whose objective fell by less, relative, over so many iterations: at kinks of the
 ReLU its gradient never vanishes."""
+GRAPH_STEPS = 100
+"""Steps of gradient descent in one CUDA graph."""
 STEP_TRIALS = 40
 """Steps that a line search tries."""
 
@@ -27,172 +32,277 @@ def gradient_descent(
     objective: Objective,
     start: Tensor,
     step_size: float,
+    momentum: float,
     record_at: Sequence[int],
     record: Callable[[int, Tensor, Tensor, Tensor], None],
 ) -> None:
-    """Plain gradient descent, x <- x - step_size * grad f(x), on every problem of the batch.
+    """Gradient descent, v <- momentum v + grad f(x), x <- x - step_size v, on every problem of the batch.
 
     Args:
         objective: the batch, B problems with P parameters.
-        start: (B, P).
+        start: (B, P), in the domain.
         step_size: the same for all parameters.
+        momentum: of the heavy ball, in [0, 1); 0 is plain gradient descent.
         record_at: increasing numbers of steps; the last ends the run.
-        record: called at each with the steps done, parameters (B, P), objective (B,) and its gradient (B, P).
-            The tensors are buffers.
+        record: called at each with the steps done, points (B, P), objective (B,) and its gradient (B, P).
+            The tensors may be buffers.
     """
     objective.parameters.copy_(start)
-    shrink = 1 - step_size * objective.decay
-    done = 0
+    size = step_size * objective.step_scale
+    shrink, velocity = 1 - size * objective.decay, torch.zeros_like(start)
+
+    def step() -> None:
+        objective.loss_gradient()
+        if momentum:
+            velocity.mul_(momentum).add_(objective.gradient).addcmul_(objective.decay, objective.parameters)
+            objective.parameters.sub_(velocity, alpha=size)
+        else:
+            objective.parameters.mul_(shrink).add_(objective.gradient, alpha=-size)
+        objective.retract()
+
+    repeat, done = _repeater(step, start.device), 0
     for target in record_at:
         with torch.inference_mode():
-            for _ in range(target - done):
-                objective.loss_gradient()
-                objective.parameters.mul_(shrink).add_(objective.gradient, alpha=-step_size)
+            repeat(target - done)
         done = target
-        value, gradient = objective.evaluate(objective.parameters)
-        record(done, objective.parameters, value, gradient)
+        points = objective.points(objective.parameters)
+        kept = objective.parameters.clone()
+        value, gradient = objective.evaluate(points)
+        record(done, points, value, gradient)
+        objective.parameters.copy_(kept)
 
 
-@dataclass
-class _Search:
-    """Where a batch of line searches or minimisations stands: points, objectives, gradients."""
+def _repeater(step: Callable[[], None], device: torch.device) -> Callable[[int], None]:
+    """Repeat a step on fixed buffers; on a GPU as a CUDA graph of many, since launching costs more than computing."""
 
-    point: Tensor
-    value: Tensor
-    gradient: Tensor
+    def plainly(times: int) -> None:
+        for _ in range(times):
+            step()
 
-    def take(self, other: _Search, chosen: Tensor) -> None:
-        """Replace the chosen problems' entries."""
-        self.point = torch.where(chosen[:, None], other.point, self.point)
-        self.value = torch.where(chosen, other.value, self.value)
-        self.gradient = torch.where(chosen[:, None], other.gradient, self.gradient)
+    if device.type != "cuda":
+        return plainly
+    graphs: list[torch.cuda.CUDAGraph] = []
 
-    def subset(self, indices: Tensor) -> _Search:
-        return _Search(self.point[indices], self.value[indices], self.gradient[indices])
+    def replayed(times: int) -> None:
+        if not graphs and times > 2 * GRAPH_STEPS:
+            plainly(3)  # libraries set themselves up at first use, which cannot be captured
+            times -= 3
+            torch.cuda.synchronize(device)
+            graphs.append(torch.cuda.CUDAGraph())
+            with torch.cuda.graph(graphs[0]):
+                plainly(GRAPH_STEPS)
+        for _ in range(times // GRAPH_STEPS if graphs else 0):
+            graphs[0].replay()
+        plainly(times % GRAPH_STEPS if graphs else times)
+
+    return replayed
 
 
 class _Memory:
-    """The last pairs of steps and gradient changes of every problem; a pair without curvature counts as none."""
+    """The last m pairs of steps s and gradient changes y of every problem, and their products.
 
-    def __init__(self) -> None:
-        self.pairs: list[tuple[Tensor, Tensor, Tensor]] = []
-        self.scale: Tensor | None = None
+    Directions come from the compact form of Byrd, Nocedal & Schnabel (1994): with S^T Y = R + (strictly lower part),
+    R upper triangular in the order of age, D its diagonal and gamma = s^T y / y^T y of the newest pair,
 
-    def add(self, step: Tensor, change: Tensor) -> None:
-        curvature, size = torch.linalg.vecdot(step, change), change.square().sum(dim=1)
-        valid = curvature > torch.finfo(torch.float64).eps * size
-        scale = torch.where(valid, curvature / size, 0.0 if self.scale is None else self.scale)
-        self.scale = torch.where(scale > 0, scale, 1.0)
-        self.pairs.append((step, change, torch.where(valid, 1 / curvature, 0.0)))
-        del self.pairs[:-MEMORY]
+        H g = gamma g + S R^-T [(D + gamma Y^T Y) R^-1 S^T g - gamma Y^T g] - gamma Y R^-1 S^T g ,
+
+    so that an iteration reads the pairs twice in matrix products. A pair without curvature is left out.
+    """
+
+    def __init__(self, most: int, like: Tensor) -> None:
+        batch, size = like.shape
+        self.most, self.rows = most, torch.arange(batch, device=like.device)
+        self.pairs = like.new_zeros(batch, 2 * most, size)
+        """s in the first m rows, y in the others."""
+        self.sy, self.yy = like.new_zeros(batch, most, most), like.new_zeros(batch, most, most)
+        self.valid = torch.zeros(batch, most, dtype=torch.bool, device=like.device)
+        self.newest = torch.full((batch,), most - 1, device=like.device)
+        self.scale = like.new_ones(batch)
+
+    def add(self, chosen: Tensor, step: Tensor, change: Tensor, gradient: Tensor) -> Tensor:
+        """Keep a pair of the chosen problems; returns the products of all pairs with the gradients, (B, 2m)."""
+        m = self.most
+        self.newest = torch.where(chosen, (self.newest + 1) % m, self.newest)
+        rows = self.rows if bool(chosen.all()) else chosen.nonzero()[:, 0]
+        slot = self.newest[rows]
+        self.pairs[rows, slot], self.pairs[rows, m + slot] = step[rows], change[rows]
+        products = torch.stack([gradient, step, change], dim=1) @ self.pairs.mT
+        with_step, with_change = products[rows, 1], products[rows, 2]
+        self.sy[rows, :, slot], self.sy[rows, slot] = with_change[:, :m], with_step[:, m:]
+        self.yy[rows, :, slot] = self.yy[rows, slot] = with_change[:, m:]
+        curvature, size = self.sy[rows, slot, slot], self.yy[rows, slot, slot]
+        curved = curvature > torch.finfo(torch.float64).eps * size
+        self.valid[rows, slot] = curved
+        self.scale[rows] = torch.where(curved, curvature / size, self.scale[rows])
+        return products[:, 0]
 
     def forget(self, problems: Tensor) -> None:
-        """Make the next direction of these problems the steepest descent."""
-        self.pairs = [(s, y, torch.where(problems, 0.0, rho)) for s, y, rho in self.pairs]
+        """Leave out all pairs of these problems."""
+        self.valid &= ~problems[:, None]
 
-    def direction(self, gradient: Tensor) -> Tensor:
-        """-H grad by the two-loop recursion (Nocedal & Wright, algorithm 7.4)."""
-        if self.scale is None:
-            return -gradient
-        q, weights = gradient.clone(), []
-        for step, change, rho in reversed(self.pairs):
-            weights.append(rho * torch.linalg.vecdot(step, q))
-            q.addcmul_(weights[-1][:, None], change, value=-1)
-        q.mul_(self.scale[:, None])
-        for (step, change, rho), weight in zip(self.pairs, reversed(weights), strict=True):
-            q.addcmul_((weight - rho * torch.linalg.vecdot(change, q))[:, None], step)
-        return q.neg_()
+    def direction(self, gradient: Tensor, products: Tensor) -> Tensor:
+        """-H grad, given the pairs' products with the gradient."""
+        m = self.most
+        order = (self.newest[:, None] + 1 + torch.arange(m, device=gradient.device)) % m  # from the oldest
+        valid, scale = self.valid.gather(1, order), self.scale[:, None]
+        both = valid[:, :, None] & valid[:, None, :]
+        rows = self.rows[:, None, None]
+        sy, yy = (matrix[rows, order[:, :, None], order[:, None, :]] * both for matrix in (self.sy, self.yy))
+        upper = sy.triu() + torch.diag_embed((~valid).double())
+        with_s, with_y = (part.gather(1, order) * valid for part in products.split(m, dim=1))
+        y_part = torch.linalg.solve_triangular(upper, with_s[:, :, None], upper=True)
+        inner = sy.diagonal(dim1=1, dim2=2) * y_part[:, :, 0] + scale * ((yy * y_part.mT).sum(dim=2) - with_y)
+        s_part = torch.linalg.solve_triangular(upper.mT, inner[:, :, None], upper=False)[:, :, 0]
+        weights = torch.zeros_like(products)
+        weights.scatter_(1, order, s_part * valid)
+        weights.scatter_(1, order + m, -scale * y_part[:, :, 0] * valid)
+        return torch.bmm(weights[:, None], self.pairs)[:, 0].addcmul_(scale, gradient).neg_()
 
     def subset(self, indices: Tensor) -> _Memory:
-        kept = _Memory()
-        kept.pairs = [(s[indices], y[indices], rho[indices]) for s, y, rho in self.pairs]
-        kept.scale = None if self.scale is None else self.scale[indices]
+        kept = object.__new__(_Memory)
+        kept.most, kept.rows = self.most, self.rows[: len(indices)]
+        for name in ("pairs", "sy", "yy", "valid", "newest", "scale"):
+            setattr(kept, name, getattr(self, name)[indices])
         return kept
 
 
-def _line_search(objective: Objective, at: _Search, direction: Tensor, step: Tensor) -> tuple[_Search, Tensor]:
-    """Weak-Wolfe steps by bracketing and bisection (Lewis & Overton 2013), every problem at its own pace.
+@dataclass
+class Ends:
+    """Where the problems of a batch stopped, and why."""
 
-    Near convergence, where objectives agree to rounding, decrease is judged by slopes (Hager & Zhang 2005).
-
-    Returns:
-        The accepted points, and which problems have one; the others stay where they are.
-    """
-    slope = torch.linalg.vecdot(at.gradient, direction)
-    low, high = torch.zeros_like(step), torch.full_like(step, torch.inf)
-    found = _Search(at.point, at.value, at.gradient)
-    pending = slope < 0
-    accepted = torch.zeros_like(pending)
-    for _ in range(STEP_TRIALS):
-        point = torch.addcmul(at.point, step[:, None], direction)
-        value, gradient = objective.evaluate(point)
-        new_slope = torch.linalg.vecdot(gradient, direction)
-        level = (value <= at.value + ROUNDING * at.value.abs()) & (new_slope <= (2 * ARMIJO - 1) * slope)
-        decrease = (value <= at.value + ARMIJO * step * slope) | level
-        good = pending & decrease & (new_slope >= WOLFE * slope)
-        found.take(_Search(point, value, gradient), good)
-        accepted, pending = accepted | good, pending & ~good
-        if not pending.any():
-            break
-        high = torch.where(decrease, high, step)
-        low = torch.where(decrease, step, low)
-        step = torch.where(high.isinf(), 2 * step, (low + high) / 2)
-    return found, accepted
+    points: Tensor
+    """(B, P)."""
+    iterations: Tensor
+    """(B,)."""
+    stationary: Tensor
+    """The gradient is within tolerance, (B,)."""
+    exhausted: Tensor
+    """The iterations were used up, (B,)."""
 
 
-def lbfgs(
-    objective: Objective, start: Tensor, tolerance: Callable[[Tensor, Tensor], Tensor], max_iterations: int
-) -> tuple[Tensor, Tensor]:
-    """L-BFGS with 20 pairs; every problem has its own steps and stops by itself.
+@dataclass
+class _State:
+    """Where every problem of a batch stands: its point, and the line search that leaves it."""
 
-    A problem stops where its gradient is within tolerance, where no step descends even along its gradient
-    (the limit of rounding), or where it stalls. Stopped problems leave the batch once they are half of it.
+    number: Tensor
+    """Of the problem in the whole batch, (B,)."""
+    point: Tensor
+    value: Tensor
+    gradient: Tensor
+    direction: Tensor
+    step: Tensor
+    low: Tensor
+    high: Tensor
+    """Bracket of the step."""
+    trials: Tensor
+    steepest: Tensor
+    """The direction is minus the gradient."""
+    iterations: Tensor
+    reference: Tensor
+    """Objective at the last look for a stall."""
+    stopped: Tensor
+
+    @classmethod
+    def at(cls, point: Tensor, value: Tensor, gradient: Tensor) -> _State:
+        zero, none = torch.zeros_like(value), torch.zeros_like(value, dtype=torch.bool)
+        count = torch.zeros_like(value, dtype=torch.int64)
+        step, high = unit_step(gradient), torch.full_like(value, torch.inf)
+        number = torch.arange(len(value), device=value.device)
+        state = (-gradient, step, zero, high, count, ~none, count.clone(), high.clone(), none)
+        return cls(number, point.clone(), value, gradient.clone(), *state)
+
+    def search(self, chosen: Tensor, direction: Tensor, step: Tensor) -> None:
+        """Begin the line search of the chosen problems."""
+        self.direction = torch.where(chosen[:, None], direction, self.direction)
+        self.step = torch.where(chosen, step, self.step)
+        self.low = self.low.masked_fill(chosen, 0)
+        self.high = self.high.masked_fill(chosen, torch.inf)
+        self.trials = self.trials.masked_fill(chosen, 0)
+
+    def subset(self, indices: Tensor) -> _State:
+        return _State(*(getattr(self, f.name)[indices] for f in fields(self)))
+
+
+def unit_step(gradient: Tensor) -> Tensor:
+    """A step along the gradient of length at most one."""
+    return (1 / gradient.norm(dim=1)).clamp(max=1.0)
+
+
+def lbfgs(objective: Objective, start: Tensor, max_iterations: int, pairs: int = MEMORY) -> Ends:
+    """L-BFGS; every problem has its own steps and stops by itself.
+
+    Steps are weak-Wolfe, found by bracketing and bisection (Lewis & Overton 2013); near convergence, where objectives
+    agree to rounding, decrease is judged by slopes (Hager & Zhang 2005). Each round evaluates one step of every
+    problem, whatever stage its line search is in. A problem stops where its gradient is within tolerance, where no
+    step descends even along its gradient (the limit of rounding), or where it stalls. Stopped problems leave the
+    batch once they are half of it.
 
     Args:
-        objective: the batch, B problems with P parameters.
-        start: (B, P).
-        tolerance: gradient norms to reach (b,), given objectives (b,) and the problems' penalties (b, F).
+        objective: the batch, B problems with P parameters, in balanced variables.
+        start: (B, P), in the domain.
         max_iterations: at most so many.
-
-    Returns:
-        Points (B, P) and iterations (B,).
+        pairs: of steps and gradient changes that are kept.
     """
-    points, index = start.clone(), torch.arange(len(start))
-    iterations = torch.zeros_like(index)
     value, gradient = objective.evaluate(start)
-    at, memory = _Search(start, value, gradient.clone()), _Memory()
-    stuck, stopped = (torch.zeros_like(index, dtype=torch.bool) for _ in range(2))
-    reference = torch.full_like(value, torch.inf)
-    for iteration in range(max_iterations + 1):
-        if iteration % STALL_ITERATIONS == 0:
-            stuck |= reference - at.value <= STALL_DECREASE * at.value
-            reference = at.value
-        within = at.gradient.norm(dim=1) <= tolerance(at.value, objective.decays)
-        finished = ~stopped & (within | stuck | (iteration == max_iterations))
-        points[index[finished]], iterations[index[finished]] = at.point[finished], iteration
-        stopped |= finished
-        if stopped.all():
-            break
-        if 2 * stopped.sum() >= len(stopped):
-            keep = (~stopped).nonzero()[:, 0]
-            index, stopped, objective = index[keep], stopped[keep], objective.subset(keep)
-            at, memory, reference = at.subset(keep), memory.subset(keep), reference[keep]
-        at, stuck = _iterate(objective, at, memory, stopped)
-    return points, iterations
+    state, memory = _State.at(start, value, gradient), _Memory(pairs, start)
+    none = torch.zeros_like(state.stopped)
+    ends = Ends(start.clone(), torch.zeros_like(state.number), none, none.clone())
+    _stop(objective, state, ends, max_iterations, stuck=none)
+    while not state.stopped.all():
+        if 2 * state.stopped.sum() >= len(state.stopped):
+            keep = (~state.stopped).nonzero()[:, 0]
+            objective, state, memory = objective.subset(keep), state.subset(keep), memory.subset(keep)
+        stuck = _round(objective, state, memory)
+        _stop(objective, state, ends, max_iterations, stuck)
+    return ends
 
 
-def _iterate(objective: Objective, at: _Search, memory: _Memory, stopped: Tensor) -> tuple[_Search, Tensor]:
-    """One L-BFGS step of every problem that has not stopped; also, which problems found no descent."""
-    unit = (1 / at.gradient.norm(dim=1)).clamp(max=1.0)
-    step = unit if memory.scale is None else torch.ones_like(unit)
-    direction = memory.direction(at.gradient).masked_fill_(stopped[:, None], 0)
-    found, accepted = _line_search(objective, at, direction, step)
-    failed = ~accepted & ~stopped
-    if failed.any():
-        memory.forget(failed)
-        steepest = (-at.gradient).masked_fill_(~failed[:, None], 0)
-        retried, again = _line_search(objective, at, steepest, unit)
-        found.take(retried, again)
-        failed &= ~again
-    memory.add(found.point - at.point, found.gradient - at.gradient)
-    return found, failed
+def _round(objective: Objective, state: _State, memory: _Memory) -> Tensor:
+    """One step of every problem: those that may take it go on from there; returns those that found no descent."""
+    point = torch.addcmul(state.point, state.step[:, None], state.direction)
+    value, gradient = objective.evaluate(point)
+    accepted, decrease = _weak_wolfe(state, value, gradient)
+    taken = accepted[:, None]
+    products = memory.add(accepted, point - state.point, gradient - state.gradient, gradient)
+    state.point = torch.where(taken, point, state.point)
+    state.value = torch.where(accepted, value, state.value)
+    state.gradient = torch.where(taken, gradient, state.gradient)
+    state.iterations += accepted
+    state.trials += 1
+    state.high = torch.where(decrease, state.high, state.step)
+    state.low = torch.where(decrease, state.step, state.low)
+    wider = torch.where(state.high.isinf(), 2 * state.step, (state.low + state.high) / 2)
+    state.step = torch.where(accepted, state.step, wider)
+    state.search(accepted, memory.direction(state.gradient, products), torch.ones_like(value))
+    exhausted = ~accepted & (state.trials >= STEP_TRIALS)
+    stuck = exhausted & state.steepest
+    state.steepest &= ~accepted
+    uphill = accepted & (torch.linalg.vecdot(state.gradient, state.direction) >= 0)
+    retried = (exhausted | uphill) & ~stuck
+    if retried.any():
+        memory.forget(retried)
+        state.search(retried, -state.gradient, unit_step(state.gradient))
+        state.steepest |= retried
+    return stuck
+
+
+def _weak_wolfe(state: _State, value: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether the step of each problem is acceptable, and whether it decreases the objective enough."""
+    slope = torch.linalg.vecdot(state.gradient, state.direction)
+    new_slope = torch.linalg.vecdot(gradient, state.direction)
+    level = (value <= state.value + ROUNDING * state.value.abs()) & (new_slope <= (2 * ARMIJO - 1) * slope)
+    decrease = (value <= state.value + ARMIJO * state.step * slope) | level
+    return decrease & (new_slope >= WOLFE * slope) & ~state.stopped, decrease
+
+
+def _stop(objective: Objective, state: _State, ends: Ends, max_iterations: int, stuck: Tensor) -> None:
+    """Write down the problems that are done."""
+    look = (state.iterations % STALL_ITERATIONS == 0) & (state.trials == 0)
+    stuck = stuck | (look & (state.reference - state.value <= STALL_DECREASE * state.value))
+    state.reference = torch.where(look, state.value, state.reference)
+    within = state.gradient.norm(dim=1) <= objective.tolerance(state.value)
+    finished = ~state.stopped & (within | stuck | (state.iterations >= max_iterations))
+    chosen = state.number[finished]
+    ends.points[chosen], ends.iterations[chosen] = state.point[finished], state.iterations[finished]
+    ends.stationary[chosen], ends.exhausted[chosen] = within[finished], ~(within | stuck)[finished]
+    state.stopped = state.stopped | finished
