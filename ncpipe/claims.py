@@ -156,14 +156,8 @@ def _matched_fits(frames: Frames, model: str) -> pd.DataFrame:
 def _matched(model: str, column: str) -> Callable[[Frames], pd.Series]:
     """Distance between the unit-norm Grams, predicted and measured, by network."""
 
-    def distance(fit: pd.Series) -> float:
-        predicted, measured = np.array(fit[f"predicted_{column}"]), np.array(fit[f"measured_{column}"])
-        return float(np.linalg.norm(predicted / np.linalg.norm(predicted) - measured / np.linalg.norm(measured)))
-
     def values(frames: Frames) -> pd.Series:
-        fits = _matched_fits(frames, model)
-        fits = fits[fits[f"predicted_{column}"].map(lambda gram: gram is not None and np.any(gram))]
-        return pd.Series({fit["run_id"]: distance(fit) for _, fit in fits.iterrows()}, dtype=float)
+        return _matched_fits(frames, model).set_index("run_id")[f"{column}_error"].dropna().astype(float)
 
     return values
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -36,11 +35,10 @@ def frames(*rows: tuple, ufm: list | None = None) -> dict[str, pd.DataFrame]:
         "kind",
         "network_id",
         "model",
-        "predicted_weights_gram",
-        "measured_weights_gram",
-        "predicted_means_gram",
+        "weights_gram_error",
+        "means_gram_error",
     ]
-    columns += ["measured_means_gram", "predicted_weight_norm", "measured_weight_norm"]
+    columns += ["predicted_weight_norm", "measured_weight_norm"]
     columns += ["predicted_feature_norm", "measured_feature_norm"]
     runs = pd.DataFrame(RUNS).astype({"zero_error_epoch": float})
     fits = pd.DataFrame(ufm or [], columns=columns)
@@ -118,20 +116,19 @@ def test_claims_on_depth_and_training():
     assert claim("6c").row(tables)["effect"] == pytest.approx(-1)
 
 
-def test_claims_on_matched_models_are_scale_free():
-    identity, etf = np.eye(2).ravel().tolist(), np.array([[1, -1], [-1, 1]]).ravel().tolist()
+def test_claims_on_matched_models_read_the_errors():
     fit = {
         "run_id": "m", "kind": "matched", "model": "plain", "network_id": "mse0",
-        "predicted_weights_gram": identity, "measured_weights_gram": [7 * v for v in identity],
-        "predicted_means_gram": identity, "measured_means_gram": etf,
+        "weights_gram_error": 0.1, "means_gram_error": 0.7,
         "predicted_weight_norm": 2.0, "measured_weight_norm": 1.0,
         "predicted_feature_norm": 5.0, "measured_feature_norm": 1.0,
     }  # fmt: skip
-    assert claim("7a").row(frames(ufm=[fit]))["effect"] == pytest.approx(0)
+    assert claim("7a").row(frames(ufm=[fit]))["effect"] == pytest.approx(0.1)
     assert claim("7c").row(frames(ufm=[fit]))["effect"] == pytest.approx(1)
     assert claim("7a").row(frames(ufm=[fit | {"network_id": "early"}]))["count"] == 0
     extended = claim("7b").row(frames(ufm=[fit | {"model": "extended"}]))
-    assert extended["effect"] == pytest.approx(math.sqrt(2 - 2 * math.sqrt(1 / 2)))
+    assert extended["effect"] == pytest.approx(0.7)
+    assert claim("7b").row(frames(ufm=[fit | {"model": "extended", "means_gram_error": None}]))["count"] == 0
 
 
 def test_claims_without_runs_are_left_out():

@@ -494,3 +494,14 @@ def test_penalised_bias_in_its_etf_regime_needs_only_a_simplex() -> None:
     problem = Problem(4, 5, 3, weight_decay=5e-3, feature_decay=1e-3, bias=0.01)
     assert problem.optimum().rank == 3
     assert problem.construct().value() == pytest.approx(problem.optimum().value, rel=1e-12)
+
+
+def test_penalised_bias_of_a_narrow_model_leaves_the_ones_direction_to_the_bias() -> None:
+    wide, narrow = (Problem(4, 5, dim, weight_decay=5e-3, feature_decay=1e-3, bias=10.0) for dim in (4, 3))
+    assert wide.optimum().rank == 4
+    optimum = narrow.optimum()
+    assert optimum.rank == 3
+    assert not optimum.is_global
+    assert optimum.value == pytest.approx((3 * (0.02 - 0.02**2 / 2) + 10 / 11 / 2) / 4, rel=1e-14)
+    assert narrow.construct().value() == pytest.approx(optimum.value, rel=1e-12)
+    assert optimum.bias == pytest.approx(1 / 44)

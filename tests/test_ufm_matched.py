@@ -191,7 +191,7 @@ def test_a_minimiser_is_matched_by_its_own_problem(problem: Problem) -> None:
     assert matched.class_features.shape == (problem.classes, problem.dim)
     means = point.class_features()
     torch.testing.assert_close(
-        matched.means_gram.diagonal().sort().values, (means @ means.T).diagonal().sort().values, rtol=1e-4, atol=0
+        matched.means_gram.diagonal().sort().values, (means @ means.T).diagonal().sort().values, rtol=1e-4, atol=1e-12
     )
     assert matched.weights_gram.trace() == pytest.approx(matched.weight_norm**2)
     if problem.activation == "relu":

@@ -19,7 +19,7 @@ from ncpipe.study.identity import STAGE_VERSIONS
 from ncpipe.study.layout import Layout
 from ncpipe.study.spec import Config
 from ncpipe.tables.records import read_table
-from ncpipe.tables.schemas import RUNS, TABLES
+from ncpipe.tables.schemas import RUNS, TABLES, UFM
 from ncpipe.tracking.clock import Clock, clocks, joint_clock
 
 Row = dict[str, Any]
@@ -48,6 +48,7 @@ FIT_SCALARS = {name: f"ufm/{name}" for name in ("optimum", "success_fraction", "
     for which in ("predicted", "measured")
     for what in ("loss", "feature_norm", "weight_norm")
 }
+FIT_SCALARS |= {name: f"matched/{name}" for name in UFM.names if name.endswith("_error")}
 
 NOT_SETTINGS = {"source", "run_id", "kind", "network_id", "status", "label", "settings", "device", "zero_error_epoch"}
 PARAMS = [name for name in RUNS.names if name not in NOT_SETTINGS and not name.startswith("final_")]

@@ -3,11 +3,12 @@ r"""Gradient flow from starts that are aligned with the targets, where it is a f
 If all factors are diagonal in the singular directions of the targets, they stay so. With gains alpha_ij of factor i
 in direction j, target singular values s_j = sqrt(n_j) and the singular value f of a frozen classifier (else 1),
 
-.. math:: \dot\alpha_{ij} = -\frac1N \Big(f \prod_l \alpha_{lj} - s_j\Big) f \prod_{l \ne i} \alpha_{lj}
-          - \lambda_i \alpha_{ij} .
+.. math:: \dot\alpha_{ij} = -\frac1N r_j f \prod_{l \ne i} \alpha_{lj} - \lambda_i \alpha_{ij} , \qquad
+          r_j = f \prod_l \alpha_{lj} - s_j .
 
 With L = 1, equal penalties and equal gains it is the logistic equation: a = alpha^2 obeys
-a' = 2 a [(s - a)/N - lambda]. A bias leaves the mean to itself: b' = -(b - 1/K) - lambda_b b.
+a' = 2 a [(s - a)/N - lambda]. With a bias the directions are the centred ones and that of ones, in which the bias
+shares the residual, r += sqrt(n) K b, and b' = -sqrt(n) r/N - lambda_b b.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from ncpipe.ufm.problem import Problem
 
 TOLERANCE = 1e-12
 """Of the integrator, relative."""
-MOST_CALLS = 10**6
+MOST_CALLS = 2 * 10**5
 """Slopes that the integrator may ask for."""
 
 
@@ -36,19 +37,15 @@ def aligned_flow(problem: Problem, times: Sequence[float], init_scale: float) ->
     """Points of the gradient flow at increasing times from 0 on; all gains start at ``init_scale``, the bias at 0.
 
     Raises:
-        ValueError: the flow of this problem does not reduce to its singular directions.
+        ValueError: the flow of this problem does not reduce to its singular directions, or is too stiff.
     """
     _check(problem)
-    left = torch.eye(problem.classes, dtype=torch.float64) if problem.bias == "none" else helmert(problem.classes)
-    if problem.classifier == "etf":
-        left = helmert(problem.classes)
-    left = left[:, : min(*problem.widths, left.shape[1])]
-    targets = np.full(left.shape[1], math.sqrt(problem.counts[0]))
-    if not problem.balanced:
-        targets = np.sqrt(np.array(problem.counts[: left.shape[1]], dtype=float))
-    path, points = _integrate(problem, targets, np.asarray(times, dtype=float), init_scale), []
-    for time, gains in zip(times, path, strict=True):
-        points.append(diagonal_point(problem, left, left.T, _with_classifier(problem, gains), _bias(problem, time)))
+    left = _directions(problem)
+    gains, biases = _integrate(problem, left, np.asarray(times, dtype=float), init_scale)
+    points = []
+    for at, bias in zip(torch.from_numpy(gains), biases.tolist(), strict=True):
+        full = at if problem.classifier == "free" else torch.cat([at, torch.ones_like(at[:1])])
+        points.append(diagonal_point(problem, left, left.T, full, None if problem.bias == "none" else bias))
     return points
 
 
@@ -64,40 +61,47 @@ def _check(problem: Problem) -> None:
         raise ValueError(f"solver 'gradient_flow': {reason}")
 
 
-def _integrate(problem: Problem, targets: NDArray, times: NDArray, init_scale: float) -> NDArray:
-    """Gains at every time, (T, F, r)."""
+def _directions(problem: Problem) -> Tensor:
+    """Singular directions of the targets over classes, as many as the narrowest layer holds, (K, r)."""
+    identity = torch.eye(problem.classes, dtype=torch.float64)
+    if problem.classifier == "etf":
+        directions = helmert(problem.classes)
+    elif problem.bias == "none":
+        directions = identity[:, sorted(range(problem.classes), key=lambda k: -problem.counts[k])]
+    else:
+        directions = torch.cat(
+            [helmert(problem.classes), identity.sum(dim=1, keepdim=True) / problem.classes**0.5], 1
+        )
+    return directions[:, : min(problem.widths)]
+
+
+def _integrate(problem: Problem, left: Tensor, times: NDArray, init_scale: float) -> tuple[NDArray, NDArray]:
+    """Gains (T, F, r) and bias entries (T,) at every time."""
     from scipy.integrate import solve_ivp
 
-    decays, N, shape = np.array(problem.decays)[:, None], problem.num_samples, (len(problem.decays), len(targets))
-    frame = math.sqrt(problem.classes / (problem.classes - 1)) if problem.classifier == "etf" else 1.0
-
+    K, N, shape = problem.classes, problem.num_samples, (len(problem.decays), left.shape[1])
+    decays, penalty = np.array(problem.decays)[:, None], problem.bias_decay
+    frame = math.sqrt(K / (K - 1)) if problem.classifier == "etf" else 1.0
+    targets = np.sqrt(np.sort(np.array(problem.counts, dtype=float))[::-1][: shape[1]])
+    root, shares_bias = math.sqrt(problem.counts[0]), problem.bias != "none" and shape[1] == K
     calls = count()
 
-    def slope(_: float, flat: NDArray) -> NDArray:
-        if next(calls) > MOST_CALLS or not np.isfinite(flat).all():
+    def slope(_: float, state: NDArray) -> NDArray:
+        if next(calls) > MOST_CALLS or not np.isfinite(state).all():
             raise ValueError(f"init_scale: got {init_scale}, from which the flow is too stiff; needs a smaller one")
-        gains = flat.reshape(shape)
+        gains, bias = state[:-1].reshape(shape), state[-1]
         others = np.stack([np.delete(gains, i, axis=0).prod(axis=0) for i in range(len(gains))]) * frame
         residual = frame * gains.prod(axis=0) - targets
-        return (-residual * others / N - decays * gains).ravel()
+        if shares_bias:
+            residual[-1] += root * K * bias
+        common = residual[-1] if shares_bias else root * (K * bias - 1)
+        drift = 0.0 if penalty is None else -root * common / N - penalty * bias
+        return np.append((-residual * others / N - decays * gains).ravel(), drift)
 
-    start = np.full(shape, init_scale).ravel()
-    if len(times) == 1 or times[-1] == 0:
-        return np.broadcast_to(start.reshape(shape), (len(times), *shape))
-    found = solve_ivp(slope, (0, times[-1]), start, "DOP853", t_eval=times, rtol=TOLERANCE, atol=TOLERANCE * 1e-3)
+    start = np.append(np.full(shape, init_scale).ravel(), 0.0)
+    with np.errstate(all="ignore"):
+        span = (0, times[-1] or 1.0)
+        found = solve_ivp(slope, span, start, "LSODA", t_eval=times, rtol=TOLERANCE, atol=TOLERANCE * 1e-2)
     if not found.success:
-        raise ValueError(f"solver 'gradient_flow': the integrator stopped: {found.message}")
-    return found.y.T.reshape(-1, *shape)
-
-
-def _with_classifier(problem: Problem, gains: NDArray) -> Tensor:
-    """Gains of H_1, W_1 .. W_L, a frozen classifier's included; from (F, r)."""
-    trained = torch.from_numpy(gains.copy())
-    return trained if problem.classifier == "free" else torch.cat([trained, torch.ones_like(trained[:1])])
-
-
-def _bias(problem: Problem, time: float) -> float | None:
-    if problem.bias_decay is None:
-        return None
-    rate = 1 + problem.bias_decay
-    return -math.expm1(-rate * time) / (rate * problem.classes)
+        raise ValueError(f"init_scale: got {init_scale}, from which the flow cannot be integrated: {found.message}")
+    return found.y[:-1].T.reshape(-1, *shape), found.y[-1]

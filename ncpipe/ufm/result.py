@@ -97,7 +97,10 @@ class Result:
             return f"objective {self.value:.10g}, no closed form to compare with{dead}; {tail}"
         relative = self.gap / self.optimum.value if self.optimum.value else 0.0
         if self.missed:
-            return f"missed the optimum {self.optimum.value:.10g} by {self.gap:.2g} ({relative:.1%}){dead}; {tail}"
+            return (
+                f"missed the optimum {self.optimum.value:.10g} by {self.gap:.2g} ({relative:.1g} of it){dead}; "
+                + tail
+            )
         if relative < -SUCCESS:
             return f"objective {self.value:.10g}, below the value of theory by {-self.gap:.2g}{dead}; {tail}"
         return f"reached the optimum {self.optimum.value:.10g} to {self.gap:.1g}{dead}; {tail}"
