@@ -223,7 +223,7 @@ def test_construction_without_closed_form_says_why() -> None:
 # --- what a fit depends on ---------------------------------------------------------------------------
 
 SOLVERS: dict[str, dict[str, Any]] = {
-    "lbfgs": {"starts": 2, "max_iterations": 300},
+    "lbfgs": {"starts": 2, "max_iterations": 30},
     "gradient_descent": {"steps": 200, "points": 5, "momentum": 0.5, "init_scale": 0.5},
     "gradient_flow": {"steps": 200, "points": 5},
 }
@@ -259,7 +259,7 @@ def test_bits_depend_neither_on_the_batch_nor_on_chunks_nor_on_threads(
     assert all(same(a, b) for a, b in zip(alone, backwards, strict=True))
     before = torch.get_num_threads()
     try:
-        for chunk, threads in [(1, 1), (100, 2), (2**12, 3)]:
+        for chunk, threads in [(1, 2), (2**12, 3)]:
             monkeypatch.setattr(FIT, "CHUNK", chunk)
             torch.set_num_threads(threads)
             found = fit(problems * 2, solver, seed=seeds * 2, **SOLVERS[solver])
@@ -353,7 +353,7 @@ def test_below_an_upper_bound_is_told() -> None:
 def test_binary_relu_of_differing_widths_reaches_the_optimum(depth: int) -> None:
     widths = (6, 4, 7, 3, 5)[:depth]
     problem = Problem(2, 3, widths, weight_decay=(1e-3,) * depth, feature_decay=1e-3, activation="relu")
-    result = fit(problem, starts=24, tied=True)
+    result = fit(problem, starts=24, tied=True, max_iterations=500)
     assert not result.missed
     assert result.gap is not None
     assert result.gap > -1e-12
