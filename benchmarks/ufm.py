@@ -1,40 +1,68 @@
-"""Speed of the UFM solvers: batches in ncpipe against one problem after the other with standard optimisers.
+"""Cost of the UFM solvers: batches in ncpipe against a loop over the problems with standard optimisers.
 
-    python benchmarks/ufm.py [--steps 4000]
+    python benchmarks/ufm.py [--full] [--threads 2] [--device cpu] [--plot docs/images/ufm_cost]
 
-Gradient descent is compared with autograd and torch.optim.SGD, L-BFGS with scipy.optimize's L-BFGS-B on a
-hand-written NumPy gradient: same starts, float64, one thread, and for L-BFGS the same stopping rule. What the
-two reach is compared before anything is printed.
+L-BFGS is compared with scipy.optimize's L-BFGS-B on a hand-written NumPy gradient (same starts, same stopping rule,
+same number of pairs), gradient descent with autograd and torch.optim.SGD, all in float64. What both reach is compared
+before anything is printed. The loops run on one thread, as matrices this small are fastest, and on samples of the
+work, from which they are extrapolated; ours and theirs in turns. On a GPU there are no loops, but the share of the
+measured rate of float64 matrix products.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
-from itertools import product
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
+import scipy
 import torch
-from collapse import machine
+from collapse import load, machine
 from scipy.optimize import OptimizeResult, minimize
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from ncpipe.ufm import Problem, fit
-from ncpipe.ufm.fit import GRADIENT_TOLERANCE
+from ncpipe.figures.style import OKABE_ITO, new_figure, style
+from ncpipe.ufm import Problem, Result, fit
+from ncpipe.ufm.objective import GRADIENT_TOLERANCE
 from ncpipe.ufm.solvers import MEMORY
 
-STEP_SIZE, INIT_SCALE = 0.1, 0.3
-BATCH = 16
+GAP = 1e-8
+"""Relative, at which a fit counts as done."""
+STEP_SIZE, INIT_SCALE, BATCH = 0.1, 0.3, 16
+GRID, STARTS = 1024, 4
+FULL_STEPS = 100_000
+LARGE_SIZE = (100, 500, 512)
+"""K, n and d of the large problem."""
+SHAPES = ((4, 20, 16), (4, 50, 20), (4, 80, 32), (10, 50, 40), (10, 100, 64), (10, 200, 100), (20, 200, 128))
+"""K, n and d of the plot."""
 
 
-def start(problem: Problem, seed: int, scale: float) -> list[np.ndarray]:
-    """The random start of ``ncpipe.ufm.fit``: features (d, N), then W_1 .. W_L."""
-    d, hidden = problem.dim, [(problem.dim, problem.dim)] * (problem.depth - 1)
-    shapes = [(d, problem.num_samples), *hidden, (problem.classes, d)]
+# --- the problems ----------------------------------------------------------------------------------
+
+
+def grid(count: int) -> list[Problem]:
+    """ReLU-extended problems with penalties on a grid, equal for weights and features.
+
+    ncpipe's balanced variables are then the problem's own, and its starts SciPy's.
+    """
+    penalties = np.geomspace(1e-4, 4e-3, count).tolist()
+    return [Problem(4, 20, 16, weight_decay=(p, p), feature_decay=p, activation="relu") for p in penalties]
+
+
+def start(problem: Problem, seed: int, number: int, scale: float) -> list[np.ndarray]:
+    """Random start ``number`` of ``ncpipe.ufm.fit``: features (d, N), then W_1 .. W_L."""
+    width = problem.widths[0]
+    shapes = [(width, problem.num_samples), *[(width, width)] * (problem.depth - 1), (problem.classes, width)]
     sizes = [rows * columns for rows, columns in shapes]
-    draw = scale * np.random.default_rng([seed, 0]).standard_normal(sum(sizes))
+    draw = scale * np.random.default_rng([seed, number]).standard_normal(sum(sizes))
     return [part.reshape(shape) for part, shape in zip(np.split(draw, np.cumsum(sizes)[:-1]), shapes)]
 
 
@@ -42,14 +70,57 @@ def targets(problem: Problem) -> np.ndarray:
     return np.repeat(np.eye(problem.classes), problem.counts, axis=1)
 
 
-# --- gradient descent ------------------------------------------------------------------------------
+def operations(problem: Problem) -> int:
+    """Of the matrix products of one gradient: one forward and two backward per layer."""
+    sizes = [*problem.widths, problem.classes]
+    return sum(6 * rows * columns * problem.num_samples for rows, columns in zip(sizes[1:], sizes[:-1]))
+
+
+# --- the loops -------------------------------------------------------------------------------------
+
+
+class ReluObjective:
+    """Objective and gradient of the bias-free ReLU-extended problem, and the gradient's norm where last taken."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.wanted, self.width, self.norm = targets(problem), problem.widths[0], np.inf
+        self.decay = problem.decays[0]
+        self.ends = np.cumsum([self.width * problem.num_samples, self.width**2])
+
+    def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        gradient = self.decay * x
+        (features, hidden, weight), grads = self._parts(x), self._parts(gradient)
+        layer = np.maximum(hidden @ features, 0)
+        residual = (weight @ layer - self.wanted) / self.wanted.shape[1]
+        value = self.wanted.shape[1] / 2 * np.vdot(residual, residual) + self.decay / 2 * np.vdot(x, x)
+        delta = weight.T @ residual
+        delta[layer == 0] = 0
+        for grad, part in zip(grads, (hidden.T @ delta, delta @ features.T, residual @ layer.T)):
+            grad += part
+        self.norm = float(np.linalg.norm(gradient))
+        return float(value), gradient
+
+    def _parts(self, x: np.ndarray) -> list[np.ndarray]:
+        return [part.reshape(-1, n) for part, n in zip(np.split(x, self.ends), (self.wanted.shape[1], *[self.width] * 2))]
+
+
+def scipy_fit(problem: Problem, seed: int, number: int) -> OptimizeResult:
+    """L-BFGS-B until the gradient's norm is what ``ncpipe.ufm.fit`` asks for."""
+    objective = ReluObjective(problem)
+
+    def stop_within_tolerance(intermediate_result: OptimizeResult) -> None:
+        if objective.norm <= GRADIENT_TOLERANCE * np.sqrt(objective.decay * intermediate_result.fun):
+            raise StopIteration
+
+    options = {"maxcor": MEMORY, "maxiter": 5000, "maxfun": 50_000, "ftol": 0.0, "gtol": 0.0}
+    x = np.concatenate([part.ravel() for part in start(problem, seed, number, 1.0)])
+    return minimize(objective, x, jac=True, method="L-BFGS-B", callback=stop_within_tolerance, options=options)
 
 
 def sgd(problem: Problem, seed: int, steps: int) -> float:
     """The objective that torch.optim.SGD reaches with autograd; the penalties are its weight decay."""
-    factors = [torch.tensor(part, requires_grad=True) for part in start(problem, seed, INIT_SCALE)]
-    decays = [problem.feature_decay, *problem.weight_decays]
-    wanted = torch.tensor(targets(problem))
+    factors = [torch.tensor(part, requires_grad=True) for part in start(problem, seed, 0, INIT_SCALE)]
+    decays, wanted = problem.decays, torch.tensor(targets(problem))
     groups = [{"params": [factor], "weight_decay": decay} for factor, decay in zip(factors, decays)]
     optimizer = torch.optim.SGD(groups, lr=STEP_SIZE)
     for _ in range(steps):
@@ -69,100 +140,236 @@ def half_squared_error(factors: list[Tensor], wanted: Tensor, activation: str) -
     return (factors[-1] @ layer - wanted).square().sum() / (2 * wanted.shape[1])
 
 
-def gradient_descent_rows(steps: int) -> None:
-    print(f"\nGradient descent, {BATCH} problems, K = 4, d = 20, n = 50; steps of one problem per second")
-    print(f"(timed over {steps} steps of all {BATCH} in ncpipe, of one problem with SGD; start and end are measured)")
-    print(f"{'':28}{'ncpipe':>10}{'autograd+SGD':>14}{'ratio':>8}{'difference':>12}")
+# --- the tables ------------------------------------------------------------------------------------
+
+
+def timed(work: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin
+
+
+def lbfgs_table(count: int, sampled: int, repeats: int, device: str) -> None:
+    """Fits of a grid of penalties in ncpipe, untied and tied, and a loop over some of them."""
+    problems, kept = grid(count), {}
+    generator = np.random.default_rng(0)
+    chosen = sorted(generator.choice(count * STARTS, min(sampled, count * STARTS), replace=False).tolist())
+    pieces = [part.tolist() for part in np.array_split(chosen, repeats)]
+    seconds: dict[str, list[float]] = {"ncpipe": [], "ncpipe, tied": [], "SciPy": []}
+    found: list[OptimizeResult] = []
+    for piece in pieces:
+        for name in ("ncpipe", "ncpipe, tied"):
+            tied = name != "ncpipe"
+
+            def ours(name: str = name, tied: bool = tied) -> None:
+                kept[name] = fit(problems, starts=STARTS, tied=tied, device=device)
+
+            seconds[name].append(timed(ours))
+        if device == "cpu":
+            theirs = timed(lambda p=piece: found.extend(scipy_fit(problems[i // STARTS], 0, i % STARTS) for i in p))
+            seconds["SciPy"].append(theirs / max(1, len(piece)) * count * STARTS)
+    check(problems, kept, chosen, found)
+    print(f"\nL-BFGS: {count:,} ReLU-extended problems (K, n, d = 4, 20, 16; grid of penalties) x {STARTS} starts{load()}")
+    print(f"median of {repeats}; stationary to a gradient, by which the gap is below {GAP:g} wherever the optimum is met")
+    print(f"{'':16}{'seconds':>9}{'ms a fit':>10}{'at optimum':>12}{'x SciPy':>9}")
+    for name, results in kept.items():
+        share = statistics.mean(result.success_fraction for result in results)
+        row(name, seconds, count, share)
+    if found:
+        optima = [problems[i // STARTS].optimum().value for i in chosen]
+        reached = [end.fun <= value * (1 + GAP) for end, value in zip(found, optima)]
+        row("SciPy", seconds, count, statistics.mean(reached))
+        print(f"SciPy: {len(chosen):,} of the {count * STARTS:,} fits, drawn at random, extrapolated; bar: 20 x")
+    print("ncpipe tries zero besides, as in all deep models; tied: one feature vector per class, the same optimum")
+
+
+def row(name: str, seconds: dict[str, list[float]], count: int, share: float) -> None:
+    taken = statistics.median(seconds[name])
+    ratio = f"{statistics.median(seconds['SciPy']) / taken:9.1f}" if seconds["SciPy"] else ""
+    print(f"{name:16}{taken:9.1f}{1e3 * taken / (count * STARTS):10.2f}{share:12.1%}{ratio}")
+
+
+def check(
+    problems: list[Problem], kept: dict[str, list[Result]], chosen: list[int], found: list[OptimizeResult]
+) -> None:
+    """Stop if a best start of ncpipe is above the closed form, or any end is below it."""
+    optima = [problem.optimum().value for problem in problems]
+    for name, results in kept.items():
+        worst = max((result.value - value) / value for result, value in zip(results, optima))
+        if worst > GAP:
+            raise SystemExit(f"{name}: missed an optimum by {worst:.1e}, relative")
+    ends = [(end.fun, optima[i // STARTS]) for i, end in zip(chosen, found)]
+    ends += [(result.value, value) for results in kept.values() for result, value in zip(results, optima)]
+    least = min((reached - value) / value for reached, value in ends)
+    if least < -GAP:
+        raise SystemExit(f"an optimum was undercut by {-least:.1e}, relative")
+
+
+def gradient_descent_table(steps: int, repeats: int, device: str, rate: float | None) -> None:
+    """Steps of a batch in ncpipe, and of its problems one after the other with SGD."""
+    print(f"\nGradient descent, {BATCH} problems, K, n, d = 4, 50, 20{load()}; median of {repeats}")
+    print(f"seconds of {FULL_STEPS:,} steps of all, from {steps:,} steps of all in ncpipe and of one problem in the loop")
+    print(f"{'':20}{'ncpipe':>9}{'autograd+SGD':>14}{'ratio':>8}{'difference':>12}{'' if rate is None else '   of products'}")
     for name, weight_decay, activation in (
         ("plain", 5e-3, "linear"),
         ("extended, linear", (5e-3, 5e-3), "linear"),
         ("extended, ReLU", (5e-3, 5e-3), "relu"),
     ):
         problem = Problem(4, 50, 20, weight_decay=weight_decay, feature_decay=1e-3, activation=activation)
-        options = {"steps": steps, "step_size": STEP_SIZE, "init_scale": INIT_SCALE, "points": 2}
-        ours, results = timed(
-            lambda p=problem, o=options: fit([p] * BATCH, "gradient_descent", seed=range(BATCH), **o)
-        )
-        sgd(problem, 0, 100)  # loads autograd
-        theirs, value = timed(lambda p=problem: sgd(p, 0, steps))
+        options = {"step_size": STEP_SIZE, "init_scale": INIT_SCALE, "points": 2, "device": device}
+        descend([problem] * BATCH, 10, options)
+        sgd(problem, 0, 10)  # loads autograd
+        ours, theirs = [], []
+        for _ in range(repeats):
+            begin = time.perf_counter()
+            results = descend([problem] * BATCH, steps, options)
+            ours.append((time.perf_counter() - begin) / steps)
+            if device == "cpu":
+                begin = time.perf_counter()
+                value = sgd(problem, 0, steps)
+                theirs.append(BATCH * (time.perf_counter() - begin) / steps)
+        step = statistics.median(ours)
+        if rate is not None:
+            share = operations(problem) * BATCH / step / rate
+            print(f"{name:20}{step * FULL_STEPS:9.1f}{'-':>14}{'-':>8}{'-':>12}{share:14.1%}")
+            continue
         difference = abs(results[0].value - value) / value
         if difference > 1e-9:
             raise SystemExit(f"{name}: objectives differ by {difference:.1e}, relative")
-        rates = BATCH * steps / ours, steps / theirs
-        print(f"{name:28}{rates[0]:10.0f}{rates[1]:14.0f}{rates[0] / rates[1]:8.1f}{difference:12.0e}")
+        loop = statistics.median(theirs)
+        print(f"{name:20}{step * FULL_STEPS:9.1f}{loop * FULL_STEPS:14.1f}{loop / step:8.1f}{difference:12.0e}")
+    print("bar: 10 x")
 
 
-# --- L-BFGS ----------------------------------------------------------------------------------------
+def descend(problems: list[Problem], steps: int, options: dict[str, object]) -> list[Result]:
+    results = fit(problems, "gradient_descent", seed=range(len(problems)), steps=steps, **options)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return results
 
 
-class PlainObjective:
-    """Objective and gradient of the plain bias-free problem in NumPy, and the gradient's norm where last taken."""
-
-    def __init__(self, problem: Problem) -> None:
-        self.problem, self.wanted, self.norm = problem, targets(problem), np.inf
-        self.split = problem.dim * problem.num_samples
-
-    def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray]:
-        p = self.problem
-        features, weight = x[: self.split].reshape(p.dim, -1), x[self.split :].reshape(-1, p.dim)
-        residual = (weight @ features - self.wanted) / p.num_samples
-        value = p.num_samples / 2 * np.vdot(residual, residual)
-        value += p.feature_decay / 2 * np.vdot(features, features) + p.weight_decays[0] / 2 * np.vdot(weight, weight)
-        parts = weight.T @ residual + p.feature_decay * features, residual @ features.T + p.weight_decays[0] * weight
-        gradient = np.concatenate([part.ravel() for part in parts])
-        self.norm = float(np.linalg.norm(gradient))
-        return float(value), gradient
+LARGE_FIT = """
+import resource, sys, time, torch
+from ncpipe.ufm import Problem, fit
+classes, samples, dim, threads, device = *map(int, sys.argv[1:5]), sys.argv[5]
+torch.set_num_threads(threads)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+begin = time.perf_counter()
+result = fit(Problem(classes, samples, dim), starts=1, device=device)
+seconds = time.perf_counter() - begin
+peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 2**20
+gpu = f", {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB on the GPU" if device != "cpu" else ""
+assert not result.missed, result.message
+print(f"{seconds:.1f} s, {result.iterations} iterations, peak {peak:.2f} GiB (Python and torch alone"
+      f" {before / 2**20:.2f}){gpu}, gap {result.gap / result.optimum.value:.0e} relative")
+"""
 
 
-def scipy_fit(problem: Problem, seed: int) -> OptimizeResult:
-    """L-BFGS-B until the gradient's norm is what ``ncpipe.ufm.fit`` asks for."""
-    objective = PlainObjective(problem)
-
-    def stop_within_tolerance(intermediate_result: OptimizeResult) -> None:
-        if objective.norm <= GRADIENT_TOLERANCE * np.sqrt(problem.feature_decay * intermediate_result.fun):
-            raise StopIteration
-
-    options = {"maxcor": MEMORY, "maxiter": 5000, "maxfun": 50_000, "ftol": 0.0, "gtol": 0.0}
-    x = np.concatenate([part.ravel() for part in start(problem, seed, 1.0)])
-    return minimize(objective, x, jac=True, method="L-BFGS-B", callback=stop_within_tolerance, options=options)
-
-
-def lbfgs_rows() -> None:
-    print("\nL-BFGS, plain bias-free MSE, one start for each of 6 penalties x seeds; seconds for all")
-    print(f"{'':28}{'ncpipe':>10}{'tied':>8}{'SciPy loop':>12}{'ratio':>8}{'tied':>8}{'worst gap':>12}")
-    for classes, dim, samples, seeds in ((4, 20, 50, 4), (10, 64, 100, 1)):
-        # Equal penalties: ncpipe's balanced variables are then the problem's own, and the starts agree.
-        grid = list(product(np.geomspace(1e-4, 2e-3, 6) / np.sqrt(samples / 5), range(seeds)))
-        problems = [Problem(classes, samples, dim, weight_decay=v, feature_decay=v) for v, _ in grid]
-        numbers = [seed for _, seed in grid]
-        ours, results = timed(lambda p=problems, n=numbers: fit(p, "lbfgs", starts=1, seed=n))
-        tied, shared = timed(lambda p=problems, n=numbers: fit(p, "lbfgs", starts=1, seed=n, tied=True))
-        theirs, found = timed(lambda p=problems, n=numbers: [scipy_fit(*pair) for pair in zip(p, n)])
-        optima = [problem.optimum().value for problem in problems]
-        values = [[r.value for r in results], [r.value for r in shared], [r.fun for r in found]]
-        worst = max(abs(v - f) / f for row in values for v, f in zip(row, optima))
-        if worst > 1e-8:
-            raise SystemExit(f"a solver missed an optimum by {worst:.1e}, relative")
-        name = f"{len(grid)} x (K, d, n = {classes}, {dim}, {samples})"
-        print(f"{name:28}{ours:10.2f}{tied:8.2f}{theirs:12.2f}{theirs / ours:8.2f}{theirs / tied:8.1f}{worst:12.0e}")
+def large_fit(size: Sequence[int], threads: int, device: str) -> None:
+    """One large problem, in a process of its own, whose peak memory is the fit's."""
+    classes, samples, dim = size
+    print(f"\nOne start of K, n, d = {classes}, {samples}, {dim}: H is {dim} x {classes * samples:,}{load()}; bar: 8 GiB")
+    command = [sys.executable, "-c", LARGE_FIT, *map(str, size), str(threads), device]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if ended.returncode:
+        raise SystemExit(ended.stderr)
+    print(ended.stdout.strip())
 
 
-def timed(work: Callable[[], object]) -> tuple[float, object]:
-    begin = time.perf_counter()
-    result = work()
-    return time.perf_counter() - begin, result
+def product_rate(device: str, size: int) -> float:
+    """Operations a second of a float64 matrix product, the best of five."""
+    left, right = (torch.randn(size, size, dtype=torch.float64, device=device) for _ in range(2))
+    torch.mm(left, right)
+    return 2 * size**3 / min(timed(lambda: torch.mm(left, right)) for _ in range(5))
 
 
-def main() -> None:
+# --- the plot --------------------------------------------------------------------------------------
+
+
+def cost_plot(path: Path, counts: Sequence[int], shapes: Sequence[tuple[int, int, int]], budget: int, device: str) -> None:
+    """Seconds an iteration against the number of problems, and against N d K of one problem; SVG and PNG."""
+    by_count = {name: [iteration(name, grid(count), budget, device) for count in counts] for name in SOLVERS}
+    sizes = [classes**2 * samples * dim for classes, samples, dim in shapes]
+    listed = [[Problem(*shape, weight_decay=1e-3, feature_decay=1e-3)] * BATCH for shape in shapes]
+    by_size = {name: [iteration(name, problems, budget, device) / BATCH for problems in listed] for name in SOLVERS}
+    with style():
+        figure = new_figure(5.5, 2.1)
+        left, right = figure.subplots(1, 2)
+        draw(left, counts, by_count, "problems in the batch", "seconds an iteration, all problems")
+        draw(right, sizes, by_size, r"$N\,d\,K$", "seconds an iteration, one problem")
+        left.legend(loc="upper left", handlelength=1.6)
+        for suffix in (".svg", ".png"):
+            metadata = {"Date": None} if suffix == ".svg" else {}
+            figure.savefig(path.with_suffix(suffix), metadata=metadata)
+    for name in SOLVERS:
+        print(f"{name}: exponents {slope(counts, by_count[name]):.2f} in problems, {slope(sizes, by_size[name]):.2f} in N d K")
+
+
+SOLVERS = {"L-BFGS": ("lbfgs", "blue", "o"), "gradient descent": ("gradient_descent", "vermillion", "s")}
+
+
+def iteration(name: str, problems: list[Problem], budget: int, device: str) -> float:
+    """Seconds of one iteration of all, from the difference of a long and a short run: the least of three."""
+    solver = SOLVERS[name][0]
+    work = len(problems) * operations(problems[0]) * (10 if solver == "lbfgs" else 1)
+    short = 12
+    long = short + max(20, min(400, budget // work))
+
+    def seconds(steps: int) -> float:
+        if solver == "lbfgs":
+            return timed(lambda: fit(problems, starts=1, max_iterations=steps, device=device))
+        return timed(lambda: descend(problems, steps, {"points": 2, "init_scale": INIT_SCALE, "device": device}))
+
+    return max(1e-9, min(seconds(long) for _ in range(3)) - min(seconds(short) for _ in range(3))) / (long - short)
+
+
+def draw(axes: mpl.axes.Axes, x: Sequence[int], seconds: dict[str, list[float]], label: str, title: str) -> None:
+    for name, values in seconds.items():
+        _, colour, marker = SOLVERS[name]
+        axes.loglog(x, values, marker + "-", color=OKABE_ITO[colour], label=name)
+        line = [values[-1] * count / x[-1] for count in x]
+        axes.loglog(x, line, ":", color=OKABE_ITO["grey"], linewidth=0.8, zorder=0)
+    axes.loglog([], [], ":", color=OKABE_ITO["grey"], linewidth=0.8, label="linear")
+    axes.set_xlabel(label)
+    axes.set_title(title, loc="left")
+
+
+def slope(x: Sequence[int], y: Sequence[float]) -> float:
+    """Exponent between the last half of the points."""
+    half = len(x) // 2
+    return float(np.polyfit(np.log(x[half:]), np.log(y[half:]), 1)[0])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=4000, help="of gradient descent; rates are per second")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    with threadpool_limits(1):
-        print(machine())
-        fit(Problem(2, 2, 2), starts=1)  # loads what is loaded at first use
-        gradient_descent_rows(arguments.steps)
-        lbfgs_rows()
+    parser.add_argument("--full", action="store_true", help="time all fits and steps: no sample, no extrapolation")
+    parser.add_argument("--tiny", action="store_true", help="sizes that only show that everything runs")
+    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="of ncpipe")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--plot", type=Path, help="only the plot of cost: where to, without suffix")
+    chosen = parser.parse_args(arguments)
+    torch.set_num_threads(chosen.threads)
+    tiny, device = chosen.tiny, chosen.device
+    with threadpool_limits(1):  # NumPy's and SciPy's; torch keeps its own
+        torch.set_num_threads(chosen.threads)
+        print(f"{machine(device)}, SciPy {scipy.__version__}")
+        fit(Problem(2, 2, 2), starts=1, device=device)  # loads what is loaded at first use
+        if chosen.plot is not None:
+            counts = (1, 2, 4) if tiny else tuple(2**power for power in range(0, 11))
+            cost_plot(chosen.plot, counts, SHAPES[:3] if tiny else SHAPES, 1 if tiny else 10**9, device)
+            return
+        rate = None
+        if device != "cpu":
+            rate = product_rate(device, 64 if tiny else 8192)
+            print(f"float64 matrix products: {rate / 1e12:.2f} Tflop/s")
+        count, sampled = (4, 4) if tiny else (GRID, GRID * STARTS if chosen.full else 96)
+        lbfgs_table(count, sampled, chosen.repeats, device)
+        gradient_descent_table(20 if tiny else FULL_STEPS if chosen.full else 2000, chosen.repeats, device, rate)
+    large_fit((3, 4, 5) if tiny else LARGE_SIZE, chosen.threads, device)
 
 
 if __name__ == "__main__":

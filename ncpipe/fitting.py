@@ -10,7 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from ncpipe.collapse import Moment, Trace, load_traces, save_traces
+from ncpipe.errors import UserError
 from ncpipe.files import read_json, write_tensors
+from ncpipe.progress import progress
 from ncpipe.study.spec import MatchedKind, NetworkSpec, UfmSpec
 from ncpipe.study.study import NetworkRun, UfmBatch
 from ncpipe.tables.records import write_history, write_rows, write_timings
@@ -28,7 +30,12 @@ def fit_batch(batch: UfmBatch, folder: Path) -> None:
     options = solver.model_dump(exclude={"name"})
     seeds = [spec.seed for spec in specs.values()]
     print(f"{len(problems)} problems of {batch.id}: {solver.name} {options}", flush=True)
-    results = dict(zip(specs, fit(problems, solver=solver.name, seed=seeds, **options)))
+    try:
+        with progress(f"fit {batch.id}", len(problems)) as update:
+            fitted = fit(problems, solver.name, seed=seeds, report=lambda done, _: update(done, ""), **options)
+    except (ValueError, NoClosedForm) as reason:
+        raise UserError(f"{batch.id}: solver {solver.name!r} does not apply: {reason}") from None
+    results = dict(zip(specs, fitted))
     for run_id, result in results.items():
         print(f"{run_id} {result.status}: {result.message}", flush=True)
     _write_records(

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ncpipe.collapse import Moment, Trace, layer_statistics, load_traces, save_traces
+from ncpipe.errors import UserError
 from ncpipe.files import read_tensors, write_json
 from ncpipe.fitting import error_columns, fit_batch, match_network, matched_to
 from ncpipe.study.spec import NetworkSpec, UfmSpec
@@ -232,3 +233,11 @@ def test_rows_of_solvers_without_random_starts(solver, tmp_path):
     assert row["gap"] == pytest.approx(0, abs=1e-9)
     tensors, _ = read_tensors(tmp_path / "minimisers.safetensors")
     assert tensors["one/features"].shape == (12, 5)
+
+
+def test_a_solver_that_does_not_apply_is_one_line(tmp_path):
+    spec = UfmSpec(classes=3, samples=4, dim=3, loss="ce", weight_decay=(1e-3, 1e-3), solver={"name": "construction"})
+    with pytest.raises(
+        UserError, match="b1: solver 'construction' does not apply: extended model with cross entropy"
+    ):
+        fit_batch(UfmBatch("b1", {"p": spec}), tmp_path)

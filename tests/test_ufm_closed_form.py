@@ -505,3 +505,17 @@ def test_penalised_bias_of_a_narrow_model_leaves_the_ones_direction_to_the_bias(
     assert optimum.value == pytest.approx((3 * (0.02 - 0.02**2 / 2) + 10 / 11 / 2) / 4, rel=1e-14)
     assert narrow.construct().value() == pytest.approx(optimum.value, rel=1e-12)
     assert optimum.bias == pytest.approx(1 / 44)
+
+
+@pytest.mark.parametrize(("gamma", "jump"), [(2.0, 1.1044951077605738), (5.0, 1.2612191528309045)])
+def test_margin_of_focal_loss_jumps_where_the_loss_is_not_convex(gamma: float, jump: float) -> None:
+    """With many classes it falls most per margin at a margin above 2: the steepest chord, from a fine grid."""
+    price = jump / 99  # that of a margin at which zero becomes optimal
+    below, above = (
+        Problem(100, 1, 100, "focal", gamma=gamma, weight_decay=price * f, feature_decay=price * f).optimum()
+        for f in (0.999, 1.001)
+    )
+    assert not below.is_zero
+    assert below.scale > 2
+    assert above.is_zero
+    assert below.zero_threshold == pytest.approx(1 / 0.999, rel=1e-6)

@@ -287,6 +287,7 @@ def test_zero_is_found_beyond_the_threshold_of_deep_models(depth: int, activatio
     beyond = replace(below, weight_decay=(decay,) * depth, feature_decay=decay)
     result = fit(beyond, starts=4)
     assert result.gap == 0
+    assert result.starts == 4
     assert float(result.features.norm()) < 1e-6
     assert not result.missed
     assert result.message.startswith("reached the optimum 0.5")
@@ -301,6 +302,17 @@ def test_used_up_iterations_are_told() -> None:
     assert not result.converged
     assert result.message.startswith("missed the optimum 0.0")
     assert result.message.endswith("0% of 8 starts; not converged within max_iterations=3")
+
+
+def test_a_small_gap_is_a_miss() -> None:
+    problem = Problem(3, 4, 5, weight_decay=0.02, feature_decay=0.02)
+    gaps = {}
+    for steps in (600, 900, 1200, 1800, 6000):
+        result = fit(problem, "gradient_descent", steps=steps, points=2, step_size=0.2)
+        gaps[result.gap / problem.optimum().value] = result.missed
+    assert any(1e-8 < gap < 1e-3 for gap in gaps)
+    assert all(missed == (gap > 1e-8) for gap, missed in gaps.items())
+    assert not all(gaps.values())
 
 
 def test_short_descent_is_told() -> None:

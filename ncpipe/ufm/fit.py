@@ -240,11 +240,16 @@ def fit(
     groups: dict[Layout, list[int]] = {}
     for number, problem in enumerate(listed):
         groups.setdefault(Layout.of(problem), []).append(number)
+    threads = torch.get_num_threads() if place.type == "cpu" else 1
     large: list[list[int]] = []
     small: list[list[int]] = []
     for layout, members in groups.items():
-        per = max(1, _chunk(place) // (sum(layout.sizes) * getattr(chosen, "starts", 1)))
-        chunks = [members[i : i + per] for i in range(0, len(members), per)]
+        row = sum(Layout.of(listed[members[0]], getattr(chosen, "tied", False)).sizes)
+        most = max(1, _chunk(place) // (row * (getattr(chosen, "starts", 0) + 1)))  # zero may be tried as well
+        # as many for all threads, at least one problem each
+        parts = -(-len(members) // most)
+        parts = min(len(members), -(-parts // threads) * threads)
+        chunks = [part.tolist() for part in np.array_split(members, parts)]
         (large if sum(layout.sizes) > LARGE or place.type != "cpu" else small).extend(chunks)
     results: dict[int, Result] = {}
 

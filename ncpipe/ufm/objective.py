@@ -38,7 +38,8 @@ class Objective:
         self.parameters = torch.zeros_like(self.decay)
         self.gradient = torch.zeros_like(self.decay)
         self._at, self._out = layout.views(self.parameters), layout.views(self.gradient)
-        self._weights, self._weight_gradients = [*self._at.weights], [*self._out.weights]
+        self._weights = [*self._at.weights]
+        self._feature_gradient, *self._weight_gradients = map(_contiguous, (self._out.features, *self._out.weights))
         if layout.frozen:
             frame = simplex_etf(layout.classes, layout.widths[-1]).to(device)
             self._weights.append(frame.expand(batch, -1, -1))
@@ -127,7 +128,11 @@ class Objective:
             if self.layout.activation == "relu":
                 delta.mul_(torch.sign(self._layers[level], out=self._active[level - 1]))
         self._weight_gradient(0, delta)
-        torch.bmm(self._transposed[0], delta, out=self._out.features)
+        torch.bmm(self._transposed[0], delta, out=self._feature_gradient)
+        if self._feature_gradient is not self._out.features:
+            self._out.features.copy_(self._feature_gradient)
+            for view, written in zip(self._out.weights, self._weight_gradients, strict=True):
+                view.copy_(written)
 
     def _weight_gradient(self, level: int, delta: Tensor) -> None:
         if level < len(self._weight_gradients):  # the last may be frozen
@@ -183,6 +188,11 @@ class UnitSpheres(Objective):
         for (block, axis), norm in zip(self._blocks(scaled), norms, strict=False):
             block.mul_(norm / block.norm(dim=axis, keepdim=True))
         return scaled
+
+
+def _contiguous(view: Tensor) -> Tensor:
+    """The view, or a buffer of its shape: into strided ones matrices are multiplied one by one."""
+    return view if view.is_contiguous() else torch.empty(view.shape, dtype=view.dtype, device=view.device)
 
 
 def _decays(problem: Problem) -> list[float]:

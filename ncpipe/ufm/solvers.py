@@ -106,7 +106,9 @@ class _Memory:
 
         H g = gamma g + S R^-T [(D + gamma Y^T Y) R^-1 S^T g - gamma Y^T g] - gamma Y R^-1 S^T g ,
 
-    so that an iteration reads the pairs twice in matrix products. A pair without curvature is left out.
+    so that an iteration reads the pairs twice: in their products with the new gradient, which give those with its
+    change by subtraction (its change is no less than a tenth of its slope, so that few digits cancel), and in the
+    direction. A pair without curvature is left out.
     """
 
     def __init__(self, most: int, like: Tensor) -> None:
@@ -114,34 +116,38 @@ class _Memory:
         self.most, self.rows = most, torch.arange(batch, device=like.device)
         self.pairs = like.new_zeros(batch, 2 * most, size)
         """s in the first m rows, y in the others."""
+        self.products = like.new_zeros(batch, 2 * most)
+        """Of the pairs with the gradient."""
         self.sy, self.yy = like.new_zeros(batch, most, most), like.new_zeros(batch, most, most)
+        """``sy`` is current where s is no younger than y."""
         self.valid = torch.zeros(batch, most, dtype=torch.bool, device=like.device)
         self.newest = torch.full((batch,), most - 1, device=like.device)
         self.scale = like.new_ones(batch)
 
-    def add(self, chosen: Tensor, step: Tensor, change: Tensor, gradient: Tensor) -> Tensor:
-        """Keep a pair of the chosen problems; returns the products of all pairs with the gradients, (B, 2m)."""
+    def add(self, chosen: Tensor, step: Tensor, change: Tensor, gradient: Tensor) -> None:
+        """Keep a pair of the chosen problems, which leads to their gradient."""
         m = self.most
         self.newest = torch.where(chosen, (self.newest + 1) % m, self.newest)
         rows = self.rows if bool(chosen.all()) else chosen.nonzero()[:, 0]
         slot = self.newest[rows]
         self.pairs[rows, slot], self.pairs[rows, m + slot] = step[rows], change[rows]
-        products = torch.stack([gradient, step, change], dim=1) @ self.pairs.mT
-        with_step, with_change = products[rows, 1], products[rows, 2]
-        self.sy[rows, :, slot], self.sy[rows, slot] = with_change[:, :m], with_step[:, m:]
+        products = torch.bmm(gradient[:, None], self.pairs.mT)[:, 0]
+        with_change = (products - self.products)[rows]
+        self.products = torch.where(chosen[:, None], products, self.products)
+        curvature, size = torch.linalg.vecdot(step, change)[rows], torch.linalg.vecdot(change, change)[rows]
+        self.sy[rows, :, slot] = with_change[:, :m]
         self.yy[rows, :, slot] = self.yy[rows, slot] = with_change[:, m:]
-        curvature, size = self.sy[rows, slot, slot], self.yy[rows, slot, slot]
+        self.sy[rows, slot, slot], self.yy[rows, slot, slot] = curvature, size
         curved = curvature > torch.finfo(torch.float64).eps * size
         self.valid[rows, slot] = curved
         self.scale[rows] = torch.where(curved, curvature / size, self.scale[rows])
-        return products[:, 0]
 
     def forget(self, problems: Tensor) -> None:
         """Leave out all pairs of these problems."""
         self.valid &= ~problems[:, None]
 
-    def direction(self, gradient: Tensor, products: Tensor) -> Tensor:
-        """-H grad, given the pairs' products with the gradient."""
+    def direction(self, gradient: Tensor) -> Tensor:
+        """-H grad, for the problems whose gradient is that of the newest pair."""
         m = self.most
         order = (self.newest[:, None] + 1 + torch.arange(m, device=gradient.device)) % m  # from the oldest
         valid, scale = self.valid.gather(1, order), self.scale[:, None]
@@ -149,11 +155,11 @@ class _Memory:
         rows = self.rows[:, None, None]
         sy, yy = (matrix[rows, order[:, :, None], order[:, None, :]] * both for matrix in (self.sy, self.yy))
         upper = sy.triu() + torch.diag_embed((~valid).double())
-        with_s, with_y = (part.gather(1, order) * valid for part in products.split(m, dim=1))
+        with_s, with_y = (part.gather(1, order) * valid for part in self.products.split(m, dim=1))
         y_part = torch.linalg.solve_triangular(upper, with_s[:, :, None], upper=True)
         inner = sy.diagonal(dim1=1, dim2=2) * y_part[:, :, 0] + scale * ((yy * y_part.mT).sum(dim=2) - with_y)
         s_part = torch.linalg.solve_triangular(upper.mT, inner[:, :, None], upper=False)[:, :, 0]
-        weights = torch.zeros_like(products)
+        weights = torch.zeros_like(self.products)
         weights.scatter_(1, order, s_part * valid)
         weights.scatter_(1, order + m, -scale * y_part[:, :, 0] * valid)
         return torch.bmm(weights[:, None], self.pairs)[:, 0].addcmul_(scale, gradient).neg_()
@@ -161,7 +167,7 @@ class _Memory:
     def subset(self, indices: Tensor) -> _Memory:
         kept = object.__new__(_Memory)
         kept.most, kept.rows = self.most, self.rows[: len(indices)]
-        for name in ("pairs", "sy", "yy", "valid", "newest", "scale"):
+        for name in ("pairs", "products", "sy", "yy", "valid", "newest", "scale"):
             setattr(kept, name, getattr(self, name)[indices])
         return kept
 
@@ -263,7 +269,7 @@ def _round(objective: Objective, state: _State, memory: _Memory) -> Tensor:
     value, gradient = objective.evaluate(point)
     accepted, decrease = _weak_wolfe(state, value, gradient)
     taken = accepted[:, None]
-    products = memory.add(accepted, point - state.point, gradient - state.gradient, gradient)
+    memory.add(accepted, point - state.point, gradient - state.gradient, gradient)
     state.point = torch.where(taken, point, state.point)
     state.value = torch.where(accepted, value, state.value)
     state.gradient = torch.where(taken, gradient, state.gradient)
@@ -273,7 +279,7 @@ def _round(objective: Objective, state: _State, memory: _Memory) -> Tensor:
     state.low = torch.where(decrease, state.step, state.low)
     wider = torch.where(state.high.isinf(), 2 * state.step, (state.low + state.high) / 2)
     state.step = torch.where(accepted, state.step, wider)
-    state.search(accepted, memory.direction(state.gradient, products), torch.ones_like(value))
+    state.search(accepted, memory.direction(state.gradient), torch.ones_like(value))
     exhausted = ~accepted & (state.trials >= STEP_TRIALS)
     stuck = exhausted & state.steepest
     state.steepest &= ~accepted
@@ -302,6 +308,8 @@ def _stop(objective: Objective, state: _State, ends: Ends, max_iterations: int, 
     state.reference = torch.where(look, state.value, state.reference)
     within = state.gradient.norm(dim=1) <= objective.tolerance(state.value)
     finished = ~state.stopped & (within | stuck | (state.iterations >= max_iterations))
+    if not finished.any():
+        return
     chosen = state.number[finished]
     ends.points[chosen], ends.iterations[chosen] = state.point[finished], state.iterations[finished]
     ends.stationary[chosen], ends.exhausted[chosen] = within[finished], ~(within | stuck)[finished]
