@@ -69,8 +69,8 @@ class Lbfgs:
     """L-BFGS from several starts, the best kept.
 
     Starts are N(0, init_scale^2) in balanced variables, where all penalties of weights and features are equal; on
-    unit spheres they are uniform. In deep models zero is a local minimum with a basin that no such start is in:
-    it is tried as well, and not counted as a start.
+    unit spheres they are uniform. Zero, in deep models a local minimum with a basin that no such start is in, is tried
+    as well, and not counted as a start.
     ``tied`` optimises one feature vector per class (set of tags) in place of one per sample. The optimum is the same:
     for given weights the objective is a sum over samples, so moving all samples of a class to the best of them
     never raises it.
@@ -83,7 +83,7 @@ class Lbfgs:
 
     def run(self, problems: Sequence[Problem], seeds: Sequence[int], device: torch.device) -> list[Result]:
         layout = Layout.of(problems[0], self.tied)
-        size, tries = sum(layout.sizes), self.starts + (layout.depth > 1)
+        size, tries = sum(layout.sizes), self.starts + (len(problems[0].decays) > 1)
         rows = [(p, s, number) for p, s in zip(problems, seeds, strict=True) for number in range(tries)]
         at_once = max(1, _chunk(device) // size)
         parts = [self._minimise(rows[i : i + at_once], layout, device) for i in range(0, len(rows), at_once)]
