@@ -69,8 +69,8 @@ class Lbfgs:
     """L-BFGS from several starts, the best kept.
 
     Starts are N(0, init_scale^2) in balanced variables, where all penalties of weights and features are equal; on
-    unit spheres they are uniform. Zero, in deep models a local minimum with a basin that no such start is in, is tried
-    as well, and not counted as a start.
+    unit spheres they are uniform. Zero, in deep models a local minimum with a basin that no such start is in, is
+    tried as well, and not counted as a start.
     ``tied`` optimises one feature vector per class (set of tags) in place of one per sample. The optimum is the same:
     for given weights the objective is a sum over samples, so moving all samples of a class to the best of them
     never raises it.
