@@ -415,3 +415,29 @@ def test_tagwise_scale_is_the_ratio_of_margins() -> None:
     scalars = fit(problem, "construction").trace().scalars[0, "train"]
     assert scalars["tagwise_scale"] == pytest.approx(4.7732705367 / 5.3471234468, rel=1e-9)
     assert "tagwise_scale" not in fit(Problem(4, {1: 3}, 6, "pick_all_labels")).trace().scalars
+
+
+def test_flow_of_a_narrow_model_lives_in_the_largest_classes() -> None:
+    result = fit(Problem(3, (1, 3, 5), 2, weight_decay=0.01), "gradient_flow", steps=40_000, points=3)
+    assert not result.missed
+    assert float(result.minimiser.class_features()[0].norm()) == 0
+
+
+def test_stiff_flows_end() -> None:
+    result = fit(Problem(3, 4, 5, feature_decay=50.0), "gradient_flow", points=3)
+    assert result.optimum is not None
+    assert result.optimum.is_zero
+    assert not result.missed
+
+
+@pytest.mark.parametrize("bias", ["free", 5.0])
+def test_flow_moves_the_mean_with_the_bias(bias: Any) -> None:
+    result = fit(Problem(3, 4, 5, weight_decay=0.01, bias=bias), "gradient_flow", points=3)
+    assert result.gap == pytest.approx(0, abs=1e-10)
+
+
+def test_message_where_the_optimum_underflows() -> None:
+    result = fit(Problem(3, 2, 3, "ce", temperature=1000), starts=2, max_iterations=50)
+    assert result.optimum is not None
+    assert result.optimum.value == 0
+    assert "the optimum 0" in result.message

@@ -323,7 +323,7 @@ def _focal(problem: Problem, price: float) -> tuple[float, float, float]:
     # The price at which the line from (0, l(0)) touches l: largest fall per margin.
     tangents = _valleys(lambda t: loss(0) - loss(t) - t * steepness(t), 50 * (1 + gamma))
     falls = [steepness(0), *((loss(0) - loss(t)) / t for t in tangents)]
-    return margin, objective(margin), math.inf if ridge else max(falls) / ((K - 1) * price)
+    return margin, objective(margin), math.inf if ridge else float(max(falls)) / ((K - 1) * price)
 
 
 def _valleys(slope: Callable[[Real], Real], end: float) -> list[float]:

@@ -241,7 +241,7 @@ def lbfgs(objective: Objective, start: Tensor, max_iterations: int, pairs: int =
     agree to rounding, decrease is judged by slopes (Hager & Zhang 2005). Each round evaluates one step of every
     problem, whatever stage its line search is in. A problem stops where its gradient is within tolerance, where no
     step descends even along its gradient (the limit of rounding), or where it stalls. Stopped problems leave the
-    batch once they are half of it.
+    batch once they are an eighth of it.
 
     Args:
         objective: the batch, B problems with P parameters, in balanced variables.
@@ -255,7 +255,7 @@ def lbfgs(objective: Objective, start: Tensor, max_iterations: int, pairs: int =
     ends = Ends(start.clone(), torch.zeros_like(state.number), none, none.clone())
     _stop(objective, state, ends, max_iterations, stuck=none)
     while not state.stopped.all():
-        if 2 * state.stopped.sum() >= len(state.stopped):
+        if 8 * state.stopped.sum() >= len(state.stopped):
             keep = (~state.stopped).nonzero()[:, 0]
             objective, state, memory = objective.subset(keep), state.subset(keep), memory.subset(keep)
         stuck = _round(objective, state, memory)
