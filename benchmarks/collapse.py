@@ -20,7 +20,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -366,13 +366,13 @@ def report(title: str, case: Case, repeats: int) -> None:
         print(f"(b) leaves out the pseudo-inverse of order {width:,}: a lower bound")
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="add 1,000 classes and a convolution's flattened maps")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu", help="where the features lie: cpu or cuda")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     torch.set_num_threads(arguments.threads)
     print(machine(arguments.device))
     print(f"relative to (a): ours/it, bar <= 1.3; to (b): it/ours, bar >= 5; all agree on {', '.join(COMPARED)}")

@@ -70,9 +70,22 @@ def test_closed_form_values_of_the_table_are_those_of_the_code():
     values = {
         k: v[1] for k, v in table_rows(sections(text("ufm"))["Closed forms"]).items() if k.startswith("Problem(")
     }
-    assert len(values) == 10
+    assert len(values) == 20
     for call, value in values.items():
         assert f"{eval(call, {'Problem': Problem}).optimum().value:.8f}" == value, call
+
+
+def test_ufm_command_prints_the_optimum_that_is_shown():
+    from typer.testing import CliRunner
+
+    from ncpipe.cli import app
+
+    (block,) = blocks(sections(text("ufm"))["From the command line"], "console")
+    command, _, shown = block.partition("\n")
+    printed = CliRunner().invoke(app, [*shlex.split(command)[2:], "--starts", "1"]).output
+    optimum = [part.split("\n\n")[0] for part in (shown, printed)]
+    assert len(optimum[0].splitlines()) == 5
+    assert optimum[0] == optimum[1]
 
 
 def test_every_metric_is_defined():
