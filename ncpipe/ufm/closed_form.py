@@ -270,10 +270,10 @@ def _margin(problem: Problem) -> Optimum:
     basis = "convex in the fit, symmetric in the classes (derived in docs/ufm.md; cf. Zhu et al. 2021)"
     if problem.loss == "focal":
         basis = "simplex ETF (Zhou et al. 2022), its margin by a one-dimensional search"
-    left = helmert(K)[:, : K - 1 if margin > 0 else 0]
-    return _optimum(
-        problem, value, margin, left, margin * math.sqrt(problem.counts[0]), basis, zero_threshold=threshold
-    )
+    proven = problem.loss != "focal" or problem.classifier == "free" or (factors == 1 and problem.bias == "none")
+    left, sigma = helmert(K)[:, : K - 1 if margin > 0 else 0], margin * math.sqrt(problem.counts[0])
+    basis = basis if proven else f"{basis}; best known: proven for trained classifiers"
+    return _optimum(problem, value, margin, left, sigma, basis, zero_threshold=threshold, is_global=proven)
 
 
 def _cross_entropy(problem: Problem, price: float) -> tuple[float, float, float]:

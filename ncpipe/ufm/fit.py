@@ -26,7 +26,7 @@ GPU_CHUNK = 2**26
 LARGE = 2**20
 """Parameters from which on a problem has all threads to itself."""
 PAIRS_BUDGET = 2**28
-"""Numbers that the pairs of L-BFGS may hold for one problem: large ones keep fewer than 20 pairs."""
+"""Numbers that the pairs of L-BFGS may hold for one problem: large ones keep fewer pairs."""
 
 
 class Solver(Protocol):
