@@ -31,8 +31,8 @@ from torch import Tensor
 
 from ncpipe.figures.style import OKABE_ITO, new_figure, style
 from ncpipe.ufm import Problem, Result, fit
-from ncpipe.ufm.objective import GRADIENT_TOLERANCE
-from ncpipe.ufm.solvers import MEMORY
+from ncpipe.ufm.objective import GRADIENT_TOLERANCE, Objective
+from ncpipe.ufm.solvers import MEMORY, gradient_descent, lbfgs
 
 GAP = 1e-8
 """Relative, at which a fit counts as done."""
@@ -301,7 +301,7 @@ def cost_plot(
         left, right = figure.subplots(1, 2)
         draw(left, counts, by_count, "problems in the batch", "seconds an iteration, all problems")
         draw(right, sizes, by_size, r"$N\,d\,K$", "seconds an iteration, one problem")
-        left.legend(loc="upper left", handlelength=1.6)
+        right.legend(loc="lower right", handlelength=1.6)
         for suffix in (".svg", ".png"):
             metadata = {"Date": None} if suffix == ".svg" else {}
             figure.savefig(path.with_suffix(suffix), metadata=metadata)
@@ -314,18 +314,20 @@ SOLVERS = {"L-BFGS": ("lbfgs", "blue", "o"), "gradient descent": ("gradient_desc
 
 
 def iteration(name: str, problems: list[Problem], budget: int, device: str) -> float:
-    """Seconds of one iteration of all, from the difference of a long and a short run: the least of three."""
-    solver = SOLVERS[name][0]
-    work = len(problems) * operations(problems[0]) * (10 if solver == "lbfgs" else 1)
-    short = 12
-    long = short + max(20, min(400, budget // work))
+    """Seconds of one iteration of all problems in one batch on one thread: the least of three runs of the solver."""
+    objective = Objective.of(problems, device=device)
+    draws = np.stack([np.concatenate([p.ravel() for p in start(q, n, 0, 1.0)]) for n, q in enumerate(problems)])
+    begin = torch.from_numpy(draws).to(device) * INIT_SCALE
+    descends = SOLVERS[name][0] == "gradient_descent"
+    work = len(problems) * operations(problems[0]) * (1 if descends else 10)
+    steps = max(20, min(400, budget // work))
 
-    def seconds(steps: int) -> float:
-        if solver == "lbfgs":
-            return timed(lambda: fit(problems, starts=1, max_iterations=steps, device=device))
-        return timed(lambda: descend(problems, steps, {"points": 2, "init_scale": INIT_SCALE, "device": device}))
+    def run() -> object:
+        if descends:
+            return gradient_descent(objective, begin, STEP_SIZE, 0.0, [steps], lambda *_: None)
+        return lbfgs(objective, begin, steps)
 
-    return max(1e-9, min(seconds(long) for _ in range(3)) - min(seconds(short) for _ in range(3))) / (long - short)
+    return min(timed(run) for _ in range(3)) / steps
 
 
 def draw(axes: mpl.axes.Axes, x: Sequence[int], seconds: dict[str, list[float]], label: str, title: str) -> None:
