@@ -320,7 +320,7 @@ def iteration(name: str, problems: list[Problem], budget: int, device: str) -> f
     begin = torch.from_numpy(draws).to(device) * INIT_SCALE
     descends = SOLVERS[name][0] == "gradient_descent"
     work = len(problems) * operations(problems[0]) * (1 if descends else 10)
-    steps = max(20, min(400, budget // work))
+    steps = max(20, min(400 if descends else 60, budget // work))  # few enough for L-BFGS not to end before
 
     def run() -> object:
         if descends:

@@ -34,7 +34,8 @@ def fit_batch(batch: UfmBatch, folder: Path) -> None:
         with progress(f"fit {batch.id}", len(problems)) as update:
             fitted = fit(problems, solver.name, seed=seeds, report=lambda done, _: update(done, ""), **options)
     except (ValueError, NoClosedForm) as reason:
-        raise UserError(f"{batch.id}: solver {solver.name!r} does not apply: {reason}") from None
+        needs = "solver 'construction': no closed form: " if isinstance(reason, NoClosedForm) else ""
+        raise UserError(f"{batch.id}: {needs}{reason}") from None
     results = dict(zip(specs, fitted))
     for run_id, result in results.items():
         print(f"{run_id} {result.status}: {result.message}", flush=True)

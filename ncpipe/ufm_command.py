@@ -180,7 +180,7 @@ def _norms(result: Result) -> dict[str, float]:
 
 def _layers(result: Result) -> dict[str, dict[str, float | None]]:
     """All collapse metrics by layer, with several labels of the samples of one; none of the zero solution."""
-    if result.minimiser.fit_rank() == 0:
+    if result.status == "diverged" or result.minimiser.fit_rank() == 0:
         return {}
     trace = result.trace()
     last = trace.times[-1]
@@ -212,6 +212,7 @@ def lines(content: Content) -> Iterator[str]:
     if "fit" in content:
         yield ""
         yield from _reached_lines(content["fit"])
+    if "fit" in content and content["fit"]["status"] == "done":
         yield ""
         yield from _layer_lines(content["layers"]) if content["layers"] else [ZERO]
 

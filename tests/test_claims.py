@@ -38,7 +38,7 @@ def frames(*rows: tuple, ufm: list | None = None) -> dict[str, pd.DataFrame]:
         "weights_gram_error",
         "means_gram_error",
     ]
-    columns += ["predicted_weight_norm", "measured_weight_norm"]
+    columns += ["gap", "optimum", "predicted_weight_norm", "measured_weight_norm"]
     columns += ["predicted_feature_norm", "measured_feature_norm"]
     runs = pd.DataFrame(RUNS).astype({"zero_error_epoch": float})
     fits = pd.DataFrame(ufm or [], columns=columns)
@@ -136,3 +136,23 @@ def test_claims_without_runs_are_left_out():
     assert [row["claim_id"] for row in claim_rows(frames(("plain", "features", 1, 9, "nc2_means_of", 0.1)))] == [
         "tirer2022-1"
     ]
+
+
+def test_ufm_claims_leave_out_runs_stopped_early():
+    rows = [("gd0", "features", "nc2_means_of", 0.01), ("gd1", "features", "nc2_means_of", 0.4)]
+    runs = pd.DataFrame(
+        [
+            {"run_id": name, "kind": "declared", "optimizer": "gradient_descent", "loss": "mse", "status": "done",
+             "model": "plain", "activation": "linear", "bias": "none"}
+            for name in ("gd0", "gd1")
+        ]
+    )  # fmt: skip
+    fits = pd.DataFrame({"run_id": ["gd0", "gd1"], "gap": [1e-6, 2e-3], "optimum": [0.02, 0.02]})
+    table = pd.DataFrame(
+        [
+            {"run_id": r, "layer": layer, "metric": m, "value": v, "time": 1, "split": "train"}
+            for r, layer, m, v in rows
+        ]
+    )
+    row = claim("1").row({"runs": runs, "collapse": table, "ufm": fits})
+    assert (row["count"], row["effect"]) == (1, 0.01)

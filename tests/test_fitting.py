@@ -238,6 +238,6 @@ def test_rows_of_solvers_without_random_starts(solver, tmp_path):
 def test_a_solver_that_does_not_apply_is_one_line(tmp_path):
     spec = UfmSpec(classes=3, samples=4, dim=3, loss="ce", weight_decay=(1e-3, 1e-3), solver={"name": "construction"})
     with pytest.raises(
-        UserError, match="b1: solver 'construction' does not apply: extended model with cross entropy"
+        UserError, match="b1: solver 'construction': no closed form: extended model with cross entropy"
     ):
         fit_batch(UfmBatch("b1", {"p": spec}), tmp_path)

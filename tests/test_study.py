@@ -17,7 +17,7 @@ from ncpipe.collapse import measure
 from ncpipe.errors import UserError
 from ncpipe.figures.definitions import DEFINITIONS
 from ncpipe.study.identity import canonical, identify
-from ncpipe.study.spec import Block, Config, DatasetSpec, MetricName
+from ncpipe.study.spec import Block, Config, DatasetSpec, MetricName, UfmSpec
 from ncpipe.study.study import Study, log_spaced, measured_epochs
 from ncpipe.study.sweep import expand, laid_over
 
@@ -264,3 +264,14 @@ def test_figures_are_those_that_apply():
 def test_study_loads_no_torch():
     code = "import sys, ncpipe.study.study; sys.exit('torch' in sys.modules or 'mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("bias", "stands_for"), [(0, "free"), (0.0, "free"), ("none", "none"), (0.5, 0.5)])
+def test_a_zero_penalty_of_the_bias_is_free(bias, stands_for):
+    spec = UfmSpec(classes=3, samples=4, dim=3, bias=bias, solver={"name": "lbfgs"})
+    assert spec.bias == stands_for
+
+
+def test_a_flag_is_no_bias():
+    with pytest.raises(ValueError, match="got false; needs none, free or a penalty"):
+        UfmSpec(classes=3, samples=4, dim=3, bias=False, solver={"name": "lbfgs"})

@@ -179,3 +179,14 @@ def test_sets_of_tags_are_listed_with_their_samples() -> None:
 def test_problems_can_be_told_apart_in_sets() -> None:
     first, again = (Problem(4, {1: 5, 2: 3}, 6, "pick_all_labels") for _ in range(2))
     assert len({first, again, replace(first, samples={1: 5}), Problem(4, 5, 6)}) == 3
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_bias_is_no_flag(value: bool) -> None:
+    with pytest.raises(ValueError, match=f"bias: got {value}; needs 'none', 'free' or a penalty"):
+        Problem(4, 5, 6, bias=value)
+
+
+def test_arrays_are_lists() -> None:
+    one = Problem(4, np.array([20, 10, 5, 5]), np.array([7, 6]), weight_decay=np.array([1e-3, 2e-3]))  # type: ignore[arg-type]
+    assert one == Problem(4, [20, 10, 5, 5], (7, 6), weight_decay=(1e-3, 2e-3))

@@ -10,7 +10,7 @@ import torch
 from test_ufm_objective import formula_at
 from torch import Tensor
 
-from ncpipe.ufm import Minimiser, NoClosedForm, Problem, Result, fit
+from ncpipe.ufm import Minimiser, NoClosedForm, Problem, Result, fit, solvers
 from ncpipe.ufm.gradient_flow import aligned_flow
 from ncpipe.ufm.layout import Layout
 from ncpipe.ufm.objective import Objective
@@ -384,7 +384,7 @@ def test_dead_directions_are_told() -> None:
     live = 3 - dead[0].dead_directions
     cost = problem.optimum().value  # of a live direction, times K; a dead one costs 1/2
     assert dead[0].value == pytest.approx((live * cost + (3 - live) / 2) / 3, rel=1e-8)
-    assert f", {dead[0].dead_directions} dead directions" in dead[0].message
+    assert f", {dead[0].dead_directions} dead direction" in dead[0].message
 
 
 def test_tag_averages_of_several_labels() -> None:
@@ -441,3 +441,25 @@ def test_message_where_the_optimum_underflows() -> None:
     assert result.optimum is not None
     assert result.optimum.value == 0
     assert "the optimum 0" in result.message
+
+
+def test_starts_that_crawl_at_kinks_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds, once = [], solvers._round
+    monkeypatch.setattr(solvers, "_round", lambda *state: rounds.append(1) or once(*state))
+    problem = Problem(4, 5, 6, weight_decay=(2e-3, 3e-3), feature_decay=1e-3, activation="relu")
+    assert not fit(problem, starts=8, seed=0).missed
+    assert len(rounds) < 3000  # 17,000 to the end of all starts
+
+
+def test_results_are_told_in_a_line_and_are_themselves_alone() -> None:
+    result = fit(Problem(3, 4, 5), starts=2)
+    assert repr(result) == f"Result({result.message})"
+    assert repr(result.minimiser) == "Minimiser(H1 (12, 5), W1 (3, 5))"
+    assert result == result
+    assert result != fit(Problem(3, 4, 5), starts=2)
+
+
+@pytest.mark.parametrize("problems", [4, Problem, [Problem(3, 4, 5), None], []])
+def test_what_is_no_problem_is_refused(problems: Any) -> None:
+    with pytest.raises(ValueError, match=r"problems: got .*; needs a Problem"):
+        fit(problems)

@@ -28,8 +28,8 @@ class Trace:
 
     layers: tuple[str, ...]
     """Layer names from the first to the last, 'features'."""
-    statistics: dict[Moment, LayerStatistics] = field(default_factory=dict)
-    heads: dict[int, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
+    statistics: dict[Moment, LayerStatistics] = field(default_factory=dict, repr=False)
+    heads: dict[int, tuple[Tensor, Tensor | None]] = field(default_factory=dict, repr=False)
     """Classifier weight (K, d) and bias (K,) by time; it reads the last layer."""
     scalars: dict[tuple[int, str], dict[str, float]] = field(default_factory=dict)
     """Values by time and split that take more than statistics: ``loss``, the mean loss without penalties; Han's

@@ -318,6 +318,13 @@ class UfmSpec(Settings):
     solver: SolverSpec
     seed: Seed = 0
 
+    @field_validator("bias", mode="before")
+    @classmethod
+    def _no_penalty_is_free(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError(f"got {str(value).lower()}; needs none, free or a penalty")
+        return "free" if value == 0 else value
+
     @field_validator("weight_decay")
     @classmethod
     def _one_matrix_is_a_number(cls, value: float | tuple[float, ...] | None) -> float | tuple[float, ...] | None:

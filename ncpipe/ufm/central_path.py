@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 
 import torch
@@ -101,19 +101,19 @@ def snr(features: Array, labels: Array, *, num_classes: int | None = None) -> Te
     return torch.linalg.svdvals(centred_means(means))[: count - 1]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CentralPath:
     """Renormalised gradient flow from given features, recorded at T times."""
 
-    times: Tensor
+    times: Tensor = field(repr=False)
     """(T,), from 0 to the end."""
-    singular_values: Tensor
+    singular_values: Tensor = field(repr=False)
     """Of the signal-to-noise matrix, measured on the features, (T, K - 1), descending."""
-    loss: Tensor
+    loss: Tensor = field(repr=False)
     """1/(2N) sum_i |W_LS h_i + b_LS - y_i|^2 of the features, (T,)."""
-    nc1_pinv: Tensor
+    nc1_pinv: Tensor = field(repr=False)
     """Tr(Sigma_W Sigma_B^+)/K, which is the sum of 1/w_j^2, (T,)."""
-    features: Tensor
+    features: Tensor = field(repr=False)
     """At the last time, with Sigma_W = I, (N, d) float64."""
 
 

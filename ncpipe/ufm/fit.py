@@ -103,7 +103,10 @@ class Lbfgs:
             if exhausted[best]:
                 stop = f"not converged within max_iterations={self.max_iterations}"
             if best - own.start == self.starts:
-                stop = "the zero solution, better than all starts"
+                unfinished = f", not converged within max_iterations={self.max_iterations}" * bool(
+                    exhausted[own].any()
+                )
+                stop = f"the zero solution, better than all starts{unfinished}"
             results.append(recorder.result(stop, values[own][: self.starts].tolist()))
         return results
 
@@ -230,7 +233,9 @@ def fit(
         NoClosedForm: ``construction`` of a problem without closed form.
     """
     chosen, place = _solver(solver, options), _device(device)
-    listed = [problems] if isinstance(problems, Problem) else list(problems)
+    listed = [problems] if isinstance(problems, Problem) else list(problems) if isinstance(problems, Sequence) else []
+    if not listed or not all(isinstance(problem, Problem) for problem in listed):
+        raise ValueError(f"problems: got {type(problems).__name__}; needs a Problem, or a list of them")
     seeds = list(seed) if isinstance(seed, Sequence) else [seed] * len(listed)
     for number in seeds:
         if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 0:

@@ -43,7 +43,7 @@ class Goodness:
     """The network's ``classifier_stationarity``, no error of the prediction but of its premise."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MatchedUfm:
     """The problem that matches a network, and its predictions."""
 
@@ -197,6 +197,10 @@ def match_statistics(
         >>> f"{model.problem.feature_decay:.3e}", f"{model.loss:.3e}", model.metrics()["nc2_means_of"] < 1e-12
         ('2.469e-06', '9.877e-08', True)
     """
+    if not isinstance(features, LayerStatistics):
+        raise ValueError(f"features: got {type(features).__name__}; needs ncpipe.collapse.layer_statistics(...)")
+    if loss not in ("mse", "ce"):
+        raise ValueError(f"loss: got {loss!r}; needs 'mse' or 'ce'")
     if weight.shape != features.means.shape:
         raise ValueError(f"weight: got shape {tuple(weight.shape)}; needs {tuple(features.means.shape)} as the means")
     weight = weight.detach().double()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ncpipe.ufm.problem import Problem
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Minimiser:
     """A point in the domain of a problem: one that a solver reached, or that a theorem gives."""
 
@@ -37,6 +37,11 @@ class Minimiser:
     bias: Tensor | None
     """(K,)."""
     tied: bool
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"W{i} {tuple(weight.shape)}" for i, weight in enumerate(self.weights, start=1))
+        ends = " tied" * self.tied, ", bias" * (self.bias is not None)
+        return f"Minimiser(H1 {tuple(self.columns.shape)}{ends[0]}, {shapes}{ends[1]})"
 
     @classmethod
     def unpack(cls, problem: Problem, vector: Tensor, tied: bool = False) -> Minimiser:

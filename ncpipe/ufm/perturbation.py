@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import overload
 
 import numpy as np
@@ -21,13 +21,13 @@ NEWTON_STEPS = 10
 """At the end, after L-BFGS has come as far as the rounding of the objective lets it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Perturbation:
     """A minimiser of the perturbation model."""
 
-    features: Tensor
+    features: Tensor = field(repr=False)
     """H, (N, d) float64, samples in the given order."""
-    weight: Tensor
+    weight: Tensor = field(repr=False)
     """W, (K, d) float64."""
     value: float
     """Objective."""

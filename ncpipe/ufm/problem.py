@@ -81,6 +81,9 @@ class Problem:
     classifier: Classifier = "free"
 
     def __post_init__(self) -> None:
+        for field in ("samples", "dim", "weight_decay"):
+            if hasattr(value := getattr(self, field), "tolist"):  # an array
+                self._set(field, value.tolist())
         self._set("classes", _integer("classes", self.classes, at_least=2))
         self._set("loss", _choice("loss", self.loss, get_args(Loss)))
         self._set("samples", _samples(self.samples, self.classes, self.loss))
@@ -253,14 +256,20 @@ def _integer(field: str, value: Any, at_least: int) -> int:
         number = operator.index(value)
     except TypeError:
         raise ValueError(f"{field}: got {value!r}; needs an integer, at least {at_least}") from None
-    if number < at_least or isinstance(value, bool):
+    if isinstance(value, bool):
+        raise ValueError(f"{field}: got {value}; needs an integer, at least {at_least}")
+    if number < at_least:
         raise ValueError(f"{field}: got {number}; needs an integer, at least {at_least}")
     return number
 
 
 def _samples(value: Any, classes: int, loss: str) -> int | tuple[int, ...] | dict[int, int]:
     if isinstance(value, Mapping) != (loss in MULTI_LABEL):
-        kind = "a mapping from multiplicity to samples" if loss in MULTI_LABEL else "an integer, or one per class"
+        kind = (
+            "a mapping from number of tags to samples per set, as {1: 30, 2: 10},"
+            if loss in MULTI_LABEL
+            else "an integer, or one per class"
+        )
         raise ValueError(f"samples: got {value!r} with loss {loss!r}; needs {kind}")
     if isinstance(value, Mapping):
         counts = {_multiplicity(m, classes): _integer("samples", n, at_least=1) for m, n in value.items()}
@@ -317,6 +326,8 @@ def _bias(value: Any) -> Literal["none", "free"] | float:
         if value not in ("none", "free"):
             raise ValueError(f"bias: got {value!r}; needs 'none', 'free' or a penalty >= 0")
         return "none" if value == "none" else "free"
+    if isinstance(value, bool):
+        raise ValueError(f"bias: got {value}; needs 'none', 'free' or a penalty >= 0")
     return _penalty("bias", value, zero=True) or "free"
 
 

@@ -36,7 +36,7 @@ class History:
         self.gradient_norm.append(gradient_norm)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Result:
     """What a fit of one problem reached: the best of its starts."""
 
@@ -58,6 +58,9 @@ class Result:
     """Why the solver stopped."""
     history: History
     _trace: Trace = field(repr=False)
+
+    def __repr__(self) -> str:
+        return f"Result({self.message})"
 
     @property
     def status(self) -> Literal["done", "diverged"]:
@@ -91,7 +94,8 @@ class Result:
         """One line: what was reached, of what, and why it stopped."""
         if self.status == "diverged":
             return f"diverged: {self.stop}"
-        dead = f", {self.dead_directions} dead directions" if self.dead_directions else ""
+        count = self.dead_directions
+        dead = f", {count} dead direction{'s' * (count > 1)}" if count else ""
         tail = f"{self.success_fraction:.0%} of {self.starts} starts; {self.stop}" if self.starts > 1 else self.stop
         if self.optimum is None or self.gap is None:
             return f"objective {self.value:.10g}, no closed form to compare with{dead}; {tail}"
@@ -103,7 +107,7 @@ class Result:
             )
         if relative < -SUCCESS:
             return f"objective {self.value:.10g}, below the value of theory by {-self.gap:.2g}{dead}; {tail}"
-        return f"reached the optimum {self.optimum.value:.10g} to {self.gap:.1g}{dead}; {tail}"
+        return f"reached the optimum {self.optimum.value:.10g} to {abs(self.gap):.1g}{dead}; {tail}"
 
     @property
     def features(self) -> Tensor:

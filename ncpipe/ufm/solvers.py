@@ -19,9 +19,11 @@ ARMIJO, WOLFE = 1e-4, 0.9
 """Sufficient decrease and curvature constants of the line search."""
 ROUNDING = 4 * torch.finfo(torch.float64).eps
 """Relative change of an objective below which decrease is judged by slopes."""
+KINK_ROUNDS, KINK_ITERATIONS, KINK_DECREASE = 100, 40, 1e-5
+"""L-BFGS gives up where so many rounds, of one trial step each, made fewer iterations and less of a relative
+decrease: at kinks of the ReLU most trials fail, and what is left crawls for thousands of iterations."""
 STALL_ITERATIONS, STALL_DECREASE = 50, 1e-13
-"""L-BFGS gives up on a problem whose objective fell by less, relative, over so many iterations: at kinks of the
-ReLU its gradient never vanishes."""
+"""It also gives up where the objective fell by less, relative, over so many iterations."""
 GRAPH_STEPS = 100
 """Steps of gradient descent in one CUDA graph."""
 STEP_TRIALS = 40
@@ -206,6 +208,10 @@ class _State:
     iterations: Tensor
     reference: Tensor
     """Objective at the last look for a stall."""
+    seen: Tensor
+    """Iterations at the last look for a crawl at kinks, every ``KINK_ROUNDS`` rounds."""
+    level: Tensor
+    """Objective there."""
     stopped: Tensor
 
     @classmethod
@@ -214,7 +220,8 @@ class _State:
         count = torch.zeros_like(value, dtype=torch.int64)
         step, high = unit_step(gradient), torch.full_like(value, torch.inf)
         number = torch.arange(len(value), device=value.device)
-        state = (-gradient, step, zero, high, count, ~none, count.clone(), high.clone(), none)
+        looks = (high.clone(), count.clone(), value.clone())
+        state = (-gradient, step, zero, high, count, ~none, count.clone(), *looks, none)
         return cls(number, point.clone(), value, gradient.clone(), *state)
 
     def search(self, chosen: Tensor, direction: Tensor, step: Tensor) -> None:
@@ -254,11 +261,15 @@ def lbfgs(objective: Objective, start: Tensor, max_iterations: int, pairs: int =
     none = torch.zeros_like(state.stopped)
     ends = Ends(start.clone(), torch.zeros_like(state.number), none, none.clone())
     _stop(objective, state, ends, max_iterations, stuck=none)
+    rounds = 0
     while not state.stopped.all():
         if 8 * state.stopped.sum() >= len(state.stopped):
             keep = (~state.stopped).nonzero()[:, 0]
             objective, state, memory = objective.subset(keep), state.subset(keep), memory.subset(keep)
         stuck = _round(objective, state, memory)
+        rounds += 1
+        if rounds % KINK_ROUNDS == 0:
+            stuck |= _crawls(state)
         _stop(objective, state, ends, max_iterations, stuck)
     return ends
 
@@ -290,6 +301,14 @@ def _round(objective: Objective, state: _State, memory: _Memory) -> Tensor:
         state.search(retried, -state.gradient, unit_step(state.gradient))
         state.steepest |= retried
     return stuck
+
+
+def _crawls(state: _State) -> Tensor:
+    """Whether the last rounds were mostly failed trials and gained little."""
+    few = state.iterations - state.seen < KINK_ITERATIONS
+    crawls = few & (state.level - state.value <= KINK_DECREASE * state.value)
+    state.seen, state.level = state.iterations.clone(), state.value.clone()
+    return crawls
 
 
 def _weak_wolfe(state: _State, value: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
