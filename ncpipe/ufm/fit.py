@@ -51,7 +51,8 @@ class GradientDescent:
 
     def run(self, problems: Sequence[Problem], seeds: Sequence[int], device: torch.device) -> list[Result]:
         objective = Objective.of(problems, device=device)
-        starts = objective.start(_draws(objective.layout, seeds, range(1)).to(device) * self.init_scale)
+        draws = np.stack([_draw(sum(objective.layout.sizes), seed, 0) for seed in seeds])
+        starts = objective.start(torch.from_numpy(draws).to(device) * self.init_scale)
         recorders = [Recorder(problem) for problem in problems]
 
         def record(iteration: int, points: Tensor, values: Tensor, gradients: Tensor) -> None:
@@ -97,16 +98,13 @@ class Lbfgs:
             recorder = Recorder(problem)
             point = Minimiser.unpack(problem, vectors[best], self.tied)
             recorder.record(int(iterations[best]), point, float(values[best]), float(norms[best]))
-            stop = f"gradient within tolerance after {iterations[best]} iterations"
-            if not stationary[best]:
-                stop = f"stalled after {iterations[best]} iterations"
-            if exhausted[best]:
-                stop = f"not converged within max_iterations={self.max_iterations}"
+            reason = "gradient within tolerance" if stationary[best] else "stalled"
+            stop = f"{reason} after {iterations[best]} iterations"
+            limit = f"not converged within max_iterations={self.max_iterations}"
             if best - own.start == self.starts:
-                unfinished = f", not converged within max_iterations={self.max_iterations}" * bool(
-                    exhausted[own].any()
-                )
-                stop = f"the zero solution, better than all starts{unfinished}"
+                stop = "the zero solution, better than all starts" + f", {limit}" * bool(exhausted[own].any())
+            elif exhausted[best]:
+                stop = limit
             results.append(recorder.result(stop, values[own][: self.starts].tolist()))
         return results
 
@@ -233,29 +231,8 @@ def fit(
         NoClosedForm: ``construction`` of a problem without closed form.
     """
     chosen, place = _solver(solver, options), _device(device)
-    listed = [problems] if isinstance(problems, Problem) else list(problems) if isinstance(problems, Sequence) else []
-    if not listed or not all(isinstance(problem, Problem) for problem in listed):
-        raise ValueError(f"problems: got {type(problems).__name__}; needs a Problem, or a list of them")
-    seeds = list(seed) if isinstance(seed, Sequence) else [seed] * len(listed)
-    for number in seeds:
-        if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 0:
-            raise ValueError(f"seed: got {number!r}; needs an integer, at least 0")
-    if len(seeds) != len(listed):
-        raise ValueError(f"seed: got {len(seeds)} for {len(listed)} problems; needs one number, or one each")
-    groups: dict[Layout, list[int]] = {}
-    for number, problem in enumerate(listed):
-        groups.setdefault(Layout.of(problem), []).append(number)
-    threads = torch.get_num_threads() if place.type == "cpu" else 1
-    large: list[list[int]] = []
-    small: list[list[int]] = []
-    for layout, members in groups.items():
-        row = sum(Layout.of(listed[members[0]], getattr(chosen, "tied", False)).sizes)
-        most = max(1, _chunk(place) // (row * (getattr(chosen, "starts", 0) + 1)))  # zero may be tried as well
-        # as many for all threads, at least one problem each
-        parts = -(-len(members) // most)
-        parts = min(len(members), -(-parts // threads) * threads)
-        chunks = [part.tolist() for part in np.array_split(members, parts)]
-        (large if sum(layout.sizes) > LARGE or place.type != "cpu" else small).extend(chunks)
+    listed, seeds = _checked(problems, seed)
+    small, large = _chunks(listed, chosen, place)
     results: dict[int, Result] = {}
 
     def solve(members: list[int]) -> list[tuple[int, Result]]:
@@ -267,6 +244,39 @@ def fit(
         if report is not None:
             report(len(results), len(listed))
     return results[0] if isinstance(problems, Problem) else [results[i] for i in range(len(listed))]
+
+
+def _checked(problems: Any, seed: Any) -> tuple[list[Problem], list[int]]:
+    """Problems as a list, and a seed for each."""
+    listed = [problems] if isinstance(problems, Problem) else list(problems) if isinstance(problems, Sequence) else []
+    if not listed or not all(isinstance(problem, Problem) for problem in listed):
+        raise ValueError(f"problems: got {type(problems).__name__}; needs a Problem, or a list of them")
+    seeds = list(seed) if isinstance(seed, Sequence) else [seed] * len(listed)
+    for number in seeds:
+        if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 0:
+            raise ValueError(f"seed: got {number!r}; needs an integer, at least 0")
+    if len(seeds) != len(listed):
+        raise ValueError(f"seed: got {len(seeds)} for {len(listed)} problems; needs one number, or one each")
+    return listed, seeds
+
+
+def _chunks(listed: list[Problem], solver: Solver, device: torch.device) -> tuple[list[list[int]], list[list[int]]]:
+    """Numbers of the problems that are solved together: of small ones, and of those that get all threads."""
+    groups: dict[Layout, list[int]] = {}
+    for number, problem in enumerate(listed):
+        groups.setdefault(Layout.of(problem), []).append(number)
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    large: list[list[int]] = []
+    small: list[list[int]] = []
+    for members in groups.values():
+        row = sum(Layout.of(listed[members[0]], getattr(solver, "tied", False)).sizes)
+        most = max(1, _chunk(device) // (row * (getattr(solver, "starts", 0) + 1)))  # zero may be tried as well
+        # as many for all threads, at least one problem each
+        parts = -(-len(members) // most)
+        parts = min(len(members), -(-parts // threads) * threads)
+        chunks = [part.tolist() for part in np.array_split(members, parts)]
+        (large if row > LARGE or device.type != "cpu" else small).extend(chunks)
+    return small, large
 
 
 def _solved(
@@ -340,12 +350,6 @@ def _solver(name: str, options: dict[str, Any]) -> Solver:
 def _draw(size: int, seed: int, number: int) -> np.ndarray:
     """Standard normal parameters (P,), from the generator of (seed, number of the start)."""
     return np.random.default_rng([seed, number]).standard_normal(size)
-
-
-def _draws(layout: Layout, seeds: Sequence[int], numbers: range) -> Tensor:
-    """(seeds * numbers, P)."""
-    size = sum(layout.sizes)
-    return torch.from_numpy(np.stack([_draw(size, seed, number) for seed in seeds for number in numbers]))
 
 
 def _evaluate(point: Minimiser) -> tuple[float, float]:

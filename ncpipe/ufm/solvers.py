@@ -322,7 +322,8 @@ def _weak_wolfe(state: _State, value: Tensor, gradient: Tensor) -> tuple[Tensor,
 
 def _stop(objective: Objective, state: _State, ends: Ends, max_iterations: int, stuck: Tensor) -> None:
     """Write down the problems that are done."""
-    look = (state.iterations % STALL_ITERATIONS == 0) & (state.trials == 0)
+    # not where a search along the gradient begins anew: it stands where the last look may have been
+    look = (state.iterations % STALL_ITERATIONS == 0) & (state.trials == 0) & ~state.steepest
     stuck = stuck | (look & (state.reference - state.value <= STALL_DECREASE * state.value))
     state.reference = torch.where(look, state.value, state.reference)
     within = state.gradient.norm(dim=1) <= objective.tolerance(state.value)
