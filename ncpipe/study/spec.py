@@ -322,7 +322,7 @@ class UfmSpec(Settings):
     @classmethod
     def _no_penalty_is_free(cls, value: Any) -> Any:
         if isinstance(value, bool):
-            raise ValueError(f"got {str(value).lower()}; needs none, free or a penalty")
+            raise ValueError("needs none, free or a penalty")
         return "free" if value == 0 else value
 
     @field_validator("weight_decay")
