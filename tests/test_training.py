@@ -52,7 +52,7 @@ NETWORK = {
 
 def planned(measured: tuple[int, ...] = (0, 3, 6), **changes: object) -> NetworkRun:
     spec = NetworkSpec.model_validate(laid_over(NETWORK, {k.replace("__", "."): v for k, v in changes.items()}))
-    return NetworkRun("run", spec, "digits", measured, tuple(spec.model.layers()))
+    return NetworkRun("run", spec, "digits", measured, tuple(spec.layers()))
 
 
 def content(folder: Path) -> dict[str, object]:

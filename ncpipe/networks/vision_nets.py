@@ -12,7 +12,7 @@ from torch import nn
 from ncpipe.errors import UserError
 from ncpipe.networks.layers import average_pool, conv3x3, kaiming_init
 from ncpipe.networks.network import Backbone
-from ncpipe.study.spec import DENSENET_BLOCKS, RESNET_BLOCKS, VGG_CONVOLUTIONS, DenseNet, ResNet, Vgg
+from ncpipe.study.spec import DenseNet, ResNet, Vgg
 from ncpipe.vision import import_torchvision
 
 _models: Any = import_torchvision().models
@@ -37,7 +37,7 @@ class _ScaledResNet(_models.resnet.ResNet):
 def resnet(model: ResNet, image_shape: tuple[int, int, int]) -> Backbone:
     """torchvision's ResNet with a 3x3 stem of stride 1 and no pooling; every residual block is a stage."""
     block = _models.resnet.Bottleneck if model.name == "resnet50" else _models.resnet.BasicBlock
-    network = _ScaledResNet(block, RESNET_BLOCKS[model.name], model.width)
+    network = _ScaledResNet(block, model.blocks, model.width)
     groups = (network.layer1, network.layer2, network.layer3, network.layer4)
     blocks = [residual for group in groups for residual in group]
     stages = dict(zip(model.layers(), [conv3x3(image_shape[0], model.width), *blocks], strict=True))
@@ -55,7 +55,7 @@ def vgg(model: Vgg, image_shape: tuple[int, int, int]) -> Backbone:
     """
     stages: dict[str, nn.Module] = {}
     channels, side = image_shape[0], min(image_shape[1:])
-    counts = VGG_CONVOLUTIONS[model.name]
+    counts = model.blocks
     for name, multiple, convolutions in zip(model.layers(), (1, 2, 4, 8, 8), counts, strict=True):
         width = model.width * multiple
         pooling = ["M"] if stages and side > 1 else []
@@ -74,7 +74,7 @@ def densenet(model: DenseNet, image_shape: tuple[int, int, int]) -> Backbone:
     From the second block on a stage begins with the transition, which halves the side; ``UserError`` for
     images too small to be halved as often.
     """
-    block_sizes = DENSENET_BLOCKS[model.name]
+    block_sizes = model.blocks
     smallest = 2 ** (len(block_sizes) - 1)
     if min(image_shape[1:]) < smallest:
         raise UserError(f"{model.name} needs images of at least {smallest}x{smallest}, got {image_shape[1:]}")

@@ -123,7 +123,7 @@ class Study:
     def _network_run(self, spec: NetworkSpec) -> NetworkRun:
         epochs = measured_epochs(self.config.measure.epochs, spec.epochs)
         run_id = identify(spec.slug, {"network": spec, "epochs": epochs})
-        layers = self._measured_layers(spec.model.layers())
+        layers = self._measured_layers(spec.layers())
         return NetworkRun(run_id, spec, identify(spec.dataset.slug, spec.dataset), epochs, layers)
 
     def _measured_layers(self, layers: list[str]) -> tuple[str, ...]:
@@ -204,7 +204,7 @@ class Study:
         measure = self.config.measure
         patterns = [("layers", p) for p in (measure.layers if isinstance(measure.layers, tuple) else ())]
         patterns += [("flatten", p) for p in measure.flatten] + [("keep.layers", p) for p in measure.keep.layers]
-        known = list(dict.fromkeys(layer for run in self.networks.values() for layer in run.spec.model.layers()))
+        known = list(dict.fromkeys(layer for run in self.networks.values() for layer in run.spec.layers()))
         for key, pattern in patterns if self.networks else ():
             if not any(fnmatch.fnmatchcase(layer, pattern) for layer in known):
                 raise UserError(f"measure.{key}: no network has a layer {pattern!r}; there are {', '.join(known)}")

@@ -1,0 +1,205 @@
+"""Settings of a whole study: sweeps, measurement, figures, tracking."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from ncpipe.study.spec.base import Count, Name, Positive, Settings
+from ncpipe.study.spec.ufm import MatchedKind
+
+
+class KeepSpec(Settings):
+    """Raw features kept on disk beside the statistics."""
+
+    layers: tuple[str, ...] = Field((), description="Layer names or globs.")
+    epochs: Literal["last", "all"] | tuple[Annotated[int, Field(ge=0)], ...] = "last"
+
+
+class MeasureSpec(Settings):
+    """What is measured in trained networks, and when."""
+
+    layers: Literal["all"] | Count | tuple[str, ...] = Field(
+        "all", description="All tapped layers, the last n, or names and globs; the last is always measured."
+    )
+    pool: Literal["average", "flatten"] = Field(
+        "average", description="How a convolutional layer's map becomes a feature vector."
+    )
+    flatten: tuple[str, ...] = Field((), description="Layer names or globs that are flattened instead.")
+    epochs: Count | tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        12, description="That many log-spaced epochs (with 0 and the last), or the listed ones."
+    )
+    splits: tuple[Literal["train", "test", "train_mode"], ...] = Field(
+        ("train", "test"),
+        description="train_mode: training images with BatchNorm in training mode, by the statistics of each batch.",
+    )
+    keep: KeepSpec = KeepSpec()
+
+    @field_validator("splits")
+    @classmethod
+    def _train_is_measured(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "train" not in value:
+            raise ValueError("'train' must be among the splits: test decisions use the train class means")
+        return value
+
+
+FigureName = Literal[
+    "collapse_curves", "collapse_depth", "frames", "matched_ufm", "training_curves", "ufm_phase", "ufm_trajectories"
+]
+
+
+MetricName = Literal[
+    "nc1_pinv",
+    "nc1_trace_ratio",
+    "within_share",
+    "cdnv",
+    "nc1_pinv_train_means",
+    "nc1_trace_ratio_train_means",
+    "within_share_train_means",
+    "cdnv_train_means",
+    "nc2_means_equinorm",
+    "nc2_means_angle_std",
+    "nc2_means_equiangle",
+    "nc2_means_etf",
+    "means_effective_rank",
+    "means_stable_rank",
+    "gnc2_log",
+    "gnc2_log_var",
+    "gnc2_riesz_1",
+    "gnc2_riesz_2",
+    "nc2_means_of",
+    "nc2_means_uncentred_etf",
+    "nc2_weights_equinorm",
+    "nc2_weights_angle_std",
+    "nc2_weights_equiangle",
+    "nc2_weights_etf",
+    "weights_effective_rank",
+    "weights_stable_rank",
+    "nc2_weights_of",
+    "nc3_duality",
+    "nc3_etf",
+    "unc3",
+    "nc3_of",
+    "subspace_alignment",
+    "nc4_bias",
+    "ncc_accuracy",
+    "nc4_mismatch",
+    "accuracy",
+    "loss_nc1",
+    "loss_nc23",
+    "loss_perp",
+    "tagwise_angle",
+    "tagwise_scale",
+    "classifier_stationarity",
+    "loss",
+]
+
+
+class FigureOptions(Settings):
+    """A figure to draw and its options."""
+
+    name: FigureName
+    file: Name | None = Field(None, description="File name without ending; null: the figure's name.")
+    metrics: tuple[MetricName, ...] | None = Field(
+        None, description="Metric names of docs/metrics.md; null: the usual."
+    )
+    split: Literal["train", "test"] = "train"
+    width: Positive = Field(6.75, description="Inches; 6.75 is a page of two columns, 3.25 one column.")
+
+
+class TrackingSpec(Settings):
+    """Where MLflow keeps the mirror of the records."""
+
+    enabled: bool = True
+    uri: str | None = Field(None, description="MLflow tracking URI; null: SQLite in the results folder.")
+    experiment: str | None = Field(None, description="null: the study's name.")
+
+
+class StudyInfo(Settings):
+    """Name and places of a study."""
+
+    name: Name
+    title: str = ""
+    description: str = ""
+    results: str = Field("results", description="Folder of everything produced.")
+    data_path: tuple[str, ...] = Field(
+        (), description="Folders searched for data-set files before anything is downloaded."
+    )
+
+
+# --- sweeps --------------------------------------------------------------------------------------
+
+Values = Annotated[tuple[Any, ...], Field(min_length=1)]
+Columns = dict[str, Values]
+
+
+class Sweep(Settings):
+    """Variations of a base: the product of all grid keys and all zips, without the excluded, plus the included.
+
+    Keys are dotted paths into the settings (``optimizer.lr``); a value replaces what stands there.
+    """
+
+    grid: Columns = Field(default_factory=dict, description="Key -> values; every combination is a run.")
+    zip: Columns | tuple[Columns, ...] = Field((), description="Keys that vary together, lists of one length.")
+    include: tuple[dict[str, Any], ...] = Field((), description="Runs beside the product, each laid over the base.")
+    exclude: tuple[dict[str, Any], ...] = Field(
+        (), description="Runs to drop: key -> value or list of values; all keys of an entry must match."
+    )
+
+
+class Block(Settings):
+    """A base and its sweep."""
+
+    base: dict[str, Any] = Field(default_factory=dict)
+    sweep: Sweep = Sweep()
+
+
+class SelectSpec(Settings):
+    """The rule that chooses among runs which differ in one setting (and their seed)."""
+
+    over: str = Field("optimizer.lr", description="Dotted key of the setting to choose.")
+    by: Literal["test_accuracy", "train_accuracy", "test_loss", "train_loss"] = Field(
+        "test_accuracy",
+        description="Last value, averaged over seeds; highest accuracy or lowest loss; a value with a diverged run"
+        " is not chosen; of equals the smaller.",
+    )
+
+
+class NetworksBlock(Block):
+    """The declared networks, and perhaps the rule that chooses among them."""
+
+    select: SelectSpec | None = Field(None, description="Choose one value of a setting by a rule; figures show it.")
+
+
+class UfmBlock(Block):
+    """The declared UFM problems, and which models are matched to every trained network."""
+
+    matched: tuple[MatchedKind, ...] = ("plain", "extended")
+
+
+class ComputeSpec(Settings):
+    """How networks are computed. Nothing here takes part in an id: results agree to rounding."""
+
+    compile: Literal["auto"] | bool = Field(
+        "auto", description="torch.compile; auto: on a GPU, where the run is long enough to repay it."
+    )
+    ensemble: Literal["auto"] | Count = Field(
+        "auto",
+        description="Seeds of one network trained as one stack; auto: up to 8 of narrow networks on a GPU.",
+    )
+    jobs_per_gpu: Count = Field(1, description="Jobs that share one GPU of a workstation.")
+    deterministic: bool = Field(False, description="GPU: deterministic algorithms only, slower.")
+
+
+class Config(Settings):
+    """A whole study as it stands in ``config.yaml`` or ``studies/*.yaml``."""
+
+    study: StudyInfo
+    datasets: Block | None = None
+    networks: NetworksBlock | None = None
+    compute: ComputeSpec = ComputeSpec()
+    ufm: UfmBlock = UfmBlock()
+    measure: MeasureSpec = MeasureSpec()
+    figures: tuple[FigureName | FigureOptions, ...] | None = Field(None, description="null: all that apply.")
+    tracking: TrackingSpec = TrackingSpec()

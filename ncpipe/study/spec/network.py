@@ -1,0 +1,180 @@
+"""Settings of a network to train: classifier, loss, optimiser, schedule, augmentation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from ncpipe.study.spec.base import Count, NonNegative, Positive, Seed, Settings
+from ncpipe.study.spec.data import DatasetSpec
+from ncpipe.study.spec.models import ModelSpec
+from ncpipe.study.spec.ufm import MULTI_LABEL
+
+
+class HeadSpec(Settings):
+    """What follows the backbone: perhaps hidden layers, and the classifier that reads the last features."""
+
+    bias: bool = True
+    fixed_etf: bool = Field(False, description="Freeze the weight at a simplex ETF with unit-norm rows.")
+    feature_dim: Count | Literal["classes"] | None = Field(
+        None,
+        description="Project the backbone's output to this width (Linear-BatchNorm-ReLU); 'classes' means K.",
+    )
+    hidden: Annotated[int, Field(ge=0)] = Field(
+        0, description="Hidden linear layers without bias, each followed by ReLU, before the classifier (a deep UFM)."
+    )
+    hidden_width: Count | None = Field(None, description="Width of the hidden layers; null: that of their input.")
+    feature_decay: NonNegative = Field(
+        0.0, description="Adds this/2 times the mean of |h|^2 over the samples, h the input of the head."
+    )
+    temperature: Positive | None = Field(
+        None, description="Features and rows of the weight have unit norm, logits are scaled by this; no bias."
+    )
+
+    @model_validator(mode="after")
+    def _spheres_have_no_bias(self) -> HeadSpec:
+        if self.temperature is not None and self.bias:
+            raise ValueError("'temperature' goes without a bias: set bias to false")
+        if self.hidden_width is not None and not self.hidden:
+            raise ValueError("'hidden_width' goes with 'hidden'")
+        return self
+
+    @property
+    def slug(self) -> str:
+        kind = f"-head{self.hidden}" if self.hidden else ""
+        kind += "-etf" if self.fixed_etf else ""
+        return kind + ("-normalised" if self.temperature is not None else "")
+
+
+class LossSpec(Settings):
+    """Training loss, averaged over the samples."""
+
+    name: Literal["mse", "ce", "label_smoothing", "focal", "pick_all_labels", "pick_all_labels_normalized"]
+    scaling: Literal["half", "mean"] = Field(
+        "half",
+        description="mse: 'half' is 1/(2N) sum |z-y|^2 (theory); 'mean' is torch.nn.MSELoss, 1/(NK) sum |z-y|^2.",
+    )
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="label_smoothing: alpha, over all K.")
+    gamma: NonNegative = Field(0.0, description="focal: the exponent.")
+    rescale: tuple[Positive, Positive] = Field(
+        (1.0, 1.0), description="mse: (k, M), weight and target of the true class."
+    )
+
+    @model_validator(mode="after")
+    def _parameters_go_with_their_loss(self) -> LossSpec:
+        if self.name != "mse" and (self.scaling != "half" or self.rescale != (1, 1)):
+            raise ValueError("'scaling' and 'rescale' go with loss 'mse' only")
+        for key, loss in (("smoothing", "label_smoothing"), ("gamma", "focal")):
+            if (self.name == loss) != (getattr(self, key) > 0):
+                raise ValueError(f"{key} > 0 goes with loss {loss!r}, and only with it")
+        return self
+
+    @property
+    def is_plain_mse(self) -> bool:
+        """Squared error on one-hot targets of weight one."""
+        return self.name == "mse" and self.rescale == (1, 1)
+
+
+class OptimizerSpec(Settings):
+    """The optimiser; weight decay adds ``weight_decay * w`` to the gradient (``adamw``: decoupled)."""
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: Positive
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="sgd only.")
+    nesterov: bool = False
+    weight_decay: NonNegative = 5e-4
+    decay: Literal["all", "weights", "head"] = Field(
+        "all",
+        description="Decayed parameters: all; weight matrices only (no bias, no BatchNorm); those of the head only.",
+    )
+    head_weight_decay: NonNegative | None = Field(
+        None, description="Weight decay of the head's parameters among them; null: weight_decay."
+    )
+
+    @property
+    def classifier_decay(self) -> float:
+        """Weight decay of the classifier's weight and of the hidden layers of the head."""
+        return self.weight_decay if self.head_weight_decay is None else self.head_weight_decay
+
+    @property
+    def bias_decay(self) -> float:
+        """Weight decay of the classifier's bias."""
+        return 0.0 if self.decay == "weights" else self.classifier_decay
+
+
+class ScheduleSpec(Settings):
+    """Learning rate against epochs."""
+
+    name: Literal["step", "cosine", "constant"] = "step"
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (1 / 3, 2 / 3), description="step: fractions of the run after which the rate is divided."
+    )
+    factor: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="step: the rate is multiplied by this.")
+    warmup_epochs: Annotated[int, Field(ge=0)] = Field(0, description="Linear warm-up from zero.")
+
+
+class AugmentSpec(Settings):
+    """Random changes of training images; off by default, as collapse protocols have it."""
+
+    flip: bool = False
+    crop: Annotated[int, Field(ge=0, le=32)] = Field(0, description="Pad by this many pixels, crop at random.")
+    cutout: Annotated[int, Field(ge=0)] = Field(
+        0, description="Side of a random square of zeros (pixels)."
+    )
+    resized_crop: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="Streamed sets: smallest share of the area of a random crop, resized to the image's side."
+    )
+
+
+class NetworkSpec(Settings):
+    """One network to train: everything that decides its weights."""
+
+    dataset: DatasetSpec
+    model: ModelSpec
+    head: HeadSpec = HeadSpec()
+    loss: LossSpec
+    optimizer: OptimizerSpec
+    schedule: ScheduleSpec = ScheduleSpec()
+    augment: AugmentSpec = AugmentSpec()
+    epochs: Count
+    batch_size: Count = 128
+    precision: Literal["auto", "float32", "tf32", "bf16"] = Field(
+        "auto",
+        description="Of the backbone while training: bf16 where the device computes in it, else float32. Weights, the"
+        " head and the loss are float32, and so is what is measured.",
+    )
+    gpus: Count = Field(1, description="Processes that share every batch, one GPU each (DistributedDataParallel).")
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _warmup_is_shorter_than_the_run(self) -> NetworkSpec:
+        if self.schedule.warmup_epochs >= self.epochs:
+            raise ValueError(f"schedule.warmup_epochs must be below epochs ({self.epochs})")
+        return self
+
+    @model_validator(mode="after")
+    def _data_goes_with_loss_and_augmentation(self) -> NetworkSpec:
+        if (self.dataset.pairs is not None) != (self.loss.name in MULTI_LABEL):
+            raise ValueError("data of several labels ('pairs') goes with a pick_all_labels loss, and only with it")
+        if self.augment.resized_crop is not None and not self.dataset.stream:
+            raise ValueError("augment.resized_crop goes with a streamed data set ('stream: true')")
+        if self.gpus > self.batch_size:
+            raise ValueError(f"batch_size ({self.batch_size}) must not be below gpus ({self.gpus})")
+        return self
+
+    def layers(self) -> list[str]:
+        """Names of the layers in order; 'features' is what the classifier reads.
+
+        With hidden layers in the head, their input is 'head_input' and all but the last are 'head1', 'head2', ...
+        """
+        names = self.model.layers()
+        if not self.head.hidden:
+            return names
+        return [*names[:-1], "head_input", *(f"head{i}" for i in range(1, self.head.hidden)), "features"]
+
+    @property
+    def slug(self) -> str:
+        bias = "bias" if self.head.bias else "nobias"
+        loss = self.loss.name.replace("_", "-")
+        return f"{self.dataset.slug}-{self.model.slug}{self.head.slug}-{loss}-{bias}-s{self.seed}"

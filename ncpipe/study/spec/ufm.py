@@ -1,0 +1,159 @@
+"""Settings of an unconstrained-features model and of its solver."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ncpipe.study.spec.base import Count, NonNegative, Positive, Seed, Settings
+
+MULTI_LABEL = ("pick_all_labels", "pick_all_labels_normalized")
+
+
+class GradientDescent(Settings):
+    """Plain gradient descent with history at log-spaced steps."""
+
+    name: Literal["gradient_descent"]
+    steps: Count = 100_000
+    step_size: Positive = 0.1
+    init_scale: Positive = Field(1.0, description="Standard deviation of the Gaussian start.")
+    points: Annotated[int, Field(ge=2, le=1000)] = Field(40, description="Log-spaced steps that are measured.")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Of the heavy ball.")
+
+
+class GradientFlow(Settings):
+    """Exact gradient flow from a start aligned with the targets (mse, no other parameters)."""
+
+    name: Literal["gradient_flow"]
+    steps: Count = Field(100_000, description="Of step_size each: the flow ends at time steps * step_size.")
+    step_size: Positive = 0.1
+    init_scale: Positive = Field(1.0, description="Singular values of every factor at the start.")
+    points: Annotated[int, Field(ge=2, le=1000)] = Field(40, description="Log-spaced times that are measured.")
+
+
+class Construction(Settings):
+    """The minimiser that the closed form gives."""
+
+    name: Literal["construction"]
+
+
+class Lbfgs(Settings):
+    """L-BFGS in float64 from several random starts; the best is kept."""
+
+    name: Literal["lbfgs"]
+    starts: Count = 8
+    max_iterations: Count = 5000
+    init_scale: Positive = 1.0
+    tied: bool = Field(False, description="One feature vector per class in place of one per sample.")
+
+
+SolverSpec = Annotated[GradientDescent | Lbfgs | GradientFlow | Construction, Field(discriminator="name")]
+
+
+class UfmSpec(Settings):
+    """One UFM problem and how to solve it; fields as in ``ncpipe.ufm.Problem``."""
+
+    classes: Annotated[int, Field(ge=2)]
+    samples: Count | Annotated[tuple[Count, ...], Field(min_length=2)] | dict[Count, Count] = Field(
+        description="Samples per class, n, or one number per class; pick_all_labels: multiplicity -> samples per set."
+    )
+    dim: Count | Annotated[tuple[Count, ...], Field(min_length=1)] = Field(
+        description="Feature width, d; one per weight layer where they differ."
+    )
+    loss: Literal["mse", "ce", "label_smoothing", "focal", "pick_all_labels", "pick_all_labels_normalized"] = "mse"
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="label_smoothing: alpha.")
+    gamma: NonNegative = Field(0.0, description="focal: the exponent.")
+    rescale: tuple[Positive, Positive] = Field((1.0, 1.0), description="mse: (k, M) of the true class.")
+    weight_decay: Positive | tuple[Positive, ...] | None = Field(
+        None, description="One per trained weight layer; null: 5e-3, and none with temperature or classifier 'etf'."
+    )
+    feature_decay: Positive | None = Field(None, description="null: 1e-3, and none with a temperature.")
+    bias: Literal["none", "free"] | NonNegative = "none"
+    activation: Literal["linear", "relu"] = "linear"
+    temperature: Positive | None = Field(
+        None,
+        description="ce: features and weight rows on unit spheres, logits scaled by this; no penalties, no bias.",
+    )
+    classifier: Literal["free", "etf"] = Field("free", description="etf: frozen at a simplex with unit-norm rows.")
+    solver: SolverSpec
+    seed: Seed = 0
+
+    @field_validator("bias", mode="before")
+    @classmethod
+    def _no_penalty_is_free(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError("needs none, free or a penalty")
+        return "free" if value == 0 else value
+
+    @field_validator("weight_decay")
+    @classmethod
+    def _one_matrix_is_a_number(cls, value: float | tuple[float, ...] | None) -> float | tuple[float, ...] | None:
+        return value[0] if isinstance(value, tuple) and len(value) == 1 else value
+
+    @property
+    def num_samples(self) -> int:
+        """N."""
+        if isinstance(self.samples, dict):
+            return sum(math.comb(self.classes, m) * n for m, n in self.samples.items())
+        return self.samples * self.classes if isinstance(self.samples, int) else sum(self.samples)
+
+    @property
+    def depth(self) -> int:
+        """Number of weight matrices, L, the classifier included."""
+        frozen = self.classifier == "etf"
+        if self.weight_decay is None:
+            return 1
+        return frozen + (len(self.weight_decay) if isinstance(self.weight_decay, tuple) else 1)
+
+    @model_validator(mode="after")
+    def _parameters_go_with_their_loss(self) -> UfmSpec:
+        for name, loss in (("smoothing", "label_smoothing"), ("gamma", "focal")):
+            if (self.loss == loss) != (getattr(self, name) > 0):
+                raise ValueError(f"{name} > 0 goes with loss {loss!r}, and only with it")
+        if self.rescale != (1, 1) and self.loss != "mse":
+            raise ValueError("rescale goes with loss 'mse'")
+        if isinstance(self.samples, dict) != (self.loss in MULTI_LABEL):
+            raise ValueError("samples maps multiplicities with pick_all_labels, and only with it")
+        return self
+
+    @model_validator(mode="after")
+    def _shapes_agree(self) -> UfmSpec:
+        if isinstance(self.samples, tuple) and len(self.samples) != self.classes:
+            raise ValueError(f"samples has {len(self.samples)} numbers for {self.classes} classes")
+        if isinstance(self.samples, dict) and (1 not in self.samples or max(self.samples) >= self.classes):
+            raise ValueError(f"samples needs multiplicity 1, and none beyond {self.classes - 1}")
+        if isinstance(self.dim, tuple) and len(self.dim) != self.depth:
+            raise ValueError(f"dim has {len(self.dim)} widths for {self.depth} weight layers")
+        width = self.dim[-1] if isinstance(self.dim, tuple) else self.dim
+        if self.classifier == "etf" and width < self.classes - 1:
+            raise ValueError(f"classifier 'etf' needs dim {self.classes - 1} or more")
+        if self.classifier == "free" and self.weight_decay == ():
+            raise ValueError("weight_decay needs one value per weight layer")
+        return self
+
+    @model_validator(mode="after")
+    def _spheres_have_no_penalties(self) -> UfmSpec:
+        penalised = self.weight_decay is not None or self.feature_decay is not None or self.bias != "none"
+        if self.temperature is not None and (penalised or self.loss != "ce"):
+            raise ValueError("temperature goes with loss 'ce', without weight_decay, feature_decay and bias")
+        return self
+
+    @model_validator(mode="after")
+    def _activation_stands_between_two_weights(self) -> UfmSpec:
+        if self.activation == "relu" and self.depth == 1:
+            raise ValueError("activation 'relu' needs two weight_decay values: it stands between two weight layers")
+        return self
+
+    @property
+    def slug(self) -> str:
+        kind = {1: "plain", 2: f"extended-{self.activation}"}.get(self.depth, f"deep{self.depth}-{self.activation}")
+        kind = "normalised" if self.temperature is not None else kind
+        kind += "-etf" if self.classifier == "etf" else ""
+        bias = {"none": "nobias", "free": "bias"}.get(str(self.bias), "biaspen")
+        solver = {"gradient_descent": "gd", "gradient_flow": "flow"}.get(self.solver.name, self.solver.name)
+        return f"{kind}-{self.loss.replace('_', '-')}-{bias}-{solver}-s{self.seed}"
+
+
+MatchedKind = Literal["plain", "extended"]
