@@ -22,8 +22,20 @@ include: "workflow/rules/tables.smk"
 include: "workflow/rules/tracking.smk"
 
 
+from ncpipe.plan.profile import workflow_ends, workflow_starts
+
+
 onstart:
     write_text(Path(STUDY_FILE), STUDY.config.model_dump_json(indent=2))
+    workflow_starts(STUDY.layout, workflow._cores)
+
+
+onsuccess:
+    workflow_ends(STUDY.layout)
+
+
+onerror:
+    workflow_ends(STUDY.layout)
 
 
 rule all:

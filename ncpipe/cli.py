@@ -8,15 +8,13 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 
 from ncpipe.errors import UserError
-from ncpipe.study.study import NetworkRun, Study
-
-if TYPE_CHECKING:
-    from ncpipe.data import Dataset
+from ncpipe.stopwatch import work
+from ncpipe.study.study import Study
 
 Item = TypeVar("Item")
 
@@ -42,6 +40,10 @@ def main() -> None:
         app()
     except UserError as error:
         sys.exit(f"ncpipe: {error}")
+    except SystemExit as stop:
+        if message := getattr(stop, "message", None):  # a job that was told to stop, and has saved
+            print(f"ncpipe: {message}", file=sys.stderr, flush=True)
+        raise
     except BrokenPipeError:
         sys.exit(1)
 
@@ -59,25 +61,20 @@ def _use_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _network_job(study: Path, run: str, threads: int) -> tuple[Study, NetworkRun, Dataset]:
-    """What the stages of a network read: the study, the planned run and its data."""
-    from ncpipe.data import load
-
-    _use_threads(threads)
-    s = Study.read(study)
-    planned = _named(s.networks, run, "network")
-    return s, planned, load(s.layout.dataset(planned.dataset_id))
-
-
 # --- studies and files ----------------------------------------------------------------------------
 
 
 @app.command(rich_help_panel=PEOPLE)
-def plan(study: StudyFile = Path("config.yaml"), estimate: bool = True) -> None:
-    """Print what a study would run, what is done, and how long the rest should take."""
-    from ncpipe.plan import print_plan
+def plan(
+    study: StudyFile = Path("config.yaml"),
+    estimate: Annotated[bool, typer.Option(help="Time and memory, from a few steps timed on this machine.")] = True,
+    profile: Annotated[bool, typer.Option("--profile", help="Instead: where the time of the last run went.")] = False,
+) -> None:
+    """Print what a study would run, what is done, and what the rest should take of time and memory."""
+    from ncpipe.plan import print_plan, print_profile
 
-    print_plan(Study.read(study), estimate)
+    s = Study.read(study)
+    print_profile(s.layout) if profile else print_plan(s, estimate)
 
 
 @app.command(rich_help_panel=PEOPLE)
@@ -237,7 +234,8 @@ def dataset(study: StudyFile, name: Annotated[str, typer.Argument(help="Id of th
     from ncpipe.data import prepare
 
     s = Study.read(study)
-    prepare(_named(s.datasets, name, "data set"), s.layout.dataset(name), s.data_path)
+    with work():
+        prepare(_named(s.datasets, name, "data set"), s.layout.dataset(name), s.data_path)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -247,13 +245,15 @@ def train(
     threads: Threads = 1,
     device: Device = "auto",
 ) -> None:
-    """Train a network; goes on where a killed job stopped."""
-    from ncpipe.training.train import choose_device
-    from ncpipe.training.train import train as train_network
+    """Train a network; goes on where a killed job stopped. Told to stop (SIGTERM, SIGUSR1), it saves and ends with
+    code 75."""
+    from ncpipe.jobs import train_job
+    from ncpipe.training.computation import choose_device
 
-    chosen = choose_device(device)
-    s, planned, data = _network_job(study, run, threads)
-    train_network(planned, data, s.layout.run(run), chosen)
+    choose_device(device)  # a mistake in it is told first
+    _use_threads(threads)
+    s = Study.read(study)
+    train_job(s, _named(s.networks, run, "network"), study, device, threads)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -264,12 +264,16 @@ def features(
     device: Device = "auto",
 ) -> None:
     """Measure all checkpoints of a trained network: statistics, and the raw features to keep."""
+    from ncpipe.jobs import feature_job
+    from ncpipe.training.computation import choose_device
     from ncpipe.training.features import extract_features
-    from ncpipe.training.train import choose_device
 
-    chosen = choose_device(device)
-    s, planned, data = _network_job(study, run, threads)
-    extract_features(planned, s.config.measure, data, s.layout.run(run), chosen)
+    choose_device(device)
+    _use_threads(threads)
+    s = Study.read(study)
+    planned = _named(s.networks, run, "network")
+    with feature_job(s, planned, device) as (data, chosen):
+        extract_features(planned, s.config.measure, data, s.layout.run(run), chosen)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -279,7 +283,8 @@ def collapse(statistics: Path, source: Annotated[str, typer.Argument(help="net o
 
     if source not in ("net", "ufm"):
         raise UserError(f"source must be net or ufm, got {source!r}")
-    write_collapse(statistics, source, target)
+    with work():
+        write_collapse(statistics, source, target)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -291,7 +296,8 @@ def fit(
 
     _use_threads(threads)
     s = Study.read(study)
-    fit_batch(_named(s.ufm_batches, batch, "UFM batch"), s.layout.ufm(batch))
+    with work():
+        fit_batch(_named(s.ufm_batches, batch, "UFM batch"), s.layout.ufm(batch))
 
 
 @app.command(rich_help_panel=STAGES)
@@ -304,7 +310,8 @@ def match(
     _use_threads(threads)
     s = Study.read(study)
     planned = _named(s.networks, run, "network")
-    match_network(planned, s.config.ufm.matched, s.layout.run(run), s.layout.ufm(planned.matched_id))
+    with work():
+        match_network(planned, s.config.ufm.matched, s.layout.run(run), s.layout.ufm(planned.matched_id))
 
 
 @app.command(rich_help_panel=STAGES)
@@ -312,7 +319,9 @@ def tables(study: StudyFile = Path("config.yaml")) -> None:
     """Collect the records of all runs into the tables; planned runs without records are 'missing'."""
     from ncpipe.tables.collect import write_tables
 
-    write_tables(Study.read(study))
+    s = Study.read(study)
+    with work():
+        write_tables(s)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -321,7 +330,8 @@ def figure(study: StudyFile, name: Annotated[str, typer.Argument(help="File name
     from ncpipe.figures import save_figure
 
     s = Study.read(study)
-    save_figure(_named(s.figures, name, "figure"), s.layout.tables, s.layout.figures / name)
+    with work():
+        save_figure(_named(s.figures, name, "figure"), s.layout.tables, s.layout.figures / name)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -331,7 +341,8 @@ def report(study: StudyFile = Path("config.yaml")) -> None:
 
     s = Study.read(study)
     drawn = {name: s.layout.figures / name for name in s.figures}
-    write_report(s.config.study, s.layout.tables, drawn, s.layout.report)
+    with work():
+        write_report(s.config.study, s.layout.tables, drawn, s.layout.report)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -341,8 +352,9 @@ def store(study: StudyFile = Path("config.yaml")) -> None:
     from ncpipe.tracking import create_store, redacted
 
     s = Study.read(study)
-    uri = create_store(s.config.tracking.uri, s.layout.mlflow)
-    write_json(s.layout.mlflow / "store.json", {"uri": redacted(uri)})
+    with work():
+        uri = create_store(s.config.tracking.uri, s.layout.mlflow)
+        write_json(s.layout.mlflow / "store.json", {"uri": redacted(uri)})
 
 
 @app.command(rich_help_panel=STAGES)
@@ -353,6 +365,7 @@ def sync(study: StudyFile = Path("config.yaml")) -> None:
     from ncpipe.tracking import sync as sync_study
 
     s = Study.read(study)
-    summary = sync_study(s.config, s.layout)
-    print(f"MLflow: {summary}", flush=True)
-    write_json(s.layout.mlflow / "sync.json", asdict(summary) | {"uri": redacted(summary.uri)})
+    with work():
+        summary = sync_study(s.config, s.layout)
+        print(f"MLflow: {summary}", flush=True)
+        write_json(s.layout.mlflow / "sync.json", asdict(summary) | {"uri": redacted(summary.uri)})

@@ -89,6 +89,10 @@ def check_matchable(spec: NetworkSpec, status: str) -> None:
     """Raise ``ValueError`` where the network is not at a stationary point of its penalised classifier."""
     if status != "done":
         raise ValueError(f"the network {status}")
+    if spec.loss.name not in ("mse", "ce") or spec.loss.rescale != (1, 1):
+        raise ValueError("only plain mse and ce have a matched model")
+    if spec.head.temperature is not None:
+        raise ValueError("norms that are fixed tell no penalties")
     if spec.head.fixed_etf:
         raise ValueError("a frozen classifier is not stationary, so that it tells no penalty of the features")
     if spec.optimizer.name == "adamw":
@@ -108,9 +112,9 @@ def matched_to(kind: MatchedKind, spec: NetworkSpec, trace: Trace) -> MatchedUfm
         trace.statistics[Moment(last, trace.layers[-1])],
         weight,
         bias,
-        loss=spec.loss.name,
+        loss="mse" if spec.loss.name == "mse" else "ce",
         loss_scaling=spec.loss.scaling,
-        weight_decay=spec.optimizer.weight_decay,
+        weight_decay=spec.optimizer.classifier_decay,
         bias_decay=spec.optimizer.bias_decay,
     )
 

@@ -39,3 +39,9 @@ def progress(label: str, total: int, done: int = 0) -> Iterator[Callable[[int, s
             print(f"{label} {count}/{total} {text}", file=sys.stderr, flush=True)
 
     yield update
+
+
+@contextmanager
+def silent(label: str, total: int, done: int = 0) -> Iterator[Callable[[int, str], None]]:
+    """In place of ``progress`` where another process shows it."""
+    yield lambda count, text: None

@@ -6,23 +6,31 @@ import io
 import json
 import os
 import pickle
+import shutil
 import struct
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
 
-from ncpipe.data import Dataset, load, nominal_shape, prepare
+from ncpipe.data import Dataset, Split, load, nominal_shape, prepare
+from ncpipe.data import preparation as preparation_module
 from ncpipe.data import sources as sources_module
+from ncpipe.data import storage as storage_module
+from ncpipe.data.pairs import tag_sets, with_pairs
 from ncpipe.data.preparation import channel_statistics
+from ncpipe.data.storage import StoredImages, split_bytes, write_split
 from ncpipe.errors import UserError
+from ncpipe.files import write_tensors
 from ncpipe.study.spec import DatasetSpec
 from ncpipe.vision import import_torchvision
 
@@ -138,7 +146,8 @@ def test_statistics_of_channels(tmp_path: Path) -> None:
 def test_statistics_of_a_constant_channel() -> None:
     images = torch.zeros(2, 2, 4, 4, dtype=torch.uint8)
     images[0, 1] = 255
-    assert channel_statistics(images) == ([0.0, 0.5], [1.0, 0.5])
+    counts = torch.stack([channel.flatten().bincount(minlength=256) for channel in images.unbind(1)])
+    assert channel_statistics(counts) == ([0.0, 0.5], [1.0, 0.5])
 
 
 def test_record(tmp_path: Path) -> None:
@@ -475,6 +484,169 @@ def test_other_layouts_are_refused(tmp_path: Path) -> None:
     half.write_bytes(write_tree(tmp_path / "whole.zip", IMAGE_TREE).read_bytes()[:200])
     with pytest.raises(UserError, match=r"cannot read .*half\.zip.*is it a whole zip file"):
         prepare(folder_spec(half), tmp_path / "out")
+
+
+# --- streamed image folders -----------------------------------------------------------------------------
+
+
+def stored_rows(split: Split) -> torch.Tensor:
+    return split.images[np.arange(len(split.labels))] if isinstance(split.images, StoredImages) else split.images
+
+
+@pytest.mark.parametrize("piece", [1, 3 * 48, 10**9])
+@pytest.mark.parametrize("settings", [{}, {"samples_per_class": 1, "label_noise": 1.0}])
+def test_a_streamed_folder_holds_what_one_in_memory_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int, settings: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(preparation_module, "PIECE", piece)
+    path = write_tree(tmp_path / "images", IMAGE_TREE)
+    memory = prepared(folder_spec(path, **settings), tmp_path / "memory")
+    streamed = prepared(folder_spec(path, stream=True, **settings), tmp_path / "streamed")
+    for name in ("train.safetensors", "test.safetensors"):
+        assert (tmp_path / "memory" / name).read_bytes() == (tmp_path / "streamed" / name).read_bytes()
+    records = [record_of(tmp_path / folder) for folder in ("memory", "streamed")]
+    assert [record.pop("settings")["stream"] for record in records] == [False, True]
+    assert records[0] == records[1]
+    assert streamed.image_shape == memory.image_shape
+    for name in ("train", "test"):
+        assert isinstance(streamed.split(name).images, StoredImages)
+        assert torch.equal(stored_rows(streamed.split(name)), stored_rows(memory.split(name)))
+        assert torch.equal(streamed.split(name).labels, memory.split(name).labels)
+
+
+@pytest.mark.parametrize(("count", "shape"), [(1, (1, 2, 2)), (7, (3, 5, 4)), (100, (1, 1, 1))])
+def test_a_split_is_the_file_that_safetensors_writes(tmp_path: Path, count: int, shape: tuple[int, ...]) -> None:
+    images, labels = torch.randint(256, (count, *shape), dtype=torch.uint8), torch.arange(count)
+    write_tensors(tmp_path / "expected", {"images": images, "labels": labels})
+    checksum, counts = write_split(tmp_path / "written", (count, *shape), images.split(3), labels)
+    assert (tmp_path / "written").read_bytes() == (tmp_path / "expected").read_bytes()
+    assert checksum == hashlib.sha256((tmp_path / "written").read_bytes()).hexdigest()
+    assert split_bytes((count, *shape)) == (tmp_path / "written").stat().st_size
+    values = torch.arange(256)
+    assert torch.equal(counts, (images.movedim(1, 0).flatten(1)[..., None] == values).sum(1))
+    stored = StoredImages(tmp_path / "written")
+    assert (len(stored), stored.shape) == (count, (count, *shape))
+    rows = np.array([count - 1, 0])
+    assert torch.equal(stored[rows], images[rows])
+    assert torch.equal(pickle.loads(pickle.dumps(stored))[rows], images[rows])
+    assert len(pickle.dumps(stored)) < 500
+
+
+def test_a_streamed_file_that_was_cut_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    prepare(folder_spec(write_tree(tmp_path / "images", IMAGE_TREE), stream=True), folder)
+    content = (folder / "test.safetensors").read_bytes()
+    for damaged in (content[:-1], content[:100], b"", b"\xff" * 300):
+        (folder / "test.safetensors").write_bytes(damaged)
+        with pytest.raises(UserError, match=r"test\.safetensors is missing or was altered"):
+            load(folder)
+
+
+def test_a_damaged_image_of_a_streamed_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparation_module, "PIECE", 48)
+    tree = IMAGE_TREE | {"train/dog/a.PNG": b"no image"}
+    spec = folder_spec(write_tree(tmp_path / "images", tree), stream=True)
+    with pytest.raises(UserError, match=r"cannot read train/dog/a\.PNG in .*replace or remove it"):
+        prepare(spec, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_full_disk_is_foreseen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = folder_spec(write_tree(tmp_path / "images", IMAGE_TREE), stream=True)
+    needed = split_bytes((4, 3, 4, 4)) + split_bytes((2, 3, 4, 4))
+    free = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free._replace(free=needed - 1))
+    with pytest.raises(UserError, match=r"images take 0\.0 GiB in .*out, but 0\.0 GiB are free: make room"):
+        prepare(spec, tmp_path / "some" / "out")
+    assert not (tmp_path / "some").exists()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free._replace(free=needed))
+    prepare(spec, tmp_path / "out")
+
+
+def test_images_beyond_memory_are_foreseen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_tree(tmp_path / "images", IMAGE_TREE)
+    limit = 6 * 3 * 4 * 4 / storage_module.MEMORY_SHARE
+    free = psutil.virtual_memory()
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free._replace(available=limit - 1))
+    with pytest.raises(UserError, match=r"images of images take .*set dataset\.stream: true"):
+        prepare(folder_spec(path), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    prepare(folder_spec(path, stream=True), tmp_path / "out")
+    with pytest.raises(UserError, match=r"lower dataset\.pairs"):
+        prepare(folder_spec(path, pairs=1, test_pairs=1), tmp_path / "pairs")
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free._replace(available=limit + 1))
+    prepare(folder_spec(path), tmp_path / "out")
+
+
+# --- several labels ---------------------------------------------------------------------------------------
+
+
+def quarters(canvases: torch.Tensor) -> torch.Tensor:
+    """The corners of canvases (N, C, 2H, 2W): above left and right, then below, (N, 4, C, H, W)."""
+    height, width = canvases.shape[2] // 2, canvases.shape[3] // 2
+    return canvases.unflatten(2, (2, height)).unflatten(4, (2, width)).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+
+
+def test_pairs_stand_in_opposite_corners() -> None:
+    images = torch.arange(1, 13, dtype=torch.uint8)[:, None, None, None].repeat(1, 2, 3, 5)  # of one value each
+    labels = torch.arange(3).repeat_interleave(4)
+    canvases, found = with_pairs(images, labels, 3, 200, (0, 4))
+    assert canvases.shape == (12 + 600, 2, 6, 10)
+    assert found.tolist() == [*labels.tolist(), *([3] * 200), *([4] * 200), *([5] * 200)]
+    assert tag_sets(3) == [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2)]
+    corners = quarters(canvases)
+    values = corners[:, :, 0, 0, 0].long()
+    assert torch.equal(corners, values[:, :, None, None, None].expand_as(corners).to(torch.uint8))
+    assert torch.equal(values[:12].amax(1), torch.arange(1, 13))
+    assert ((values[:12] > 0).sum(1) == 1).all()
+    for label, pair in ((3, (0, 1)), (4, (0, 2)), (5, (1, 2))):
+        of_pair = values[found == label]
+        corners_of_first = Counter()
+        for canvas in of_pair.tolist():
+            corner_of = {(value - 1) // 4: corner for corner, value in enumerate(canvas) if value}
+            assert set(corner_of) == set(pair)
+            assert sum(corner_of.values()) == 3
+            corners_of_first[corner_of[pair[0]]] += 1
+        assert sorted(corners_of_first) == [0, 1, 2, 3]
+        assert min(corners_of_first.values()) > 25
+        assert set(of_pair[of_pair > 0].tolist()) == {4 * label + i for label in pair for i in (1, 2, 3, 4)}
+
+
+def test_more_pairs_hold_the_fewer() -> None:
+    images, labels = torch.randint(1, 256, (20, 1, 2, 2), dtype=torch.uint8), torch.arange(4).repeat(5)
+    few, many = (with_pairs(images, labels, 4, count, (3, 4)) for count in (2, 6))
+    assert rows(few[0]) < rows(many[0])
+    for label in range(4, 10):
+        assert torch.equal(few[0][few[1] == label], many[0][many[1] == label][:2])
+    assert rows(few[0]) != rows(with_pairs(images, labels, 4, 2, (3, 5))[0])
+
+
+def test_data_of_several_labels(tmp_path: Path) -> None:
+    spec = digits(samples_per_class=5, test_samples_per_class=3, pairs=2, test_pairs=1)
+    dataset = prepared(spec, tmp_path)
+    assert (dataset.num_classes, dataset.image_shape) == (10, (1, 16, 16))
+    assert dataset.train.labels.bincount().tolist() == [5] * 10 + [2] * 45
+    assert dataset.test.labels.bincount().tolist() == [3] * 10 + [1] * 45
+    assert dataset.tag_sets is not None
+    assert dataset.tag_sets.dtype == torch.uint8
+    assert torch.equal(dataset.tag_sets[:10], torch.eye(10, dtype=torch.uint8))
+    assert dataset.tag_sets[10:].nonzero()[:, 1].view(45, 2).tolist() == [
+        [a, b] for a in range(10) for b in range(a + 1, 10)
+    ]
+    record = record_of(tmp_path)
+    assert record["tag_sets"][9:12] == [[9], [0, 1], [0, 2]]
+    assert record["counts"]["train"] == [5] * 10 + [2] * 45
+    assert nominal_shape(spec) == (1, 16, 10, 50 + 90)
+    assert nominal_shape(digits(pairs=2, test_pairs=1)).train_samples == 1437 + 90
+    # The images are those of the same subset without pairs, and pairs are made of them.
+    plain = prepared(digits(samples_per_class=5, test_samples_per_class=3), tmp_path / "plain")
+    assert plain.tag_sets is None
+    for name in ("train", "test"):
+        split, single = dataset.split(name), plain.split(name)
+        corners = quarters(split.images)
+        used = [corner for canvas in corners for corner in canvas if corner.any()]
+        assert rows(torch.stack(used)) == rows(single.images)
+        assert torch.equal(torch.stack(used[: len(single.labels)]), single.images)
 
 
 # --- costs and real data --------------------------------------------------------------------------------

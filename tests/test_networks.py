@@ -1,13 +1,34 @@
-"""Networks: their layers, shapes, widths and initial weights."""
+"""Networks: their layers, shapes, widths, heads and initial weights."""
+
+import copy
+import sys
+from collections.abc import Callable
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 from torch import nn
+from torch.func import functional_call, stack_module_state
+from torch.nn import functional as F
 
 from ncpipe.errors import UserError
 from ncpipe.networks import Network, as_vectors, build_network
 from ncpipe.networks.head import simplex_etf
-from ncpipe.study.spec import Convnet, DenseNet, HeadSpec, Mlp, ModelSpec, ResNet, Vgg
+from ncpipe.study.spec import (
+    Convnet,
+    ConvNeXt,
+    ConvStack,
+    DenseNet,
+    HeadSpec,
+    Mlp,
+    ModelSpec,
+    NetworkSpec,
+    ResNet,
+    Timm,
+    Vgg,
+    Vit,
+)
+from ncpipe.vision import import_torchvision
 
 MODELS: list[ModelSpec] = [
     Mlp(name="mlp", depth=3, width=16),
@@ -21,7 +42,16 @@ MODELS: list[ModelSpec] = [
     Vgg(name="vgg16_bn", width=2),
     DenseNet(name="densenet40", width=4),
     DenseNet(name="densenet121", width=4),
+    ConvStack(name="conv_stack", depth=4, width=4),
+    ConvStack(name="conv_stack", depth=1, width=4, batch_norm=False),
+    ResNet(name="resnet18", width=4, depth_factor=0.5, stem="published"),
+    Vgg(name="vgg19_bn", width=2, depth_factor=0.5),
+    DenseNet(name="densenet40", width=4, depth_factor=0.34, stem="published"),
+    Vit(name="vit_b", width=64, depth_factor=0.2),
 ]
+FOR_16_PIXELS: list[ModelSpec] = [ConvNeXt(name="convnext_tiny", width=4, depth_factor=0.4)]
+WITHOUT_LAST_RELU = (ConvNeXt, Vit)
+FULL_HEAD = {"bias": False, "feature_dim": 6, "hidden": 2, "hidden_width": 7, "temperature": 3.0}
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32)]
 
 
@@ -37,35 +67,48 @@ def parameter_count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
+def fits(model: ModelSpec, shape: tuple[int, int, int]) -> bool:
+    published_densenet = isinstance(model, DenseNet) and model.stem == "published"
+    return shape[1] >= (13 if published_densenet else 16 if model in FOR_16_PIXELS else 8)
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.slug)
+@pytest.mark.parametrize("model", MODELS + FOR_16_PIXELS, ids=lambda model: model.slug)
 def test_features_are_those_the_head_reads(model: ModelSpec, shape: tuple[int, int, int]) -> None:
+    if not fits(model, shape):
+        with pytest.raises(UserError, match=f"{model.name} .*needs images of at least .*, got 8x8"):
+            build(model, shape)
+        return
     network = build(model, shape).eval()
     images = images_of(shape)
     with torch.no_grad():
         features, logits = network.features(images)
         assert network.layer_names == tuple(features) == tuple(model.layers())
         assert features["features"].shape == (2, network.head.in_features)
-        assert features["features"].min() >= 0
+        assert (features["features"].min() >= 0) == (not isinstance(model, WITHOUT_LAST_RELU))
         torch.testing.assert_close(network.head(features["features"]), logits, rtol=0, atol=0)
-        torch.testing.assert_close(network(images), logits, rtol=0, atol=0)
+        output = network(images)
+        torch.testing.assert_close(output.logits, logits, rtol=0, atol=0)
+        torch.testing.assert_close(output.head_input, features["features"], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.slug)
+@pytest.mark.parametrize("model", MODELS + FOR_16_PIXELS, ids=lambda model: model.slug)
 def test_no_stage_changes_the_features_before_it(model: ModelSpec) -> None:
     network = build(model).eval()
     output = images_of((3, 32, 32))
     with torch.no_grad():
         features, _ = network.features(output)
-        for stage, feature in zip(network.stages.values(), features.values(), strict=True):
+        for stage, feature in zip(network.stages.values(), features.values(), strict=True):  # no hidden layers
             output = stage(output).clone()
             torch.testing.assert_close(feature, output, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.slug)
-def test_every_weight_gets_a_gradient(model: ModelSpec) -> None:
-    network = build(model, (1, 8, 8), feature_dim=4)
-    network(images_of((1, 8, 8), count=4)).square().sum().backward()
+@pytest.mark.parametrize("model", MODELS + FOR_16_PIXELS, ids=lambda model: model.slug)
+@pytest.mark.parametrize("head", [{"feature_dim": 4}, FULL_HEAD], ids=["projection", "all"])
+def test_every_weight_gets_a_gradient(model: ModelSpec, head: dict[str, object]) -> None:
+    shape = (1, 8, 8) if fits(model, (1, 8, 8)) else (1, 16, 16)
+    network = build(model, shape, **head)
+    network(images_of(shape, count=4)).logits.square().sum().backward()
     assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
 
 
@@ -82,6 +125,26 @@ def test_maps_are_unpooled() -> None:
     assert list(plain.values()) == [(4, 32, 32), (8, 16, 16), (16, 8, 8), (32, 4, 4), (32,)]
     dense = shapes(DenseNet(name="densenet40", width=4))
     assert list(dense.values()) == [(4, 32, 32), (16, 32, 32), (20, 16, 16), (22,)]
+    plain = shapes(ConvStack(name="conv_stack", depth=3, width=4))
+    assert list(plain.values()) == [(4, 8, 8), (4, 8, 8), (4,)]
+    modern = shapes(ConvNeXt(name="convnext_tiny", width=4, depth_factor=0.1))
+    assert list(modern.values()) == [(4, 16, 16), (4, 16, 16), (8, 8, 8), (16, 4, 4), (32,)]
+    tokens = shapes(Vit(name="vit_b", width=64, depth_factor=0.2, patch=8))
+    assert list(tokens.values()) == [(17, 64), (17, 64), (64,)]
+
+
+@pytest.mark.parametrize(
+    ("model", "sizes"),
+    [
+        (ResNet(name="resnet18", width=4, stem="published"), [(4, 8, 8)] * 3 + [(8, 4, 4)] * 2),
+        (DenseNet(name="densenet40", width=4, stem="published"), [(4, 8, 8), (16, 8, 8), (20, 4, 4)]),
+        (ConvNeXt(name="convnext_tiny", width=4, stem="published"), [(4, 8, 8), (4, 8, 8), (8, 4, 4)]),
+    ],
+    ids=lambda value: getattr(value, "slug", ""),
+)
+def test_the_published_stem_quarters_the_side(model: ModelSpec, sizes: list[tuple[int, ...]]) -> None:
+    features, _ = build(model).features(images_of((3, 32, 32)))
+    assert [tuple(feature.shape[1:]) for feature in features.values()][: len(sizes)] == sizes
 
 
 def test_published_parameter_counts() -> None:
@@ -96,6 +159,65 @@ def test_published_parameter_counts() -> None:
     }
     for model, count in counts.items():
         assert parameter_count(build(model, classes=10)) == count, model.slug
+
+
+PUBLISHED: list[tuple[ModelSpec, int]] = [
+    *((ResNet(name=name, stem="published"), 0) for name in ("resnet18", "resnet34", "resnet50")),
+    # without the hidden linear layers of the published VGG, of 512 * 7 * 7 to 4096 to 4096
+    *((Vgg(name=f"vgg{n}_bn"), 25088 * 4096 + 4096 + 4096 * 4096 + 4096 + 3584 * 10) for n in (11, 13, 16, 19)),
+    (DenseNet(name="densenet121", stem="published"), 0),
+    (ConvNeXt(name="convnext_tiny", stem="published"), 0),
+    (ConvNeXt(name="convnext_small", stem="published"), 0),
+    (Vit(name="vit_b", patch=16), 0),
+]
+
+
+@pytest.mark.parametrize(("model", "absent"), PUBLISHED, ids=lambda value: getattr(value, "slug", ""))
+def test_published_networks_have_the_parameters_of_torchvision(model: ModelSpec, absent: int) -> None:
+    with torch.device("meta"):
+        published = getattr(import_torchvision().models, {"vit_b": "vit_b_16"}.get(model.name, model.name))
+        count = parameter_count(build(model, (3, 224, 224), classes=10))
+        assert count == parameter_count(published(num_classes=10)) - absent
+
+
+def reference(model: ModelSpec) -> nn.Module:
+    """torchvision's own network of the same sizes, for images of 3x64x64."""
+    models = import_torchvision().models
+    if isinstance(model, Vit):
+        return models.VisionTransformer(64, model.patch, model.blocks, 1, 64, 256, num_classes=5)
+    if isinstance(model, ConvNeXt):
+        widths = [model.width * 2**i for i in range(4)]
+        stages = zip(widths, [*widths[1:], None], model.blocks)
+        return models.ConvNeXt([models.convnext.CNBlockConfig(*sizes) for sizes in stages], num_classes=5)
+    if isinstance(model, DenseNet):
+        return models.DenseNet(model.width // 2, model.blocks, model.width, num_classes=5)
+    return models.ResNet(models.resnet.Bottleneck, list(model.blocks), num_classes=5)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Vit(name="vit_b", width=64, depth_factor=0.2, patch=16),
+        ConvNeXt(name="convnext_tiny", width=4, depth_factor=0.4, stem="published"),
+        DenseNet(name="densenet40", width=4, depth_factor=0.34, stem="published"),
+        ResNet(name="resnet50", depth_factor=0.5, stem="published"),
+    ],
+    ids=lambda model: model.slug,
+)
+def test_networks_compute_what_torchvision_computes(model: ModelSpec) -> None:
+    network, published = build(model, (3, 64, 64)).eval(), reference(model).eval()
+    generator = torch.Generator().manual_seed(0)
+    rest = list(published.state_dict().values())
+    for name, value in network.state_dict().items():  # tensors of one shape stand in one order in both
+        if value.is_floating_point() and not name.endswith("running_var"):
+            value += 0.1 * torch.randn(value.shape, generator=generator)
+        rest.pop(next(i for i, other in enumerate(rest) if other.shape == value.shape)).copy_(value)
+    assert rest == []
+    images = images_of((3, 64, 64))
+    with torch.no_grad():
+        expected = published(images)
+        assert (expected[0] - expected[1]).norm() > 0.01 * expected.norm()
+        torch.testing.assert_close(network(images).logits, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_seed_alone_decides_the_weights() -> None:
@@ -154,16 +276,207 @@ def test_projection_ends_the_last_stage(feature_dim: int | str, width: int) -> N
     assert parameter_count(network) == parameter_count(build(model)) + (16 + 2 + 5) * width - 16 * 5
 
 
+@pytest.mark.parametrize(("hidden", "hidden_width"), [(0, None), (1, None), (1, 7), (3, None), (3, 7)])
+def test_hidden_layers_stand_between_the_backbone_and_the_classifier(hidden: int, hidden_width: int | None) -> None:
+    head = {"hidden": hidden, "hidden_width": hidden_width, "feature_dim": 6}
+    network = build(MODELS[0], **head).eval()
+    spec = NetworkSpec.model_validate(
+        {"dataset": {"name": "digits"}, "model": MODELS[0], "head": head, "loss": {"name": "ce"}, "epochs": 1}
+        | {"optimizer": {"lr": 0.1}}
+    )
+    images = images_of((3, 32, 32))
+    features, logits = network.features(images)
+    assert list(features) == list(network.layer_names) == spec.layers()
+    outputs = list(features.values())[-1 - hidden :]
+    assert torch.equal(network(images).head_input, outputs[0])
+    assert outputs[0].shape == (2, 6)
+    for layer, inputs, output in zip(network.hidden.values(), outputs[:-1], outputs[1:], strict=True):
+        (weight,) = layer.parameters()
+        assert weight.shape == (hidden_width or 6, inputs.shape[1])
+        torch.testing.assert_close(output, (inputs @ weight.T).relu())
+    assert torch.equal(network(images).logits, logits)
+
+
+def test_hidden_layers_have_he_initialisation() -> None:
+    network = build(Mlp(name="mlp", depth=1, width=50), hidden=1, hidden_width=400)
+    weight = network.get_submodule("hidden.features.0").weight
+    assert weight.std().item() == pytest.approx((2 / 50) ** 0.5, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        {},
+        {"bias": False},
+        {"fixed_etf": True},
+        {"hidden": 1},
+        {"temperature": 3.0, "bias": False},
+        {"temperature": 3.0, "bias": False, "fixed_etf": True},
+        FULL_HEAD,
+    ],
+    ids=str,
+)
+def test_effective_weights_give_the_logits_of_the_features(head: dict[str, object]) -> None:
+    network = build(MODELS[0], **head).eval()
+    features, logits = network.features(images_of((3, 32, 32)))
+    weight, bias = network.head.effective()
+    assert (bias is not None) == head.get("bias", True)
+    torch.testing.assert_close(F.linear(features["features"], weight, bias), logits)
+    if "temperature" in head:
+        torch.testing.assert_close(weight.norm(dim=1), torch.full((5,), 3.0))
+        torch.testing.assert_close(features["features"].norm(dim=1), torch.ones(2))
+
+
+def test_normalisation_leaves_the_input_of_the_head() -> None:
+    plain, normalised = build(MODELS[0], bias=False).eval(), build(MODELS[0], bias=False, temperature=2.0).eval()
+    normalised.load_state_dict(plain.state_dict())
+    images = images_of((3, 32, 32))
+    assert torch.equal(plain(images).head_input, normalised(images).head_input)
+    expected = 2 * F.cosine_similarity(plain(images).head_input[:, None], plain.head.weight, dim=-1)
+    torch.testing.assert_close(normalised(images).logits, expected)
+
+
+@pytest.mark.parametrize("head", [{}, FULL_HEAD], ids=["plain", "all"])
+def test_the_head_computes_in_float32_under_autocast(head: dict[str, object]) -> None:
+    network = build(MODELS[0], **head).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        features, logits = network.features(images_of((3, 32, 32)))
+        output = network(images_of((3, 32, 32)))
+    types = {name: feature.dtype for name, feature in features.items()}
+    assert types.pop("layer1") == types.pop("layer2") == torch.bfloat16
+    assert set(types.values()) == {logits.dtype, output.logits.dtype, output.head_input.dtype} == {torch.float32}
+    features["features"].requires_grad_()
+    torch.testing.assert_close(F.linear(features["features"], *network.head.effective()), logits, rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize(
+    "model", [MODELS[0], MODELS[2], MODELS[4], MODELS[9], *MODELS[-6:], *FOR_16_PIXELS], ids=lambda model: model.slug
+)
+def test_a_stack_of_networks_computes_what_each_computes(model: ModelSpec, train: bool) -> None:
+    networks = [build_network(model, HeadSpec(**FULL_HEAD), (1, 16, 16), 5, seed).train(train) for seed in (0, 1)]
+    parameters, buffers = stack_module_state(networks)  # type: ignore[arg-type]
+    skeleton = copy.deepcopy(networks[0]).to("meta")
+
+    def outputs(parameters: object, buffers: object, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(functional_call(skeleton, (parameters, buffers), (images,)))  # type: ignore[arg-type]
+
+    images = torch.stack([images_of((1, 16, 16), 6), -images_of((1, 16, 16), 6)])
+    stacked = torch.vmap(outputs)(parameters, buffers, images)
+    for member, network in enumerate(networks):
+        for found, expected in zip(stacked, network(images[member]), strict=True):
+            torch.testing.assert_close(found[member], expected, rtol=1e-3, atol=1e-4)
+        for name, buffer in network.named_buffers():
+            torch.testing.assert_close(buffers[name][member], buffer, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", [MODELS[0], MODELS[-1]], ids=lambda model: model.slug)
+def test_networks_compile_as_one_graph(model: ModelSpec) -> None:
+    network = build(model, (1, 8, 8), **FULL_HEAD).eval()
+    images = images_of((1, 8, 8))
+    compile: Callable = torch.compile(backend="eager", fullgraph=True)
+    for function in (network, network.features):
+        torch.testing.assert_close(compile(function)(images), function(images))
+
+
+TINY: list[tuple[ModelSpec, int]] = [
+    (ConvStack(name="conv_stack", depth=3, width=16), 8),
+    (ResNet(name="resnet18", width=4, depth_factor=0.5, stem="published"), 8),
+    (ConvNeXt(name="convnext_tiny", width=8, depth_factor=0.1), 16),
+    (Vit(name="vit_b", width=64, depth_factor=0.1), 8),
+]
+
+
+@pytest.mark.parametrize("head", [{}, {"hidden": 1}, {"temperature": 10.0, "bias": False}], ids=str)
+@pytest.mark.parametrize(("model", "side"), TINY, ids=lambda value: getattr(value, "slug", ""))
+def test_a_few_random_images_are_learnt(model: ModelSpec, side: int, head: dict[str, object]) -> None:
+    network = build(model, (1, side, side), classes=4, **head)
+    images, labels = images_of((1, side, side), 12), torch.arange(12) % 4
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    for _ in range(60):
+        loss = F.cross_entropy(network(images).logits, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert torch.equal(network(images).logits.argmax(dim=1), labels)
+
+
 def test_as_vectors() -> None:
     maps = torch.arange(24.0).reshape(2, 3, 2, 2)
     assert torch.equal(as_vectors(maps, "average"), torch.tensor([[1.5, 5.5, 9.5], [13.5, 17.5, 21.5]]))
     assert as_vectors(maps, "flatten").shape == (2, 12)
+    tokens = torch.arange(12.0).reshape(2, 3, 2)
+    for how in ("average", "flatten"):
+        assert torch.equal(as_vectors(tokens, how), torch.tensor([[0.0, 1.0], [6.0, 7.0]]))
     vectors = torch.ones(2, 3)
     assert as_vectors(vectors, "average") is vectors
     with pytest.raises(ValueError, match="'average' or 'flatten', got 'max'"):
         as_vectors(maps, "max")  # type: ignore[arg-type]
 
 
-def test_images_too_small_are_named() -> None:
-    with pytest.raises(UserError, match="densenet121 needs images of at least 8x8"):
-        build(DenseNet(name="densenet121", width=4), (1, 4, 4))
+@pytest.mark.parametrize(
+    ("model", "least"),
+    [
+        ({"name": "conv_stack"}, 4),
+        ({"name": "densenet40"}, 4),
+        ({"name": "densenet121"}, 8),
+        ({"name": "densenet40", "stem": "published"}, 13),
+        ({"name": "densenet121", "stem": "published"}, 29),
+        ({"name": "convnext_tiny"}, 16),
+        ({"name": "convnext_small", "stem": "published"}, 32),
+        ({"name": "vit_b", "patch": 7}, 7),
+    ],
+    ids=str,
+)
+def test_images_too_small_are_named(model: dict[str, object], least: int) -> None:
+    width = 64 if model["name"] == "vit_b" else 4
+    tiny: ModelSpec = TypeAdapter(ModelSpec).validate_python({"width": width, **model})
+    with torch.no_grad():
+        build(tiny, (1, least, least)).eval()(images_of((1, least, least)))
+    less = least - 1
+    with pytest.raises(UserError, match=f"{tiny.name} .*needs .*at least {least}x{least}.*, got {less}x{less}"):
+        build(tiny, (1, less, less))
+
+
+@pytest.mark.parametrize("model", MODELS[:9] + MODELS[13:15], ids=lambda model: model.slug)
+def test_other_models_read_images_of_any_size(model: ModelSpec) -> None:
+    assert build(model, (1, 1, 1)).eval()(images_of((1, 1, 1))).logits.shape == (2, 5)
+
+
+def test_patches_must_fill_the_image() -> None:
+    with pytest.raises(UserError, match=r"vit_b needs square .* of 4 pixels fill, got 30x30: set model\.patch"):
+        build(Vit(name="vit_b", width=64), (3, 30, 30))
+
+
+def import_timm_or_skip() -> None:
+    import_torchvision()  # timm imports it, in vain where its operators do not load
+    pytest.importorskip("timm")
+
+
+@pytest.mark.parametrize(("name", "width"), [("test_resnet", 96), ("test_vit", 64), ("test_efficientnet", 256)])
+def test_timm_models(name: str, width: int) -> None:
+    import_timm_or_skip()
+    network = build(Timm(name="timm", architecture=name), (1, 32, 32)).eval()
+    features, logits = network.features(images_of((1, 32, 32)))
+    assert {layer: tuple(value.shape) for layer, value in features.items()} == {"features": (2, width)}
+    assert torch.equal(network(images_of((1, 32, 32))).logits, logits)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("test_vlt", "timm has no model 'test_vlt'; did you mean 'test_vit"),
+        ("test_vit", "timm's 'test_vit' does not read images of 3x30x30 .*: take another model or image size"),
+    ],
+)
+def test_mistakes_with_timm_models_are_named(name: str, reason: str) -> None:
+    import_timm_or_skip()
+    with pytest.raises(UserError, match=reason):
+        build(Timm(name="timm", architecture=name), (3, 30, 30))
+
+
+def test_missing_timm_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(UserError, match=r'pip install "ncpipe\[timm\]"'):
+        build(Timm(name="timm", architecture="test_vit"))

@@ -9,11 +9,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from ncpipe.errors import UserError
+from ncpipe.figures.series import lost, networks
 from ncpipe.files import replacing, write_json
+from ncpipe.report.page import rule
 from ncpipe.study.study import Study
-from ncpipe.tables.collect import labelled, read_tables, write_tables, zero_error_epoch
+from ncpipe.study.sweep import laid_over
+from ncpipe.tables.collect import labelled, network_settings, read_tables, write_tables, zero_error_epoch
 from ncpipe.tables.records import read_table, write_history, write_rows
-from ncpipe.tables.schemas import HISTORY, TABLES
+from ncpipe.tables.schemas import COLLAPSE, HISTORY, TABLES
+from ncpipe.tables.selection import compared
 
 CONFIG = {
     "study": {"name": "tiny"},
@@ -83,6 +87,7 @@ def test_planned_runs_without_records_are_missing(tmp_path):
     assert list(tables["runs"]["run_id"]) == [*study.networks, *study.problems]
     assert set(tables["runs"]["status"]) == {"missing"}
     assert tables["runs"].query("kind == 'network'")["learning_rate"].tolist() == [0.1, 0.2, 0.1, 0.2]
+    assert tables["runs"]["selected"].isna().all()
     metadata = pq.read_schema(study.layout.tables / "runs.parquet").metadata
     assert {b"ncpipe_version", b"git_commit", b"study_hash", b"ncpipe_schema_version"} <= set(metadata)
 
@@ -101,3 +106,102 @@ def test_zero_error_epoch():
     history = pd.DataFrame({"time": [1, 2, 3], "quantity": "train_accuracy", "value": [0.9, 1.0, 0.99]})
     assert zero_error_epoch(history) == 2
     assert zero_error_epoch(history[:1]) is None
+
+
+def settings_of(changes: dict) -> dict:
+    """Columns that the settings of one network decide."""
+    base = CONFIG["networks"]["base"]
+    config = CONFIG | {"networks": {"base": laid_over(base, changes)}, "ufm": {"matched": []}}
+    (run,) = Study(config).networks.values()
+    return network_settings(run)
+
+
+def test_heads_losses_and_decays_are_told_apart():
+    plain = settings_of({})
+    assert (plain["head"], plain["weight_decay"], plain["feature_decay"], plain["gpus"]) == ("linear", [5e-4], 0.0, 1)
+    deep = settings_of(
+        {
+            "head": {"bias": False, "hidden": 2, "temperature": 10, "feature_decay": 1e-5},
+            "loss": {"name": "label_smoothing", "smoothing": 0.1},
+            "optimizer.head_weight_decay": 1e-3,
+        }
+    )
+    assert deep["head"] == "hidden 2, temperature 10"
+    assert (deep["weight_decay"], deep["feature_decay"]) == ([5e-4, 1e-3], 1e-5)
+    assert (deep["loss"], deep["label"]) == ("label_smoothing", "mlp label smoothing no bias")
+
+
+def test_a_model_without_a_width_has_none():
+    row = settings_of({"model": {"name": "timm", "architecture": "mixer_s16_224"}})
+    assert (row["model"], row["width"], row["depth"]) == ("timm-mixer_s16_224", None, None)
+
+
+# --- the choice among networks -------------------------------------------------------------------
+
+RATES = (0.1, 0.2, 0.4)
+
+
+def chosen_rates(folder, accuracies: dict, by: str = "test_accuracy") -> tuple[Study, set[float]]:
+    """The study and the learning rates that it selects; ``accuracies`` by (rate, seed), None for a diverged run,
+    none for a missing one."""
+    networks_block = laid_over(CONFIG["networks"], {"sweep.grid": {"seed": [0, 1], "optimizer.lr": RATES}})
+    networks_block["select"] = {"by": by}
+    study = Study({**CONFIG, "study": {"name": "x", "results": str(folder)}, "networks": networks_block})
+    for run in study.networks.values():
+        key = (run.spec.optimizer.lr, run.spec.seed)
+        if key in accuracies:
+            write_records(study.layout.run(run.id), run.id, accuracies[key])
+    write_tables(study)
+    runs = read_tables(study.layout.tables)["runs"].query("kind == 'network'")
+    assert runs["selected"].notna().all()
+    rates = runs[runs["selected"].astype(bool)].groupby("learning_rate")["seed"].nunique()
+    assert (rates == 2).all(), "all seeds of the chosen value are selected"
+    return study, set(rates.index)
+
+
+def write_records(folder, run_id: str, accuracy: float | None) -> None:
+    status = "diverged" if accuracy is None else "done"
+    record = {"status": status, "final_epoch": 2, "parameters": 7, "device": "cpu", "precision": "float32"}
+    write_json(folder / "spec.json", record)
+    row = {"source": "net", "run_id": run_id, "layer": "features", "depth": 1, "time": 2}
+    values = {"accuracy": accuracy or 0.99, "loss": 1 - (accuracy or 0.99)}
+    rows = [row | {"split": s, "metric": m, "value": v} for s in ("train", "test") for m, v in values.items()]
+    write_rows(folder / "collapse.parquet", COLLAPSE, rows)
+
+
+def test_the_value_with_the_best_mean_over_seeds_is_selected(tmp_path):
+    by_run = {(0.1, 0): 0.9, (0.1, 1): 0.5, (0.2, 0): 0.8, (0.2, 1): 0.7, (0.4, 0): 0.1, (0.4, 1): 0.2}
+    study, rates = chosen_rates(tmp_path, by_run)
+    assert rates == {0.2}
+    assert chosen_rates(tmp_path / "by loss", by_run, by="train_loss")[1] == {0.2}
+    tables = compared(read_tables(study.layout.tables))
+    assert set(networks(tables)["learning_rate"]) == {0.2}
+    assert lost(tables, "network", "network") == " Not shown: 4 networks not selected."
+    (told,) = rule(study.layout.tables / "runs.parquet")
+    assert "differ in optimizer.lr and seed only" in told
+    assert "highest last test accuracy" in told
+
+
+def test_of_equals_the_smaller_is_selected(tmp_path):
+    assert chosen_rates(tmp_path, {(rate, seed): 0.75 for rate in RATES for seed in (0, 1)})[1] == {0.1}
+
+
+def test_a_value_with_a_diverged_or_missing_run_is_not_selected(tmp_path):
+    by_run = {(0.1, 0): 0.9, (0.1, 1): None, (0.2, 0): 0.99, (0.4, 0): 0.1, (0.4, 1): 0.2}
+    assert chosen_rates(tmp_path, by_run)[1] == {0.4}
+    assert chosen_rates(tmp_path / "none", {})[1] == set()
+
+
+@pytest.mark.parametrize(
+    ("select", "changes", "message"),
+    [
+        ({"over": "optimizer.rl"}, {}, r"'optimizer.rl' is no setting.*did you mean 'optimizer.lr'"),
+        ({"over": "loss.name"}, {}, "'loss.name' is not a number"),
+        ({"over": "seed"}, {}, "'seed' is averaged over"),
+        ({"over": "optimizer.momentum"}, {}, "'optimizer.momentum' does not vary"),
+        ({}, {"measure": {"splits": ["train"]}}, "'test_accuracy' needs 'test' among measure.splits"),
+    ],
+)
+def test_a_rule_that_cannot_choose_is_refused(select, changes, message):
+    with pytest.raises(UserError, match=message):
+        Study(CONFIG | {"networks": CONFIG["networks"] | {"select": select}} | changes)

@@ -1,94 +1,35 @@
-"""Training: losses, decayed groups, schedules, batches, exact resumption, divergence, feature passes."""
+"""Training: schedules, records, exact resumption at any step, signals, divergence, ensembles, several processes."""
 
 from __future__ import annotations
 
+import copy
 import json
 import math
-import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
-from torch import nn
+from networks_in_training import CPU, NETWORK, content, planned
 
-import ncpipe
-from ncpipe.collapse import Moment, collapse_metrics, load_traces
-from ncpipe.errors import UserError
+from ncpipe.collapse import load_traces
+from ncpipe.data import prepare
 from ncpipe.files import read_json, read_tensors, write_text
-from ncpipe.networks import Network
-from ncpipe.study.spec import AugmentSpec, LossSpec, MeasureSpec, NetworkSpec, OptimizerSpec, ScheduleSpec
-from ncpipe.study.study import NetworkRun, Study
+from ncpipe.networks import build_network
+from ncpipe.study.spec import HeadSpec, MeasureSpec, ResNet, ScheduleSpec
+from ncpipe.study.study import Study
 from ncpipe.study.sweep import laid_over
-from ncpipe.tables.collapse import collapse_rows
 from ncpipe.tables.records import read_table
-from ncpipe.training import features as features_module
-from ncpipe.training.batches import ImageBatches, augmented
 from ncpipe.training.features import extract_features
-from ncpipe.training.losses import (
-    classifier_decay,
-    classifier_stationarity,
-    loss_slopes,
-    mean_loss,
-    squared_error_penalties,
-)
-from ncpipe.training.optimization import build_optimizer, learning_rate
-from ncpipe.training.train import Trainer, new_network, train
-
-CPU = torch.device("cpu")
-NETWORK = {
-    "dataset": {"name": "digits", "samples_per_class": 20, "test_samples_per_class": 10},
-    "model": {"name": "mlp", "depth": 2, "width": 16},
-    "loss": {"name": "mse"},
-    "optimizer": {"lr": 0.05, "weight_decay": 1e-2},
-    "epochs": 6,
-    "batch_size": 32,
-}
-
-
-def planned(measured: tuple[int, ...] = (0, 3, 6), **changes: object) -> NetworkRun:
-    spec = NetworkSpec.model_validate(laid_over(NETWORK, {k.replace("__", "."): v for k, v in changes.items()}))
-    return NetworkRun("run", spec, "digits", measured, tuple(spec.layers()))
-
-
-def content(folder: Path) -> dict[str, object]:
-    """What a run wrote, without wall-clock times."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "timings.parquet")
-    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
-
-
-def test_losses_follow_their_definitions():
-    logits, labels = torch.randn(5, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 1, 0])
-    one_hot = torch.eye(3, dtype=torch.float64)[labels]
-    half = mean_loss(LossSpec(name="mse"), logits, labels)
-    assert half == pytest.approx(float((logits - one_hot).square().sum()) / 10)
-    mean = mean_loss(LossSpec(name="mse", scaling="mean"), logits, labels)
-    assert mean == pytest.approx(float(nn.MSELoss()(logits, one_hot)))
-    assert mean == pytest.approx(2 / 3 * float(half))  # 2/K, the factor of the matched penalties
-    ce = mean_loss(LossSpec(name="ce"), logits, labels)
-    assert ce == pytest.approx(float(-logits.log_softmax(1)[range(5), labels].mean()))
-
-
-@pytest.mark.parametrize(
-    ("group", "decayed"),
-    [
-        ("all", {"stages", "head.weight", "head.bias"}),
-        ("weights", {"head.weight"}),
-        ("head", {"head.weight", "head.bias"}),
-    ],
-)
-def test_weight_decay_reaches_its_group_only(group, decayed, digits):
-    network = new_network(planned(head__bias=True).spec, digits)
-    optimizer = build_optimizer(OptimizerSpec(lr=0.1, weight_decay=0.5, decay=group), network)
-    decays = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
-    for name, parameter in network.named_parameters():
-        expected = name in decayed or (name.startswith("stages") and "stages" in decayed)
-        expected = expected or (group == "weights" and parameter.ndim >= 2)
-        assert decays[id(parameter)] == (0.5 if expected else 0.0), name
+from ncpipe.training.members import Stack
+from ncpipe.training.optimization import learning_rate
+from ncpipe.training.train import train, train_ensemble
+from ncpipe.training.trainer import Trainer, state_folder
 
 
 def test_schedules():
@@ -98,39 +39,6 @@ def test_schedules():
     assert cosine == pytest.approx([(1 + math.cos(math.pi * i / 4)) / 2 for i in range(4)])
     warm = [learning_rate(1.0, ScheduleSpec(name="constant", warmup_epochs=3), e, 9) for e in range(1, 6)]
     assert warm == pytest.approx([0.25, 0.5, 0.75, 1, 1])
-
-
-def test_an_epoch_visits_every_image_once_in_an_order_of_its_own(digits):
-    data = ImageBatches(digits.train.images, torch.arange(200), digits.mean, digits.std, CPU)
-    orders = [torch.cat([labels for _, labels in data.shuffled(32, AugmentSpec(), 1, epoch)]) for epoch in (1, 1, 2)]
-    assert all(sorted(order.tolist()) == list(range(200)) for order in orders)
-    assert torch.equal(orders[0], orders[1])
-    assert not torch.equal(orders[0], orders[2])
-    sizes = [len(labels) for _, labels in data.shuffled(33, AugmentSpec(), 1, 1)]
-    assert max(sizes) - min(sizes) <= 1
-
-
-def test_images_are_normalised_by_the_training_set(digits):
-    data = ImageBatches(digits.train.images, digits.train.labels, digits.mean, digits.std, CPU)
-    images = torch.cat([batch for batch, _ in data.in_order(64)])
-    assert float(images.mean()) == pytest.approx(0, abs=1e-5)
-    assert float(images.std(correction=0)) == pytest.approx(1, abs=1e-3)
-
-
-def test_augmentation_flips_and_shifts_whole_images():
-    images = torch.arange(2 * 16, dtype=torch.uint8).reshape(2, 1, 4, 4).repeat(50, 1, 1, 1)
-    generator = torch.Generator().manual_seed(0)
-    flipped = augmented(images, AugmentSpec(flip=True), generator)
-    same = (flipped == images).flatten(1).all(1)
-    mirrored = (flipped == images.flip(-1)).flatten(1).all(1)
-    assert (same | mirrored).all()
-    assert 20 < int(same.sum()) < 80
-    cropped = augmented(images + 1, AugmentSpec(crop=1), generator)
-    shifts = [torch.roll(nn.functional.pad(images + 1, [1] * 4), (dy, dx), (2, 3))[..., 1:5, 1:5]
-              for dy in (-1, 0, 1) for dx in (-1, 0, 1)]  # fmt: skip
-    matches = torch.stack([(cropped == shifted).flatten(1).all(1) for shifted in shifts])
-    assert matches.any(0).all()
-    assert (matches.sum(1) > 0).all()
 
 
 def test_training_writes_its_records_and_reaches_low_loss(digits, tmp_path):
@@ -157,33 +65,44 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing of ours may catch it."""
 
 
+def killed_at(step: int, monkeypatch) -> None:
+    """Kill the process, as it were, in the next run's step of this number, counted from its start."""
+    original, steps = Trainer._train_step, []
+
+    def deadly(self, images, labels):
+        steps.append(1)
+        if len(steps) == step:
+            raise Killed
+        return original(self, images, labels)
+
+    monkeypatch.setattr(Trainer, "_train_step", deadly)
+
+
+@pytest.mark.parametrize("model", ["mlp", "convnet"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
-def test_a_killed_run_resumes_to_the_same_bytes(optimizer, digits, tmp_path, monkeypatch):
-    run = planned(tuple(range(7)), optimizer__name=optimizer, optimizer__lr=0.01, augment__flip=True)
+def test_a_killed_run_resumes_to_the_same_bytes(optimizer, model, digits, tmp_path, monkeypatch):
+    changes = {"optimizer__name": optimizer, "optimizer__lr": 0.01, "augment__flip": True, "augment__crop": 1}
+    run = planned((0, 1, 3, 6), model={"name": model, "depth": 2, "width": 8}, precision="auto", **changes)
     train(run, digits, tmp_path / "whole", CPU)
-    original = Trainer.epoch
-    for deadly in (2, 5):
-
-        def epoch(self, number, deadly=deadly):
-            if number == deadly:
-                raise Killed
-            return original(self, number)
-
-        monkeypatch.setattr(Trainer, "epoch", epoch)
-        with pytest.raises(Killed):
-            train(run, digits, tmp_path / "killed", CPU)
-    monkeypatch.setattr(Trainer, "epoch", original)
-    seen = []
-    monkeypatch.setattr(Trainer, "epoch", lambda self, number: (seen.append(number), original(self, number))[1])
+    steps = []
+    for step in (3, 9, 12):  # of 7 an epoch, counted from where the run goes on
+        with monkeypatch.context() as patch:
+            patch.setattr("ncpipe.training.trainer.SAVE_INTERVAL", 0.0)
+            patch.setattr("ncpipe.training.trainer.SAVE_SHARE", 0.0)
+            killed_at(step, patch)
+            with pytest.raises(Killed):
+                train(run, digits, tmp_path / "killed", CPU)
+    original = Trainer._train_step
+    monkeypatch.setattr(Trainer, "_train_step", lambda *a: (steps.append(1), original(*a))[1])
     train(run, digits, tmp_path / "killed", CPU)
-    assert seen == [5, 6]
+    assert len(steps) == 6 * 7 - (2 + 8 + 11)  # every step was saved
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
 
 
 def test_a_kill_between_the_last_epoch_and_the_outputs_costs_nothing(digits, tmp_path, monkeypatch):
     run = planned()
     train(run, digits, tmp_path / "whole", CPU)
-    monkeypatch.setattr("ncpipe.training.train.write_json", lambda *_: (_ for _ in ()).throw(Killed()))
+    monkeypatch.setattr("ncpipe.training.trainer.write_json", lambda *_: (_ for _ in ()).throw(Killed()))
     with pytest.raises(Killed):
         train(run, digits, tmp_path / "killed", CPU)
     monkeypatch.undo()
@@ -210,35 +129,6 @@ def test_state_of_other_settings_or_damaged_state_is_not_resumed(digits, tmp_pat
     assert content(tmp_path / "run") == content(tmp_path / "whole")
 
 
-def test_sigkill_of_the_real_command_is_survived(tmp_path):
-    study = {
-        "study": {"name": "kill", "results": str(tmp_path / "results")},
-        "datasets": {"base": NETWORK["dataset"]},
-        "networks": {"base": {k: v for k, v in NETWORK.items() if k != "dataset"} | {"epochs": 400}},
-        "measure": {"epochs": [0, 100, 200, 300]},
-        "ufm": {"matched": []},
-    }
-    config = tmp_path / "study.json"
-    config.write_text(json.dumps(study))
-    planned_study = Study.read(config)
-    run_id, dataset_id = next(iter(planned_study.networks)), next(iter(planned_study.datasets))
-    command = [sys.executable, "-m", "ncpipe"]
-    subprocess.run([*command, "dataset", str(config), dataset_id], check=True)
-    folder = planned_study.layout.run(run_id)
-    for epoch in (100, 200):
-        process = subprocess.Popen([*command, "train", str(config), run_id], stderr=subprocess.DEVNULL)
-        while not (folder / f".state/checkpoints/epoch{epoch:06d}.safetensors").exists():
-            assert process.poll() is None
-            time.sleep(0.005)
-        os.kill(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    subprocess.run([*command, "train", str(config), run_id], check=True, stderr=subprocess.DEVNULL)
-    resumed = content(folder)
-    subprocess.run(["rm", "-r", str(folder)], check=True)
-    subprocess.run([*command, "train", str(config), run_id], check=True, stderr=subprocess.DEVNULL)
-    assert resumed == content(folder)
-
-
 def test_divergence_is_a_result(digits, tmp_path):
     run = planned((0, 1, 2, 6), optimizer__lr=1e12, model__batch_norm=False)
     train(run, digits, tmp_path, CPU)
@@ -250,181 +140,208 @@ def test_divergence_is_a_result(digits, tmp_path):
     assert trace.times == [0]
 
 
-@pytest.fixture
-def trained(digits, tmp_path):
-    run = planned(model={"name": "convnet", "depth": 2, "width": 4}, head__bias=True)
-    train(run, digits, tmp_path, CPU)
-    return run, tmp_path
-
-
-def test_feature_pass_agrees_with_measuring_the_features(trained, digits):
-    run, folder = trained
-    measure = MeasureSpec.model_validate({"keep": {"layers": ["*"], "epochs": "last"}, "flatten": ["layer1"]})
-    extract_features(run, measure, digits, folder, CPU)
-    trace = load_traces(folder / "statistics.safetensors")["run"]
-    assert trace.layers == ("layer1", "features")
-    assert trace.times == [0, 3, 6]
-    kept, _ = read_tensors(folder / "features.safetensors")
-    assert set(kept) == {f"6/{layer}/{split}" for layer in trace.layers for split in ("train", "test")} | {
-        "labels/train",
-        "labels/test",
+def study_file(folder: Path, **changes: object) -> tuple[Path, Study]:
+    """A study of one small network, its data set prepared."""
+    network = laid_over({k: v for k, v in NETWORK.items() if k != "dataset"}, {"epochs": 400} | changes)
+    study = {
+        "study": {"name": "signals", "results": str(folder / "results")},
+        "datasets": {"base": NETWORK["dataset"]},
+        "networks": {"base": network},
+        "measure": {"epochs": [0, 100, 200, 300]},
+        "ufm": {"matched": []},
     }
-    assert kept["6/layer1/train"].shape == (200, 4 * 8 * 8)
-    network = new_network(run.spec, digits)
-    network.load_state_dict(read_tensors(folder / "model.safetensors")[0])
-    network.eval()
-    data = ImageBatches(digits.test.images, digits.test.labels, digits.mean, digits.std, CPU)
-    with torch.no_grad():
-        logits = network(data.normalized(data.images))
-    means = trace.statistics[Moment(6, "features", "train")].means
-    weight, bias = trace.heads[6]
-    direct = ncpipe.measure(
-        kept["6/features/test"], kept["labels/test"], weight.float(), bias.float(), train_means=means
-    )
-    stored = collapse_metrics(trace.statistics[Moment(6, "features", "test")], weight, bias, train_means=means)
-    assert direct == pytest.approx(stored, rel=1e-6, nan_ok=True)
-    assert stored["accuracy"] == pytest.approx(float((logits.argmax(1) == data.labels).float().mean()))
-    scalars = trace.scalars[6, "test"]
-    assert scalars["loss"] == pytest.approx(float(mean_loss(run.spec.loss, logits, data.labels)), rel=1e-5)
+    config = folder / "study.json"
+    config.write_text(json.dumps(study))
+    planned_study = Study.read(config)
+    (dataset_id,) = planned_study.datasets
+    prepare(planned_study.datasets[dataset_id], planned_study.layout.dataset(dataset_id))
+    return config, planned_study
 
 
-def test_parts_of_the_squared_error_sum_to_the_penalised_loss(trained, digits):
-    run, folder = trained
-    extract_features(run, MeasureSpec(), digits, folder, CPU)
-    trace = load_traces(folder / "statistics.safetensors")["run"]
-    ridge, bias_decay = squared_error_penalties(run.spec, digits.num_classes)
-    for epoch in trace.times:
-        weight, bias = trace.heads[epoch]
-        scalars = trace.scalars[epoch, "train"]
-        penalty = (ridge * weight.square().sum() + bias_decay * bias.square().sum()) / 2
-        parts = scalars["loss_nc1"] + scalars["loss_nc23"] + scalars["loss_perp"]
-        assert parts == pytest.approx(scalars["loss"] + float(penalty), rel=1e-5)
-        assert set(trace.scalars[epoch, "test"]) == {"loss"}
-        assert trace.statistics[Moment(epoch, "features")].within_products is None
+def command(config: Path, run_id: str, *options: str) -> list[str]:
+    return [sys.executable, "-m", "ncpipe", "train", str(config), run_id, *options]
 
 
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({}, (0.01, 0.01)),
-        ({"loss__scaling": "mean"}, (0.05, 0.05)),
-        ({"optimizer__decay": "weights"}, (0.01, 0.0)),
-        ({"loss__name": "ce"}, None),
-        ({"optimizer__name": "adamw"}, None),
-        ({"head__fixed_etf": True, "head__bias": False}, None),
-    ],
-)
-def test_penalties_of_the_split_follow_the_settings(changes, expected):
-    spec = planned(optimizer__weight_decay=0.01, **changes).spec
-    assert squared_error_penalties(spec, 10) == (None if expected is None else pytest.approx(expected))
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+def test_a_signal_saves_and_ends_with_a_code_of_its_own(name, tmp_path):
+    config, study = study_file(tmp_path)
+    (run_id,) = study.networks
+    folder = study.layout.run(run_id)
+    process = subprocess.Popen(command(config, run_id), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    while not (folder / ".state/checkpoints/epoch000100.safetensors").exists():
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(getattr(signal, name))
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert "Traceback" not in errors
+    last = errors.strip().splitlines()[-1]
+    assert last.startswith(f"ncpipe: {name}: saved at epoch ")
+    assert last.endswith("run again to go on")
+    progress = state_folder(study.networks[run_id], folder).load().progress
+    assert progress.epoch >= 99
+    assert f"epoch {progress.epoch + 1}, step {progress.step};" in last
+    assert not (folder / "spec.json").exists()
 
 
-LOSSES = [LossSpec(name="mse"), LossSpec(name="mse", scaling="mean"), LossSpec(name="ce")]
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
+    """SIGKILL and SIGTERM at random moments of the real command, from its start-up to its last epoch."""
+    changes = {
+        "epochs": 1500,
+        "augment": {"flip": True, "crop": 1},
+        "model": {"name": "convnet", "depth": 2, "width": 4},
+    }
+    config, study = study_file(tmp_path, **changes)
+    (run_id,) = study.networks
+    folder, random, kills = study.layout.run(run_id), Random(0), 0
+    quiet = {"stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+    while kills < 20:
+        process = subprocess.Popen(command(config, run_id), **quiet)
+        try:
+            code = process.wait(timeout=random.uniform(1.0, 4.5))
+        except subprocess.TimeoutExpired:
+            process.send_signal(random.choice([signal.SIGKILL, signal.SIGTERM]))
+            code = process.wait()
+            kills += 1
+        assert code in (0, 75, -signal.SIGKILL, -signal.SIGTERM), code
+        if code == 0:
+            break
+    assert kills >= 10
+    subprocess.run(command(config, run_id), check=True, **quiet)
+    resumed = content(folder)
+    shutil.rmtree(folder)
+    subprocess.run(command(config, run_id), check=True, **quiet)
+    assert resumed == content(folder)
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: f"{loss.name} {loss.scaling}")
-def test_stationarity_of_the_classifier_is_the_gradient_of_the_penalised_loss(loss):
-    torch.manual_seed(0)
-    features, labels = torch.randn(30, 4, dtype=torch.float64), torch.arange(30) % 3
-    weight = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
-    bias, decay = torch.randn(3, dtype=torch.float64), 0.1
-
-    def penalised():
-        return mean_loss(loss, features @ weight.T + bias, labels) + decay / 2 * weight.square().sum()
-
-    def residual():
-        slopes = loss_slopes(loss, features @ weight.detach().T + bias, labels)
-        return classifier_stationarity(slopes.T @ features / 30, weight.detach(), decay)
-
-    (gradient,) = torch.autograd.grad(penalised(), weight)
-    assert residual() == pytest.approx(float(gradient.norm() / (decay * weight.detach().norm())), rel=1e-12)
-    assert residual() > 0.1
-    solver = torch.optim.LBFGS([weight], max_iter=500, tolerance_grad=1e-12, tolerance_change=0)
-
-    def closure():
-        solver.zero_grad()
-        value = penalised()
-        value.backward()
-        return value
-
-    solver.step(closure)
-    assert residual() < 1e-6
+SEEDS = {"model": {"name": "convnet", "depth": 2, "width": 4}, "optimizer__lr": 0.01}
 
 
-def test_stationarity_is_undefined_at_zero_and_where_training_diverged():
-    ones = torch.ones(2, 3, dtype=torch.float64)
-    assert classifier_stationarity(-0.1 * ones, ones, 0.1) == 0
-    assert classifier_stationarity(ones, 0 * ones, 0.1) is None
-    assert classifier_stationarity(ones / 0, ones, 0.1) is None
+def test_an_ensemble_equals_separate_training_to_float_tolerance(digits, tmp_path):
+    runs = {tmp_path / str(seed): planned(seed=seed, augment__flip=True, **SEEDS) for seed in range(3)}
+    for folder, run in runs.items():
+        train(run, digits, folder.with_suffix(".alone"), CPU)
+    first, *others = runs
+    train_ensemble(runs[first], {folder: runs[folder] for folder in others}, digits, first, CPU)
+    assert not any((folder / "spec.json").exists() for folder in others)
+    for folder, run in runs.items():
+        if folder != first:  # its own job finds it trained
+            train(run, digits, folder, CPU)
+        alone = folder.with_suffix(".alone")
+        assert sorted(content(folder)) == sorted(content(alone))
+        for name in ("model.safetensors", "checkpoints/epoch000003.safetensors"):
+            (mine, _), (theirs, _) = read_tensors(folder / name), read_tensors(alone / name)
+            for key, value in theirs.items():
+                torch.testing.assert_close(mine[key], value, rtol=1e-3, atol=2e-3)
+        mine, theirs = (read_table(f / "history.parquet").to_pandas()["value"] for f in (folder, alone))
+        assert mine.to_numpy() == pytest.approx(theirs.to_numpy(), rel=1e-2, abs=1e-2)
 
 
-@pytest.mark.parametrize(
-    ("changes", "decay"),
-    [
-        ({}, 0.01),
-        ({"optimizer__decay": "head"}, 0.01),
-        ({"optimizer__decay": "weights"}, 0.01),
-        ({"optimizer__name": "adam"}, 0.01),
-        ({"optimizer__weight_decay": 0.0}, None),
-        ({"optimizer__name": "adamw"}, None),
-        ({"head__fixed_etf": True}, None),
-    ],
-)
-def test_stationarity_is_recorded_where_the_classifier_is_penalised(changes, decay, digits, tmp_path):
-    run = planned((0, 1), epochs=1, **changes)
-    assert classifier_decay(run.spec) == decay
-    train(run, digits, tmp_path, CPU)
-    extract_features(run, MeasureSpec(), digits, tmp_path, CPU)
-    trace = load_traces(tmp_path / "statistics.safetensors")["run"]
-    assert "classifier_stationarity" not in trace.scalars[1, "test"]
-    if decay is None:
-        assert "classifier_stationarity" not in trace.scalars[1, "train"]
-        return
-    network = new_network(run.spec, digits)
-    network.load_state_dict(read_tensors(tmp_path / "model.safetensors")[0])
-    network.eval()
-    data = ImageBatches(digits.train.images, digits.train.labels, digits.mean, digits.std, CPU)
-    loss = mean_loss(run.spec.loss, network(data.normalized(data.images)), data.labels)
-    weight = network.head.weight
-    (gradient,) = torch.autograd.grad(loss + decay / 2 * weight.square().sum(), weight)
-    expected = float(gradient.norm() / (decay * weight.detach().norm()))
-    assert trace.scalars[1, "train"]["classifier_stationarity"] == pytest.approx(expected, rel=1e-4)
-    rows = [row for row in collapse_rows("net", "run", trace) if row["metric"] == "classifier_stationarity"]
-    assert [(row["split"], row["layer"], row["time"]) for row in rows] == [("train", "features", t) for t in (0, 1)]
-    assert rows[1]["value"] == trace.scalars[1, "train"]["classifier_stationarity"]
+def test_members_of_an_ensemble_are_exact_in_double_precision():
+    model = ResNet(name="resnet18", width=4)
+    networks = [build_network(model, HeadSpec(), (1, 8, 8), 10, seed).double() for seed in range(3)]
+    stack = Stack(copy.deepcopy(networks))
+    images = torch.randn(3, 16, 1, 8, 8, dtype=torch.float64)
+    for step in range(2):
+        stack.train(step == 0)
+        outputs = stack(images)
+        for member, network in enumerate(networks):
+            network.train(step == 0)
+            torch.testing.assert_close(outputs.logits[member], network(images[member]).logits)
+    outputs.logits.square().sum().backward()
+    for member, network in enumerate(networks):
+        network(images[member]).logits.square().sum().backward()
+        for name, parameter in network.named_parameters():
+            torch.testing.assert_close(stack.parameters[name].grad[member], parameter.grad)
+        for name, value in network.state_dict().items():
+            torch.testing.assert_close(stack.state(member)[name], value)
 
 
-@pytest.mark.parametrize("held", [{"layer1"}, set()], ids=["one layer held", "no layer held"])
-def test_features_beyond_the_memory_budget_take_a_second_forward_pass(trained, digits, monkeypatch, held):
-    run, folder = trained
-    extract_features(run, MeasureSpec(), digits, folder, CPU)
-    whole = load_traces(folder / "statistics.safetensors")["run"]
-    monkeypatch.setattr(features_module, "MEMORY_BUDGET", 0)
-    monkeypatch.setattr(features_module, "EVALUATION_BATCH", 64)
-    kept = MeasureSpec.model_validate({"keep": {"layers": sorted(held), "epochs": "all"}})
-    forwards = Counter()
-    forward = Network.features
-    monkeypatch.setattr(Network, "features", lambda net, x: forwards.update([len(x)]) or forward(net, x))
-    extract_features(run, kept if held else MeasureSpec(), digits, folder, CPU)
-    train, test = len(digits.train.labels), len(digits.test.labels)
-    assert sum(size * count for size, count in forwards.items()) == 2 * len(whole.times) * (train + test)
-    parts = load_traces(folder / "statistics.safetensors")["run"]
-    assert parts.scalars[6, "train"] == pytest.approx(whole.scalars[6, "train"], rel=1e-6)
-    for moment, statistics in whole.statistics.items():
-        for name, value in statistics.tensors().items():
-            torch.testing.assert_close(parts.statistics[moment].tensors()[name], value, rtol=1e-5, atol=1e-6)
+def test_a_killed_ensemble_goes_on_and_a_diverged_member_leaves_the_others_alone(digits, tmp_path, monkeypatch):
+    runs = {tmp_path / str(seed): planned(seed=seed, **SEEDS) for seed in range(3)}
+    first, second, third = runs
+    siblings = {second: runs[second], third: runs[third]}
+    with monkeypatch.context() as patch:
+        patch.setattr("ncpipe.training.trainer.SAVE_INTERVAL", 0.0)
+        patch.setattr("ncpipe.training.trainer.SAVE_SHARE", 0.0)
+        killed_at(10, patch)
+        with pytest.raises(Killed):
+            train_ensemble(runs[first], siblings, digits, first, CPU)
+    assert state_folder(runs[third], third).load().progress.step == 2
+    state = state_folder(runs[second], second).load()
+    state.network["head.weight"].fill_(math.nan)
+    state_folder(runs[second], second).save(state)
+    train_ensemble(runs[first], siblings, digits, first, CPU)
+    train(runs[third], digits, third, CPU)
+    for folder in (first, third):
+        train(runs[folder], digits, folder.with_suffix(".alone"), CPU)
+        mine, theirs = (read_tensors(f / "model.safetensors")[0] for f in (folder, folder.with_suffix(".alone")))
+        torch.testing.assert_close(mine["head.weight"], theirs["head.weight"], rtol=1e-3, atol=2e-3)
+    train(runs[second], digits, second, CPU)
+    assert read_json(second / "spec.json")["status"] == "diverged"
+    assert read_json(second / "spec.json")["final_epoch"] == 2
 
 
-def test_the_smallest_layers_are_held(monkeypatch):
-    monkeypatch.setattr(features_module, "MEMORY_BUDGET", 10)
-    assert features_module.within_budget({"a": 6, "b": 5, "c": 3}, set()) == {"b", "c"}
-    assert features_module.within_budget({"a": 6, "b": 5, "c": 3}, {"a"}) == {"a", "c"}
-    assert features_module.within_budget({"a": 60, "b": 50}, {"a"}) == {"a"}
+def test_the_ensemble_of_a_study_is_its_seeds_alone(tmp_path):
+    config, _ = study_file(tmp_path)
+    settings = json.loads(config.read_text())
+    settings["networks"]["sweep"] = {"grid": {"seed": [0, 1, 2, 3, 4], "optimizer.lr": [0.1, 0.2]}}
+    study = Study(settings)
+    groups = {tuple(r.spec.seed for r in study.seeds_of(run, 2)) for run in study.networks.values()}
+    assert groups == {(0, 1), (2, 3), (4,)}
+    for run in study.networks.values():
+        assert {r.spec.optimizer.lr for r in study.seeds_of(run, 8)} == {run.spec.optimizer.lr}
+        assert study.seeds_of(run, 1) == [run]
 
 
-def test_a_damaged_checkpoint_is_named(trained, digits):
-    run, folder = trained
-    path = folder / "checkpoints/epoch000003.safetensors"
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(UserError, match="epoch000003"):
-        extract_features(run, MeasureSpec(), digits, folder, CPU)
+def test_jobs_of_an_ensemble_train_it_once(tmp_path):
+    config, _ = study_file(tmp_path, epochs=30)
+    settings = json.loads(config.read_text())
+    settings["networks"]["sweep"] = {"grid": {"seed": [0, 1, 2]}}
+    settings["compute"] = {"ensemble": 3}
+    config.write_text(json.dumps(settings))
+    study = Study.read(config)
+    jobs = [subprocess.Popen(command(config, run_id), stderr=subprocess.PIPE, text=True) for run_id in study.networks]
+    logs = [job.communicate(timeout=120)[1] for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0, 0], logs
+    assert sum("and 2 more" in log for log in logs) == 1
+    assert all((study.layout.run(run_id) / "spec.json").exists() for run_id in study.networks)
+    assert not any(study.layout.run(run_id).joinpath(".state").exists() for run_id in study.networks)
+
+
+def test_two_processes_train_one_network_as_one_does(tmp_path):
+    changes = {"epochs": 5, "model.batch_norm": False, "batch_size": 33, "precision": "float32"}
+    config, study = study_file(tmp_path, **changes)
+    (run_id,) = study.networks
+    subprocess.run(command(config, run_id), check=True, stderr=subprocess.DEVNULL)
+    alone = study.layout.run(run_id)
+    shared_config, shared = study_file(tmp_path, gpus=2, **changes)
+    (shared_id,) = shared.networks
+    done = subprocess.run(command(shared_config, shared_id, "--device", "cpu"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("epoch 5") == 1  # one process speaks
+    folder = shared.layout.run(shared_id)
+    assert sorted(content(folder)) == sorted(content(alone))
+    for name in ("model.safetensors", "checkpoints/epoch000000.safetensors"):
+        (mine, _), (theirs, _) = read_tensors(folder / name), read_tensors(alone / name)
+        assert list(mine) == list(theirs)
+        for key, value in theirs.items():
+            torch.testing.assert_close(mine[key], value, rtol=1e-4, atol=1e-5)
+    mine, theirs = (read_table(f / "history.parquet").to_pandas()["value"] for f in (folder, alone))
+    assert mine.to_numpy() == pytest.approx(theirs.to_numpy(), rel=1e-4)
+
+
+def test_two_processes_told_to_stop_save_and_go_on(tmp_path):
+    config, study = study_file(tmp_path, gpus=2, epochs=3000)
+    (run_id,) = study.networks
+    folder = study.layout.run(run_id)
+    process = subprocess.Popen(command(config, run_id, "--device", "cpu"), stderr=subprocess.PIPE, text=True)
+    while not (folder / ".state/checkpoints/epoch000100.safetensors").exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=90)
+    assert process.returncode == 75, errors
+    progress = state_folder(study.networks[run_id], folder).load().progress
+    assert 100 <= progress.epoch < 3000

@@ -1,14 +1,15 @@
-"""A prepared data set in memory."""
+"""A prepared data set, in memory or streamed from disk."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from ncpipe.data.storage import StoredImages, altered, read_labels
 from ncpipe.errors import UserError
 from ncpipe.files import read_json, read_tensors, sha256
 
@@ -18,15 +19,19 @@ RECORD = "dataset.json"
 
 @dataclass(frozen=True)
 class Split:
-    """Images (N, C, H, W) uint8 and labels (N,) int64."""
+    """Images (N, C, H, W) uint8, in memory or on disk, and labels (N,) int64."""
 
-    images: Tensor
+    images: Tensor | StoredImages
     labels: Tensor
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Both splits, and the channels' mean and standard deviation (C,) of the training images in [0, 1]."""
+    """Both splits, and the channels' mean and standard deviation (C,) of the training images in [0, 1].
+
+    ``tag_sets`` (S, K) uint8 belongs to data of several labels: a label s then means the classes of row s, where the
+    first K rows are the single classes. Elsewhere it is None and labels are classes.
+    """
 
     name: str
     class_names: tuple[str, ...]
@@ -34,6 +39,7 @@ class Dataset:
     test: Split
     mean: Tensor
     std: Tensor
+    tag_sets: Tensor | None = None
 
     @property
     def num_classes(self) -> int:
@@ -50,25 +56,41 @@ class Dataset:
 
 
 def load(folder: Path) -> Dataset:
-    """Load what ``prepare`` wrote; a missing or altered file is a ``UserError``."""
+    """Load what ``prepare`` wrote; a missing or altered file is a ``UserError``.
+
+    Images of a streamed set stay on disk, and their checksums are not verified (see ``StoredImages``).
+    """
     if not (folder / RECORD).is_file():
         raise UserError(f"no prepared data set in {folder}: run the 'dataset' stage first")
     record = read_json(folder / RECORD)
     try:
+        name, classes = record["name"], tuple(record["classes"])
         return Dataset(
-            name=record["name"],
-            class_names=tuple(record["classes"]),
-            train=_load_split(folder / "train.safetensors", record["sha256"]["train"]),
-            test=_load_split(folder / "test.safetensors", record["sha256"]["test"]),
+            name=name,
+            class_names=classes,
+            train=_split(folder, "train", record),
+            test=_split(folder, "test", record),
             mean=torch.tensor(record["mean"]),
             std=torch.tensor(record["std"]),
+            tag_sets=_tags(record["tag_sets"], len(classes)) if "tag_sets" in record else None,
         )
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder / RECORD} lacks {error}: delete {folder} and run again") from None
 
 
-def _load_split(path: Path, checksum: str) -> Split:
-    if not path.is_file() or sha256(path) != checksum:
-        raise UserError(f"{path} is missing or was altered since it was prepared: delete its folder and run again")
+def _split(folder: Path, name: str, record: dict[str, Any]) -> Split:
+    path = folder / f"{name}.safetensors"
+    if record["settings"].get("stream"):
+        return Split(StoredImages(path), read_labels(path))
+    if not path.is_file() or sha256(path) != record["sha256"][name]:
+        raise altered(path)
     tensors, _ = read_tensors(path)
     return Split(tensors["images"], tensors["labels"])
+
+
+def _tags(sets: list[list[int]], num_classes: int) -> Tensor:
+    """Sets of classes as tags (S, K) 0/1, uint8."""
+    tags = torch.zeros(len(sets), num_classes, dtype=torch.uint8)
+    for row, members in enumerate(sets):
+        tags[row, members] = 1
+    return tags

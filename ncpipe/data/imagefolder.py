@@ -7,7 +7,9 @@ import io
 import os
 import zipfile
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm"})
 TEST_NAMES = ("test", "val")
+BLOCK = 16
+"""Images that a thread reads in one go."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +84,22 @@ class ImageFolder:
         import torch
 
         images = np.empty((len(names), side, side, 3), dtype=np.uint8)
-        with self._reader() as read:
-            for row, name in enumerate(names):
-                try:
-                    images[row] = np.asarray(_decode(read(name), side))
-                except (OSError, SyntaxError, ValueError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
-                    reason = str(error).splitlines()[0]
-                    raise UserError(f"cannot read {name} in {self.path}: {reason}; replace or remove it") from None
+        # Threads: Pillow decodes and resizes without Python's lock.
+        with self._reader() as read, ThreadPoolExecutor() as pool:
+
+            def fill(start: int) -> None:
+                for row, name in enumerate(names[start : start + BLOCK], start):
+                    images[row] = np.asarray(self._image(name, read, side))
+
+            deque(pool.map(fill, range(0, len(names), BLOCK)), maxlen=0)
         return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+
+    def _image(self, name: str, read: Callable[[str], bytes], side: int) -> PilImage:
+        try:
+            return _decode(read(name), side)
+        except (OSError, SyntaxError, ValueError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"cannot read {name} in {self.path}: {reason}; replace or remove it") from None
 
     @contextmanager
     def _reader(self) -> Iterator[Callable[[str], bytes]]:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from math import comb, prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ncpipe.data.dataset import RECORD, Split
+from ncpipe.data.dataset import RECORD
+from ncpipe.data.pairs import tag_sets, with_pairs
+from ncpipe.data.registry import image_shape
 from ncpipe.data.sources import SourceSplit, open_source
+from ncpipe.data.storage import PIECE, check_disk, check_memory, split_bytes, write_split
 from ncpipe.errors import UserError
-from ncpipe.files import sha256, write_json, write_tensors
+from ncpipe.files import write_json
+from ncpipe.progress import progress
 from ncpipe.study.spec import DatasetSpec
 
 # One stream of random numbers per decision, so that no setting changes what another one draws.
-TRAIN_SUBSET, TEST_SUBSET, LABEL_NOISE, RANDOM_LABELS = range(4)
+TRAIN_SUBSET, TEST_SUBSET, LABEL_NOISE, RANDOM_LABELS, TRAIN_PAIRS, TEST_PAIRS = range(6)
 
 
 def prepare(spec: DatasetSpec, folder: Path, search_path: Sequence[Path] = ()) -> None:
@@ -27,55 +32,117 @@ def prepare(spec: DatasetSpec, folder: Path, search_path: Sequence[Path] = ()) -
     files. Subsets are nested: a larger ``samples_per_class`` with the same seed contains the smaller.
 
     Args:
-        spec: the data set, its subset and corruption.
+        spec: the data set, its subset, pairing and corruption.
         folder: where to write; created where needed.
         search_path: folders searched before the system's and before a download.
 
     Raises:
-        UserError: the source is missing or damaged, or a class has too few samples. Nothing is written then.
+        UserError: the source is missing or damaged, a class has too few samples, or memory or disk are too small.
+            Nothing is written then; of a streamed set, whose images are read while others are written, no record.
     """
     source = open_source(spec, search_path)
     classes = source.class_names
     train = _subset(source.train, classes, spec.samples_per_class, "train", _generator(spec, TRAIN_SUBSET))
     test = _subset(source.test, classes, spec.test_samples_per_class, "test", _generator(spec, TEST_SUBSET))
     labels = _corrupted(train.labels, len(classes), spec)
-    mean, std = channel_statistics(train.images)
+    changed = int((labels != train.labels).sum())
+    read = _streamed if spec.stream else _in_memory
+    contents = read(spec, {"train": train._replace(labels=labels), "test": test}, len(classes))
+    check_disk(folder, sum(split_bytes(content.shape) for content in contents.values()))
 
     (folder / RECORD).unlink(missing_ok=True)
-    splits = {"train": Split(train.images, labels), "test": test}
-    for name, split in splits.items():
-        write_tensors(folder / f"{name}.safetensors", {"images": split.images, "labels": split.labels})
+    written = {
+        name: write_split(folder / f"{name}.safetensors", content.shape, content.pieces, content.labels)
+        for name, content in contents.items()
+    }
+    mean, std = channel_statistics(written["train"][1])
+    sets = None if spec.pairs is None else tag_sets(len(classes))
     record = {
         "name": spec.slug,
         "classes": classes,
-        "image_shape": tuple(train.images.shape[1:]),
-        "counts": {name: _counts(split.labels, len(classes)) for name, split in splits.items()},
+        "image_shape": contents["train"].shape[1:],
+        "counts": {name: _counts(content.labels, len(sets or classes)) for name, content in contents.items()},
         "mean": mean,
         "std": std,
-        "sha256": {name: sha256(folder / f"{name}.safetensors") for name in splits},
+        "sha256": {name: checksum for name, (checksum, _) in written.items()},
         "source": {"kind": source.kind, "sha256": source.checksums},
         "settings": spec.model_dump(mode="json", exclude={"path"}),  # no place of this machine
-        "changed_labels": int((labels != train.labels).sum()),
+        "changed_labels": changed,
     }
-    write_json(folder / RECORD, record)
+    write_json(folder / RECORD, record if sets is None else record | {"tag_sets": sets})
 
 
-def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of every channel of uint8 images (N, C, H, W), scaled to [0, 1].
+def channel_statistics(counts: Tensor) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of every channel, scaled to [0, 1], from how often it has every value, (C, 256).
 
-    Exact up to the last division, by counting values. A constant channel has deviation 1, so that dividing
-    by it is harmless.
+    Exact up to the last division. A constant channel has deviation 1, so that dividing by it is harmless.
     """
     values = torch.arange(256, dtype=torch.float64) / 255
     mean, std = [], []
-    for channel in range(images.shape[1]):
-        counts = torch.bincount(images[:, channel].flatten(), minlength=256).double()
-        weights = counts / counts.sum()
+    for count in counts.double():
+        weights = count / count.sum()
         centre = (weights * values).sum()
         variance = (weights * (values - centre).square()).sum()
         mean.append(centre.item())
-        std.append(variance.sqrt().item() if counts.count_nonzero() > 1 else 1.0)
+        std.append(variance.sqrt().item() if count.count_nonzero() > 1 else 1.0)
     return mean, std
+
+
+# --- images to write --------------------------------------------------------------------------------
+
+
+class Subset(NamedTuple):
+    """The chosen ``rows`` (n,) of a source, and their labels (n,)."""
+
+    source: SourceSplit
+    rows: Tensor
+    labels: Tensor
+
+
+class Content(NamedTuple):
+    """What the file of a split is to hold: images (N, C, H, W) of that ``shape`` in pieces, and labels (N,)."""
+
+    shape: tuple[int, ...]
+    pieces: Iterable[Tensor]
+    labels: Tensor
+
+
+def _in_memory(spec: DatasetSpec, subsets: dict[str, Subset], num_classes: int) -> dict[str, Content]:
+    """All images, with ``pairs`` also those of the pairs."""
+    per_pair = {"train": spec.pairs, "test": spec.test_pairs}
+    count = sum(len(subset.rows) + (per_pair[name] or 0) * comb(num_classes, 2) for name, subset in subsets.items())
+    remedy = "lower dataset.samples_per_class" if spec.path is None else "set dataset.stream: true"
+    remedy = remedy if spec.pairs is None else "lower dataset.pairs"
+    check_memory(spec.slug, count * prod(image_shape(spec)), remedy)
+    contents = {}
+    for name, subset in subsets.items():
+        images, labels = subset.source.read(subset.rows), subset.labels
+        if (number := per_pair[name]) is not None:
+            stream = TRAIN_PAIRS if name == "train" else TEST_PAIRS
+            images, labels = with_pairs(images, labels, num_classes, number, (spec.seed, stream))
+        contents[name] = Content(tuple(images.shape), [images], labels)
+    return contents
+
+
+def _streamed(spec: DatasetSpec, subsets: dict[str, Subset], num_classes: int) -> dict[str, Content]:
+    """Images that are read piece by piece while they are written."""
+    shape = image_shape(spec)
+    return {
+        name: Content((len(subset.rows), *shape), _pieces(subset, shape, name), subset.labels)
+        for name, subset in subsets.items()
+    }
+
+
+def _pieces(subset: Subset, shape: tuple[int, ...], name: str) -> Iterator[Tensor]:
+    done = 0
+    with progress(f"{name} images", len(subset.rows)) as report:
+        for rows in subset.rows.split(max(1, PIECE // prod(shape))):
+            yield subset.source.read(rows)
+            done += len(rows)
+            report(done, "")
+
+
+# --- subset and corruption --------------------------------------------------------------------------
 
 
 def _generator(spec: DatasetSpec, stream: int) -> np.random.Generator:
@@ -84,8 +151,8 @@ def _generator(spec: DatasetSpec, stream: int) -> np.random.Generator:
 
 def _subset(
     split: SourceSplit, classes: Sequence[str], per_class: int | None, name: str, random: np.random.Generator
-) -> Split:
-    """The images and labels of ``per_class`` random samples of every class, in the source's order."""
+) -> Subset:
+    """``per_class`` random samples of every class, in the source's order."""
     labels = split.labels.numpy()
     if labels.min() < 0 or labels.max() >= len(classes):
         raise UserError(f"{name} labels reach {labels.max()}, but there are {len(classes)} classes: damaged files?")
@@ -101,7 +168,7 @@ def _subset(
             )
         chosen.append(random.permutation(members)[:per_class])
     rows = torch.from_numpy(np.sort(np.concatenate(chosen)))
-    return Split(split.read(rows), split.labels[rows])
+    return Subset(split, rows, split.labels[rows])
 
 
 def _corrupted(labels: Tensor, num_classes: int, spec: DatasetSpec) -> Tensor:

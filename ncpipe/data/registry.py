@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import comb
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,18 +31,29 @@ PUBLISHED = {
 }
 
 
+def image_shape(spec: DatasetSpec) -> tuple[int, int, int]:
+    """Channels, height and width of a prepared data set: of canvases of twice the side, with ``pairs``."""
+    if spec.image_size is not None:
+        channels, side = 3, spec.image_size
+    else:
+        channels, side = PUBLISHED[spec.name][:2]
+    side *= 1 if spec.pairs is None else 2
+    return channels, side, side
+
+
 def nominal_shape(spec: DatasetSpec, search_path: Sequence[Path] = ()) -> NominalShape:
     """The size that a prepared data set will have: published sizes, or the listing of an image folder.
 
     Raises ``UserError`` where the image folder is missing or of another layout.
     """
-    if spec.name == "imagefolder":
-        assert spec.path is not None  # DatasetSpec sees to both
-        assert spec.image_size is not None
+    if spec.path is not None:
         folder = ImageFolder.find(spec.path, search_path)
-        shape = NominalShape(3, spec.image_size, len(folder.class_names), len(folder.members("train")))
+        classes, samples = len(folder.class_names), len(folder.members("train"))
     else:
-        shape = PUBLISHED[spec.name]
+        classes, samples = PUBLISHED[spec.name].classes, PUBLISHED[spec.name].train_samples
     if spec.samples_per_class is not None:
-        return shape._replace(train_samples=spec.samples_per_class * shape.classes)
-    return shape
+        samples = spec.samples_per_class * classes
+    if spec.pairs is not None:
+        samples += spec.pairs * comb(classes, 2)
+    channels, side, _ = image_shape(spec)
+    return NominalShape(channels, side, classes, samples)

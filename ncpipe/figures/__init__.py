@@ -22,6 +22,7 @@ from ncpipe.figures.style import fix_layout, style
 from ncpipe.files import replacing
 from ncpipe.study.spec import FigureName, FigureOptions
 from ncpipe.tables.collect import read_tables
+from ncpipe.tables.selection import compared
 
 Tables = dict[str, pd.DataFrame]
 
@@ -77,7 +78,7 @@ def save_figure(options: FigureOptions | FigureName, tables_folder: Path, target
         target: path of the figure without its suffix.
     """
     chosen = FigureOptions(name=options) if isinstance(options, str) else options
-    tables = read_tables(tables_folder)
+    tables = compared(read_tables(tables_folder))
     text = caption(tables, chosen)
     figure = draw(tables, chosen)
     return [_save(figure, target, kind, text) for kind in WITHOUT_CLOCK]

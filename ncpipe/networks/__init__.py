@@ -1,6 +1,7 @@
 """The networks that are trained: stages with names, the last of which is read by a linear classifier."""
 
 from ncpipe.networks.build import build_network
-from ncpipe.networks.network import Network, as_vectors
+from ncpipe.networks.head import Classifier
+from ncpipe.networks.network import Network, Output, as_vectors
 
-__all__ = ["Network", "as_vectors", "build_network"]
+__all__ = ["Classifier", "Network", "Output", "as_vectors", "build_network"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
+from ncpipe.networks.conv_stack import conv_stack
 from ncpipe.networks.convnet import convnet
-from ncpipe.networks.head import build_head, with_projection
+from ncpipe.networks.head import classifier, hidden_layers, projection
 from ncpipe.networks.mlp import mlp
 from ncpipe.networks.network import Backbone, Network
-from ncpipe.study.spec import Convnet, HeadSpec, Mlp, ModelSpec, ResNet, Vgg
+from ncpipe.study.spec import Convnet, ConvNeXt, ConvStack, DenseNet, HeadSpec, Mlp, ModelSpec, ResNet, Timm, Vgg
 
 
 def build_network(
@@ -17,19 +19,29 @@ def build_network(
     """Build the network on the CPU, in float32 and training mode.
 
     Args:
-        model: the architecture; ``model.layers()`` become the network's ``layer_names``.
-        head: the classifier and the optional projection before it.
+        model: the architecture; ``model.layers()`` become the network's ``layer_names``, with hidden layers in the
+            head as ``NetworkSpec.layers()`` has them.
+        head: the classifier, and the optional projection and hidden layers before it.
         image_shape: channels, height and width (C, H, W) of the images.
         num_classes: number of classes, K.
         seed: decides all initial weights; torch's global generators are left as they were.
 
     Raises:
-        UserError: the images are too small for the model, or the features too few for a fixed ETF.
+        UserError: the images do not fit the model, the features are too few for a fixed ETF, or timm is asked for
+            and missing.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs too
-        backbone = with_projection(_backbone(model, image_shape), head, num_classes)
-        return Network(backbone.stages, build_head(head, backbone.width, num_classes))
+        backbone = _backbone(model, image_shape)
+        stages, width = dict(backbone.stages), backbone.width
+        if head.feature_dim is not None:
+            inputs, width = width, num_classes if head.feature_dim == "classes" else head.feature_dim
+            stages["features"] = nn.Sequential(stages["features"], projection(inputs, width))
+        hidden = hidden_layers(head, width)
+        if hidden:
+            stages["head_input"] = stages.pop("features")
+            width = head.hidden_width or width
+        return Network(stages, hidden, classifier(head, width, num_classes))
 
 
 def _backbone(model: ModelSpec, image_shape: tuple[int, int, int]) -> Backbone:
@@ -37,10 +49,22 @@ def _backbone(model: ModelSpec, image_shape: tuple[int, int, int]) -> Backbone:
         return mlp(model, image_shape)
     if isinstance(model, Convnet):
         return convnet(model, image_shape)
+    if isinstance(model, ConvStack):
+        return conv_stack(model, image_shape)
+    if isinstance(model, Timm):
+        from ncpipe.networks.timm_nets import timm_model
+
+        return timm_model(model, image_shape)
     from ncpipe.networks import vision_nets  # imports torchvision, which takes seconds
 
     if isinstance(model, ResNet):
         return vision_nets.resnet(model, image_shape)
     if isinstance(model, Vgg):
         return vision_nets.vgg(model, image_shape)
-    return vision_nets.densenet(model, image_shape)
+    if isinstance(model, DenseNet):
+        return vision_nets.densenet(model, image_shape)
+    from ncpipe.networks import patch_nets
+
+    if isinstance(model, ConvNeXt):
+        return patch_nets.convnext(model, image_shape)
+    return patch_nets.vit(model, image_shape)

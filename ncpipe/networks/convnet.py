@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from ncpipe.networks.layers import average_pool, conv3x3, kaiming_init
+from ncpipe.networks.layers import PositionMean, conv3x3, kaiming_init
 from ncpipe.networks.network import Backbone
 from ncpipe.study.spec import Convnet
 
@@ -18,5 +18,5 @@ def convnet(model: Convnet, image_shape: tuple[int, int, int]) -> Backbone:
         stages[name] = conv3x3(channels, width, stride=2 if number else 1, batch_norm=model.batch_norm)
         kaiming_init(stages[name])
         channels = width
-    stages["features"] = nn.Sequential(stages["features"], average_pool())
+    stages["features"] = nn.Sequential(stages["features"], PositionMean())
     return Backbone(stages, width)

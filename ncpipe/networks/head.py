@@ -1,14 +1,37 @@
-"""The linear classifier, trained or frozen at a simplex equiangular tight frame (ETF)."""
+"""The head: perhaps hidden layers, and the linear classifier, free, frozen at a simplex ETF or on spheres."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ncpipe.errors import UserError
 from ncpipe.networks.layers import kaiming_init, linear
-from ncpipe.networks.network import Backbone
 from ncpipe.study.spec import HeadSpec
+
+
+class Classifier(nn.Linear):
+    """Logits z = W h + b of features h (..., d); with a temperature tau, W = tau V / |V| by rows of the parameter V
+    and h = u / |u| for what stands before the classifier, u (``reading``)."""
+
+    def __init__(self, dim: int, num_classes: int, *, bias: bool, temperature: float | None) -> None:
+        super().__init__(dim, num_classes, bias=bias)
+        self.temperature = temperature
+
+    def reading(self, inputs: Tensor) -> Tensor:
+        """The features h that the classifier reads, of what stands before it: scaled to unit norm with a
+        temperature, else as they are."""
+        return inputs if self.temperature is None else F.normalize(inputs, dim=-1)
+
+    def effective(self) -> tuple[Tensor, Tensor | None]:
+        """W (K, d) and b (K,) or None, such that the logits are W h + b of the features h."""
+        if self.temperature is None:
+            return self.weight, self.bias
+        return self.temperature * F.normalize(self.weight, dim=-1), self.bias
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.linear(features, *self.effective())
 
 
 def simplex_etf(num_classes: int, dim: int) -> Tensor:
@@ -29,20 +52,28 @@ def simplex_etf(num_classes: int, dim: int) -> Tensor:
     return (num_classes / (num_classes - 1)) ** 0.5 * centred @ directions.T
 
 
-def build_head(head: HeadSpec, dim: int, num_classes: int) -> nn.Linear:
+def classifier(head: HeadSpec, dim: int, num_classes: int) -> Classifier:
     """Linear classifier (d to K) with torch's default initialisation; a fixed ETF takes no gradient."""
-    layer = nn.Linear(dim, num_classes, bias=head.bias)
+    layer = Classifier(dim, num_classes, bias=head.bias, temperature=head.temperature)
     if head.fixed_etf:
         layer.weight.requires_grad_(False).copy_(simplex_etf(num_classes, dim))
     return layer
 
 
-def with_projection(backbone: Backbone, head: HeadSpec, num_classes: int) -> Backbone:
-    """The backbone whose 'features' are projected to ``head.feature_dim``, where that is set."""
-    if head.feature_dim is None:
-        return backbone
-    width = num_classes if head.feature_dim == "classes" else head.feature_dim
-    projection = linear(backbone.width, width)
-    kaiming_init(projection, "fan_in")
-    last = nn.Sequential(backbone.stages["features"], projection)
-    return Backbone({**backbone.stages, "features": last}, width)
+def projection(inputs: int, width: int) -> nn.Sequential:
+    """Linear map, BatchNorm, ReLU from the backbone's ``inputs`` features to ``width``."""
+    layer = linear(inputs, width)
+    kaiming_init(layer, "fan_in")
+    return layer
+
+
+def hidden_layers(head: HeadSpec, width: int) -> dict[str, nn.Module]:
+    """Hidden layers of the head on ``width`` features, by layer name: linear map without bias, ReLU."""
+    names = [*(f"head{i}" for i in range(1, head.hidden)), "features"][: head.hidden]
+    layers: dict[str, nn.Module] = {}
+    for name in names:
+        outputs = head.hidden_width or width
+        layers[name] = nn.Sequential(nn.Linear(width, outputs, bias=False), nn.ReLU(inplace=True))
+        kaiming_init(layers[name], "fan_in")
+        width = outputs
+    return layers

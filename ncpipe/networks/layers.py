@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
+
+from ncpipe.errors import UserError
 
 
 def conv3x3(channels: int, width: int, *, stride: int = 1, batch_norm: bool = True) -> nn.Sequential:
@@ -23,9 +25,12 @@ def linear(inputs: int, width: int, *, batch_norm: bool = True) -> nn.Sequential
     return nn.Sequential(*layers, nn.ReLU(inplace=True))
 
 
-def average_pool() -> nn.Sequential:
-    """Mean over the positions of a map: (N, c, h, w) to (N, c)."""
-    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+class PositionMean(nn.Module):
+    """Mean over the positions of a map; ``vmap`` has a rule for it, unlike for torch's pooling."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(N, c, h, w) to (N, c)."""
+        return maps.mean(dim=(2, 3))
 
 
 def kaiming_init(module: nn.Module, mode: Literal["fan_in", "fan_out"] = "fan_out") -> None:
@@ -35,3 +40,13 @@ def kaiming_init(module: nn.Module, mode: Literal["fan_in", "fan_out"] = "fan_ou
             nn.init.kaiming_normal_(layer.weight, mode=mode, nonlinearity="relu")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+
+def require_side(name: str, image_shape: tuple[int, int, int], least: int) -> None:
+    """``UserError`` for images (C, H, W) of which a side is below ``least``, the smallest that the model reads."""
+    _, height, width = image_shape
+    if min(height, width) < least:
+        raise UserError(
+            f"{name} needs images of at least {least}x{least}, got {height}x{width}: "
+            "take larger images or another model"
+        )

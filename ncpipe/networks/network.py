@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
+
+from ncpipe.networks.head import Classifier
 
 
 @dataclass(frozen=True)
@@ -21,49 +24,76 @@ class Backbone:
     width: int
 
 
+class Output(NamedTuple):
+    """What training needs of a forward pass."""
+
+    logits: Tensor
+    """(N, K)"""
+    head_input: Tensor
+    """(N, d): the backbone's output, which the head reads; before any normalisation."""
+
+
 class Network(nn.Module):
-    """Stages applied one after the other, then a linear ``head`` that reads the last output.
+    """Stages of a backbone one after the other, perhaps hidden layers of the head, then the classifier ``head``.
+
+    The hidden layers and the classifier compute in float32, also under autocast.
 
     Attributes:
-        layer_names: names of the stages; the last is 'features'.
-        head: the classifier, with ``weight`` (K, d) and ``bias`` (K,) or None.
+        layer_names: names of the stages and hidden layers in order; the last is 'features'.
+        head: the classifier; with a temperature it reads the features scaled to unit norm.
     """
 
-    def __init__(self, stages: Mapping[str, nn.Module], head: nn.Linear) -> None:
+    def __init__(self, stages: Mapping[str, nn.Module], hidden: Mapping[str, nn.Module], head: Classifier) -> None:
         super().__init__()
-        self.layer_names = tuple(stages)
+        self.layer_names = (*stages, *hidden)
         # torch allows no dot in the name of a module.
         self.stages = nn.ModuleDict({name.replace(".", "_"): stage for name, stage in stages.items()})
+        self.hidden = nn.ModuleDict(hidden)
         self.head = head
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, K) of images (N, C, H, W)."""
+    def forward(self, images: Tensor) -> Output:
+        """Logits (N, K) of images (N, C, H, W), and the input of the head (N, d)."""
         for stage in self.stages.values():
             images = stage(images)
-        return self.head(images)
+        head_input, *_, logits = self._through_head(images)
+        return Output(logits, head_input)
 
     def features(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Outputs of all stages by layer name, in order, and the logits (N, K), of images (N, C, H, W).
+        """Outputs of all layers by name, in order, and the logits (N, K), of images (N, C, H, W).
 
-        Convolutional layers give unpooled maps (N, c, h, w); 'features' (N, d) is what the head reads.
+        Convolutional layers give unpooled maps (N, c, h, w), transformers tokens (N, t, d), the class token first;
+        'features' (N, d) is what the classifier reads.
         """
-        outputs: dict[str, Tensor] = {}
-        for name, stage in zip(self.layer_names, self.stages.values(), strict=True):
+        outputs: list[Tensor] = []
+        for stage in self.stages.values():
             images = stage(images)
-            outputs[name] = images
-        return outputs, self.head(images)
+            outputs.append(images)
+        head_input, *hidden, read, logits = self._through_head(images)
+        outputs[-1:] = [head_input, *hidden]
+        outputs[-1] = read
+        return dict(zip(self.layer_names, outputs, strict=True)), logits
+
+    def _through_head(self, features: Tensor) -> list[Tensor]:
+        """Of the backbone's output: itself, the outputs of the hidden layers, what the classifier reads, the logits;
+        all of the classifier's type."""
+        with torch.autocast(features.device.type, enabled=False):
+            outputs = [features.to(self.head.weight.dtype)]
+            for layer in self.hidden.values():
+                outputs.append(layer(outputs[-1]))
+            read = self.head.reading(outputs[-1])
+            return [*outputs, read, self.head(read)]
 
 
 def as_vectors(features: Tensor, how: Literal["average", "flatten"]) -> Tensor:
     """One vector per sample of a layer's output.
 
     A map (N, c, h, w) is averaged over its positions to (N, c), or flattened to (N, c*h*w).
-    Vectors (N, d) are returned as they are.
+    Of tokens (N, t, d) the class token, the first, is taken: (N, d). Vectors (N, d) are returned as they are.
     """
+    if how not in ("average", "flatten"):
+        raise ValueError(f"how must be 'average' or 'flatten', got {how!r}")
     if features.ndim == 2:
         return features
-    if how == "average":
-        return features.mean(dim=(2, 3))
-    if how == "flatten":
-        return features.flatten(1)
-    raise ValueError(f"how must be 'average' or 'flatten', got {how!r}")
+    if features.ndim == 3:
+        return features[:, 0]
+    return features.mean(dim=(2, 3)) if how == "average" else features.flatten(1)

@@ -1,4 +1,4 @@
-"""torchvision's ResNet, VGG and DenseNet at any width, with stems for small images.
+"""torchvision's ResNet, VGG and DenseNet at any width and depth, with stems for small images or their own.
 
 Importing this module imports torchvision, which takes seconds: ``build`` does it only when asked for one.
 """
@@ -9,8 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ncpipe.errors import UserError
-from ncpipe.networks.layers import average_pool, conv3x3, kaiming_init
+from ncpipe.networks.layers import PositionMean, conv3x3, kaiming_init, require_side
 from ncpipe.networks.network import Backbone
 from ncpipe.study.spec import DenseNet, ResNet, Vgg
 from ncpipe.vision import import_torchvision
@@ -34,16 +33,25 @@ class _ScaledResNet(_models.resnet.ResNet):
         return super()._make_layer(block, planes // PUBLISHED_WIDTH * self.width, blocks, stride, dilate)
 
 
+def _stem(model: ResNet | DenseNet, channels: int) -> nn.Sequential:
+    """3x3 convolution of stride 1, or the published 7x7 of stride 2 followed by pooling, which quarters the side."""
+    if model.stem == "small":
+        return conv3x3(channels, model.width)
+    convolution = nn.Conv2d(channels, model.width, 7, stride=2, padding=3, bias=False)
+    after = nn.BatchNorm2d(model.width), nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2, padding=1)
+    return nn.Sequential(convolution, *after)
+
+
 def resnet(model: ResNet, image_shape: tuple[int, int, int]) -> Backbone:
-    """torchvision's ResNet with a 3x3 stem of stride 1 and no pooling; every residual block is a stage."""
+    """torchvision's ResNet; the stem with its pooling and every residual block are a stage each."""
     block = _models.resnet.Bottleneck if model.name == "resnet50" else _models.resnet.BasicBlock
     network = _ScaledResNet(block, model.blocks, model.width)
     groups = (network.layer1, network.layer2, network.layer3, network.layer4)
     blocks = [residual for group in groups for residual in group]
-    stages = dict(zip(model.layers(), [conv3x3(image_shape[0], model.width), *blocks], strict=True))
+    stages = dict(zip(model.layers(), [_stem(model, image_shape[0]), *blocks], strict=True))
     for stage in stages.values():
         kaiming_init(stage)
-    stages["features"] = nn.Sequential(stages["features"], average_pool())
+    stages["features"] = nn.Sequential(stages["features"], PositionMean())
     return Backbone(stages, network.inplanes)
 
 
@@ -64,32 +72,33 @@ def vgg(model: Vgg, image_shape: tuple[int, int, int]) -> Backbone:
         kaiming_init(stage)
         stages[name] = stage
         channels, side = width, side // 2 if pooling else side
-    stages["features"] = nn.Sequential(stages["features"], average_pool())
+    stages["features"] = nn.Sequential(stages["features"], PositionMean())
     return Backbone(stages, channels)
 
 
 def densenet(model: DenseNet, image_shape: tuple[int, int, int]) -> Backbone:
-    """torchvision's DenseNet with a 3x3 stem of stride 1 and no pooling; every dense block ends a stage.
+    """torchvision's DenseNet; the stem with its pooling is a stage, and every dense block ends one.
 
     From the second block on a stage begins with the transition, which halves the side; ``UserError`` for
     images too small to be halved as often.
     """
     block_sizes = model.blocks
-    smallest = 2 ** (len(block_sizes) - 1)
-    if min(image_shape[1:]) < smallest:
-        raise UserError(f"{model.name} needs images of at least {smallest}x{smallest}, got {image_shape[1:]}")
+    after_stem = 2 ** (len(block_sizes) - 1)
+    # the published stem rounds up where it halves
+    least = after_stem if model.stem == "small" else 4 * after_stem - 3
+    require_side(f"{model.name} with the {model.stem} stem", image_shape, least)
     network = _models.densenet.DenseNet(max(1, model.width // 2), block_sizes, model.width, num_classes=1)
     layers = network.features
     stages: dict[str, nn.Module] = {}
     for number, name in enumerate(model.layers()):
         if number == 0:
-            stages[name] = conv3x3(image_shape[0], model.width)
+            stages[name] = _stem(model, image_shape[0])
         elif number == 1:
             stages[name] = nn.Sequential(layers.denseblock1)
         else:
             transition = layers.get_submodule(f"transition{number - 1}")
             stages[name] = nn.Sequential(transition, layers.get_submodule(f"denseblock{number}"))
         kaiming_init(stages[name], "fan_in")
-    last = (layers.norm5, nn.ReLU(inplace=True), average_pool())
+    last = (layers.norm5, nn.ReLU(inplace=True), PositionMean())
     stages["features"] = nn.Sequential(stages["features"], *last)
     return Backbone(stages, network.classifier.in_features)

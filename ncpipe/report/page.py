@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from ncpipe.report.summary import final_values, number, sentences
 from ncpipe.study.spec import StudyInfo
 from ncpipe.tables.collect import read_tables
 from ncpipe.tables.schemas import TABLES
+from ncpipe.tables.selection import compared
 
 SVG_BYTES = 2_500_000
 """Figures are embedded as SVG up to this size together; the largest of them become PNG past it."""
@@ -50,11 +51,11 @@ def write_report(study_info: StudyInfo, tables_folder: Path, figures: Mapping[st
         figures: paths of drawn figures, without suffix, by name; those not on disk are passed over.
         target: the HTML file.
     """
-    tables = read_tables(tables_folder)
+    tables = compared(read_tables(tables_folder))
     page = _template().render(
         study=study_info,
         title=study_info.title or study_info.name,
-        summary=sentences(tables),
+        summary=[*sentences(tables), *rule(tables_folder / "runs.parquet")],
         pictures=pictures(figures, target.parent),
         claims=tables["claims"].to_dict("records"),
         runs=run_rows(tables),
@@ -136,5 +137,14 @@ def matched_rows(tables: Tables) -> Iterator[dict[str, Any]]:
 
 def provenance(table: Path) -> dict[str, str]:
     """What the metadata of a table say about its making."""
+    return _metadata(table, *PROVENANCE)
+
+
+def rule(table: Path) -> Iterable[str]:
+    """The rule that chose among networks, in words, if the study has one."""
+    return _metadata(table, "selection").values()
+
+
+def _metadata(table: Path, *keys: str) -> dict[str, str]:
     metadata = pq.read_schema(table).metadata or {}
-    return {key: metadata[key.encode()].decode() for key in PROVENANCE if key.encode() in metadata}
+    return {key: metadata[key.encode()].decode() for key in keys if key.encode() in metadata}

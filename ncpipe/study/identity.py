@@ -11,8 +11,8 @@ from pydantic import BaseModel
 
 STAGE_VERSIONS = {
     "dataset": 1,
-    "train": 1,
-    "features": 3,
+    "train": 2,
+    "features": 4,
     "ufm": 3,
     "collapse": 2,
     "tables": 3,

@@ -17,6 +17,7 @@ from ncpipe.errors import UserError
 from ncpipe.study.identity import identify
 from ncpipe.study.layout import Layout
 from ncpipe.study.messages import one_line
+from ncpipe.study.selection import check_select
 from ncpipe.study.spec import (
     Block,
     Config,
@@ -71,6 +72,7 @@ class Study:
             raise UserError("config: nothing to run; declare a 'networks' or a 'ufm' block")
         self._check_layer_patterns()
         self._check_matched()
+        self._check_select()
         self._check_figures()
 
     @classmethod
@@ -125,6 +127,13 @@ class Study:
         run_id = identify(spec.slug, {"network": spec, "epochs": epochs})
         layers = self._measured_layers(spec.layers())
         return NetworkRun(run_id, spec, identify(spec.dataset.slug, spec.dataset), epochs, layers)
+
+    def seeds_of(self, run: NetworkRun, limit: int) -> list[NetworkRun]:
+        """Runs that differ from ``run`` in the seed only, itself among them, in groups of at most ``limit``."""
+        without = run.spec.model_copy(update={"seed": 0})
+        alike = [r for r in self.networks.values() if r.spec.model_copy(update={"seed": 0}) == without]
+        place = alike.index(run) // limit * limit
+        return alike[place : place + limit]
 
     def _measured_layers(self, layers: list[str]) -> tuple[str, ...]:
         wanted = self.config.measure.layers
@@ -208,6 +217,12 @@ class Study:
         for key, pattern in patterns if self.networks else ():
             if not any(fnmatch.fnmatchcase(layer, pattern) for layer in known):
                 raise UserError(f"measure.{key}: no network has a layer {pattern!r}; there are {', '.join(known)}")
+
+    def _check_select(self) -> None:
+        block = self.config.networks
+        if block is not None and block.select is not None:
+            specs = {run.id: run.spec for run in self.networks.values()}
+            check_select(block.select, specs, self.config.measure)
 
     def _check_figures(self) -> None:
         if len(self.figures) < len(self.config.figures or ()):

@@ -23,7 +23,7 @@ def collapse_rows(source: str, run_id: str, trace: Trace) -> Iterator[dict[str, 
     """Rows of the ``collapse`` table; the loss and its split stand among the metrics of the last layer."""
     for moment in sorted(trace.statistics, key=lambda m: (m.time, trace.depth(m.layer), m.split)):
         last = moment.layer == trace.layers[-1]
-        train = None if moment.split == "train" else trace.statistics.get(replace(moment, split="train"))
+        train = trace.statistics.get(replace(moment, split="train")) if moment.split == "test" else None
         row = collapse_metrics(
             trace.statistics[moment],
             *(trace.heads[moment.time] if last else ()),

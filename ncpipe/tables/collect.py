@@ -15,10 +15,12 @@ from ncpipe.claims import claim_rows
 from ncpipe.files import read_json
 from ncpipe.provenance import git_commit
 from ncpipe.study.identity import canonical, digest
-from ncpipe.study.spec import GradientDescent, GradientFlow, NetworkSpec, UfmSpec
+from ncpipe.study.selection import flat, in_words
+from ncpipe.study.spec import GradientDescent, GradientFlow, HeadSpec, NetworkSpec, SelectSpec, Timm, UfmSpec
 from ncpipe.study.study import NetworkRun, Study
 from ncpipe.tables.records import read_table, write_rows
 from ncpipe.tables.schemas import TABLES
+from ncpipe.tables.selection import compared, selected
 
 Row = dict[str, Any]
 Frames = dict[str, pd.DataFrame]
@@ -32,16 +34,27 @@ def write_tables(study: Study) -> None:
     frames = {name: table.to_pandas() for name, table in tables.items()}
     rows: dict[str, list[Row]] = {name: table.to_pylist() for name, table in tables.items()}
     rows["runs"] = labelled([*_network_rows(study, frames), *_problem_rows(study, frames)])
+    rule = None if study.config.networks is None else study.config.networks.select
+    if rule is not None:
+        mark_selected(rule, study, rows["runs"])
     frames["runs"] = pd.DataFrame(rows["runs"], columns=TABLES["runs"].names)
-    rows["claims"] = claim_rows(frames)
+    rows["claims"] = claim_rows(compared(frames))
     metadata = {
         "ncpipe_version": ncpipe.__version__,
         "git_commit": git_commit(),
         "study": study.config.study.name,
         "study_hash": digest([*study.networks, *study.problems, canonical(study.config.measure)]),
-    }
+    } | ({} if rule is None else {"selection": in_words(rule)})
     for name, schema in TABLES.items():
         write_rows(study.layout.tables / f"{name}.parquet", schema, rows[name], metadata)
+
+
+def mark_selected(rule: SelectSpec, study: Study, rows: Iterable[Row]) -> None:
+    """Fill in the column ``selected`` of the networks."""
+    networks = [row for row in rows if row["kind"] == "network"]
+    chosen = selected(rule, {run.id: run.spec for run in study.networks.values()}, networks)
+    for row in networks:
+        row["selected"] = row["run_id"] in chosen
 
 
 def read_tables(folder: Path) -> Frames:
@@ -63,6 +76,10 @@ def concatenated(folders: Iterable[Path], name: str, file: str | None = None) ->
     return pa.concat_tables([TABLES[name].empty_table(), *(part.cast(TABLES[name]) for part in parts)])
 
 
+WRITTEN = ("status", "final_epoch", "parameters", "device", "precision")
+"""Columns that come from the record of a training run."""
+
+
 def _network_rows(study: Study, frames: Frames) -> Iterator[Row]:
     history = dict(tuple(frames["history"].groupby("run_id")))
     final = frames["collapse"].query("layer == 'features'")
@@ -72,7 +89,7 @@ def _network_rows(study: Study, frames: Frames) -> Iterator[Row]:
         row = {"source": "net", "run_id": run.id, "kind": "network", "status": "missing", **network_settings(run)}
         if record.exists():
             written = read_json(record)
-            row |= {name: written[name] for name in ("status", "final_epoch", "parameters", "device")}
+            row |= {name: written[name] for name in WRITTEN}
         dataset = study.layout.dataset(run.dataset_id) / "dataset.json"
         if dataset.exists():
             about = read_json(dataset)
@@ -86,30 +103,55 @@ def _network_rows(study: Study, frames: Frames) -> Iterator[Row]:
 
 def network_settings(run: NetworkRun) -> Row:
     """Columns of the ``runs`` table that the settings decide."""
-    spec = run.spec
+    spec, model = run.spec, model_name(run.spec)
     return {
         "dataset": spec.dataset.slug,
         "dataset_id": run.dataset_id,
-        "model": spec.model.name,
-        "width": spec.model.width,
+        "model": model,
+        "width": getattr(spec.model, "width", None),
         "depth": getattr(spec.model, "depth", None),
         "batch_norm": getattr(spec.model, "batch_norm", None),
         "loss": spec.loss.name,
         "loss_scaling": spec.loss.scaling if spec.loss.name == "mse" else None,
         "bias": "yes" if spec.head.bias else "no",
+        "head": head_name(spec.head),
         "fixed_etf": spec.head.fixed_etf,
         "optimizer": spec.optimizer.name,
         "learning_rate": spec.optimizer.lr,
         "momentum": spec.optimizer.momentum if spec.optimizer.name == "sgd" else None,
-        "weight_decay": [spec.optimizer.weight_decay],
+        "weight_decay": _weight_decays(spec),
+        "feature_decay": spec.head.feature_decay,
         "decay_group": spec.optimizer.decay,
         "schedule": spec.schedule.name,
         "epochs": spec.epochs,
         "batch_size": spec.batch_size,
+        "gpus": spec.gpus,
         "seed": spec.seed,
         "settings": _json(spec),
-        "label": f"{spec.model.name} {spec.loss.name.upper()} {'bias' if spec.head.bias else 'no bias'}",
+        "label": f"{model} {loss_name(spec.loss.name)} {'bias' if spec.head.bias else 'no bias'}",
     }
+
+
+def model_name(spec: NetworkSpec) -> str:
+    """The architecture; of a model of timm also which."""
+    return spec.model.slug if isinstance(spec.model, Timm) else spec.model.name
+
+
+def head_name(head: HeadSpec) -> str:
+    """'linear', or what the head has beside its classifier: 'hidden 2, temperature 10'."""
+    parts = [f"hidden {head.hidden}"] if head.hidden else []
+    parts += [] if head.temperature is None else [f"temperature {head.temperature:g}"]
+    return ", ".join(parts) or "linear"
+
+
+def loss_name(loss: str) -> str:
+    """A loss as labels have it."""
+    return loss.upper() if loss in ("mse", "ce") else loss.replace("_", " ")
+
+
+def _weight_decays(spec: NetworkSpec) -> list[float]:
+    head = spec.optimizer.head_weight_decay
+    return [spec.optimizer.weight_decay] + ([] if head is None else [head])
 
 
 def _final_values(collapse: pd.DataFrame) -> Row:
@@ -161,7 +203,6 @@ def problem_settings(spec: UfmSpec) -> Row:
         name, bias = "normalised", "no bias"
     if spec.classifier == "etf":
         name += ", ETF classifier,"
-    loss = spec.loss.upper() if spec.loss in ("mse", "ce") else spec.loss.replace("_", " ")
     return {
         "classes": spec.classes,
         "train_samples": spec.num_samples,
@@ -179,7 +220,7 @@ def problem_settings(spec: UfmSpec) -> Row:
         "dim": spec.dim if isinstance(spec.dim, int) else spec.dim[0],
         "seed": spec.seed,
         "settings": _json(spec),
-        "label": f"{name} {spec.activation} {loss} {bias} ({names.get(solver.name, solver.name)})",
+        "label": f"{name} {spec.activation} {loss_name(spec.loss)} {bias} ({names.get(solver.name, solver.name)})",
     }
 
 
@@ -200,7 +241,7 @@ def labelled(rows: list[Row]) -> list[Row]:
     for row in rows:
         groups.setdefault((row["kind"], row["label"]), []).append(row)
     for (kind, _), group in groups.items():
-        settings = [_flat(json.loads(row["settings"])) for row in group] if kind != "matched" else []
+        settings = [flat(json.loads(row["settings"])) for row in group] if kind != "matched" else []
         keys = sorted({key for tree in settings for key in tree} - NOT_IN_LABELS)
         varying = [key for key in keys if len({str(tree.get(key)) for tree in settings}) > 1]
         leaves = [key.rsplit(".", 1)[-1] for key in varying]
@@ -219,13 +260,6 @@ def _label_part(key: str, name: str, value: Any, row: Row) -> str:
     if value is None or value is False:
         return ""
     return f" {name}" if value is True else f" {name}={value:g}" if isinstance(value, float) else f" {name}={value}"
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def _json(spec: NetworkSpec | UfmSpec) -> str:

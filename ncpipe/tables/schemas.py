@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 def _field(name: str, kind: pa.DataType, meaning: str, unit: str = "") -> pa.Field:
@@ -18,7 +18,7 @@ _TIME = _field("time", pa.int64(), "training epoch of a network, iteration of a 
 
 _TEXT, _INT, _REAL, _FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 _REALS, _INTS = pa.list_(pa.float64()), pa.list_(pa.int64())
-_UFM_LOSSES = "label_smoothing | focal | pick_all_labels | pick_all_labels_normalized"
+_LOSSES = "mse | ce | label_smoothing | focal | pick_all_labels | pick_all_labels_normalized"
 
 RUNS = pa.schema(
     [
@@ -28,6 +28,7 @@ RUNS = pa.schema(
         _field("network_id", _TEXT, "matched UFM: the network it is matched to"),
         _field("status", _TEXT, "done | diverged | missing (planned, no result on disk)"),
         _field("label", _TEXT, "short name for legends: the settings that vary between the runs"),
+        _field("selected", _FLAG, "network: chosen by networks.select; null without that rule"),
         _field("dataset", _TEXT, "data set name"),
         _field("dataset_id", _TEXT, "id of the prepared data set"),
         _field("classes", _INT, "number of classes K"),
@@ -37,19 +38,31 @@ RUNS = pa.schema(
         _field("depth", _INT, "network depth where it is a setting; UFM: number of weight matrices L"),
         _field("batch_norm", _FLAG, "BatchNorm used, where it is a setting"),
         _field("parameters", _INT, "trainable parameters"),
-        _field("loss", _TEXT, f"mse | ce; UFM: also {_UFM_LOSSES}"),
+        _field("loss", _TEXT, _LOSSES),
         _field("loss_scaling", _TEXT, "mse: half is 1/(2N) sum |z-y|^2, mean is torch.nn.MSELoss"),
         _field("bias", _TEXT, "network: yes | no; UFM: none | free | the penalty"),
+        _field("head", _TEXT, "network: linear, or its hidden layers and temperature, as 'hidden 2, temperature 10'"),
         _field("fixed_etf", _FLAG, "classifier frozen at a simplex ETF"),
         _field("optimizer", _TEXT, "optimiser of the network, or UFM solver"),
         _field("learning_rate", _REAL, "initial learning rate, or step size of the UFM solver"),
         _field("momentum", _REAL, "momentum of sgd"),
-        _field("weight_decay", _REALS, "network: one value; UFM: one per trained weight matrix from the first"),
-        _field("feature_decay", _REAL, "UFM: penalty of the features; null with a temperature"),
+        _field(
+            "weight_decay",
+            _REALS,
+            "network: one value, or that of the backbone and that of the head;"
+            " UFM: one per trained weight matrix from the first",
+        ),
+        _field(
+            "feature_decay",
+            _REAL,
+            "penalty of the features: of the head's input (network), of H_1 (UFM); UFM: null with a temperature",
+        ),
         _field("decay_group", _TEXT, "which parameters decay"),
         _field("schedule", _TEXT, "learning-rate schedule"),
         _field("epochs", _INT, "planned epochs, or iterations of the UFM solver"),
         _field("batch_size", _INT, "batch size", "samples"),
+        _field("precision", _TEXT, "of the backbone while training, as computed: float32 | tf32 | bf16"),
+        _field("gpus", _INT, "processes that share every batch"),
         _field("activation", _TEXT, "UFM: linear | relu between the weight matrices"),
         _field("samples", _INT, "UFM: samples per class n, the mean where classes differ"),
         _field("dim", _INT, "UFM: width d of the features H_1"),
@@ -104,7 +117,7 @@ UFM = pa.schema(
         _field("model", _TEXT, "plain | extended | deep: one, two or more weight matrices"),
         _field("activation", _TEXT, "linear | relu"),
         _field("classifier", _TEXT, "free | etf: frozen at a simplex ETF with unit rows"),
-        _field("loss", _TEXT, f"mse | ce | {_UFM_LOSSES}"),
+        _field("loss", _TEXT, _LOSSES),
         _field("smoothing", _REAL, "label_smoothing: alpha"),
         _field("gamma", _REAL, "focal: the exponent"),
         _field("rescale", _REALS, "rescaled mse: k and M"),

@@ -1,62 +1,146 @@
-"""Batches of images that live on the device: order, augmentation and normalisation without workers."""
+"""Batches of a split on the device: order, augmentation and normalisation, the same wherever the images lie."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from ncpipe.data import Dataset
 from ncpipe.study.spec import AugmentSpec
+from ncpipe.training.augmentation import cut_out, draw, flipped_and_cropped, is_on
 
 
-class ImageBatches:
-    """uint8 images (N, C, H, W) and labels (N,) of one split, normalised channel by channel."""
+def open_batches(dataset: Dataset, split: Literal["train", "test"], device: torch.device) -> Batches:
+    """The batches of a split: of images in memory, copied to the device, or streamed from disk."""
+    if isinstance(dataset.split(split).images, Tensor):
+        return ImageBatches(dataset, split, device)
+    from ncpipe.training.streams import StreamedBatches
 
-    def __init__(self, images: Tensor, labels: Tensor, mean: Tensor, std: Tensor, device: torch.device) -> None:
-        self.images, self.labels = images.to(device), labels.to(device)
-        self.shift = (255 * mean).view(1, -1, 1, 1).to(device)
-        self.scale = (255 * std).clamp_min(1e-6).view(1, -1, 1, 1).to(device)
+    return StreamedBatches(dataset, split, device)
+
+
+class Batches(ABC):
+    """Normalised images and the labels (N,) of one split. Where a data set has pairs, labels number its tag sets."""
+
+    def __init__(self, dataset: Dataset, split: Literal["train", "test"], device: torch.device) -> None:
+        self.device = device
+        self.image_shape = dataset.image_shape
+        self.labels = dataset.split(split).labels.to(device)
+        self.tag_sets = None if dataset.tag_sets is None else dataset.tag_sets.to(device, torch.float32)
+        self.shift = (255 * dataset.mean).view(1, -1, 1, 1).to(device)
+        self.scale = (255 * dataset.std).clamp_min(1e-6).view(1, -1, 1, 1).to(device)
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.labels)
 
-    def normalized(self, images: Tensor) -> Tensor:
-        return (images.float() - self.shift) / self.scale
+    def targets(self, labels: Tensor) -> Tensor:
+        """What a loss compares logits with: the labels (...), or their tags (..., K) 0/1 float32."""
+        return labels if self.tag_sets is None else self.tag_sets[labels]
+
+    def steps(self, batch_size: int) -> int:
+        """Number of batches of an epoch."""
+        return math.ceil(len(self) / batch_size)
+
+    @abstractmethod
+    def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All samples in their order, for evaluation: images (B, C, H, W) float32 and labels (B,)."""
+
+    @abstractmethod
+    def shuffled(
+        self,
+        batch_size: int,
+        augment: AugmentSpec,
+        seeds: Sequence[int],
+        epoch: int,
+        start: int = 0,
+        share: tuple[int, int] = (0, 1),
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of one epoch for M = len(seeds) members: images (M, B, C, H, W) float32, labels (M, B).
+
+        Order and augmentation of a member depend on its seed and the epoch alone, so that a resumed run, a member
+        of an ensemble and the ranks of a run on several GPUs see what a run alone sees. Batches differ by at most
+        one sample in size: a last batch of a single image would break BatchNorm.
+
+        Args:
+            batch_size: largest number of samples of a member in a batch.
+            augment: random changes of the images.
+            seeds: of the members.
+            epoch: number of the epoch.
+            start: number of steps to pass over.
+            share: (rank, ranks): every batch is split evenly among the ranks.
+        """
+
+    def epoch_plan(self, augment: AugmentSpec, seeds: Sequence[int], epoch: int) -> Tensor:
+        """Order and draws of an epoch on the CPU, (M, 1 or 7, N) int64: the sample at every place, and its draws.
+
+        Drawn on the CPU, so that all devices see the same; copied at once, so that no step waits for a copy.
+        """
+        members = []
+        for seed in seeds:
+            generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
+            order = torch.randperm(len(self), generator=generator)[None]
+            draws = [draw(len(self), augment, *self.image_shape[1:], generator)] if is_on(augment) else []
+            members.append(torch.cat([order, *draws]))
+        return torch.stack(members)
+
+    def split_plan(self, plan: Tensor, batch_size: int, start: int, share: tuple[int, int]) -> list[Tensor]:
+        """This rank's part (M, 1 or 7, B) of the plan, step by step from ``start``."""
+        rank, ranks = share
+        steps = plan.tensor_split(self.steps(batch_size), dim=-1)[start:]
+        return [step.tensor_split(ranks, dim=-1)[rank] for step in steps]
+
+    def finished(self, images: Tensor) -> Tensor:
+        """Normalised images from uint8 images (n, C, H, W) on the device."""
+        return _laid_out(self._normalized(images))
+
+    def augmented(self, images: Tensor, augment: AugmentSpec, draws: Tensor) -> Tensor:
+        """Augmented and normalised images from uint8 images (n, C, H, W) and draws (6 or 0, n) on the device."""
+        images = flipped_and_cropped(images, augment, draws)
+        return _laid_out(cut_out(self._normalized(images), augment, draws))
+
+    def _normalized(self, images: Tensor) -> Tensor:
+        return images.float().sub_(self.shift).div_(self.scale)
+
+
+class ImageBatches(Batches):
+    """Images that live on the device as uint8: batches without workers."""
+
+    def __init__(self, dataset: Dataset, split: Literal["train", "test"], device: torch.device) -> None:
+        super().__init__(dataset, split, device)
+        images = dataset.split(split).images
+        assert isinstance(images, Tensor)
+        self.images = images.to(device)
 
     def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """All samples in their order, for evaluation."""
         for images, labels in zip(self.images.split(batch_size), self.labels.split(batch_size)):
-            yield self.normalized(images), labels
+            yield self.finished(images), labels
 
     def shuffled(
-        self, batch_size: int, augment: AugmentSpec, seed: int, epoch: int
+        self,
+        batch_size: int,
+        augment: AugmentSpec,
+        seeds: Sequence[int],
+        epoch: int,
+        start: int = 0,
+        share: tuple[int, int] = (0, 1),
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch in an order that depends on seed and epoch alone, so that a resumed run repeats it.
-
-        Batches differ by at most one sample in size: a last batch of a single image would break BatchNorm.
-        """
-        generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
-        order = torch.randperm(len(self), generator=generator).to(self.images.device)
-        for rows in order.tensor_split(math.ceil(len(self) / batch_size)):
-            images = augmented(self.images[rows], augment, generator)
-            yield self.normalized(images), self.labels[rows]
+        plan = on_device(self.epoch_plan(augment, seeds, epoch), self.device)
+        for part in self.split_plan(plan, batch_size, start, share):
+            members = part.transpose(0, 1).flatten(1)  # (1 or 7, MB)
+            images = self.augmented(self.images.index_select(0, members[0]), augment, members[1:])
+            yield images.unflatten(0, (len(seeds), -1)), self.labels[part[:, 0]]
 
 
-def augmented(images: Tensor, augment: AugmentSpec, generator: torch.Generator) -> Tensor:
-    """Random horizontal flips and crops of zero-padded images, drawn per image."""
-    if augment.flip:
-        chosen = torch.rand(len(images), generator=generator).to(images.device) < 0.5
-        images = torch.where(chosen[:, None, None, None], images.flip(-1), images)
-    if augment.crop:
-        count, channels, height, width = images.shape
-        padded = F.pad(images, [augment.crop] * 4)
-        top, left = torch.randint(2 * augment.crop + 1, (2, count), generator=generator).to(images.device)
-        rows = top[:, None] + torch.arange(height, device=images.device)
-        columns = left[:, None] + torch.arange(width, device=images.device)
-        sample = torch.arange(count, device=images.device)[:, None, None, None]
-        channel = torch.arange(channels, device=images.device)[None, :, None, None]
-        images = padded[sample, channel, rows[:, None, :, None], columns[:, None, None, :]]
-    return images
+def _laid_out(images: Tensor) -> Tensor:
+    """Colour images in the layout in which convolutions are fast."""
+    return images.contiguous(memory_format=torch.channels_last) if images.shape[1] > 1 else images
+
+
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy to a GPU through pinned memory, for which the host does not wait."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -19,15 +20,18 @@ from ncpipe.collapse import (
     class_moments,
     least_squares_split,
     save_traces,
+    tagwise_metrics,
 )
 from ncpipe.data import Dataset
 from ncpipe.errors import UserError
 from ncpipe.files import read_json, read_tensors, write_tensors
-from ncpipe.networks import Network, as_vectors
+from ncpipe.networks import as_vectors
 from ncpipe.progress import progress
-from ncpipe.study.spec import MeasureSpec
+from ncpipe.stopwatch import work
+from ncpipe.study.spec import AugmentSpec, MeasureSpec
 from ncpipe.study.study import NetworkRun, matches_any
-from ncpipe.training.batches import ImageBatches
+from ncpipe.training.batches import open_batches
+from ncpipe.training.computation import Computation
 from ncpipe.training.losses import (
     classifier_decay,
     classifier_stationarity,
@@ -36,16 +40,16 @@ from ncpipe.training.losses import (
     squared_error_penalties,
 )
 from ncpipe.training.state import checkpoint_name
-from ncpipe.training.train import EVALUATION_BATCH, new_network
+from ncpipe.training.trainer import EVALUATION_BATCH, new_network
 
 MEMORY_BUDGET = 2 * 1024**3
 """Bytes of features held at once; the layers that exceed it take a second forward pass instead."""
 
 
 def extract_features(
-    run: NetworkRun, measure: MeasureSpec, dataset: Dataset, folder: Path, device: torch.device
+    run: NetworkRun, measure: MeasureSpec, dataset: Dataset, folder: Path, computation: Computation
 ) -> None:
-    """Measure the checkpoints of ``run`` in evaluation mode.
+    """Measure the checkpoints of ``run``, in float32: in evaluation mode but for the split 'train_mode'.
 
     Writes ``statistics.safetensors`` (see ``ncpipe.collapse.Trace``) and ``features.safetensors``, the raw
     features under ``<epoch>/<layer>/<split>`` with ``labels/<split>`` that ``measure.keep`` asks for.
@@ -54,9 +58,9 @@ def extract_features(
     epochs = [e for e in run.epochs if (folder / "checkpoints" / checkpoint_name(e)).exists()]
     if not epochs:
         raise UserError(f"no checkpoint in {folder / 'checkpoints'}; delete {folder} and run again")
-    extractor = Extractor(run, measure, dataset, device)
+    extractor = Extractor(run, measure, dataset, computation)
     kept: dict[str, Tensor] = {}
-    with progress(f"features {run.id}", len(epochs)) as report:
+    with progress(f"features {run.id}", len(epochs)) as report, work():
         for done, epoch in enumerate(epochs, start=1):
             weights, _ = read_tensors(folder / "checkpoints" / checkpoint_name(epoch))
             extractor.network.load_state_dict(weights)
@@ -65,24 +69,24 @@ def extract_features(
             )
             kept |= extractor.measure_epoch(epoch, keep)
             report(done, f"epoch {epoch}")
-    if kept:
-        kept |= {f"labels/{split}": data.labels for split, data in extractor.data.items()}
-    write_tensors(folder / "features.safetensors", kept)
-    save_traces(folder / "statistics.safetensors", {run.id: extractor.trace})
+        if kept:
+            kept |= {f"labels/{split}": extractor.labels(split) for split in extractor.splits}
+        write_tensors(folder / "features.safetensors", kept)
+        save_traces(folder / "statistics.safetensors", {run.id: extractor.trace})
 
 
 class Extractor:
     """A network, its data and the trace of its statistics so far."""
 
-    def __init__(self, run: NetworkRun, measure: MeasureSpec, dataset: Dataset, device: torch.device) -> None:
+    def __init__(self, run: NetworkRun, measure: MeasureSpec, dataset: Dataset, computation: Computation) -> None:
         self.run, self.spec, self.measure, self.num_classes = run, run.spec, measure, dataset.num_classes
-        self.network: Network = new_network(run.spec, dataset).to(device).eval()
-        splits = {"train": dataset.train, "test": dataset.test}
-        self.data = {
-            name: ImageBatches(split.images, split.labels, dataset.mean, dataset.std, device)
-            for name, split in splits.items()  # train first: its means decide for test
-            if name in measure.splits
-        }
+        self.network = computation.place(new_network(run.spec, dataset))
+        self.layers_and_logits = (
+            torch.compile(self.network.features) if computation.compiled else self.network.features
+        )
+        # train first: its means decide for test; train_mode last, since it moves the running statistics
+        self.splits: list[str] = [split for split in ("train", "test", "train_mode") if split in measure.splits]
+        self.data = {split: open_batches(dataset, _images_of(split), computation.device) for split in self.splits}
         self.penalties = squared_error_penalties(run.spec, dataset.num_classes)
         self.decay = classifier_decay(run.spec)
         self.trace = Trace(run.layers)
@@ -94,29 +98,41 @@ class Extractor:
         One forward pass per split. Layers that would exceed ``MEMORY_BUDGET`` are not held: the first pass finds
         their class means, a second one the rest.
         """
-        head = self.network.head
-        bias = None if head.bias is None else head.bias.detach().double()
-        self.trace.heads[epoch] = (head.weight.detach().double(), bias)
+        weight, bias = self.network.head.effective()
+        self.trace.heads[epoch] = (weight.detach().double(), None if bias is None else bias.detach().double())
         kept: dict[str, Tensor] = {}
-        for split, data in self.data.items():
+        for split in self.splits:
             wanted = {layer for layer in self.run.layers if keep and matches_any(layer, self.measure.keep.layers)}
-            first = self._first_pass(data, wanted, with_gradient=self._is_penalised(split))
-            for layer, found in self._second_pass(epoch, split, data, first).items():
+            first = self._first_pass(split, wanted | self._of_tags())
+            for layer, found in self._second_pass(epoch, split, first).items():
                 self._add(epoch, layer, split, found)
-            self.trace.scalars[epoch, split]["loss"] = first.loss
-            if self._is_penalised(split) and (residual := self._residual(epoch, first)) is not None:
-                self.trace.scalars[epoch, split]["classifier_stationarity"] = residual
+            self.trace.scalars[epoch, split] |= self._scalars(epoch, split, first)
             kept |= {f"{epoch}/{layer}/{split}": first.held[layer] for layer in wanted}
         return kept
 
-    def _first_pass(self, data: ImageBatches, wanted: set[str], *, with_gradient: bool) -> FirstPass:
-        """Feature vectors (N, d) of the layers that fit, class moments of the others, and the mean loss; with
-        ``with_gradient`` also its gradient in the classifier's weight."""
-        gradient = torch.zeros_like(self.network.head.weight, dtype=torch.float64)
+    def labels(self, split: str) -> Tensor:
+        """Labels (N,) of the split in the order in which it is measured."""
+        return torch.cat([labels for _, labels in self._batches(split)])
+
+    def _batches(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and labels; of 'train_mode' in batches as in training, mixed and not augmented, always the same."""
+        if split != "train_mode":
+            self.network.eval()
+            yield from self.data[split].in_order(EVALUATION_BATCH)
+            return
+        self.network.train()
+        for images, labels in self.data[split].shuffled(self.spec.batch_size, AugmentSpec(), [self.spec.seed], 0):
+            yield images[0], labels[0]
+
+    def _first_pass(self, split: str, wanted: set[str]) -> FirstPass:
+        """Feature vectors (N, d) of the layers that fit, class moments of the others, labels, and the mean loss;
+        where training penalises the classifier also the loss' gradient in its weight."""
+        data, gradient = self.data[split], torch.zeros_like(self.network.head.weight, dtype=torch.float64)
         held: dict[str, Tensor] = {}
         moments: dict[str, ClassMoments] = {}
-        total, start = torch.zeros((), dtype=torch.float64, device=data.labels.device), 0
-        for images, labels in data.in_order(EVALUATION_BATCH):
+        seen: list[Tensor] = []
+        total, start = torch.zeros((), dtype=torch.float64, device=gradient.device), 0
+        for images, labels in self._batches(split):
             vectors, logits = self._vectors(images)
             if start == 0:
                 fit = within_budget({layer: len(data) * row_bytes(v) for layer, v in vectors.items()}, wanted)
@@ -125,37 +141,61 @@ class Extractor:
                 if layer in held:
                     held[layer][start : start + len(labels)] = values
                 else:
-                    seen = class_moments(values, labels, self.num_classes)
-                    moments[layer] = moments[layer] + seen if layer in moments else seen
-            total += mean_loss(self.spec.loss, logits.double(), labels) * len(labels)
-            if with_gradient:
-                slopes = loss_slopes(self.spec.loss, logits.double(), labels)
+                    found = class_moments(*self._classified(values, labels), self.num_classes)
+                    moments[layer] = moments[layer] + found if layer in moments else found
+            targets = data.targets(labels)
+            total += mean_loss(self.spec.loss, logits.double(), targets) * len(labels)
+            if self._is_penalised(split):
+                slopes = loss_slopes(self.spec.loss, logits.double(), targets)
                 gradient.addmm_(slopes.T, vectors[self.run.layers[-1]].double())
+            seen.append(labels)
             start += len(labels)
-        return FirstPass(held, moments, float(total) / len(data), gradient / len(data))
+        return FirstPass(held, moments, torch.cat(seen), float(total) / len(data), gradient / len(data))
+
+    def _classified(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The samples that have one class: all, but for data with pairs."""
+        if self.spec.dataset.pairs is None:
+            return features, labels
+        single = labels < self.num_classes
+        return features[single], labels[single]
+
+    def _of_tags(self) -> set[str]:
+        """Layers whose features of several classes are measured: the last, of data with pairs."""
+        return set() if self.spec.dataset.pairs is None else {self.run.layers[-1]}
 
     def _is_penalised(self, split: str) -> bool:
         """Whether training minimises the mean loss of the split plus a penalty of the classifier's weight."""
         return split == "train" and self.decay is not None
 
-    def _residual(self, epoch: int, first: FirstPass) -> float | None:
-        assert self.decay is not None
-        return classifier_stationarity(first.gradient, self.trace.heads[epoch][0], self.decay)
+    def _scalars(self, epoch: int, split: str, first: FirstPass) -> dict[str, float]:
+        """What takes more than statistics: the loss, stationarity of the classifier, averages of tags."""
+        scalars = {"loss": first.loss}
+        if self._is_penalised(split):
+            assert self.decay is not None
+            residual = classifier_stationarity(first.gradient, self.trace.heads[epoch][0], self.decay)
+            scalars |= {} if residual is None else {"classifier_stationarity": residual}
+        for layer in self._of_tags():
+            features = first.held[layer].double()
+            if features.isfinite().all():
+                _, means = class_means(*self._classified(features, first.labels), self.num_classes)
+                tags = self.data[split].targets(first.labels)
+                found = tagwise_metrics(features - means.mean(dim=0), tags)
+                scalars |= {name: found[name] for name in ("tagwise_angle", "tagwise_scale")}
+        return scalars
 
-    def _second_pass(
-        self, epoch: int, split: str, data: ImageBatches, first: FirstPass
-    ) -> dict[str, LayerStatistics]:
+    def _second_pass(self, epoch: int, split: str, first: FirstPass) -> dict[str, LayerStatistics]:
         """Statistics of all layers; forward passes only where features are not held."""
         found: dict[str, LayerStatistics] = {}
-        for layer, features in first.held.items():
-            counts, means = class_means(features, data.labels, self.num_classes)
-            found[layer] = self._about(epoch, layer, split, counts, means)(features, data.labels)
+        for layer, held in first.held.items():
+            features, labels = self._classified(held, first.labels)
+            counts, means = class_means(features, labels, self.num_classes)
+            found[layer] = self._about(epoch, layer, split, counts, means)(features, labels)
         if first.moments:
             passes = {n: self._about(epoch, n, split, m.counts, m.means) for n, m in first.moments.items()}
-            for images, labels in data.in_order(EVALUATION_BATCH):
+            for images, labels in self._batches(split):
                 vectors, _ = self._vectors(images)
                 for layer, about in passes.items():
-                    seen = about(vectors[layer], labels)
+                    seen = about(*self._classified(vectors[layer], labels))
                     found[layer] = found[layer] + seen if layer in found else seen
         return found
 
@@ -166,7 +206,7 @@ class Extractor:
             means,
             weight=weight,
             bias=bias,
-            train_means=None if split == "train" else self.trace.statistics[Moment(epoch, layer, "train")].means,
+            train_means=None if split != "test" else self.trace.statistics[Moment(epoch, layer, "train")].means,
             products=self._splits_loss(layer, split),
         )
 
@@ -184,7 +224,7 @@ class Extractor:
 
     def _vectors(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Feature vectors of all layers, and logits."""
-        maps, logits = self.network.features(images)
+        maps, logits = self.layers_and_logits(images)
         return {layer: as_vectors(maps[layer], self._pooling(layer)) for layer in self.run.layers}, logits
 
     def _pooling(self, layer: str) -> Literal["average", "flatten"]:
@@ -199,6 +239,8 @@ class FirstPass:
     """Feature vectors (N, d) by layer."""
     moments: dict[str, ClassMoments]
     """Class moments of the layers that are not held."""
+    labels: Tensor
+    """(N,) in the order of the features."""
     loss: float
     """Mean loss."""
     gradient: Tensor
@@ -218,3 +260,7 @@ def within_budget(sizes: dict[str, int], wanted: set[str]) -> set[str]:
             break
         held.add(layer)
     return held
+
+
+def _images_of(split: str) -> Literal["train", "test"]:
+    return "test" if split == "test" else "train"

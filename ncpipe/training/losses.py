@@ -1,4 +1,4 @@
-"""Training losses, averaged over the samples of a batch."""
+"""Training losses and right decisions, the penalty of the features, and what training minimises in the classifier."""
 
 from __future__ import annotations
 
@@ -6,39 +6,87 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from ncpipe.study.spec import LossSpec, NetworkSpec
+from ncpipe.study.spec import HeadSpec, LossSpec, NetworkSpec
 
 
-def mean_loss(spec: LossSpec, logits: Tensor, labels: Tensor) -> Tensor:
-    """Loss of logits z (N, K) and labels (N,) without penalties, a scalar.
+def sample_losses(spec: LossSpec, logits: Tensor, targets: Tensor) -> Tensor:
+    """Loss of every sample without penalties, (...), of logits z (..., K).
 
-    ``mse`` with scaling ``half``: 1/(2N) sum |z - y|^2 over one-hot y, the convention of the UFM papers;
-    with scaling ``mean``: 1/(NK) sum |z - y|^2, ``torch.nn.MSELoss``. ``ce``: cross-entropy, 1/N sum.
+    Args:
+        spec: the loss, of one of these forms with p = softmax(z), y the label or S the set of tags:
+            ``mse``: 1/2 [k (z_y - M)^2 + sum_{j != y} z_j^2] with ``rescale`` (k, M); k = M = 1 is 1/2 |z - e_y|^2,
+            the convention of the UFM papers; with scaling ``mean`` times 2/K, as ``torch.nn.MSELoss``.
+            ``ce``: -log p_y.
+            ``label_smoothing``: -(1 - alpha) log p_y - alpha/K sum_j log p_j.
+            ``focal``: -(1 - p_y)^gamma log p_y.
+            ``pick_all_labels``: -sum_{k in S} log p_k; ``pick_all_labels_normalized``: the same over |S|.
+        targets: labels (...) int64; tags (..., K) of zeros and ones for the last two.
     """
-    if spec.name == "ce":
-        return F.cross_entropy(logits, labels)
-    one_hot = F.one_hot(labels, logits.shape[1]).to(logits)
-    squared = (logits - one_hot).square().sum() / len(logits)
-    return squared / 2 if spec.scaling == "half" else squared / logits.shape[1]
+    if spec.name == "mse":
+        return _squared_error(spec, logits, targets)
+    log_p = logits.log_softmax(dim=-1)
+    if spec.name in ("pick_all_labels", "pick_all_labels_normalized"):
+        losses = -(targets * log_p).sum(dim=-1)
+        return losses if spec.name == "pick_all_labels" else losses / targets.sum(dim=-1)
+    losses = -log_p.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    if spec.name == "label_smoothing":
+        return (1 - spec.smoothing) * losses - spec.smoothing * log_p.mean(dim=-1)
+    if spec.name == "focal":
+        # 1 - p_y of a sample without loss is kept above zero, where a power below one has no derivative.
+        return (-torch.expm1(-losses)).clamp_min(torch.finfo(losses.dtype).tiny) ** spec.gamma * losses
+    return losses
 
 
-def loss_slopes(spec: LossSpec, logits: Tensor, labels: Tensor) -> Tensor:
-    """dl/dz of each sample's loss, (N, K), of logits (N, K) and labels (N,): N times the gradient of the mean."""
+def _squared_error(spec: LossSpec, logits: Tensor, labels: Tensor) -> Tensor:
+    num_classes = logits.shape[-1]
+    # torch's one_hot asks for the labels' range, which vmap cannot answer
+    is_true = labels.unsqueeze(-1) == torch.arange(num_classes, device=labels.device)
+    weight, target = spec.rescale
+    squared = (logits - target * is_true.to(logits.dtype)).square()
+    if weight != 1:
+        squared = torch.where(is_true, weight * squared, squared)
+    return squared.sum(dim=-1) * (1 / num_classes if spec.scaling == "mean" else 1 / 2)
+
+
+def mean_loss(spec: LossSpec, logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean of ``sample_losses`` over all samples, a scalar."""
+    return sample_losses(spec, logits, targets).mean()
+
+
+def correct(logits: Tensor, targets: Tensor) -> Tensor:
+    """Whether each sample is decided right, (...) bool, of logits (..., K) and labels (...) or tags (..., K).
+
+    A label must have the largest logit (the first of equals); m tags must have the m largest, above all others.
+    """
+    if targets.ndim < logits.ndim:
+        return logits.argmax(dim=-1) == targets
+    is_tag = targets > 0
+    lowest_tag = logits.masked_fill(~is_tag, math.inf).amin(dim=-1)
+    return lowest_tag > logits.masked_fill(is_tag, -math.inf).amax(dim=-1)
+
+
+def feature_penalty(head: HeadSpec, head_input: Tensor) -> Tensor:
+    """feature_decay/2 times the mean of |h|^2 over the samples, (...), of the inputs h of the head (..., N, d)."""
+    if head.feature_decay == 0:
+        return head_input.new_zeros(head_input.shape[:-2])
+    return head.feature_decay / 2 * head_input.square().sum(dim=-1).mean(dim=-1)
+
+
+def loss_slopes(spec: LossSpec, logits: Tensor, targets: Tensor) -> Tensor:
+    """dl/dz of each sample's loss, (..., K), of logits and targets as in ``sample_losses``."""
     with torch.enable_grad():
         at = logits.detach().requires_grad_()
-        (slopes,) = torch.autograd.grad(mean_loss(spec, at, labels) * len(labels), at)
+        (slopes,) = torch.autograd.grad(sample_losses(spec, at, targets).sum(), at)
     return slopes
 
 
 def classifier_decay(spec: NetworkSpec) -> float | None:
     """lambda where training minimises its mean loss + lambda/2 |W|^2 in the classifier's weight, in the loss's own
-    scaling; None where it does not: no decay, decoupled decay, a frozen head. Every group of ``decay`` has it."""
-    optimizer = spec.optimizer
-    if optimizer.weight_decay == 0 or optimizer.name == "adamw" or spec.head.fixed_etf:
-        return None
-    return optimizer.weight_decay
+    scaling; None where it does not: no decay, decoupled decay, a frozen or a normalised classifier. Every group of
+    ``decay`` has it."""
+    decay = spec.optimizer.classifier_decay
+    return decay if decay > 0 and _penalises_classifier(spec) else None
 
 
 def classifier_stationarity(gradient: Tensor, weight: Tensor, decay: float) -> float | None:
@@ -52,10 +100,15 @@ def squared_error_penalties(spec: NetworkSpec, num_classes: int) -> tuple[float,
     """Penalties of the classifier and of its bias beside the half squared error, for ``least_squares_split``.
 
     ``torch.nn.MSELoss`` is 2/K times the half squared error, so that its weight decay wd counts as K wd/2. None where
-    training minimises no penalised squared error in the classifier: another loss, decoupled decay, a frozen head.
+    training minimises no penalised squared error in the classifier: another or a rescaled loss, decoupled decay, a
+    frozen or a normalised classifier.
     """
-    optimizer = spec.optimizer
-    if spec.loss.name != "mse" or optimizer.name == "adamw" or spec.head.fixed_etf:
+    if not spec.loss.is_plain_mse or not _penalises_classifier(spec):
         return None
     factor = 1.0 if spec.loss.scaling == "half" else num_classes / 2
-    return optimizer.weight_decay * factor, optimizer.bias_decay * factor
+    return spec.optimizer.classifier_decay * factor, spec.optimizer.bias_decay * factor
+
+
+def _penalises_classifier(spec: NetworkSpec) -> bool:
+    """Whether weight decay is a penalty of the W that gives the logits."""
+    return spec.optimizer.name != "adamw" and not spec.head.fixed_etf and spec.head.temperature is None

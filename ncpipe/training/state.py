@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from ncpipe.errors import UserError
 from ncpipe.files import read_tensors, write_tensors
@@ -18,12 +18,32 @@ from ncpipe.files import read_tensors, write_tensors
 
 @dataclass
 class Progress:
-    """How far a run has come: everything but weights and optimiser. Data order follows from the epoch."""
+    """How far a run has come: everything but tensors. The data order follows from epoch and step."""
 
     epoch: int = 0
+    """Whole epochs behind."""
+    step: int = 0
+    """Steps behind of the epoch after those."""
     history: list[dict[str, float]] = field(default_factory=list)
     timings: list[dict[str, float]] = field(default_factory=list)
     diverged: bool = False
+
+    def is_done(self, epochs: int) -> bool:
+        return self.diverged or self.epoch >= epochs
+
+
+@dataclass
+class SavedState:
+    """What a run goes on from."""
+
+    progress: Progress = field(default_factory=Progress)
+    network: dict[str, Tensor] = field(default_factory=dict)
+    optimizer: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    """By parameter name, then by what the optimiser calls it."""
+    totals: Tensor | None = None
+    """Sums over the steps behind of the epoch in progress: loss and right decisions, (2,) float64."""
+    random: dict[str, Tensor] = field(default_factory=dict)
+    """States of torch's generators, by device type."""
 
 
 class StateFolder:
@@ -37,38 +57,38 @@ class StateFolder:
     def checkpoint(self, epoch: int) -> Path:
         return self.folder / "checkpoints" / checkpoint_name(epoch)
 
-    def save(self, network: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-        tensors = {f"network/{name}": value for name, value in network.state_dict().items()}
-        for index, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{index}/{k}": v for k, v in state.items() if isinstance(v, torch.Tensor)}
-        metadata = {"digest": self.digest, "progress": json.dumps(progress.__dict__)}
+    def save(self, state: SavedState) -> None:
+        tensors = {f"network/{name}": value for name, value in state.network.items()}
+        for parameter, kept in state.optimizer.items():
+            tensors |= {f"optimizer/{parameter}/{name}": value for name, value in kept.items()}
+        tensors |= {f"random/{device}": value for device, value in state.random.items()}
+        if state.totals is not None:
+            tensors["totals"] = state.totals
+        metadata = {"digest": self.digest, "progress": json.dumps(asdict(state.progress))}
         write_tensors(self.file, tensors, metadata)
 
-    def load(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-        """Put back what was saved for the same settings and code; otherwise begin anew."""
+    def load(self) -> SavedState:
+        """What was saved for the same settings and code; otherwise a new beginning. Changes nothing on disk."""
         if not self.file.exists():
-            return Progress()
+            return SavedState()
         try:
             tensors, metadata = read_tensors(self.file)
         except UserError as error:
             print(f"{error}; training starts again", flush=True)
-            return self._restart()
+            return SavedState()
         if metadata.get("digest") != self.digest:
-            return self._restart()
-        network.load_state_dict(
-            {k.removeprefix("network/"): v for k, v in tensors.items() if k.startswith("network/")}
+            return SavedState()
+        optimizer: dict[str, dict[str, Tensor]] = {}
+        for key, value in _below(tensors, "optimizer/").items():
+            parameter, name = key.rsplit("/", 1)
+            optimizer.setdefault(parameter, {})[name] = value
+        return SavedState(
+            Progress(**json.loads(metadata["progress"])),
+            _below(tensors, "network/"),
+            optimizer,
+            tensors.get("totals"),
+            _below(tensors, "random/"),
         )
-        states: dict[int, dict[str, Any]] = {}
-        for key, value in tensors.items():
-            if key.startswith("optimizer/"):
-                _, index, name = key.split("/")
-                states.setdefault(int(index), {})[name] = value
-        optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
-        return Progress(**json.loads(metadata["progress"]))
-
-    def _restart(self) -> Progress:
-        self.remove()
-        return Progress()
 
     def publish_checkpoints(self, target: Path) -> None:
         """Give the checkpoints their declared place, keeping them here until the job has ended."""
@@ -84,5 +104,23 @@ class StateFolder:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def generator_states(device: torch.device) -> dict[str, Tensor]:
+    """States of torch's global generators that a step on the device may draw from."""
+    states = {"cpu": torch.get_rng_state()}
+    return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def restore_generators(states: Mapping[str, Tensor], device: torch.device) -> None:
+    """Put back what ``generator_states`` gave; those of another device type are left out."""
+    if "cpu" in states:
+        torch.set_rng_state(states["cpu"])
+    if "cuda" in states and device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)
+
+
 def checkpoint_name(epoch: int) -> str:
     return f"epoch{epoch:06d}.safetensors"
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -38,6 +38,7 @@ rule tables:
         study=STUDY_FILE,
         name=STUDY.config.study.name,
         runs=[*STUDY.networks, *STUDY.problems],
+        select=canonical(STUDY.config.networks.select) if STUDY.networks else None,
         version=STAGE_VERSIONS["tables"],
     shell:
         "ncpipe tables {params.study} > {log} 2>&1"

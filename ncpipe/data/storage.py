@@ -1,0 +1,134 @@
+"""The file of a split: written piece by piece in bounded memory, and mapped into memory in place of being read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from ncpipe.errors import UserError
+from ncpipe.files import replacing
+
+IMAGES, LABELS = "images", "labels"
+PIECE = 64 * 1024**2
+"""Bytes of images that are read or decoded at once."""
+MEMORY_SHARE = 0.6
+"""Of the free memory that images may take: training needs some too."""
+
+
+def split_bytes(shape: tuple[int, ...]) -> int:
+    """Bytes of the file of a split with uint8 images of that shape, (N, C, H, W)."""
+    return len(_header(shape)) + 8 * shape[0] + prod(shape)
+
+
+def write_split(path: Path, shape: tuple[int, ...], pieces: Iterable[Tensor], labels: Tensor) -> tuple[str, Tensor]:
+    """Write a safetensors file of 'images', (N, C, H, W) uint8 in ``pieces``, and 'labels', (N,) int64.
+
+    The file is the one that ``ncpipe.files.write_tensors`` writes, to the byte.
+
+    Returns:
+        Its SHA-256, and how often every channel has every value, (C, 256) int64.
+    """
+    checksum = hashlib.sha256()
+    counts = torch.zeros(shape[1], 256, dtype=torch.int64)
+    with replacing(path) as temporary, temporary.open("wb") as stream:
+
+        def write(content: bytes | memoryview) -> None:
+            stream.write(content)
+            checksum.update(content)
+
+        write(_header(shape))
+        write(labels.numpy().tobytes())
+        rows = 0
+        for images in pieces:
+            write(images.contiguous().numpy().data.cast("B"))
+            counts += torch.stack([channel.flatten().bincount(minlength=256) for channel in images.unbind(1)])
+            rows += len(images)
+        assert (rows, len(labels)) == (shape[0], shape[0])
+    return checksum.hexdigest(), counts
+
+
+def _header(shape: tuple[int, ...]) -> bytes:
+    """Of a safetensors file: its length as 8 bytes, little-endian, and JSON, padded to a multiple of 8."""
+    ends = 8 * shape[0], 8 * shape[0] + prod(shape)
+    tensors = {
+        "__metadata__": {},
+        LABELS: {"dtype": "I64", "shape": shape[:1], "data_offsets": (0, ends[0])},
+        IMAGES: {"dtype": "U8", "shape": shape, "data_offsets": ends},
+    }
+    content = json.dumps(tensors, separators=(",", ":")).encode()
+    content += b" " * (-len(content) % 8)
+    return len(content).to_bytes(8, "little") + content
+
+
+class StoredImages:
+    """The uint8 images (N, C, H, W) of a split's file, of which rows are read when they are asked for.
+
+    Raises ``UserError`` where header or size are not those of a split's file. The images are not checked: to read
+    them all at every start would take longer than some runs.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as stream:
+                length = stream.read(8)
+                header = stream.read(int.from_bytes(length, "little"))
+            self.shape: tuple[int, ...] = tuple(json.loads(header)[IMAGES]["shape"])
+            whole = length + header == _header(self.shape) and path.stat().st_size == split_bytes(self.shape)
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError):
+            whole = False
+        if not whole:
+            raise altered(path)
+        self._mapped = np.memmap(path, np.uint8, "r", split_bytes(self.shape) - prod(self.shape), self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: np.ndarray) -> Tensor:
+        """Images (n, C, H, W) of the ``rows`` (n,)."""
+        return torch.from_numpy(np.asarray(self._mapped)[rows])
+
+    def __reduce__(self) -> tuple[Callable[[Path], StoredImages], tuple[Path]]:
+        return StoredImages, (self.path,)  # to another process goes the path, not what it maps
+
+
+def altered(path: Path) -> UserError:
+    return UserError(f"{path} is missing or was altered since it was prepared: delete its folder and run again")
+
+
+def read_labels(path: Path) -> Tensor:
+    """The labels (N,) of a split's file, without its images."""
+    with safe_open(path, framework="pt") as file:
+        return file.get_tensor(LABELS)
+
+
+def check_disk(folder: Path, needed: int) -> None:
+    """``UserError`` where the disk of ``folder``, which need not exist yet, has fewer than ``needed`` bytes free."""
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise UserError(
+            f"the images take {needed / 2**30:.1f} GiB in {folder}, but {free / 2**30:.1f} GiB are free:"
+            " make room or choose another study.results"
+        )
+
+
+def check_memory(name: str, needed: int, remedy: str) -> None:
+    """``UserError`` where ``needed`` bytes of images would take more than ``MEMORY_SHARE`` of the free memory."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    if needed > MEMORY_SHARE * free:
+        raise UserError(
+            f"the images of {name} take {needed / 2**30:.1f} GiB, too much for {free / 2**30:.1f} GiB of free memory:"
+            f" {remedy}"
+        )

@@ -1,0 +1,56 @@
+"""Untrained models of the timm library, each as one stage."""
+
+from __future__ import annotations
+
+import difflib
+from types import ModuleType
+
+import torch
+from torch import nn
+
+from ncpipe.errors import UserError
+from ncpipe.networks.network import Backbone
+from ncpipe.study.spec import Timm
+from ncpipe.vision import import_torchvision
+
+
+def timm_model(model: Timm, image_shape: tuple[int, int, int]) -> Backbone:
+    """timm's model without its classifier, for images of this shape; its only stage is 'features'.
+
+    ``UserError`` where timm is missing, does not know the model, or its model does not read such images.
+    """
+    timm = _import_timm()
+    name, (channels, height, width) = model.architecture, image_shape
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "timm.list_models() names all"
+        raise UserError(f"timm has no model {name!r}; {hint}")
+    size = {"img_size": (height, width)} if timm.get_pretrained_cfg(name).fixed_input_size else {}
+    try:
+        network = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels, **size)
+        features = _features_of_one_image(network, image_shape)
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"timm's {name!r} does not read images of {channels}x{height}x{width} ({reason}): "
+            "take another model or image size"
+        ) from error
+    if features.ndim != 2:
+        raise UserError(f"timm's {name!r} gives no vector per image, got shape {tuple(features.shape[1:])}")
+    return Backbone({"features": network}, features.shape[1])
+
+
+def _features_of_one_image(network: nn.Module, image_shape: tuple[int, int, int]) -> torch.Tensor:
+    with torch.no_grad():
+        features = network.eval()(torch.zeros(1, *image_shape))
+    network.train()
+    return features
+
+
+def _import_timm() -> ModuleType:
+    import_torchvision()  # which timm imports, perhaps in vain
+    try:
+        import timm
+    except ImportError as error:
+        raise UserError(f'model timm needs the timm library: pip install "ncpipe[timm]" ({error})') from error
+    return timm

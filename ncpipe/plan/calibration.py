@@ -1,0 +1,232 @@
+"""What a step of training and a forward pass cost: measured on a few images, and kept for the next time."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from torch import Tensor
+
+from ncpipe.errors import UserError
+from ncpipe.files import write_text
+from ncpipe.networks import Network, as_vectors, build_network
+from ncpipe.plan.live_memory import peak_of_live_tensors
+from ncpipe.plan.shapes import Shape
+from ncpipe.study.identity import STAGE_VERSIONS, digest
+from ncpipe.study.spec import NetworkSpec
+from ncpipe.training.computation import Computation, device_kind, training_flops
+from ncpipe.training.losses import feature_penalty, sample_losses
+from ncpipe.training.optimization import build_optimizer
+
+DURATION = 0.5
+"""Seconds of steps that are timed, after a first one; at least two steps, or a first one of four times that long."""
+OPERATIONS = 1e11
+"""Floating-point operations of the steps in which memory is counted, about: they decide on the batch."""
+
+
+class Line(NamedTuple):
+    """Bytes against the size of a batch."""
+
+    fixed: float
+    per_image: float
+
+    def at(self, batch: int) -> float:
+        return self.fixed + self.per_image * batch
+
+
+class Costs(BaseModel):
+    """Costs of one kind of network on one kind of machine."""
+
+    seconds_per_image: float | None
+    """Of training; None where a step did not fit into memory and was not tried."""
+    weights: int
+    """Bytes of weights and buffers."""
+    state: int
+    """Bytes of weights, buffers and optimiser."""
+    step: Line
+    """Peak of a step of training: weights, gradients, optimiser, activations."""
+    evaluation: Line
+    """Peak of a forward pass, with the weights."""
+    layers: Line
+    """Peak of a forward pass that keeps the outputs of all layers, with the weights."""
+    widths: dict[str, tuple[int, int]]
+    """Values of a layer's feature vector by layer: averaged over positions, and flattened."""
+
+
+class Calibration:
+    """Costs by kind, from the user's cache or measured now and put there."""
+
+    def __init__(self, device: torch.device, available: float) -> None:
+        self.device, self.available = device, available
+        self.path = cache_path()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._read()
+
+    def costs(self, spec: NetworkSpec, shape: Shape) -> Costs:
+        """Raises ``UserError`` where the network cannot be built."""
+        key = self.key(spec, shape)
+        found = self._read().get(key)
+        if found is None:
+            found = measured(spec, shape, self.device, self.available)
+            # Read again: another process may have written since.
+            self._write({**self._read(), key: found})
+        return found
+
+    def key(self, spec: NetworkSpec, shape: Shape) -> str:
+        """Of a kind of network: what its costs depend on."""
+        machine = [machine_name(self.device), torch.__version__, torch.get_num_threads(), STAGE_VERSIONS["train"]]
+        precision = Computation.choose(spec, self.device).precision
+        kind = [spec.model, spec.head, spec.loss, spec.optimizer.name, spec.optimizer.momentum > 0]
+        return digest([machine, kind, [shape.channels, shape.side, shape.classes], own_batch(spec), precision])
+
+    def _read(self) -> dict[str, Costs]:
+        try:
+            return TypeAdapter(dict[str, Costs]).validate_json(self.path.read_bytes())
+        except (OSError, ValidationError):  # none yet, or not ours: measured anew
+            return {}
+
+    def _write(self, entries: dict[str, Costs]) -> None:
+        with suppress(OSError):  # a home that cannot be written costs the next plan some seconds
+            write_text(self.path, TypeAdapter(dict[str, Costs]).dump_json(entries, indent=1).decode())
+
+
+def cache_path() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "ncpipe" / "calibration.json"
+
+
+@cache
+def machine_name(device: torch.device) -> str:
+    """The GPU, or the processor as the system calls it."""
+    if device.type == "cuda":
+        return device_kind(device)
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return f"{platform.node()} {platform.machine()}"
+
+
+def measured(spec: NetworkSpec, shape: Shape, device: torch.device, available: float) -> Costs:
+    """Count the memory of a network on a few images, then time its steps where they fit into ``available`` bytes."""
+    host = Computation(torch.device("cpu"), Computation.choose(spec, device).precision)
+    size = (shape.channels, shape.side, shape.side)
+    affordable = OPERATIONS / training_flops(_built(spec, size, shape.classes), size)
+    large = max(8, min(spec.batch_size, int(affordable)))
+    steps = [TrainingStep(spec, shape, host, batch) for batch in (large // 2, large)]
+    network = steps[0].network
+    step_line = _line([(len(step.images), peak_of_live_tensors(step, step.held())) for step in steps])
+    state = sum(_size(tensor) for tensor in steps[0].held(gradients=False))
+    network.eval()
+    evaluation, layers = (
+        _line([(len(step.images), _pass_peak(forward, network, step.images)) for step in steps])
+        for forward in (network, network.features)
+    )
+    with torch.no_grad():
+        outputs, _ = network.features(steps[0].images)
+    fits = step_line.at(own_batch(spec)) < available
+    return Costs(
+        seconds_per_image=seconds_per_image(spec, shape, Computation.choose(spec, device)) if fits else None,
+        weights=sum(map(_size, network.state_dict().values())),
+        state=state,
+        step=step_line,
+        evaluation=evaluation,
+        layers=layers,
+        widths={
+            layer: (as_vectors(output, "average").shape[1], as_vectors(output, "flatten").shape[1])
+            for layer, output in outputs.items()
+        },
+    )
+
+
+def _pass_peak(forward: Callable[[Tensor], object], network: Network, images: Tensor) -> int:
+    with torch.no_grad():
+        return peak_of_live_tensors(lambda: forward(images), network.state_dict().values())
+
+
+class TrainingStep:
+    """The step of training as a call, on random images of the data set's shape."""
+
+    def __init__(self, spec: NetworkSpec, shape: Shape, computation: Computation, batch: int) -> None:
+        self.spec, self.computation = spec, computation
+        size = (shape.channels, shape.side, shape.side)
+        self.network = computation.place(_built(spec, size, shape.classes))
+        self.optimizer = build_optimizer(spec.optimizer, self.network)
+        self.images = torch.randn(batch, *size, device=computation.device)
+        if shape.channels > 1:
+            self.images = self.images.contiguous(memory_format=torch.channels_last)
+        labels = torch.arange(batch, device=computation.device) % shape.classes
+        several = spec.dataset.pairs is not None
+        self.targets = torch.eye(shape.classes, device=computation.device)[labels] if several else labels
+        self.network.train()
+
+    def __call__(self) -> None:
+        with self.computation.autocast():
+            output = self.network(self.images)
+        losses = sample_losses(self.spec.loss, output.logits, self.targets)
+        objective = losses.mean() + feature_penalty(self.spec.head, output.head_input).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        objective.backward()
+        self.optimizer.step()
+
+    def held(self, gradients: bool = True) -> list[Tensor]:
+        """What lives between two steps: weights, buffers, the optimiser's state, and the gradients until the next."""
+        if not self.optimizer.state:
+            self()
+        kept = [value for state in self.optimizer.state.values() for value in state.values()]
+        slopes = [parameter.grad for parameter in self.network.parameters()] if gradients else []
+        return [value for value in (*self.network.state_dict().values(), *kept, *slopes) if isinstance(value, Tensor)]
+
+
+def seconds_per_image(spec: NetworkSpec, shape: Shape, computation: Computation) -> float:
+    """Seconds of training per image of a batch as the run has them on one device."""
+    batch = own_batch(spec)
+    step = TrainingStep(spec, shape, computation, batch)
+    first = _timed(step, computation.device)
+    if first > 4 * DURATION:
+        return first / batch
+    count, spent = 0, 0.0
+    while count < 2 or spent < DURATION:
+        spent += _timed(step, computation.device)
+        count += 1
+    return spent / count / batch
+
+
+def _timed(step: Callable[[], None], device: torch.device) -> float:
+    start = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def _built(spec: NetworkSpec, size: tuple[int, int, int], classes: int) -> Network:
+    try:
+        return build_network(spec.model, spec.head, size, classes, 0)
+    except (RuntimeError, MemoryError) as error:
+        raise UserError(f"{spec.slug} cannot be built: {str(error).splitlines()[0]}; make it smaller") from None
+
+
+def own_batch(spec: NetworkSpec) -> int:
+    """Images of a batch that one process computes on."""
+    return -(-spec.batch_size // spec.gpus)
+
+
+def _line(peaks: list[tuple[int, int]]) -> Line:
+    """Through two points (batch, bytes)."""
+    (low, less), (high, more) = peaks
+    slope = (more - less) / (high - low)
+    return Line(max(0.0, less - slope * low), slope)
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

@@ -1,0 +1,106 @@
+"""Time and memory of the units of a study, from what a few steps cost on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+
+from ncpipe.plan.calibration import Calibration, Costs
+from ncpipe.plan.memory import available_memory, features_memory, training_memory
+from ncpipe.plan.shapes import Shape, shape_of
+from ncpipe.plan.units import Unit
+from ncpipe.progress import progress
+from ncpipe.study.spec import GradientDescent, Lbfgs, NetworkSpec, UfmSpec
+from ncpipe.study.study import NetworkRun, Study, UfmBatch
+from ncpipe.training.computation import choose_device
+
+STARTUP = 2.5
+"""Seconds of interpreter and library start per job, on a usual CPU."""
+FORWARD = 1 / 3
+"""Share of a training step that a forward pass takes."""
+MEASURING = 1.5
+"""A forward pass that measures all layers takes so many times as long as one that does not."""
+
+
+class Estimate(NamedTuple):
+    """Seconds, and bytes at the peak; None where they are not estimated."""
+
+    seconds: float | None
+    memory: float | None = None
+
+
+class Estimator:
+    """Estimates for one job at a time on this machine: on its first GPU, or on one thread of its CPU."""
+
+    def __init__(self, study: Study) -> None:
+        torch.set_num_threads(1)
+        self.study, self.device = study, choose_device()
+        self.available = available_memory(self.device)
+        self.calibration = Calibration(self.device, self.available)
+        self._shapes: dict[str, Shape] = {}
+
+    def calibrate(self, units: Iterable[Unit]) -> None:
+        """Measure the networks of the units that have not been measured before, under a progress bar."""
+        runs = [unit.of for unit in units if isinstance(unit.of, NetworkRun)]
+        kinds = {self.calibration.key(run.spec, self._shape(run)): run for run in runs}
+        unknown = [run for key, run in kinds.items() if key not in self.calibration]
+        if unknown:
+            with progress("calibrating", len(unknown)) as report:
+                for done, run in enumerate(unknown, start=1):
+                    self._costs(run)
+                    report(done, run.id)
+
+    def estimate(self, unit: Unit) -> Estimate:
+        if isinstance(unit.of, UfmBatch):
+            return Estimate(fitting_time(list(unit.of.problems.values())))
+        if unit.of is None:
+            return Estimate(STARTUP)
+        run, shape, costs = unit.of, self._shape(unit.of), self._costs(unit.of)
+        seconds, memory = (
+            (training_time(run.spec, shape, costs), training_memory(run, costs, shape, self.device))
+            if unit.stage == "train"
+            else (
+                measuring_time(run, shape, costs),
+                features_memory(run, self.study.config.measure, costs, shape, self.device),
+            )
+        )
+        return Estimate(seconds, memory)
+
+    def _shape(self, run: NetworkRun) -> Shape:
+        if run.dataset_id not in self._shapes:
+            self._shapes[run.dataset_id] = shape_of(run.spec.dataset, self.study.data_path)
+        return self._shapes[run.dataset_id]
+
+    def _costs(self, run: NetworkRun) -> Costs:
+        return self.calibration.costs(run.spec, self._shape(run))
+
+
+def training_time(spec: NetworkSpec, shape: Shape, costs: Costs) -> float | None:
+    """Seconds of all epochs with their evaluations; without compilation and without reading a streamed set."""
+    if costs.seconds_per_image is None:
+        return None
+    images = shape.train_samples / spec.gpus + FORWARD * shape.test_samples
+    return STARTUP + spec.epochs * images * costs.seconds_per_image
+
+
+def measuring_time(run: NetworkRun, shape: Shape, costs: Costs) -> float | None:
+    """Seconds of the forward passes at the measured epochs."""
+    if costs.seconds_per_image is None:
+        return None
+    images = len(run.epochs) * (shape.train_samples + shape.test_samples)
+    return STARTUP + images * costs.seconds_per_image * FORWARD * MEASURING
+
+
+def fitting_time(specs: list[UfmSpec]) -> float:
+    """A rough count: 4e10 multiplications a second on top of a cost per step."""
+    spec = specs[0]
+    width = max(spec.dim) if isinstance(spec.dim, tuple) else spec.dim
+    work = 6 * spec.depth * width * spec.num_samples * (spec.classes + width * (spec.depth - 1))
+    match spec.solver:
+        case GradientDescent(steps=steps):
+            return STARTUP + steps * (4e-5 * spec.depth + len(specs) * work / 4e10)
+        case Lbfgs(starts=starts):
+            return STARTUP + 1500 * (1e-3 * spec.depth + len(specs) * starts * work / 4e10)
+    return STARTUP + len(specs) * 0.1

@@ -1,0 +1,37 @@
+"""How long a job took to start and how long it worked, said in the last line of its log."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+LINE = re.compile(r"^ncpipe: start-up ([\d.]+) s, work ([\d.]+) s$", re.MULTILINE)
+
+
+def process_age() -> float:
+    """Seconds since this process was created."""
+    stat = Path("/proc/self/stat")
+    if stat.exists():  # finer than psutil, whose time of boot is in whole seconds there
+        ticks = int(stat.read_text().rpartition(")")[2].split()[19])
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    import psutil  # type: ignore[import-untyped]
+
+    return time.time() - psutil.Process().create_time()
+
+
+@contextmanager
+def work() -> Iterator[None]:
+    """Around the work of a job, after imports and reading: where it ends well, print the line that ``LINE`` reads."""
+    start_up, began = process_age(), time.perf_counter()
+    yield
+    print(f"ncpipe: start-up {start_up:.2f} s, work {time.perf_counter() - began:.2f} s", flush=True)
+
+
+def start_up(log: str) -> float | None:
+    """Seconds of start-up that the log of a job tells, if it does."""
+    found = LINE.findall(log)
+    return float(found[-1][0]) if found else None

@@ -1,0 +1,113 @@
+"""How a network is computed on a device: precision, memory format, compilation."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ncpipe.errors import UserError
+from ncpipe.networks import Network
+from ncpipe.study.spec import ComputeSpec, NetworkSpec
+
+Precision = Literal["float32", "tf32", "bf16"]
+
+SUSTAINED = 1e14
+"""Operations a second that training reaches on a recent GPU in bf16; enters estimates only."""
+LAUNCH = 6e-5
+"""Seconds of a GPU's training step that one layer takes at least, by the launches of its kernels."""
+COMPILE_COST, COMPILE_GAIN = 1.5, 0.3
+"""Seconds of compilation per layer, and the share of a step that it saves; enter estimates only."""
+
+
+@dataclass(frozen=True)
+class Computation:
+    """Device and number format of a network in training."""
+
+    device: torch.device
+    precision: Precision = "float32"
+    compiled: bool = False
+    deterministic: bool = False
+
+    @classmethod
+    def choose(cls, spec: NetworkSpec, device: torch.device, options: ComputeSpec = ComputeSpec()) -> Computation:  # noqa: B008
+        """What the settings ask for, resolved for the device."""
+        precision = spec.precision
+        if precision == "auto":
+            precision = "bf16" if computes_bf16(device) else "float32"
+        elif precision == "tf32" and device.type == "cpu":
+            precision = "float32"
+        return cls(device, precision, options.compile is True, options.deterministic)
+
+    def place(self, network: Network) -> Network:
+        """The network on the device, its convolutions channels-last, compiled where that was chosen."""
+        self.configure()
+        network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.compiled:
+            network.compile()
+        return network
+
+    def configure(self) -> None:
+        """Set torch's switches of this process: exact float32 unless tf32 is asked for, deterministic or fast."""
+        torch.set_flush_denormal(True)
+        if self.device.type != "cuda":
+            return
+        exact = "tf32" if self.precision == "tf32" else "ieee"
+        torch.backends.cuda.matmul.fp32_precision = exact
+        torch.backends.cudnn.conv.fp32_precision = exact  # type: ignore[attr-defined]
+        torch.backends.cudnn.benchmark = not self.deterministic
+        torch.use_deterministic_algorithms(self.deterministic)
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The context of a forward pass in training."""
+        if self.precision != "bf16":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for bf16: GPUs from Ampere on, CPUs with AVX512-BF16 or AMX."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """``auto``: the first GPU where there is one, else the CPU. ``UserError`` for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise UserError(f"device must be auto, cpu, cuda or cuda:N, got {name!r}")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"there is no device {name!r}: torch sees {torch.cuda.device_count()} GPUs")
+    return device
+
+
+def device_kind(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def training_flops(network: Network, image_shape: Sequence[int]) -> int:
+    """Floating-point operations of training on one image: forward, and twice as many backward."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network.eval()(torch.zeros(1, *image_shape))
+    return 3 * counter.get_total_flops()
+
+
+def repays_compiling(network: Network, image_shape: Sequence[int], images: float, batch_size: int) -> bool:
+    """Whether training on so many images saves more time on a GPU than compiling takes, by a count of operations."""
+    kernels = images / batch_size * LAUNCH * layers(network)
+    operations = images * training_flops(network, image_shape) / SUSTAINED
+    return COMPILE_GAIN * max(kernels, operations) > COMPILE_COST * layers(network)
+
+
+def layers(network: nn.Module) -> int:
+    """Modules without parts, as a measure of how many kernels a step launches."""
+    return sum(not list(module.children()) for module in network.modules())

@@ -1,0 +1,137 @@
+"""Networks in training under one interface: a single one, or several of one architecture as one stack.
+
+Images and outputs have a leading dimension M, the number of members.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from ncpipe.networks import Network, Output
+
+
+class Members(Protocol):
+    """M networks of one architecture."""
+
+    @property
+    def skeleton(self) -> Network:
+        """A network whose parameters' names and shapes are those of every member."""
+
+    @property
+    def parameters(self) -> Mapping[str, Tensor]:
+        """What is optimised, by name."""
+
+    def train(self, mode: bool = True) -> None: ...
+
+    def __call__(self, images: Tensor) -> Output:
+        """Outputs (M, N, ...) of images (M, N, C, H, W)."""
+
+    def state(self, member: int) -> dict[str, Tensor]:
+        """The state dict of a member, as that of a network of its own."""
+
+    def load(self, member: int, state: Mapping[str, Tensor]) -> None: ...
+
+    def own_part(self, member: int, value: Tensor, parameter: str) -> Tensor:
+        """The member's part of what the optimiser keeps for a parameter."""
+
+    def joined(self, parts: Sequence[Tensor], parameter: str) -> Tensor:
+        """What the optimiser keeps for a parameter, from the parts of all members."""
+
+    def finite(self) -> Tensor:
+        """Whether all weights of each member are finite, (M,) bool."""
+
+
+class Single:
+    """One network; ``forward`` may be wrapped, for several processes."""
+
+    def __init__(self, network: Network, wrapped: nn.Module | None = None) -> None:
+        self.skeleton = network
+        self.wrapped = wrapped or network
+        self.parameters = dict(network.named_parameters())
+
+    def train(self, mode: bool = True) -> None:
+        self.wrapped.train(mode)
+
+    def __call__(self, images: Tensor) -> Output:
+        module = self.wrapped if self.wrapped.training else self.skeleton
+        logits, head_input = module(images[0])
+        return Output(logits[None], head_input[None])
+
+    def state(self, member: int) -> dict[str, Tensor]:
+        return self.skeleton.state_dict()
+
+    def load(self, member: int, state: Mapping[str, Tensor]) -> None:
+        self.skeleton.load_state_dict(state)
+
+    def own_part(self, member: int, value: Tensor, parameter: str) -> Tensor:
+        return value
+
+    def joined(self, parts: Sequence[Tensor], parameter: str) -> Tensor:
+        return parts[0]
+
+    def finite(self) -> Tensor:
+        values = self.skeleton.state_dict().values()
+        return torch.stack([value.isfinite().all() for value in values]).all()[None]
+
+
+class _MixedBatchNorm(TorchFunctionMode):
+    """BatchNorm of bf16 maps with float32 statistics, which torch has for one network but not under ``vmap``."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is functional.batch_norm and args[0].dtype == torch.bfloat16:
+            return func(args[0].float(), *args[1:], **(kwargs or {})).to(torch.bfloat16)
+        return func(*args, **(kwargs or {}))
+
+
+class Stack:
+    """M networks as one: parameters have a leading dimension M, and ``torch.func.vmap`` runs over it.
+
+    What is computed for a member depends on that member alone, so that it equals separate training up to the order
+    of sums; a member that diverges leaves the others as they are.
+    """
+
+    def __init__(self, networks: Sequence[Network]) -> None:
+        parameters, self.buffers = stack_module_state(list(networks))
+        self.parameters: dict[str, Tensor] = parameters
+        self.skeleton = copy.deepcopy(networks[0]).to("meta")
+        self._training = True
+
+    def train(self, mode: bool = True) -> None:
+        self._training = mode
+        self.skeleton.train(mode)
+
+    def __call__(self, images: Tensor) -> Output:
+        def output(parameters: dict[str, Tensor], buffers: dict[str, Tensor], images: Tensor) -> tuple[Tensor, ...]:
+            return tuple(functional_call(self.skeleton, (parameters, buffers), (images,)))
+
+        with _MixedBatchNorm():
+            logits, head_input = torch.vmap(output, randomness="different")(self.parameters, self.buffers, images)
+        return Output(logits, head_input)
+
+    def state(self, member: int) -> dict[str, Tensor]:
+        both = {**self.parameters, **self.buffers}
+        return {name: both[name][member].detach() for name in self.skeleton.state_dict()}
+
+    def load(self, member: int, state: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, value in {**self.parameters, **self.buffers}.items():
+                value[member].copy_(state[name])
+
+    def own_part(self, member: int, value: Tensor, parameter: str) -> Tensor:
+        return value[member] if value.shape == self.parameters[parameter].shape else value
+
+    def joined(self, parts: Sequence[Tensor], parameter: str) -> Tensor:
+        is_like = parts[0].shape == self.parameters[parameter].shape[1:]
+        return torch.stack(list(parts)) if is_like else parts[0]
+
+    def finite(self) -> Tensor:
+        values = [*self.parameters.values(), *self.buffers.values()]
+        return torch.stack([value.isfinite().reshape(len(value), -1).all(dim=1) for value in values]).all(dim=0)

@@ -1,0 +1,285 @@
+"""The loop of training: steps, epochs, records, and a state saved so that nothing is lost."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ncpipe.data import Dataset
+from ncpipe.files import write_json, write_tensors
+from ncpipe.networks import Network, build_network
+from ncpipe.progress import progress as progress_bar
+from ncpipe.progress import silent
+from ncpipe.study.identity import STAGE_VERSIONS, digest
+from ncpipe.study.spec import NetworkSpec
+from ncpipe.study.study import NetworkRun
+from ncpipe.tables.records import write_history, write_timings
+from ncpipe.training.batches import open_batches
+from ncpipe.training.computation import Computation, device_kind
+from ncpipe.training.losses import correct, feature_penalty, sample_losses
+from ncpipe.training.members import Members, Single, Stack
+from ncpipe.training.optimization import build_optimizer, learning_rate
+from ncpipe.training.preemption import Preempted, StopRequest
+from ncpipe.training.ranks import Ranks
+from ncpipe.training.state import Progress, SavedState, StateFolder, generator_states, restore_generators
+
+SAVE_INTERVAL = 20.0
+"""Seconds of training that a kill can cost; more where saving takes long."""
+EVALUATION_BATCH = 512
+SAVE_SHARE = 20.0
+"""Training takes at least so many times as long as saving."""
+REPORT_INTERVAL = 1.0
+"""Seconds between two reports of progress within an epoch."""
+STOP_CHECK = 16
+"""Steps between two questions whether another process was told to stop; each takes a synchronisation."""
+
+
+class Trainer:
+    """Networks in training that differ in their seed only: weights, optimiser, data and records.
+
+    All members stand at one step. Usually there is one.
+    """
+
+    progress: list[Progress]
+    epochs: int
+    """Whole epochs behind."""
+    step: int
+    """Steps behind of the epoch after those."""
+
+    def __init__(
+        self,
+        runs: Sequence[NetworkRun],
+        folders: Sequence[Path],
+        dataset: Dataset,
+        computation: Computation,
+        ranks: Ranks = Ranks(),  # noqa: B008
+    ) -> None:
+        self.runs, self.folders, self.ranks, self.computation = runs, folders, ranks, computation
+        self.spec, self.device = runs[0].spec, computation.device
+        self.train_data = open_batches(dataset, "train", self.device)
+        self.test_data = open_batches(dataset, "test", self.device)
+        networks = [computation.place(new_network(run.spec, dataset)) for run in runs]
+        self.members: Members = Stack(networks) if len(runs) > 1 else Single(networks[0], ranks.wrapped(networks[0]))
+        self.optimizer = build_optimizer(self.spec.optimizer, self.members.skeleton, self.members.parameters)
+        self.totals = torch.zeros(2, len(runs), dtype=torch.float64, device=self.device)
+        torch.manual_seed(self.spec.seed)
+        self.states = [state_folder(run, folder) for run, folder in zip(runs, folders)]
+        self._restore([state.load() for state in self.states])
+        self._saved_at, self._saving_takes = time.monotonic(), 0.0
+
+    @property
+    def is_done(self) -> bool:
+        return all(progress.is_done(self.spec.epochs) for progress in self.progress)
+
+    # --- the loop -----------------------------------------------------------------------------------
+
+    def fit(self, stop: StopRequest) -> None:
+        """Train to the last epoch, or until no loss is finite any more. ``Preempted`` when told to stop."""
+        steps = self.train_data.steps(self.spec.batch_size)
+        if self.epochs == 0 and self.step == 0:
+            self._checkpoint(0)
+        label = self.runs[0].id + (f" and {len(self.runs) - 1} more" if len(self.runs) > 1 else "")
+        shown = progress_bar if self.ranks.is_first else silent
+        with shown(label, self.spec.epochs * steps, self.epochs * steps + self.step) as report:
+            while not self.is_done:
+                summary = self.epoch(
+                    stop, lambda step: report(self.epochs * steps + step, f"epoch {self.epochs + 1}")
+                )
+                report(self.epochs * steps, f"epoch {self.epochs} {summary}")
+                measured = self.epochs in self.runs[0].epochs
+                if measured:
+                    self._checkpoint(self.epochs)
+                if measured or self.is_done or self._is_time_to_save():
+                    self.save()
+
+    def epoch(self, stop: StopRequest, report: Callable[[int], None] = lambda step: None) -> str:
+        """The rest of a pass over the training data, and an evaluation of the test data; returns a summary."""
+        start, first_step, epoch = time.perf_counter(), self.step, self.epochs + 1
+        rate = learning_rate(self.spec.optimizer.lr, self.spec.schedule, epoch, self.spec.epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self._train_steps(epoch, stop, report)
+        train = (self.totals / len(self.train_data)).tolist()
+        seconds = time.perf_counter() - start
+        test = self.evaluate()
+        steps = self.train_data.steps(self.spec.batch_size)
+        images = len(self.train_data) * len(self.runs) * (steps - first_step) / steps
+        timing = {
+            "seconds": (time.perf_counter() - start) / len(self.runs),
+            "images_per_second": images / seconds,
+            "finished_at": time.time(),
+        }
+        self.epochs, self.step = epoch, 0
+        self.totals.zero_()
+        return self._record(rate, train, test, timing)
+
+    def _train_steps(self, epoch: int, stop: StopRequest, report: Callable[[int], None]) -> None:
+        """The steps of an epoch that are not behind. Nothing here waits for the device."""
+        self.members.train()
+        seeds, size = [run.spec.seed for run in self.runs], self.spec.batch_size
+        batches = self.train_data.shuffled(size, self.spec.augment, seeds, epoch, self.step, self.ranks.share)
+        reported = time.monotonic()
+        for images, labels in batches:
+            self.totals += self.ranks.sum(self._train_step(images, labels))
+            self.step += 1
+            if self._is_told_to(stop):
+                self.save()
+                at = f"epoch {epoch}, step {self.step}"
+                raise Preempted(f"{stop.name or 'a signal'}: saved at {at}; run again to go on")
+            if self._is_time_to_save():
+                self.save()
+            if time.monotonic() - reported > REPORT_INTERVAL:
+                report(self.step)
+                reported = time.monotonic()
+
+    def _train_step(self, images: Tensor, labels: Tensor) -> Tensor:
+        """One step of the optimiser on batches (M, N, ...); sums of losses and right decisions, (2, M)."""
+        with self.computation.autocast():
+            output = self.members(images)
+        targets = self.train_data.targets(labels)
+        losses = sample_losses(self.spec.loss, output.logits, targets)
+        objective = losses.mean(dim=1) + feature_penalty(self.spec.head, output.head_input)
+        if self.ranks.world > 1:  # gradients are averaged over processes, whose shares may differ in size
+            objective = objective * (labels.shape[1] * self.ranks.world / self._batch_size())
+        self.optimizer.zero_grad(set_to_none=True)
+        objective.sum().backward()
+        self.optimizer.step()
+        with torch.no_grad():
+            return torch.stack([losses.double().sum(dim=1), correct(output.logits, targets).double().sum(dim=1)])
+
+    def _batch_size(self) -> int:
+        """Of the step in progress, over all processes: batches differ by one at most, the larger first."""
+        least, larger = divmod(len(self.train_data), self.train_data.steps(self.spec.batch_size))
+        return least + (self.step < larger)
+
+    @torch.no_grad()
+    def evaluate(self) -> list[list[float]]:
+        """Mean loss without penalties and accuracy on the test data, each by member; evaluation mode, float32."""
+        self.members.train(False)
+        totals = torch.zeros_like(self.totals)
+        for images, labels in self.test_data.in_order(EVALUATION_BATCH):
+            logits = self.members(images.expand(len(self.runs), *images.shape)).logits
+            targets = self.test_data.targets(labels.expand(len(self.runs), len(labels)))
+            totals[0] += sample_losses(self.spec.loss, logits, targets).double().sum(dim=1)
+            totals[1] += correct(logits, targets).double().sum(dim=1)
+        return (totals / len(self.test_data)).tolist()
+
+    def _record(
+        self, rate: float, train: list[list[float]], test: list[list[float]], timing: dict[str, float]
+    ) -> str:
+        """Add the epoch to the history of every member that has not diverged; returns a summary of the first."""
+        finite = self.members.finite().tolist()
+        for member, progress in enumerate(self.progress):
+            if progress.diverged:
+                continue
+            record = {
+                "train_loss": train[0][member],
+                "train_accuracy": train[1][member],
+                "test_loss": test[0][member],
+                "test_accuracy": test[1][member],
+                "learning_rate": rate,
+            }
+            progress.epoch = self.epochs
+            progress.history.append({"time": self.epochs, **record})
+            progress.timings.append({"time": self.epochs, **timing})
+            progress.diverged = not (math.isfinite(record["train_loss"]) and finite[member])
+        return f"loss {train[0][0]:.2e} accuracy {train[1][0]:.4f} test {test[1][0]:.4f} lr {rate:.1e}"
+
+    # --- what is saved ------------------------------------------------------------------------------
+
+    def _is_told_to(self, stop: StopRequest) -> bool:
+        if self.ranks.world == 1:
+            return bool(stop)
+        return self.step % STOP_CHECK == 0 and self.ranks.any(bool(stop), self.device)
+
+    def _is_time_to_save(self) -> bool:
+        return time.monotonic() - self._saved_at > max(SAVE_INTERVAL, SAVE_SHARE * self._saving_takes)
+
+    def save(self) -> None:
+        """Write the state of every member; one that diverged before keeps what was written then."""
+        start = time.monotonic()
+        if self.ranks.is_first:
+            for member, (folder, progress) in enumerate(zip(self.states, self.progress)):
+                if progress.epoch == self.epochs:
+                    progress.step = self.step
+                    folder.save(self._state(member))
+        self._saved_at = time.monotonic()
+        self._saving_takes = self._saved_at - start
+
+    def _state(self, member: int) -> SavedState:
+        names = {id(value): name for name, value in self.members.parameters.items()}
+        kept = {
+            names[id(parameter)]: {
+                name: self.members.own_part(member, value, names[id(parameter)]) for name, value in values.items()
+            }
+            for parameter, values in self.optimizer.state.items()
+        }
+        random = generator_states(self.device)
+        return SavedState(self.progress[member], self.members.state(member), kept, self.totals[:, member], random)
+
+    def _restore(self, saved: Sequence[SavedState]) -> None:
+        """Go on from what was saved, or begin."""
+        self.progress = [state.progress for state in saved]
+        self.epochs = max(progress.epoch for progress in self.progress)
+        self.step = max(progress.step for progress in self.progress)
+        if not saved[0].network:
+            for folder in self.states if self.ranks.is_first else ():
+                folder.remove()  # of other settings, or damaged
+            return
+        for member, state in enumerate(saved):
+            self.members.load(member, state.network)
+            if state.totals is not None:
+                self.totals[:, member] = state.totals.to(self.device)
+        for name, parameter in self.members.parameters.items():
+            for key in saved[0].optimizer.get(name, {}):
+                value = self.members.joined([state.optimizer[name][key] for state in saved], name)
+                # Fused optimisers walk through memory: a state must lie as its parameter does.
+                like = parameter if value.shape == parameter.shape else value
+                kept = torch.empty_like(like, device=parameter.device, requires_grad=False)
+                self.optimizer.state[parameter][key] = kept.copy_(value)
+        restore_generators(saved[0].random, self.device)
+
+    def _checkpoint(self, epoch: int) -> None:
+        if not self.ranks.is_first:
+            return
+        for member, (folder, progress) in enumerate(zip(self.states, self.progress)):
+            if not progress.diverged:
+                write_tensors(folder.checkpoint(epoch), self.members.state(member), {"epoch": str(epoch)})
+
+    def publish(self, member: int = 0) -> None:
+        """Write the declared outputs of a member's finished run from its state, then remove the state."""
+        run, folder, progress = self.runs[member], self.folders[member], self.progress[member]
+        network = self.members.state(member)
+        self.states[member].publish_checkpoints(folder / "checkpoints")
+        write_tensors(folder / "model.safetensors", network)
+        write_history(folder / "history.parquet", "net", {run.id: progress.history})
+        write_timings(folder / "timings.parquet", "train", {run.id: progress.timings})
+        write_json(
+            folder / "spec.json",
+            {
+                "id": run.id,
+                "settings": run.spec.model_dump(mode="json"),
+                "status": "diverged" if progress.diverged else "done",
+                "final_epoch": progress.epoch,
+                "parameters": sum(p.numel() for p in self.members.skeleton.parameters() if p.requires_grad),
+                "device": device_kind(self.device),
+                "precision": self.computation.precision,
+                "code_version": STAGE_VERSIONS["train"],
+            },
+        )
+        self.states[member].remove()
+
+
+def new_network(spec: NetworkSpec, dataset: Dataset) -> Network:
+    """The untrained network of ``spec`` for the images of ``dataset``."""
+    return build_network(spec.model, spec.head, dataset.image_shape, dataset.num_classes, spec.seed)
+
+
+def state_folder(run: NetworkRun, folder: Path) -> StateFolder:
+    """Where the unfinished run keeps its state; of other settings or code nothing is read there."""
+    return StateFolder(folder, digest([run.spec, run.epochs, STAGE_VERSIONS["train"]]))

@@ -1,0 +1,180 @@
+"""The forward passes that measure checkpoints: statistics, splits, memory, several labels."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from networks_in_training import CPU, planned
+
+import ncpipe
+from ncpipe.collapse import Moment, collapse_metrics, load_traces
+from ncpipe.errors import UserError
+from ncpipe.files import read_tensors
+from ncpipe.networks import Network
+from ncpipe.study.spec import MeasureSpec
+from ncpipe.tables.collapse import collapse_rows
+from ncpipe.training import features as features_module
+from ncpipe.training.batches import open_batches
+from ncpipe.training.features import extract_features
+from ncpipe.training.losses import classifier_decay, mean_loss, squared_error_penalties
+from ncpipe.training.train import train
+from ncpipe.training.trainer import new_network
+
+
+@pytest.fixture
+def trained(digits, tmp_path):
+    run = planned(model={"name": "convnet", "depth": 2, "width": 4}, head__bias=True)
+    train(run, digits, tmp_path, CPU)
+    return run, tmp_path
+
+
+def test_feature_pass_agrees_with_measuring_the_features(trained, digits):
+    run, folder = trained
+    measure = MeasureSpec.model_validate({"keep": {"layers": ["*"], "epochs": "last"}, "flatten": ["layer1"]})
+    extract_features(run, measure, digits, folder, CPU)
+    trace = load_traces(folder / "statistics.safetensors")["run"]
+    assert trace.layers == ("layer1", "features")
+    assert trace.times == [0, 3, 6]
+    kept, _ = read_tensors(folder / "features.safetensors")
+    assert set(kept) == {f"6/{layer}/{split}" for layer in trace.layers for split in ("train", "test")} | {
+        "labels/train",
+        "labels/test",
+    }
+    assert kept["6/layer1/train"].shape == (200, 4 * 8 * 8)
+    network = new_network(run.spec, digits)
+    network.load_state_dict(read_tensors(folder / "model.safetensors")[0])
+    network.eval()
+    data = open_batches(digits, "test", CPU.device)
+    with torch.no_grad():
+        logits = network(data.finished(data.images)).logits
+    means = trace.statistics[Moment(6, "features", "train")].means
+    weight, bias = trace.heads[6]
+    direct = ncpipe.measure(
+        kept["6/features/test"], kept["labels/test"], weight.float(), bias.float(), train_means=means
+    )
+    stored = collapse_metrics(trace.statistics[Moment(6, "features", "test")], weight, bias, train_means=means)
+    assert direct == pytest.approx(stored, rel=1e-6, nan_ok=True)
+    assert stored["accuracy"] == pytest.approx(float((logits.argmax(1) == data.labels).float().mean()))
+    scalars = trace.scalars[6, "test"]
+    assert scalars["loss"] == pytest.approx(float(mean_loss(run.spec.loss, logits, data.labels)), rel=1e-5)
+
+
+def test_parts_of_the_squared_error_sum_to_the_penalised_loss(trained, digits):
+    run, folder = trained
+    extract_features(run, MeasureSpec(), digits, folder, CPU)
+    trace = load_traces(folder / "statistics.safetensors")["run"]
+    ridge, bias_decay = squared_error_penalties(run.spec, digits.num_classes)
+    for epoch in trace.times:
+        weight, bias = trace.heads[epoch]
+        scalars = trace.scalars[epoch, "train"]
+        penalty = (ridge * weight.square().sum() + bias_decay * bias.square().sum()) / 2
+        parts = scalars["loss_nc1"] + scalars["loss_nc23"] + scalars["loss_perp"]
+        assert parts == pytest.approx(scalars["loss"] + float(penalty), rel=1e-5)
+        assert set(trace.scalars[epoch, "test"]) == {"loss"}
+        assert trace.statistics[Moment(epoch, "features")].within_products is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "decay"),
+    [
+        ({}, 0.01),
+        ({"optimizer__decay": "head"}, 0.01),
+        ({"optimizer__decay": "weights"}, 0.01),
+        ({"optimizer__name": "adam"}, 0.01),
+        ({"optimizer__weight_decay": 0.0}, None),
+        ({"optimizer__name": "adamw"}, None),
+        ({"head__fixed_etf": True}, None),
+    ],
+)
+def test_stationarity_is_recorded_where_the_classifier_is_penalised(changes, decay, digits, tmp_path):
+    run = planned((0, 1), epochs=1, **changes)
+    assert classifier_decay(run.spec) == decay
+    train(run, digits, tmp_path, CPU)
+    extract_features(run, MeasureSpec(), digits, tmp_path, CPU)
+    trace = load_traces(tmp_path / "statistics.safetensors")["run"]
+    assert "classifier_stationarity" not in trace.scalars[1, "test"]
+    if decay is None:
+        assert "classifier_stationarity" not in trace.scalars[1, "train"]
+        return
+    network = new_network(run.spec, digits)
+    network.load_state_dict(read_tensors(tmp_path / "model.safetensors")[0])
+    network.eval()
+    data = open_batches(digits, "train", CPU.device)
+    loss = mean_loss(run.spec.loss, network(data.finished(data.images)).logits, data.labels)
+    weight = network.head.weight
+    (gradient,) = torch.autograd.grad(loss + decay / 2 * weight.square().sum(), weight)
+    expected = float(gradient.norm() / (decay * weight.detach().norm()))
+    assert trace.scalars[1, "train"]["classifier_stationarity"] == pytest.approx(expected, rel=1e-4)
+    rows = [row for row in collapse_rows("net", "run", trace) if row["metric"] == "classifier_stationarity"]
+    assert [(row["split"], row["layer"], row["time"]) for row in rows] == [("train", "features", t) for t in (0, 1)]
+    assert rows[1]["value"] == trace.scalars[1, "train"]["classifier_stationarity"]
+
+
+@pytest.mark.parametrize("held", [{"layer1"}, set()], ids=["one layer held", "no layer held"])
+def test_features_beyond_the_memory_budget_take_a_second_forward_pass(trained, digits, monkeypatch, held):
+    run, folder = trained
+    extract_features(run, MeasureSpec(), digits, folder, CPU)
+    whole = load_traces(folder / "statistics.safetensors")["run"]
+    monkeypatch.setattr(features_module, "MEMORY_BUDGET", 0)
+    monkeypatch.setattr(features_module, "EVALUATION_BATCH", 64)
+    kept = MeasureSpec.model_validate({"keep": {"layers": sorted(held), "epochs": "all"}})
+    forwards = Counter()
+    forward = Network.features
+    monkeypatch.setattr(Network, "features", lambda net, x: forwards.update([len(x)]) or forward(net, x))
+    extract_features(run, kept if held else MeasureSpec(), digits, folder, CPU)
+    train, test = len(digits.train.labels), len(digits.test.labels)
+    assert sum(size * count for size, count in forwards.items()) == 2 * len(whole.times) * (train + test)
+    parts = load_traces(folder / "statistics.safetensors")["run"]
+    assert parts.scalars[6, "train"] == pytest.approx(whole.scalars[6, "train"], rel=1e-6)
+    for moment, statistics in whole.statistics.items():
+        for name, value in statistics.tensors().items():
+            torch.testing.assert_close(parts.statistics[moment].tensors()[name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_the_smallest_layers_are_held(monkeypatch):
+    monkeypatch.setattr(features_module, "MEMORY_BUDGET", 10)
+    assert features_module.within_budget({"a": 6, "b": 5, "c": 3}, set()) == {"b", "c"}
+    assert features_module.within_budget({"a": 6, "b": 5, "c": 3}, {"a"}) == {"a", "c"}
+    assert features_module.within_budget({"a": 60, "b": 50}, {"a"}) == {"a"}
+
+
+def test_a_damaged_checkpoint_is_named(trained, digits):
+    run, folder = trained
+    path = folder / "checkpoints/epoch000003.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match="epoch000003"):
+        extract_features(run, MeasureSpec(), digits, folder, CPU)
+
+
+def test_train_mode_uses_the_statistics_of_each_batch(trained, digits):
+    run, folder = trained
+    measure = MeasureSpec.model_validate({"splits": ["train", "test", "train_mode"], "keep": {"layers": ["features"]}})
+    extract_features(run, measure, digits, folder, CPU)
+    trace = load_traces(folder / "statistics.safetensors")["run"]
+    kept, _ = read_tensors(folder / "features.safetensors")
+    network = new_network(run.spec, digits)
+    network.load_state_dict(read_tensors(folder / "model.safetensors")[0])
+    network.train()
+    batches = open_batches(digits, "train", CPU.device).shuffled(
+        run.spec.batch_size, run.spec.augment, [run.spec.seed], 0
+    )
+    with torch.no_grad():
+        passes = [(network.features(images[0])[0]["features"], labels[0]) for images, labels in batches]
+    features, labels = (torch.cat(parts) for parts in zip(*passes))
+    torch.testing.assert_close(kept["6/features/train_mode"], features)
+    assert torch.equal(kept["labels/train_mode"], labels)
+    modes = {split: trace.statistics[Moment(6, "features", split)].means for split in ("train", "train_mode")}
+    assert (modes["train"] - modes["train_mode"]).abs().max() > 1e-3
+    weight, bias = trace.heads[6]
+    stored = collapse_metrics(trace.statistics[Moment(6, "features", "train_mode")], weight, bias)
+    direct = ncpipe.measure(features, labels, weight.float(), bias.float())
+    assert direct == pytest.approx(stored, rel=1e-5, nan_ok=True)
+    rows = [row for row in collapse_rows("net", "run", trace) if row["split"] == "train_mode"]
+    assert {row["metric"] for row in rows} >= {"nc1_pinv", "loss"}
+    # measured last, it leaves the other splits as they are without it
+    extract_features(run, MeasureSpec(), digits, folder, CPU)
+    alone = load_traces(folder / "statistics.safetensors")["run"]
+    for moment, statistics in alone.statistics.items():
+        assert torch.equal(statistics.means, trace.statistics[moment].means)
