@@ -111,7 +111,7 @@ def _log10(values: pd.Series) -> pd.Series:
 
 # The papers speak of training past zero error; NaN, no such epoch, is not equal to itself.
 NETWORKS = "kind == 'network' and status == 'done' and zero_error_epoch == zero_error_epoch"
-TRAINED_HEAD = f"{NETWORKS} and fixed_etf == False"
+TRAINED_HEAD = f"{NETWORKS} and fixed_etf == False and head == 'linear'"
 MSE_NO_BIAS = f"{TRAINED_HEAD} and loss == 'mse' and bias == 'no'"
 CE_BIAS = f"{TRAINED_HEAD} and loss == 'ce' and bias == 'yes'"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -95,6 +96,9 @@ def _computation(
             new_network(spec, data), data.image_shape, images, spec.batch_size
         )
         options = options.model_copy(update={"compile": worth})
+    if options.compile and not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++")):
+        print("no C++ compiler: the network is not compiled", flush=True)
+        options = options.model_copy(update={"compile": False})
     return Computation.choose(spec, device, options)
 
 

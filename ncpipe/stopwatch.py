@@ -18,7 +18,7 @@ def process_age() -> float:
     if stat.exists():  # finer than psutil, whose time of boot is in whole seconds there
         ticks = int(stat.read_text().rpartition(")")[2].split()[19])
         return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    import psutil  # type: ignore[import-untyped]
+    import psutil
 
     return time.time() - psutil.Process().create_time()
 

@@ -47,25 +47,6 @@ def test_plan_prints_what_would_run():
     assert "to do" in done.stdout
 
 
-def test_estimates_are_of_the_right_order(tmp_path):
-    config = {
-        "study": {"name": "x", "results": str(tmp_path)},
-        "datasets": {"base": {"name": "digits"}},
-        "networks": {
-            "base": {
-                "model": {"name": "mlp", "width": 16},
-                "loss": {"name": "ce"},
-                "optimizer": {"lr": 0.1},
-                "epochs": 10,
-            }
-        },
-    }
-    (tmp_path / "study.json").write_text(json.dumps(config))
-    line = next(x for x in run("plan", tmp_path / "study.json").stdout.splitlines() if x.startswith(" train"))
-    assert 2 <= int(line.split()[-2]) <= 20
-    assert line.split()[-1] == "s"
-
-
 @pytest.mark.parametrize("suffix", ["npz", "safetensors"])
 def test_measure_prints_the_metrics_of_a_file(suffix, arrays, tmp_path):
     path = tmp_path / f"features.{suffix}"

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -25,6 +26,7 @@ from ncpipe.study.spec import HeadSpec, MeasureSpec, ResNet, ScheduleSpec
 from ncpipe.study.study import Study
 from ncpipe.study.sweep import laid_over
 from ncpipe.tables.records import read_table
+from ncpipe.training.computation import Computation, repays_compiling, training_flops
 from ncpipe.training.features import extract_features
 from ncpipe.training.members import Stack
 from ncpipe.training.optimization import learning_rate
@@ -345,3 +347,57 @@ def test_two_processes_told_to_stop_save_and_go_on(tmp_path):
     assert process.returncode == 75, errors
     progress = state_folder(study.networks[run_id], folder).load().progress
     assert 100 <= progress.epoch < 3000
+
+
+@pytest.mark.slow
+def test_compiled_training_agrees_with_eager(digits, tmp_path):
+    run = planned(optimizer__lr=0.01, epochs=2)
+    run = replace(run, epochs=(0, 2))
+    train(run, digits, tmp_path / "eager", CPU)
+    train(run, digits, tmp_path / "compiled", replace(CPU, compiled=True))
+    mine, theirs = (read_tensors(tmp_path / name / "model.safetensors")[0] for name in ("compiled", "eager"))
+    assert list(mine) == list(theirs)
+    for name, value in theirs.items():
+        torch.testing.assert_close(mine[name], value, rtol=1e-4, atol=1e-5)
+    extract_features(run, MeasureSpec(), digits, tmp_path / "compiled", replace(CPU, compiled=True))
+    extract_features(run, MeasureSpec(), digits, tmp_path / "eager", CPU)
+    traces = [load_traces(tmp_path / name / "statistics.safetensors")["run"] for name in ("compiled", "eager")]
+    for moment, statistics in traces[1].statistics.items():
+        torch.testing.assert_close(traces[0].statistics[moment].means, statistics.means, rtol=1e-3, atol=1e-4)
+
+
+def test_bf16_keeps_weights_head_and_measurement_in_float32(digits, tmp_path):
+    run = planned(model={"name": "convnet", "depth": 2, "width": 8}, epochs=30)
+    run = replace(run, epochs=(0, 30))
+    half = replace(CPU, precision="bf16")
+    train(run, digits, tmp_path / "bf16", half)
+    train(run, digits, tmp_path / "float32", CPU)
+    record = read_json(tmp_path / "bf16/spec.json")
+    assert record["precision"] == "bf16"
+    model, _ = read_tensors(tmp_path / "bf16/model.safetensors")
+    assert all(value.dtype == torch.float32 for name, value in model.items() if "num_batches" not in name)
+    losses = {}
+    for name in ("bf16", "float32"):
+        history = read_table(tmp_path / name / "history.parquet").to_pandas().query("time == 30")
+        losses[name] = history.set_index("quantity")["value"]
+    assert losses["bf16"]["train_loss"] != losses["float32"]["train_loss"]
+    assert losses["bf16"]["train_loss"] == pytest.approx(losses["float32"]["train_loss"], rel=0.2)
+    assert losses["bf16"]["test_accuracy"] == pytest.approx(losses["float32"]["test_accuracy"], abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("precision", "native", "expected"),
+    [("auto", True, "bf16"), ("auto", False, "float32"), ("bf16", False, "bf16"), ("tf32", True, "float32")],
+)
+def test_precision_is_what_the_device_has(precision, native, expected, monkeypatch):
+    monkeypatch.setattr("ncpipe.training.computation.computes_bf16", lambda device: native)
+    assert Computation.choose(planned(precision=precision).spec, torch.device("cpu")).precision == expected
+
+
+def test_compilation_is_chosen_by_the_length_of_the_run():
+    network = build_network(ResNet(name="resnet18"), HeadSpec(), (3, 32, 32), 10, 0)
+    shape = (3, 32, 32)
+    flops = training_flops(network, shape)
+    assert flops == pytest.approx(3 * 2 * 0.5557e9, rel=0.01)  # 0.56 G multiplications are published
+    assert repays_compiling(network, shape, 200 * 50_000, 128)
+    assert not repays_compiling(network, shape, 1_000, 128)

@@ -50,7 +50,8 @@ FIT_SCALARS = {name: f"ufm/{name}" for name in ("optimum", "success_fraction", "
 }
 FIT_SCALARS |= {name: f"matched/{name}" for name in UFM.names if name.endswith("_error")}
 
-NOT_SETTINGS = {"source", "run_id", "kind", "network_id", "status", "label", "settings", "device", "zero_error_epoch"}
+NOT_SETTINGS = {"source", "run_id", "kind", "network_id", "status", "label", "settings", "device"}
+NOT_SETTINGS |= {"zero_error_epoch", "selected", "precision"}  # results
 PARAMS = [name for name in RUNS.names if name not in NOT_SETTINGS and not name.startswith("final_")]
 
 
