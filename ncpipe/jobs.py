@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from filelock import BaseFileLock, Timeout
 
 from ncpipe.data import Dataset, load
 from ncpipe.errors import UserError
@@ -17,8 +18,9 @@ from ncpipe.gpus import claimed_gpus, is_assigned
 from ncpipe.study.spec import ComputeSpec, ConvNeXt, NetworkSpec, Timm, Vit
 from ncpipe.study.study import NetworkRun, Study
 from ncpipe.training.computation import Computation, choose_device, repays_compiling, training_flops
+from ncpipe.training.preemption import Preempted
 from ncpipe.training.ranks import is_rank, joined_ranks, launch, local_device
-from ncpipe.training.train import ensemble_lock, train, train_ensemble
+from ncpipe.training.train import ensemble_lock, run_lock, train, train_ensemble
 from ncpipe.training.trainer import new_network
 
 NARROW = 1e11
@@ -28,22 +30,56 @@ ENSEMBLE = 8
 
 
 def train_job(study: Study, run: NetworkRun, study_file: Path, device_name: str, threads: int) -> None:
-    """Train the network of ``run``, in several processes or with others of its kind where that is settled."""
-    spec, options = run.spec, study.config.compute
-    if spec.gpus > 1 and not is_rank():
-        arguments = ["train", str(study_file), run.id, "--threads", str(threads), "--device", device_name]
-        _train_on_several_gpus(spec, options, choose_device(device_name), arguments)
+    """Train the network of ``run``, in several processes or with others of its kind where that is settled.
+
+    One job at a time trains a network: another waits, and has nothing to do where the first has ended well.
+    """
+    if is_rank():
+        _train(study, run, device_name, {})
         return
+    folder, device = study.layout.run(run.id), choose_device(device_name)
+    siblings = _siblings(study, run, device)
+    with ExitStack() as held:
+        if siblings:  # before the run's own lock, which the job that trains the ensemble takes too
+            held.enter_context(_waiting_for(ensemble_lock(folder, siblings), f"the ensemble of {run.id}"))
+        waited = held.enter_context(_waiting_for(run_lock(folder), run.id))
+        if waited and (folder / "spec.json").exists():
+            print(f"{run.id} was trained by another job", flush=True)
+        elif run.spec.gpus == 1:
+            _train(study, run, device_name, siblings)
+        else:
+            arguments = ["train", str(study_file), run.id, "--threads", str(threads), "--device", device_name]
+            _train_on_several_gpus(run.spec, study.config.compute, device, arguments)
+            if not (folder / "spec.json").exists():  # the job, or a process of it, was told to stop
+                raise Preempted("told to stop; run again to go on")
+
+
+def _train(study: Study, run: NetworkRun, device_name: str, siblings: dict[Path, NetworkRun]) -> None:
+    spec, options, folder = run.spec, study.config.compute, study.layout.run(run.id)
     data = load(study.layout.dataset(run.dataset_id))
-    siblings = _siblings(study, run, data, choose_device(device_name))
-    folder = study.layout.run(run.id)
-    images = spec.epochs * len(data.train.labels)
-    if siblings:
-        with ensemble_lock(folder, siblings), _on_device(device_name, options) as device:
-            train_ensemble(run, siblings, data, folder, Computation.choose(spec, device, options))
-        return
     with _on_device(device_name, options) as device, joined_ranks(device) as ranks, _memory_of(run):
+        if siblings:
+            train_ensemble(run, siblings, data, folder, Computation.choose(spec, device, options))
+            return
+        images = spec.epochs * len(data.train.labels)
         train(run, data, folder, _computation(spec, data, images, device, options), ranks)
+
+
+@contextmanager
+def _waiting_for(lock: BaseFileLock, what: str) -> Iterator[bool]:
+    """Hold the lock, and say so where another job has it first; whether that was so."""
+    waited = False
+    Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"another job trains {what}: waiting for it", flush=True)
+        waited = True
+        lock.acquire()
+    try:
+        yield waited
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -102,7 +138,7 @@ def _computation(
     return Computation.choose(spec, device, options)
 
 
-def _siblings(study: Study, run: NetworkRun, data: Dataset, device: torch.device) -> dict[Path, NetworkRun]:
+def _siblings(study: Study, run: NetworkRun, device: torch.device) -> dict[Path, NetworkRun]:
     """Other seeds of the network that are trained with it as one stack, by folder."""
     limit = study.config.compute.ensemble
     if run.spec.gpus > 1 or run.spec.dataset.stream:
@@ -113,6 +149,7 @@ def _siblings(study: Study, run: NetworkRun, data: Dataset, device: torch.device
         # Under SLURM jobs that wait for the one that trains would hold GPUs of their own.
         if device.type != "cuda" or "SLURM_JOB_ID" in os.environ:
             return {}
+        data = load(study.layout.dataset(run.dataset_id))
         step = run.spec.batch_size * training_flops(new_network(run.spec, data), data.image_shape)
         limit = ENSEMBLE if step < NARROW else 1
     members = study.seeds_of(run, limit)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from ncpipe.errors import UserError
 from ncpipe.ufm import fit
 from ncpipe.ufm.objective import Objective
 
@@ -69,3 +72,67 @@ def test_the_loop_minimises_what_ncpipe_does(benchmark: ModuleType) -> None:
     np.testing.assert_allclose(gradient, slope[0].numpy(), rtol=1e-10, atol=1e-14)
     ours = fit(problem, starts=1, seed=5)
     assert ours.value == pytest.approx(benchmark.scipy_fit(problem, 5, 0).fun, rel=1e-8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("benchmark", ["train"], indirect=True)
+def test_train(benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "figures.json"
+    options = ["--device", "cpu", "--threads", "2", "--ensemble", "2", "--repeats", "1", "--peak", "1"]
+    benchmark.main(["--tiny", *options, "--augment", "--json", str(target)])
+    printed = capsys.readouterr().out
+    for part in ("the field's script", "2 jobs of one thread at once", "2 runs as one stack", "`ncpipe train`"):
+        assert part in printed
+    figures = json.loads(target.read_text())
+    one, ensemble = figures["tables"]
+    assert [row["ratio"] for row in (one["rows"][0], ensemble["rows"][0])] == [1, 1]
+    for row in (*one["rows"], *ensemble["rows"]):
+        assert row["images_per_second"] > 0
+        assert row["mfu"] == pytest.approx(row["flops_per_second"] / 1e12)
+    assert figures["start_up"]["convnet"][0] > 0
+
+
+@pytest.mark.parametrize("benchmark", ["train"], indirect=True)
+def test_the_script_trains_what_ncpipe_does(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    benchmark.check_the_baseline(benchmark.TINY)
+    smoothed = partial(torch.nn.CrossEntropyLoss, label_smoothing=0.1)
+    monkeypatch.setattr(benchmark.nn, "CrossEntropyLoss", smoothed)
+    with pytest.raises(SystemExit, match="the baseline has"):
+        benchmark.check_the_baseline(benchmark.TINY)
+
+
+@pytest.mark.parametrize("benchmark", ["agreement"], indirect=True)
+def test_agreement(benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "figures.json"
+    options = ["--device", "cpu", "--seeds", "2", "--epochs", "2", "--processes", "1", "--json", str(target)]
+    benchmark.main(["--tiny", *options])
+    printed = capsys.readouterr().out
+    assert "bf16 against float32" in printed
+    assert "of 12 differ" in printed
+    (rows,) = json.loads(target.read_text())["tables"].values()
+    found = {(row["split"], row["metric"]): row for row in rows}
+    assert tuple(found) == benchmark.QUANTITIES
+    nc1 = found["train", "nc1_pinv"]
+    assert nc1["float32"] != nc1["other"]
+    assert nc1["float32"] == pytest.approx(nc1["other"], rel=0.2)
+
+
+@pytest.mark.parametrize("benchmark", ["agreement"], indirect=True)
+def test_agreement_is_judged_by_the_error_of_the_difference(benchmark: ModuleType) -> None:
+    both = benchmark.Comparison((0.0, 1.0, 2.0), (1.0, 2.0, 3.0))  # variances of 1: error sqrt(2/3)
+    assert both.score == pytest.approx(np.sqrt(3 / 2))
+    assert both.agrees
+    assert not benchmark.Comparison((0.0, 1.0, 2.0), (2.0, 3.0, 4.0)).agrees
+    assert benchmark.Comparison((1.0, 1.0), (1.0, 1.0)).agrees
+    assert not benchmark.Comparison((1.0, 1.0), (2.0, 2.0)).agrees
+    assert benchmark.expected_by_chance(100, 5) == pytest.approx(8.05, abs=0.01)
+
+
+@pytest.mark.parametrize("benchmark", ["agreement"], indirect=True)
+def test_agreement_says_where_its_data_should_be(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object) -> None:
+        raise UserError("fashion_mnist is in no searched folder")
+
+    monkeypatch.setattr(benchmark, "prepare", missing)
+    with pytest.raises(SystemExit, match=r"^agreement: fashion_mnist is in no searched folder$"):
+        benchmark.main(["--seeds", "2"])

@@ -150,7 +150,9 @@ def test_a_damaged_checkpoint_is_named(trained, digits):
 
 def test_train_mode_uses_the_statistics_of_each_batch(trained, digits):
     run, folder = trained
-    measure = MeasureSpec.model_validate({"splits": ["train", "test", "train_mode"], "keep": {"layers": ["features"]}})
+    measure = MeasureSpec.model_validate(
+        {"splits": ["train", "test", "train_mode"], "keep": {"layers": ["features"]}}
+    )
     extract_features(run, measure, digits, folder, CPU)
     trace = load_traces(folder / "statistics.safetensors")["run"]
     kept, _ = read_tensors(folder / "features.safetensors")
@@ -178,3 +180,10 @@ def test_train_mode_uses_the_statistics_of_each_batch(trained, digits):
     alone = load_traces(folder / "statistics.safetensors")["run"]
     for moment, statistics in alone.statistics.items():
         assert torch.equal(statistics.means, trace.statistics[moment].means)
+
+
+def test_a_missing_checkpoint_is_no_result(trained, digits):
+    run, folder = trained
+    (folder / "checkpoints/epoch000003.safetensors").unlink()
+    with pytest.raises(UserError, match=r"no epoch000003.safetensors in .*; delete .* and run again"):
+        extract_features(run, MeasureSpec(), digits, folder, CPU)

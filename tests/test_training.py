@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
+import psutil
 import pytest
 import torch
 from networks_in_training import CPU, NETWORK, content, planned
@@ -401,3 +402,39 @@ def test_compilation_is_chosen_by_the_length_of_the_run():
     assert flops == pytest.approx(3 * 2 * 0.5557e9, rel=0.01)  # 0.56 G multiplications are published
     assert repays_compiling(network, shape, 200 * 50_000, 128)
     assert not repays_compiling(network, shape, 1_000, 128)
+
+
+def test_ranks_stop_and_save_when_their_launcher_is_killed(tmp_path):
+    config, study = study_file(tmp_path, gpus=2, epochs=100_000)
+    (run_id,) = study.networks
+    folder = study.layout.run(run_id)
+    process = subprocess.Popen(command(config, run_id, "--device", "cpu"), stderr=subprocess.DEVNULL)
+    while not (folder / ".state/checkpoints/epoch000100.safetensors").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) >= 3  # torchrun and two ranks
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert not alive
+    progress = state_folder(study.networks[run_id], folder).load().progress
+    assert progress.epoch >= 100
+
+
+def test_two_jobs_of_one_run_train_it_once(tmp_path):
+    config, study = study_file(tmp_path, epochs=300)
+    (run_id,) = study.networks
+    folder = study.layout.run(run_id)
+    first = subprocess.Popen(command(config, run_id), stderr=subprocess.DEVNULL)
+    while not (folder / ".state/state.safetensors").exists():
+        assert first.poll() is None
+        time.sleep(0.005)
+    second = subprocess.run(command(config, run_id), capture_output=True, text=True, timeout=120)
+    assert first.wait(timeout=60) == 0
+    assert second.returncode == 0
+    assert "another job trains" in second.stdout
+    assert "was trained by another job" in second.stdout
+    assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == [
+        f"epoch{epoch:06d}.safetensors" for epoch in (0, 100, 200, 300)
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,6 +63,8 @@ class Computation:
         torch.backends.cuda.matmul.fp32_precision = exact
         torch.backends.cudnn.conv.fp32_precision = exact  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = not self.deterministic
+        if self.deterministic:  # read by cuBLAS when it starts
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(self.deterministic)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:

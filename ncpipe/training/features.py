@@ -54,10 +54,12 @@ def extract_features(
     Writes ``statistics.safetensors`` (see ``ncpipe.collapse.Trace``) and ``features.safetensors``, the raw
     features under ``<epoch>/<layer>/<split>`` with ``labels/<split>`` that ``measure.keep`` asks for.
     """
-    final = int(read_json(folder / "spec.json")["final_epoch"])
-    epochs = [e for e in run.epochs if (folder / "checkpoints" / checkpoint_name(e)).exists()]
-    if not epochs:
-        raise UserError(f"no checkpoint in {folder / 'checkpoints'}; delete {folder} and run again")
+    record = read_json(folder / "spec.json")
+    final = int(record["final_epoch"])
+    epochs = [epoch for epoch in run.epochs if epoch < final or (epoch == final and record["status"] == "done")]
+    for epoch in epochs:
+        if not (folder / "checkpoints" / checkpoint_name(epoch)).exists():
+            raise UserError(f"no {checkpoint_name(epoch)} in {folder / 'checkpoints'}; delete {folder} and run again")
     extractor = Extractor(run, measure, dataset, computation)
     kept: dict[str, Tensor] = {}
     with progress(f"features {run.id}", len(epochs)) as report, work():

@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -17,8 +19,8 @@ from torch import Tensor, nn
 from ncpipe.errors import UserError
 from ncpipe.training.preemption import Preempted, stop_requests
 
-PARENT = "NCPIPE_RANKS"
-"""Set in the environment of processes that ``launch`` has started."""
+LAUNCHER = "NCPIPE_LAUNCHER"
+"""In the environment of the processes that ``launch`` starts: the number of the process that did."""
 
 
 @dataclass(frozen=True)
@@ -54,20 +56,29 @@ class Ranks:
 
 @contextmanager
 def joined_ranks(device: torch.device) -> Iterator[Ranks]:
-    """The processes that ``launch`` started, connected; one process where it did not."""
-    if PARENT not in os.environ:
+    """The processes that ``launch`` started, connected; one process where it did not.
+
+    They are told to stop when the process that launched them has died. ``Preempted`` ends them with code 0, since
+    torchrun takes another for a failure.
+    """
+    if not is_rank():
         yield Ranks()
         return
+    threading.Thread(target=_stop_with, args=(int(os.environ[LAUNCHER]),), daemon=True).start()
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size())
+    except Preempted as stop:
+        if dist.get_rank() == 0:
+            print(f"ncpipe: {stop.message}", file=sys.stderr, flush=True)
+        raise SystemExit(0) from None
     finally:
         dist.destroy_process_group()
 
 
 def is_rank() -> bool:
     """Whether ``launch`` started this process."""
-    return PARENT in os.environ
+    return LAUNCHER in os.environ
 
 
 def local_device(device: torch.device) -> torch.device:
@@ -78,26 +89,23 @@ def local_device(device: torch.device) -> torch.device:
 def launch(arguments: Sequence[str], world: int, visible: Sequence[int] | None) -> None:
     """Run ``ncpipe`` with these arguments in ``world`` processes under torchrun, and wait for them.
 
-    ``visible``: GPUs they see, or None to leave that to the environment. A signal to stop is passed on; the ranks
-    save and end. Raises ``Preempted`` then, and ``UserError`` where they failed.
+    ``visible``: GPUs they see, or None to leave that to the environment. A signal to stop is passed on to the ranks,
+    which save and end well. Raises ``UserError`` where they failed.
     """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
-    environment = os.environ | {PARENT: str(world)}
-    # torchrun must pass on the signals that we save at; it would die of SIGUSR1, which schedulers send to all.
+    environment = os.environ | {LAUNCHER: str(os.getpid())}
+    # torchrun would die of SIGUSR1, which schedulers send to all processes of a job.
     environment["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
     environment.setdefault("OMP_NUM_THREADS", "1")  # or torchrun warns that it sets it
     if visible is not None:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, visible))
     with stop_requests() as stop:
         process = subprocess.Popen([*command, "-m", "ncpipe", *arguments], env=environment)
-        told = False
+        told: set[int] = set()
         while (code := _wait(process)) is None:
-            if stop and not told:
-                process.send_signal(signal.SIGTERM)
-                told = True
-    if stop:
-        raise Preempted(f"{stop.name}: saved; run again to go on")
-    if code:
+            if stop:
+                told |= _tell_ranks(process.pid, told)
+    if code and not stop:
         raise UserError(f"training in {world} processes failed (code {code}): the reason stands above")
 
 
@@ -106,3 +114,28 @@ def _wait(process: subprocess.Popen[bytes]) -> int | None:
         return process.wait(timeout=0.2)
     except subprocess.TimeoutExpired:
         return None
+
+
+def _tell_ranks(torchrun: int, told: set[int]) -> set[int]:
+    """Tell the ranks to stop that have not been told, not torchrun, which would give them 30 seconds and end with a
+    traceback; their numbers."""
+    import psutil
+
+    ranks: set[int] = set()
+    with suppress(psutil.NoSuchProcess):
+        for rank in psutil.Process(torchrun).children():
+            if rank.pid not in told:
+                rank.send_signal(signal.SIGTERM)
+                ranks.add(rank.pid)
+    return ranks
+
+
+def _stop_with(launcher: int) -> None:
+    """Tell this rank to stop when its launcher has died: torchrun would train on, on GPUs that others may take."""
+    import psutil
+
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(launcher)
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)

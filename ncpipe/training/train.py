@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import BaseFileLock, FileLock, Timeout
 
 from ncpipe.data import Dataset
 from ncpipe.stopwatch import work
@@ -41,25 +42,29 @@ def train_ensemble(
     Siblings differ from it in the seed only. Their finished states are left in their folders, where their own jobs
     find them; only ``run`` is published. One job at a time trains an ensemble: the others wait for it.
     """
-    here = state_folder(run, folder).load().progress
-    if here.is_done(run.spec.epochs):
-        siblings = {}
-    runs = {folder: run} | {
-        place: sibling
-        for place, sibling in siblings.items()
-        if not (place / "spec.json").exists() and _position(sibling, place) == (here.epoch, here.step)
-    }
-    with stop_requests() as stop:
+    here = _position(run, folder)
+    with ExitStack() as held, stop_requests() as stop:
+        runs = {folder: run}
+        for place, sibling in siblings.items() if here[0] < run.spec.epochs else ():
+            with suppress(Timeout):  # trained by a job that knows of no ensemble
+                held.enter_context(run_lock(place).acquire(timeout=0))
+                if not (place / "spec.json").exists() and _position(sibling, place) == here:
+                    runs[place] = sibling
         trainer = Trainer(list(runs.values()), list(runs), dataset, computation)
         with work():
             trainer.fit(stop)
             trainer.publish()
 
 
-def ensemble_lock(folder: Path, siblings: Mapping[Path, NetworkRun]) -> FileLock:
-    """Held by the job that trains an ensemble; freed when it ends or dies."""
+def run_lock(folder: Path) -> BaseFileLock:
+    """Held by the job that trains a network; the system frees it when the job ends or dies."""
+    return FileLock(folder.with_name(f".{folder.name}.lock"))
+
+
+def ensemble_lock(folder: Path, siblings: Mapping[Path, NetworkRun]) -> BaseFileLock:
+    """Held by the job that trains an ensemble: its other jobs wait for it."""
     first = min([folder, *siblings], key=lambda place: place.name)
-    return FileLock(first.parent / f".{first.name}.ensemble.lock")
+    return FileLock(first.with_name(f".{first.name}.ensemble.lock"))
 
 
 def _position(run: NetworkRun, folder: Path) -> tuple[int, int]:

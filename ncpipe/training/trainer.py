@@ -195,7 +195,8 @@ class Trainer:
     def _is_told_to(self, stop: StopRequest) -> bool:
         if self.ranks.world == 1:
             return bool(stop)
-        return self.step % STOP_CHECK == 0 and self.ranks.any(bool(stop), self.device)
+        taken = self.epochs * self.train_data.steps(self.spec.batch_size) + self.step
+        return taken % STOP_CHECK == 0 and self.ranks.any(bool(stop), self.device)
 
     def _is_time_to_save(self) -> bool:
         return time.monotonic() - self._saved_at > max(SAVE_INTERVAL, SAVE_SHARE * self._saving_takes)

@@ -119,9 +119,7 @@ class AugmentSpec(Settings):
 
     flip: bool = False
     crop: Annotated[int, Field(ge=0, le=32)] = Field(0, description="Pad by this many pixels, crop at random.")
-    cutout: Annotated[int, Field(ge=0)] = Field(
-        0, description="Side of a random square of zeros (pixels)."
-    )
+    cutout: Annotated[int, Field(ge=0)] = Field(0, description="Side of a random square of zeros (pixels).")
     resized_crop: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="Streamed sets: smallest share of the area of a random crop, resized to the image's side."
     )
