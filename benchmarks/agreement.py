@@ -40,11 +40,13 @@ from ncpipe.training.computation import Computation, choose_device
 from ncpipe.training.features import extract_features
 from ncpipe.training.train import train
 
-NETWORKS = (
+NETWORKS: tuple[dict[str, Any], ...] = (
     {"model": {"name": "convnet", "depth": 3, "width": 32}, "optimizer": {"lr": 0.05, "weight_decay": 5e-4}},
     {"model": {"name": "resnet18", "width": 8}, "optimizer": {"lr": 0.05, "weight_decay": 5e-4}},
 )
-TINY = ({"model": {"name": "convnet", "depth": 2, "width": 4}, "optimizer": {"lr": 0.05, "weight_decay": 5e-4}},)
+TINY: tuple[dict[str, Any], ...] = (
+    {"model": {"name": "convnet", "depth": 2, "width": 4}, "optimizer": {"lr": 0.05, "weight_decay": 5e-4}},
+)
 QUANTITIES = (
     ("train", "accuracy"),
     ("train", "loss"),

@@ -236,11 +236,11 @@ def check_the_baseline(case: Case) -> None:
     small = Case(case.name, case.model, case.image_shape, 32, 32)
     theirs = Baseline(small, torch.device("cpu"), augment=False, workers=0)
     ours = Ours(small, torch.device("cpu"), augment=False, precision="float32", compiled=False)
-    for step in range(3):
+    for step in range(5):
         theirs.epoch()
         ours.epoch()
         found = ours.trainer.progress[0].history[-1]["train_loss"]
-        if not math.isclose(found, theirs.loss, rel_tol=1e-3):
+        if not math.isclose(found, theirs.loss, rel_tol=3e-4):
             raise SystemExit(f"{case.name}: loss at step {step} is {found}, the baseline has {theirs.loss}")
 
 

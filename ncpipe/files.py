@@ -56,7 +56,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
     with replacing(path) as temporary:
-        save_file(whole, temporary, dict(metadata or {}))
+        save_file(whole, temporary, dict(metadata) if metadata else None)  # empty metadata make a broken file
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -275,3 +275,59 @@ def test_a_zero_penalty_of_the_bias_is_free(bias, stands_for):
 def test_a_flag_is_no_bias():
     with pytest.raises(ValueError, match="needs none, free or a penalty"):
         UfmSpec(classes=3, samples=4, dim=3, bias=False, solver={"name": "lbfgs"})
+
+
+def with_networks(**networks: object) -> dict[str, object]:
+    base = {"model": {"name": "mlp"}, "loss": {"name": "ce"}, "optimizer": {"lr": 0.1}, "epochs": 2}
+    given = networks.pop("base", {})
+    return {
+        "study": {"name": "x"},
+        "datasets": {"base": {"name": "digits"}},
+        "networks": {"base": laid_over(base, given), **networks},
+    }
+
+
+def test_include_alone_is_no_product_for_networks_either():
+    study = Study(with_networks(sweep={"include": [{"seed": 7}, {"epochs": 4}]}))
+    assert sorted((run.spec.seed, run.spec.epochs) for run in study.networks.values()) == [(0, 4), (7, 2)]
+
+
+@pytest.mark.parametrize(
+    "networks",
+    [
+        {"sweep": {"grid": {"dataset.name": ["mnist"]}}},
+        {"sweep": {"zip": {"dataset": [{"name": "mnist"}]}}},
+        {"sweep": {"include": [{"dataset.seed": 1}]}},
+        {"base": {"dataset": {"name": "mnist"}}},
+    ],
+)
+def test_data_sets_are_not_swept_with_networks(networks):
+    with pytest.raises(UserError, match="data sets are declared in the 'datasets' block"):
+        Study(with_networks(**networks))
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ({"optimizer.nesterov": True, "optimizer.momentum": 0.0}, "'nesterov' needs a momentum"),
+        ({"optimizer.name": "adam", "optimizer.nesterov": True}, "go with optimizer 'sgd' only"),
+        ({"model": {"name": "resnet18", "depth_factor": 1e9}}, "networks.base.model.depth_factor: .*64"),
+        ({"model": {"name": "vit_b", "width": 65}}, "networks.base.model.width: "),
+        ({"model": {"name": "timm", "architecture": "a-b"}}, "letters, digits, and '_'"),
+        ({"head.temperature": 10.0}, "goes without a bias"),
+        ({"loss.name": "focal"}, "gamma > 0 goes with loss 'focal'"),
+        ({"loss.name": "pick_all_labels"}, "data of several labels"),
+        ({"augment.resized_crop": 0.5}, "goes with a streamed data set"),
+        ({"gpus": 200}, "must not be below gpus"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_one_line(base, message):
+    with pytest.raises(UserError, match=message) as mistake:
+        Study(with_networks(base=base))
+    assert "\n" not in str(mistake.value)
+
+
+def test_kept_epochs_are_measured_ones():
+    config = with_networks() | {"measure": {"epochs": [1], "keep": {"layers": ["*"], "epochs": [77]}}}
+    with pytest.raises(UserError, match="77 is not measured"):
+        Study(config)

@@ -21,6 +21,7 @@ from networks_in_training import CPU, NETWORK, content, planned
 
 from ncpipe.collapse import load_traces
 from ncpipe.data import prepare
+from ncpipe.errors import UserError
 from ncpipe.files import read_json, read_tensors, write_text
 from ncpipe.networks import build_network
 from ncpipe.study.spec import HeadSpec, MeasureSpec, ResNet, ScheduleSpec
@@ -438,3 +439,9 @@ def test_two_jobs_of_one_run_train_it_once(tmp_path):
     assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == [
         f"epoch{epoch:06d}.safetensors" for epoch in (0, 100, 200, 300)
     ]
+
+
+def test_batches_of_one_image_are_told_before_batchnorm_fails(digits, tmp_path):
+    with pytest.raises(UserError, match=r"batches of 1 images .* raise batch_size"):
+        train(planned(batch_size=1), digits, tmp_path, CPU)
+    train(planned((0, 1), batch_size=1, epochs=1, model__batch_norm=False), digits, tmp_path, CPU)

@@ -22,7 +22,7 @@ from ncpipe.plan.live_memory import peak_of_live_tensors
 from ncpipe.plan.shapes import Shape
 from ncpipe.study.identity import STAGE_VERSIONS, digest
 from ncpipe.study.spec import NetworkSpec
-from ncpipe.training.computation import Computation, device_kind, training_flops
+from ncpipe.training.computation import Computation, device_kind, memory_format, training_flops
 from ncpipe.training.losses import feature_penalty, sample_losses
 from ncpipe.training.optimization import build_optimizer
 
@@ -161,9 +161,8 @@ class TrainingStep:
         size = (shape.channels, shape.side, shape.side)
         self.network = computation.place(_built(spec, size, shape.classes))
         self.optimizer = build_optimizer(spec.optimizer, self.network)
-        self.images = torch.randn(batch, *size, device=computation.device)
-        if shape.channels > 1:
-            self.images = self.images.contiguous(memory_format=torch.channels_last)
+        images = torch.randn(batch, *size, device=computation.device)
+        self.images = images.contiguous(memory_format=memory_format(computation.device))
         labels = torch.arange(batch, device=computation.device) % shape.classes
         several = spec.dataset.pairs is not None
         self.targets = torch.eye(shape.classes, device=computation.device)[labels] if several else labels

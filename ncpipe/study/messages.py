@@ -24,8 +24,8 @@ MUST_BE = {
 }
 """By pydantic's type of error."""
 UNION_BRANCHES = re.compile(
-    r".*[\[(].*|(constrained|function|lax)-.*|(resnet|vgg|densenet)\d.*"
-    r"|mlp|convnet|gradient_descent|lbfgs|FigureOptions|int|float|str"
+    r".*[\[(].*|(constrained|function|lax)-.*|(resnet|vgg|densenet)\d.*|convnext_.*|mlp|convnet|conv_stack|vit_b|timm"
+    r"|gradient_descent|gradient_flow|construction|lbfgs|FigureOptions|int|float|str"
 )
 """Parts of an error's place that name a branch of pydantic's union, not a key."""
 
@@ -57,7 +57,8 @@ def _plain(error: Any) -> str:
     if kind == "literal_error":
         return _unknown(got, re.findall(r"'([^']+)'", context["expected"]))
     if kind == "string_pattern_mismatch":
-        return f"may hold letters, digits, '-' and '_', 64 at most, got {_short(got)}"
+        dash = "'-' and " if "-]" in context["pattern"] else "and "
+        return f"may hold letters, digits, {dash}'_', 64 at most, got {_short(got)}"
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     return message if kind == "value_error" and isinstance(got, dict) else f"{message}, got {_short(got)}"
 

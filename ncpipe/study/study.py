@@ -71,6 +71,7 @@ class Study:
         if not self.networks and not self.ufm_batches:
             raise UserError("config: nothing to run; declare a 'networks' or a 'ufm' block")
         self._check_layer_patterns()
+        self._check_kept_epochs()
         self._check_matched()
         self._check_select()
         self._check_figures()
@@ -110,10 +111,11 @@ class Study:
             return {}
         if not self.datasets:
             raise UserError("config: 'networks' needs a 'datasets' block")
-        if "dataset" in block.base:
-            raise UserError("networks.base: data sets are declared in the 'datasets' block, not under 'dataset'")
+        _check_no_data_set(block)
         sets = tuple(spec.model_dump(mode="json") for spec in self.datasets.values())
-        grid = {"dataset": sets, **block.sweep.grid}
+        grid = block.sweep.grid
+        if grid or block.sweep.zip or not block.sweep.include:  # else there is no product, as everywhere
+            grid = {"dataset": sets, **grid}
         include = tuple({"dataset": s, **extra} for extra in block.sweep.include for s in sets)
         crossed = block.model_copy(
             update={"sweep": block.sweep.model_copy(update={"grid": grid, "include": include})}
@@ -224,6 +226,13 @@ class Study:
             specs = {run.id: run.spec for run in self.networks.values()}
             check_select(block.select, specs, self.config.measure)
 
+    def _check_kept_epochs(self) -> None:
+        kept = self.config.measure.keep.epochs
+        measured = {epoch for run in self.networks.values() for epoch in run.epochs}
+        for epoch in kept if isinstance(kept, tuple) and self.networks else ():
+            if epoch not in measured:
+                raise UserError(f"measure.keep.epochs: {epoch} is not measured; add it to measure.epochs")
+
     def _check_figures(self) -> None:
         if len(self.figures) < len(self.config.figures or ()):
             raise UserError("figures: two figures would have one file name; give each a 'file'")
@@ -242,6 +251,14 @@ class Study:
 def matches_any(layer: str, patterns: Iterable[str]) -> bool:
     """Whether a layer's name matches one of the names or globs."""
     return any(fnmatch.fnmatchcase(layer, pattern) for pattern in patterns)
+
+
+def _check_no_data_set(block: Block) -> None:
+    zips = (block.sweep.zip,) if isinstance(block.sweep.zip, dict) else block.sweep.zip
+    parts = {"base": [block.base], "sweep.grid": [block.sweep.grid], "sweep.zip": zips}
+    for part, mappings in {**parts, "sweep.include": block.sweep.include}.items():
+        if any(key.split(".")[0] == "dataset" for mapping in mappings for key in mapping):
+            raise UserError(f"networks.{part}: data sets are declared in the 'datasets' block, not under 'dataset'")
 
 
 def sweeps_a_penalty(specs: Iterable[UfmSpec]) -> bool:

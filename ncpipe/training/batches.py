@@ -13,6 +13,7 @@ from torch import Tensor
 from ncpipe.data import Dataset
 from ncpipe.study.spec import AugmentSpec
 from ncpipe.training.augmentation import cut_out, draw, flipped_and_cropped, is_on
+from ncpipe.training.computation import memory_format
 
 
 def open_batches(dataset: Dataset, split: Literal["train", "test"], device: torch.device) -> Batches:
@@ -137,8 +138,7 @@ class ImageBatches(Batches):
 
 
 def _laid_out(images: Tensor) -> Tensor:
-    """Colour images in the layout in which convolutions are fast."""
-    return images.contiguous(memory_format=torch.channels_last) if images.shape[1] > 1 else images
+    return images.contiguous(memory_format=memory_format(images.device))
 
 
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:

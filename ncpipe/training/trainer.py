@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ncpipe.data import Dataset
+from ncpipe.errors import UserError
 from ncpipe.files import write_json, write_tensors
 from ncpipe.networks import Network, build_network
 from ncpipe.progress import progress as progress_bar
@@ -66,6 +67,7 @@ class Trainer:
         networks = [computation.place(new_network(run.spec, dataset)) for run in runs]
         self.members: Members = Stack(networks) if len(runs) > 1 else Single(networks[0], ranks.wrapped(networks[0]))
         self.optimizer = build_optimizer(self.spec.optimizer, self.members.skeleton, self.members.parameters)
+        self._check_batches()
         self.totals = torch.zeros(2, len(runs), dtype=torch.float64, device=self.device)
         torch.manual_seed(self.spec.seed)
         self.states = [state_folder(run, folder) for run, folder in zip(runs, folders)]
@@ -76,12 +78,22 @@ class Trainer:
     def is_done(self) -> bool:
         return all(progress.is_done(self.spec.epochs) for progress in self.progress)
 
+    def _check_batches(self) -> None:
+        """BatchNorm has no statistics of a single image."""
+        least = len(self.train_data) // self.train_data.steps(self.spec.batch_size) // self.ranks.world
+        norms = (nn.BatchNorm1d, nn.BatchNorm2d)
+        if least < 2 and any(isinstance(module, norms) for module in self.members.skeleton.modules()):
+            raise UserError(
+                f"batches of {least} images on each device leave BatchNorm without statistics: raise batch_size or"
+                " lower gpus"
+            )
+
     # --- the loop -----------------------------------------------------------------------------------
 
     def fit(self, stop: StopRequest) -> None:
         """Train to the last epoch, or until no loss is finite any more. ``Preempted`` when told to stop."""
         steps = self.train_data.steps(self.spec.batch_size)
-        if self.epochs == 0 and self.step == 0:
+        if self.epochs == 0 and self.step == 0 and 0 in self.runs[0].epochs:
             self._checkpoint(0)
         label = self.runs[0].id + (f" and {len(self.runs) - 1} more" if len(self.runs) > 1 else "")
         shown = progress_bar if self.ranks.is_first else silent

@@ -6,10 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ncpipe.study.spec.base import Count, Positive, Settings
+from ncpipe.study.spec.base import Count, Settings
 
 DEPTH_FACTOR = "Times the published number of blocks of every stage, rounded, at least one."
 STEM = "small: for images of about 32 pixels, without early halving; published: the network's own, for 224."
+
+
+Factor = Annotated[float, Field(gt=0, le=64)]
+Depth = Annotated[int, Field(ge=1, le=1000)]
 
 
 def _scaled(blocks: tuple[int, ...], factor: float) -> tuple[int, ...]:
@@ -20,7 +24,7 @@ class Mlp(Settings):
     """Fully connected ReLU network; layers ``layer1`` .. ``features`` are the hidden activations."""
 
     name: Literal["mlp"]
-    depth: Count = Field(3, description="Number of hidden layers.")
+    depth: Depth = Field(3, description="Number of hidden layers.")
     width: Count = Field(256, description="Width of every hidden layer.")
     batch_norm: bool = True
 
@@ -52,7 +56,7 @@ class ConvStack(Settings):
     """Convolutions of one width: two of 2x2 and stride 2, then ``depth`` - 1 blocks of 3x3 and stride 1."""
 
     name: Literal["conv_stack"]
-    depth: Count = Field(8, description="Number of blocks, the halving one included.")
+    depth: Depth = Field(8, description="Number of blocks, the halving one included.")
     width: Count = Field(128, description="Channels of every block.")
     batch_norm: bool = True
 
@@ -81,7 +85,7 @@ class ResNet(Settings):
 
     name: Literal["resnet18", "resnet34", "resnet50"]
     width: Count = Field(64, description="Channels of the first stage; 64 is the published network.")
-    depth_factor: Positive = Field(1.0, description=DEPTH_FACTOR)
+    depth_factor: Factor = Field(1.0, description=DEPTH_FACTOR)
     stem: Literal["small", "published"] = Field("small", description=STEM)
 
     @property
@@ -102,7 +106,7 @@ class Vgg(Settings):
 
     name: Literal["vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"]
     width: Count = Field(64, description="Channels of the first stage; 64 is the published network.")
-    depth_factor: Positive = Field(1.0, description=DEPTH_FACTOR)
+    depth_factor: Factor = Field(1.0, description=DEPTH_FACTOR)
 
     @property
     def blocks(self) -> tuple[int, ...]:
@@ -122,7 +126,7 @@ class DenseNet(Settings):
 
     name: Literal["densenet40", "densenet121"]
     width: Count = Field(64, description="Channels of the stem; the growth rate is half of it.")
-    depth_factor: Positive = Field(1.0, description=DEPTH_FACTOR)
+    depth_factor: Factor = Field(1.0, description=DEPTH_FACTOR)
     stem: Literal["small", "published"] = Field("small", description=STEM)
 
     @property
@@ -142,7 +146,7 @@ class ConvNeXt(Settings):
 
     name: Literal["convnext_tiny", "convnext_small"]
     width: Count = Field(96, description="Channels of the first stage; 96 is the published network.")
-    depth_factor: Positive = Field(1.0, description=DEPTH_FACTOR)
+    depth_factor: Factor = Field(1.0, description=DEPTH_FACTOR)
     stem: Literal["small", "published"] = Field("small", description="Patches of 2 (small) or 4 pixels (published).")
 
     @property
@@ -165,7 +169,7 @@ class Vit(Settings):
     width: Annotated[int, Field(ge=64, multiple_of=64)] = Field(
         768, description="Width of the tokens; one attention head per 64. 768 is ViT-B, 192 ViT-Ti."
     )
-    depth_factor: Positive = Field(1.0, description="Times the 12 blocks of ViT-B, rounded, at least one.")
+    depth_factor: Factor = Field(1.0, description="Times the 12 blocks of ViT-B, rounded, at least one.")
     patch: Count = Field(4, description="Side of a patch (pixels); 16 is published, for images of 224.")
 
     @property

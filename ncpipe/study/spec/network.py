@@ -92,6 +92,14 @@ class OptimizerSpec(Settings):
         None, description="Weight decay of the head's parameters among them; null: weight_decay."
     )
 
+    @model_validator(mode="after")
+    def _momentum_is_of_sgd(self) -> OptimizerSpec:
+        if self.name != "sgd" and (self.nesterov or self.momentum != 0.9):
+            raise ValueError("'momentum' and 'nesterov' go with optimizer 'sgd' only")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("'nesterov' needs a momentum")
+        return self
+
     @property
     def classifier_decay(self) -> float:
         """Weight decay of the classifier's weight and of the hidden layers of the head."""
