@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,6 +15,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from ncpipe.errors import UserError
+from ncpipe.files import unwritable
 from ncpipe.stopwatch import work
 from ncpipe.study.study import Study
 
@@ -46,6 +49,10 @@ def main() -> None:
         raise
     except BrokenPipeError:
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        sys.exit(f"ncpipe: {unwritable(error.filename, error)}")
 
 
 def _named(items: Mapping[str, Item], name: str, kind: str) -> Item:
@@ -233,6 +240,7 @@ def dataset(study: StudyFile, name: Annotated[str, typer.Argument(help="Id of th
     """Prepare a data set."""
     from ncpipe.data import prepare
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is half written is removed
     s = Study.read(study)
     with work():
         prepare(_named(s.datasets, name, "data set"), s.layout.dataset(name), s.data_path)

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from filelock import BaseFileLock, FileLock, Timeout
 
+from ncpipe.stopwatch import waiting
+
 POLL = 1.0
 """Seconds between two looks for a free slot."""
 
@@ -31,7 +33,9 @@ def claimed_gpus(count: int = 1, jobs_per_gpu: int = 1) -> Iterator[list[int] | 
         yield None
         return
     with ExitStack() as held:
-        yield _wait_for(min(count, present), present, jobs_per_gpu, held)
+        with waiting():
+            claimed = _wait_for(min(count, present), present, jobs_per_gpu, held)
+        yield claimed
 
 
 def is_assigned() -> bool:

@@ -15,6 +15,7 @@ from filelock import BaseFileLock, Timeout
 from ncpipe.data import Dataset, load
 from ncpipe.errors import UserError
 from ncpipe.gpus import claimed_gpus, is_assigned
+from ncpipe.stopwatch import waiting
 from ncpipe.study.spec import ComputeSpec, ConvNeXt, NetworkSpec, Timm, Vit
 from ncpipe.study.study import NetworkRun, Study
 from ncpipe.training.computation import Computation, choose_device, repays_compiling, training_flops
@@ -75,7 +76,8 @@ def _waiting_for(lock: BaseFileLock, what: str) -> Iterator[bool]:
     except Timeout:
         print(f"another job trains {what}: waiting for it", flush=True)
         waited = True
-        lock.acquire()
+        with waiting():
+            lock.acquire()
     try:
         yield waited
     finally:

@@ -23,10 +23,22 @@ def process_age() -> float:
     return time.time() - psutil.Process().create_time()
 
 
+_waited = 0.0
+
+
+@contextmanager
+def waiting() -> Iterator[None]:
+    """Around a wait for another job, which is no start-up."""
+    global _waited
+    began = time.perf_counter()
+    yield
+    _waited += time.perf_counter() - began
+
+
 @contextmanager
 def work() -> Iterator[None]:
     """Around the work of a job, after imports and reading: where it ends well, print the line that ``LINE`` reads."""
-    start_up, began = process_age(), time.perf_counter()
+    start_up, began = process_age() - _waited, time.perf_counter()
     yield
     print(f"ncpipe: start-up {start_up:.2f} s, work {time.perf_counter() - began:.2f} s", flush=True)
 

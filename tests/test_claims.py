@@ -9,7 +9,7 @@ import pytest
 
 from ncpipe.claims import TIRER2022, Claim, claim_rows
 
-NET = {"kind": "network", "status": "done", "fixed_etf": False}
+NET = {"kind": "network", "status": "done", "fixed_etf": False, "head": "linear"}
 UFM = {"kind": "declared", "status": "done", "optimizer": "gradient_descent", "loss": "mse", "classes": 4}
 RUNS = [
     {"run_id": "mse0", **NET, "loss": "mse", "bias": "no", "zero_error_epoch": 5},

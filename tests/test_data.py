@@ -26,6 +26,7 @@ from ncpipe.data import Dataset, Split, load, nominal_shape, prepare
 from ncpipe.data import preparation as preparation_module
 from ncpipe.data import sources as sources_module
 from ncpipe.data import storage as storage_module
+from ncpipe.data.imagefolder import ImageFolder
 from ncpipe.data.pairs import tag_sets, with_pairs
 from ncpipe.data.preparation import channel_statistics
 from ncpipe.data.storage import StoredImages, split_bytes, write_split
@@ -695,3 +696,29 @@ def test_real_images_in_a_zip(tmp_path: Path) -> None:
     dataset = prepared(spec, tmp_path, REAL_DATA)
     assert (dataset.name, len(dataset.train.labels), len(dataset.test.labels)) == ("cifar10-jpeg", 200, 50)
     assert dataset.class_names[0] == "airplane"
+
+
+def test_sixteen_bits_are_scaled_and_other_modes_refused(tmp_path):
+    values = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
+    for split in ("train", "test"):
+        (tmp_path / split / "a").mkdir(parents=True)
+        Image.fromarray(values).save(tmp_path / split / "a" / "0.png")
+    folder = ImageFolder.find(str(tmp_path))
+    images = folder.read([name for name, _ in folder.members("train")], 16)
+    assert torch.equal(images[0, 0].flatten(), torch.arange(256, dtype=torch.uint8))
+    Image.fromarray(np.zeros((16, 16), np.float32)).save(tmp_path / "train" / "a" / "1.tif")
+    folder = ImageFolder.find(str(tmp_path))
+    with pytest.raises(UserError, match=r"1.tif .*mode 'F', not of 8 or 16 bits"):
+        folder.read([name for name, _ in folder.members("train")], 16)
+
+
+def test_links_in_circles_and_to_nowhere_are_named(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / split / "a").mkdir(parents=True)
+        Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / split / "a" / "0.png")
+    (tmp_path / "train" / "a" / "b.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(UserError, match=r"b\.png: No such file"):
+        ImageFolder.find(str(tmp_path)).checksums()
+    (tmp_path / "train" / "a" / "loop").symlink_to(tmp_path / "train")
+    with pytest.raises(UserError, match="loop links to a folder that it is in"):
+        ImageFolder.find(str(tmp_path))

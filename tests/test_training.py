@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import psutil
 import pytest
 import torch
 from networks_in_training import CPU, NETWORK, content, planned
+from safetensors import SafetensorError
 
 from ncpipe.collapse import load_traces
 from ncpipe.data import prepare
@@ -284,6 +286,8 @@ def test_a_killed_ensemble_goes_on_and_a_diverged_member_leaves_the_others_alone
         torch.testing.assert_close(mine["head.weight"], theirs["head.weight"], rtol=1e-3, atol=2e-3)
     train(runs[second], digits, second, CPU)
     assert read_json(second / "spec.json")["status"] == "diverged"
+    published, _ = read_tensors(second / "model.safetensors")
+    assert int(published["stages.features.0.1.num_batches_tracked"]) == 2 * 7  # steps of two epochs, not of six
     assert read_json(second / "spec.json")["final_epoch"] == 2
 
 
@@ -445,3 +449,48 @@ def test_batches_of_one_image_are_told_before_batchnorm_fails(digits, tmp_path):
     with pytest.raises(UserError, match=r"batches of 1 images .* raise batch_size"):
         train(planned(batch_size=1), digits, tmp_path, CPU)
     train(planned((0, 1), batch_size=1, epochs=1, model__batch_norm=False), digits, tmp_path, CPU)
+
+
+def test_a_full_disk_is_one_line_and_costs_no_state(digits, tmp_path, monkeypatch):
+    import safetensors.torch
+
+    run = planned((0, 1, 6))
+    original, written = safetensors.torch.save_file, []
+
+    def full(tensors, path, metadata):
+        written.append(path)
+        if len(written) > 3:
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+        original(tensors, path, metadata)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(safetensors.torch, "save_file", full)
+        with pytest.raises(UserError, match=r"cannot write .*No space left on device.*; make room"):
+            train(run, digits, tmp_path / "full", CPU)
+    assert state_folder(run, tmp_path / "full").load().progress.epoch == 1
+    assert not list((tmp_path / "full").rglob("*.tmp"))
+    train(run, digits, tmp_path / "full", CPU)
+    train(run, digits, tmp_path / "whole", CPU)
+    assert content(tmp_path / "full") == content(tmp_path / "whole")
+
+
+def test_a_state_without_its_checkpoints_is_worth_nothing(digits, tmp_path, monkeypatch):
+    run = planned()
+    monkeypatch.setattr(Trainer, "publish", lambda self: None)
+    train(run, digits, tmp_path / "run", CPU)
+    monkeypatch.undo()
+    (tmp_path / "run/.state/checkpoints/epoch000003.safetensors").unlink()
+    assert state_folder(run, tmp_path / "run").load().progress.epoch == 0
+    train(run, digits, tmp_path / "run", CPU)
+    train(run, digits, tmp_path / "whole", CPU)
+    assert content(tmp_path / "run") == content(tmp_path / "whole")
+
+
+def test_what_killed_writers_left_is_removed(tmp_path):
+    target, fresh = tmp_path / "a.json", tmp_path / ".a.json.11111111.tmp"
+    old = tmp_path / ".a.json.00000000.tmp"
+    for path in (old, fresh):
+        path.write_text("half")
+    os.utime(old, (0, 0))
+    write_text(target, "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [fresh.name, target.name]

@@ -72,7 +72,10 @@ class ImageFolder:
             with self.path.open("rb") as stream:
                 return {self.path.name: hashlib.file_digest(stream, "sha256").hexdigest()}
         names = [name for split in self.images for name, _ in self.members(split)]
-        listing = "".join(f"{name} {(self.path / name).stat().st_size}\n" for name in names)
+        try:
+            listing = "".join(f"{name} {(self.path / name).stat().st_size}\n" for name in names)
+        except OSError as error:
+            raise UserError(f"cannot read {error.filename}: {error.strerror}; replace or remove it") from None
         return {"names and sizes of the images": hashlib.sha256(listing.encode()).hexdigest()}
 
     def read(self, names: Sequence[str], side: int) -> Tensor:
@@ -95,9 +98,13 @@ class ImageFolder:
         return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
 
     def _image(self, name: str, read: Callable[[str], bytes], side: int) -> PilImage:
+        from PIL.Image import DecompressionBombError
+
         try:
             return _decode(read(name), side)
-        except (OSError, SyntaxError, ValueError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
+        except (
+            OSError, SyntaxError, ValueError, RuntimeError, zlib.error, zipfile.BadZipFile, DecompressionBombError
+        ) as error:  # fmt: skip
             reason = str(error).splitlines()[0]
             raise UserError(f"cannot read {name} in {self.path}: {reason}; replace or remove it") from None
 
@@ -111,15 +118,26 @@ class ImageFolder:
 
 
 def _decode(content: bytes, side: int) -> PilImage:
+    import numpy as np
     from PIL import Image, ImageOps
 
-    image = Image.open(io.BytesIO(content)).convert("RGB")
+    opened: PilImage = Image.open(io.BytesIO(content))
+    if opened.mode.startswith("I;16"):  # convert() would clip 16 bits, not scale them
+        opened = Image.fromarray((np.asarray(opened) >> 8).astype(np.uint8))
+    if opened.mode in ("I", "F"):
+        raise ValueError(f"its values are of mode {opened.mode!r}, not of 8 or 16 bits")
+    image = opened.convert("RGB")
     return image if image.size == (side, side) else ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
 
 
 def _names_in_folder(folder: Path) -> Iterator[str]:
     for split in ("train", *TEST_NAMES):
-        for parent, _, files in os.walk(folder / split, followlinks=True):
+        for parent, folders, files in os.walk(folder / split, followlinks=True):
+            for name in list(folders):
+                if (linked := Path(parent) / name).is_symlink() and Path(parent).resolve().is_relative_to(
+                    linked.resolve()
+                ):
+                    raise UserError(f"{linked} links to a folder that it is in; remove it")
             inside = Path(parent).relative_to(folder).as_posix()
             yield from (f"{inside}/{file}" for file in files)
 

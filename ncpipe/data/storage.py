@@ -60,7 +60,6 @@ def _header(shape: tuple[int, ...]) -> bytes:
     """Of a safetensors file: its length as 8 bytes, little-endian, and JSON, padded to a multiple of 8."""
     ends = 8 * shape[0], 8 * shape[0] + prod(shape)
     tensors = {
-        "__metadata__": {},
         LABELS: {"dtype": "I64", "shape": shape[:1], "data_offsets": (0, ends[0])},
         IMAGES: {"dtype": "U8", "shape": shape, "data_offsets": ends},
     }

@@ -86,7 +86,7 @@ class Calibration:
         machine = [machine_name(self.device), torch.__version__, torch.get_num_threads(), STAGE_VERSIONS["train"]]
         precision = Computation.choose(spec, self.device).precision
         kind = [spec.model, spec.head, spec.loss, spec.optimizer.name, spec.optimizer.momentum > 0]
-        return digest([machine, kind, [shape.channels, shape.side, shape.classes], own_batch(spec), precision])
+        return digest([machine, kind, [shape.channels, shape.side, shape.classes], own_batch(spec, shape), precision])
 
     def _read(self) -> dict[str, Costs]:
         try:
@@ -133,7 +133,7 @@ def measured(spec: NetworkSpec, shape: Shape, device: torch.device, available: f
     )
     with torch.no_grad():
         outputs, _ = network.features(steps[0].images)
-    fits = step_line.at(own_batch(spec)) < available
+    fits = step_line.at(own_batch(spec, shape)) < available
     return Costs(
         seconds_per_image=seconds_per_image(spec, shape, Computation.choose(spec, device)) if fits else None,
         weights=sum(map(_size, network.state_dict().values())),
@@ -188,9 +188,12 @@ class TrainingStep:
 
 def seconds_per_image(spec: NetworkSpec, shape: Shape, computation: Computation) -> float:
     """Seconds of training per image of a batch as the run has them on one device."""
-    batch = own_batch(spec)
+    batch = own_batch(spec, shape)
     step = TrainingStep(spec, shape, computation, batch)
-    first = _timed(step, computation.device)
+    try:
+        first = _timed(step, computation.device)
+    except ValueError as error:  # BatchNorm has no statistics of a single image
+        raise UserError(f"{spec.slug} cannot be trained in batches of {batch}: {error}") from None
     if first > 4 * DURATION:
         return first / batch
     count, spent = 0, 0.0
@@ -215,9 +218,9 @@ def _built(spec: NetworkSpec, size: tuple[int, int, int], classes: int) -> Netwo
         raise UserError(f"{spec.slug} cannot be built: {str(error).splitlines()[0]}; make it smaller") from None
 
 
-def own_batch(spec: NetworkSpec) -> int:
+def own_batch(spec: NetworkSpec, shape: Shape) -> int:
     """Images of a batch that one process computes on."""
-    return -(-spec.batch_size // spec.gpus)
+    return -(-min(spec.batch_size, shape.train_samples) // spec.gpus)
 
 
 def _line(peaks: list[tuple[int, int]]) -> Line:

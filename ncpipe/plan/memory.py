@@ -28,7 +28,7 @@ def training_memory(run: NetworkRun, costs: Costs, shape: Shape, device: torch.d
     """Peak bytes of training on the device; on a CPU of all processes that share the batches."""
     spec, between = run.spec, costs.state + costs.weights  # gradients stay until the next step
     buckets = costs.weights if spec.gpus > 1 else 0  # of DistributedDataParallel
-    step = costs.step.fixed + buckets + SLACK * costs.step.per_image * own_batch(spec)
+    step = costs.step.fixed + buckets + SLACK * costs.step.per_image * own_batch(spec, shape)
     evaluation = between + SLACK * costs.evaluation.per_image * min(EVALUATION_BATCH, shape.test_samples)
     saving = between + (costs.state if device.type == "cpu" else 0)
     one = _base(device) + data_memory(spec, shape) + max(step, evaluation, saving)
@@ -52,7 +52,7 @@ def data_memory(spec: NetworkSpec, shape: Shape) -> float:
     """Bytes of the images held, both splits; a streamed set holds some batches only."""
     image = shape.channels * shape.side**2
     if spec.dataset.stream:
-        return STREAMED_BATCHES * 4 * image * max(own_batch(spec), EVALUATION_BATCH)
+        return STREAMED_BATCHES * 4 * image * max(own_batch(spec, shape), EVALUATION_BATCH)
     return image * (shape.train_samples + shape.test_samples)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -28,12 +29,17 @@ def selected(rule: SelectSpec, specs: Mapping[str, NetworkSpec], rows: Sequence[
 def _winner(rule: SelectSpec, group: Alternatives, by_id: Mapping[str, Mapping[str, Any]]) -> list[str]:
     sign = -1 if rule.by.endswith("accuracy") else 1
     column = f"final_{rule.by}"
-    costs = {
+    means = {
         value: sign * fmean(by_id[run_id][column] for run_id in ids)
         for value, ids in group.items()
         if all(by_id[i]["status"] == "done" and by_id[i].get(column) is not None for i in ids)
     }
-    return group[min(costs, key=lambda value: (costs[value], value))] if costs else []
+    costs = {value: mean for value, mean in means.items() if math.isfinite(mean)}
+    if not costs:
+        return []
+    best = min(costs.values())
+    # of equal means, which rounding may tell apart, the smaller value
+    return group[min(value for value, cost in costs.items() if math.isclose(cost, best, rel_tol=1e-12))]
 
 
 def compared(frames: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -49,9 +49,9 @@ class SavedState:
 class StateFolder:
     """``<run>/.state``: Snakemake deletes the declared outputs of a failed job, but not this folder."""
 
-    def __init__(self, run_folder: Path, digest: str) -> None:
+    def __init__(self, run_folder: Path, digest: str, measured: Sequence[int]) -> None:
         self.folder = run_folder / ".state"
-        self.digest = digest
+        self.digest, self.measured = digest, measured
         self.file = self.folder / "state.safetensors"
 
     def checkpoint(self, epoch: int) -> Path:
@@ -76,19 +76,25 @@ class StateFolder:
         except UserError as error:
             print(f"{error}; training starts again", flush=True)
             return SavedState()
-        if metadata.get("digest") != self.digest:
+        progress = Progress(**json.loads(metadata.get("progress", "{}")))
+        if metadata.get("digest") != self.digest or not self._has_checkpoints(progress):
             return SavedState()
         optimizer: dict[str, dict[str, Tensor]] = {}
         for key, value in _below(tensors, "optimizer/").items():
             parameter, name = key.rsplit("/", 1)
             optimizer.setdefault(parameter, {})[name] = value
         return SavedState(
-            Progress(**json.loads(metadata["progress"])),
+            progress,
             _below(tensors, "network/"),
             optimizer,
             tensors.get("totals"),
             _below(tensors, "random/"),
         )
+
+    def _has_checkpoints(self, progress: Progress) -> bool:
+        """Whether those of all epochs behind are there; the epoch in which a run diverged has none."""
+        behind = [e for e in self.measured if e < progress.epoch or (e == progress.epoch and not progress.diverged)]
+        return all(self.checkpoint(epoch).exists() for epoch in behind)
 
     def publish_checkpoints(self, target: Path) -> None:
         """Give the checkpoints their declared place, keeping them here until the job has ended."""
@@ -101,6 +107,7 @@ class StateFolder:
                 shutil.copy2(source, target / source.name)
 
     def remove(self) -> None:
+        self.file.unlink(missing_ok=True)  # first: without its checkpoints it is worth nothing
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -106,7 +106,8 @@ class Trainer:
                 measured = self.epochs in self.runs[0].epochs
                 if measured:
                     self._checkpoint(self.epochs)
-                if measured or self.is_done or self._is_time_to_save():
+                diverged = any(p.diverged and p.epoch == self.epochs for p in self.progress)
+                if measured or diverged or self.is_done or self._is_time_to_save():
                     self.save()
 
     def epoch(self, stop: StopRequest, report: Callable[[int], None] = lambda step: None) -> str:
@@ -267,7 +268,9 @@ class Trainer:
     def publish(self, member: int = 0) -> None:
         """Write the declared outputs of a member's finished run from its state, then remove the state."""
         run, folder, progress = self.runs[member], self.folders[member], self.progress[member]
-        network = self.members.state(member)
+        # A member that diverged before the others has the weights of then.
+        is_last = progress.epoch == self.epochs
+        network = self.members.state(member) if is_last else self.states[member].load().network
         self.states[member].publish_checkpoints(folder / "checkpoints")
         write_tensors(folder / "model.safetensors", network)
         write_history(folder / "history.parquet", "net", {run.id: progress.history})
@@ -295,4 +298,4 @@ def new_network(spec: NetworkSpec, dataset: Dataset) -> Network:
 
 def state_folder(run: NetworkRun, folder: Path) -> StateFolder:
     """Where the unfinished run keeps its state; of other settings or code nothing is read there."""
-    return StateFolder(folder, digest([run.spec, run.epochs, STAGE_VERSIONS["train"]]))
+    return StateFolder(folder, digest([run.spec, run.epochs, STAGE_VERSIONS["train"]]), run.epochs)

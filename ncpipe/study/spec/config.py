@@ -184,7 +184,7 @@ class ComputeSpec(Settings):
     compile: Literal["auto"] | bool = Field(
         "auto", description="torch.compile; auto: on a GPU, where the run is long enough to repay it."
     )
-    ensemble: Literal["auto"] | Count = Field(
+    ensemble: Literal["auto"] | Annotated[int, Field(ge=1, strict=True)] = Field(
         "auto",
         description="Seeds of one network trained as one stack; auto: up to 8 of narrow networks on a GPU.",
     )
