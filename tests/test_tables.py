@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from statistics import fmean
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -185,7 +186,7 @@ def test_the_value_with_the_best_mean_over_seeds_is_selected(tmp_path):
 def test_of_equals_the_smaller_is_selected(tmp_path):
     assert chosen_rates(tmp_path, {(rate, seed): 0.75 for rate in RATES for seed in (0, 1)})[1] == {0.1}
     # 0.1 and 0.7 have the mean 0.4, which rounding makes smaller than that of 0.4 and 0.4
-    by_run = {(0.1, 0): 0.1, (0.1, 1): 0.7, (0.2, 0): 0.4, (0.2, 1): 0.4, (0.4, 0): 0.0, (0.4, 1): 0.1}
+    by_run = {(0.1, 0): 0.1, (0.1, 1): 0.7, (0.2, 0): 0.4, (0.2, 1): 0.4, (0.4, 0): 0.2, (0.4, 1): 0.1}
     assert fmean([0.1, 0.7]) < fmean([0.4, 0.4])
     assert chosen_rates(tmp_path / "rounded", by_run)[1] == {0.1}
 
