@@ -494,3 +494,38 @@ def test_what_killed_writers_left_is_removed(tmp_path):
     os.utime(old, (0, 0))
     write_text(target, "whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == [fresh.name, target.name]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("precision", ["bf16", "tf32", "float32"])
+def test_on_a_gpu_a_killed_run_resumes_to_the_same_bytes_in_deterministic_mode(
+    precision, digits, tmp_path, monkeypatch
+):
+    gpu = Computation(torch.device("cuda"), precision, deterministic=True)
+    run = planned((0, 3, 6), augment__flip=True, augment__crop=1, **SEEDS)
+    train(run, digits, tmp_path / "whole", gpu)
+    with monkeypatch.context() as patch:
+        patch.setattr("ncpipe.training.trainer.SAVE_INTERVAL", 0.0)
+        patch.setattr("ncpipe.training.trainer.SAVE_SHARE", 0.0)
+        killed_at(9, patch)
+        with pytest.raises(Killed):
+            train(run, digits, tmp_path / "killed", gpu)
+    train(run, digits, tmp_path / "killed", gpu)
+    assert content(tmp_path / "killed") == content(tmp_path / "whole")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_trains_as_the_cpu_does(digits, tmp_path):
+    runs = {tmp_path / str(seed): planned(seed=seed, epochs=2, **SEEDS) for seed in range(2)}
+    runs = {folder: replace(run, epochs=(0, 2)) for folder, run in runs.items()}
+    first, second = runs
+    gpu = Computation(torch.device("cuda"))
+    train_ensemble(runs[first], {second: runs[second]}, digits, first, gpu)
+    train(runs[second], digits, second, replace(gpu, compiled=True))
+    for folder, run in runs.items():
+        train(run, digits, folder.with_suffix(".cpu"), CPU)
+        mine, theirs = (read_tensors(f / "model.safetensors")[0] for f in (folder, folder.with_suffix(".cpu")))
+        torch.testing.assert_close(mine["head.weight"], theirs["head.weight"], rtol=1e-2, atol=1e-3)
+        extract_features(run, MeasureSpec(), digits, folder, gpu)
