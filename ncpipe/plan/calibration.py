@@ -95,7 +95,7 @@ class Calibration:
             return {}
 
     def _write(self, entries: dict[str, Costs]) -> None:
-        with suppress(OSError):  # a home that cannot be written costs the next plan some seconds
+        with suppress(UserError):  # a home that cannot be written costs the next plan some seconds
             write_text(self.path, TypeAdapter(dict[str, Costs]).dump_json(entries, indent=1).decode())
 
 
