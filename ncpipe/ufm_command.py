@@ -79,10 +79,7 @@ def save(result: Result, path: Path) -> None:
     if result.problem.depth > 1:
         tensors["H1"] = point.features[single]
         tensors |= {f"W{level}": weight for level, weight in enumerate(point.weights[:-1], start=1)}
-    try:
-        write_tensors(path, tensors)
-    except OSError as error:
-        raise UserError(f"--save {path}: {error.strerror}") from None
+    write_tensors(path, tensors)
 
 
 # --- from texts -----------------------------------------------------------------------------------
