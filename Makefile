@@ -42,6 +42,7 @@ bench: setup  ## print speed ratios against named baselines
 	$(BIN)/python benchmarks/collapse.py
 	$(BIN)/python benchmarks/measuring_share.py
 	$(BIN)/python benchmarks/ufm.py
+	$(BIN)/python benchmarks/train.py
 
 ui: setup  ## open the MLflow UI on the results of STUDY
 	$(BIN)/ncpipe ui $(STUDY)

@@ -42,7 +42,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from ncpipe.data import Dataset, Split
 from ncpipe.files import write_json
-from ncpipe.jobs import _computation
+from ncpipe.jobs import computation_of
 from ncpipe.networks import build_network
 from ncpipe.stopwatch import start_up
 from ncpipe.study.spec import AugmentSpec, ComputeSpec, NetworkSpec
@@ -216,7 +216,7 @@ class Ours:
         runs = [NetworkRun(f"run{spec.seed}", spec, "random", (EPOCHS,), ("features",)) for spec in specs]
         folders = [Path(self.place.name) / run.id for run in runs]
         images = EPOCHS * case.samples
-        computation = _computation(specs[0], dataset, images, device, ComputeSpec(compile=compiled))
+        computation = computation_of(specs[0], dataset, images, device, ComputeSpec(compile=compiled))
         self.trainer = Trainer(runs, folders, dataset, computation)
 
     @property

@@ -60,10 +60,11 @@ def _train(study: Study, run: NetworkRun, device_name: str, siblings: dict[Path,
     data = load(study.layout.dataset(run.dataset_id))
     with _on_device(device_name, options) as device, joined_ranks(device) as ranks, _memory_of(run):
         if siblings:
-            train_ensemble(run, siblings, data, folder, Computation.choose(spec, device, options))
+            one = Computation.choose(spec, device, options)
+            train_ensemble(run, siblings, data, folder, replace(one, compiled=False))  # vmap traces it itself
             return
         images = spec.epochs * len(data.train.labels)
-        train(run, data, folder, _computation(spec, data, images, device, options), ranks)
+        train(run, data, folder, computation_of(spec, data, images, device, options), ranks)
 
 
 @contextmanager
@@ -91,7 +92,7 @@ def feature_job(study: Study, run: NetworkRun, device_name: str) -> Iterator[tup
     # A forward pass is a third of a step of training.
     images = len(run.epochs) * (len(data.train.labels) + len(data.test.labels)) / 3
     with _on_device(device_name, options) as device, _memory_of(run):
-        yield data, replace(_computation(run.spec, data, images, device, options), precision="float32")
+        yield data, replace(computation_of(run.spec, data, images, device, options), precision="float32")
 
 
 def _train_on_several_gpus(
@@ -125,7 +126,7 @@ def _on_device(name: str, options: ComputeSpec) -> Iterator[torch.device]:
         yield device
 
 
-def _computation(
+def computation_of(
     spec: NetworkSpec, data: Dataset, images: float, device: torch.device, options: ComputeSpec
 ) -> Computation:
     """How to train on so many images."""

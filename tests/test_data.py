@@ -426,14 +426,14 @@ def test_image_folder(tmp_path: Path, name: str, prefix: str) -> None:
     assert dataset.train.images[:, 0, 0, 0].tolist() == [10, 20, 30, 40]
     assert dataset.test.images.float().mean(dim=(1, 2, 3)).tolist() == [50, 60]
     assert str(tmp_path) not in json.dumps(record_of(tmp_path / "out"))
-    assert nominal_shape(folder_spec(path)) == (3, 4, 2, 4)
+    assert nominal_shape(folder_spec(path)) == (3, 4, 2, 4, 2)
 
 
 def test_image_folder_of_the_search_path(tmp_path: Path) -> None:
     write_tree(tmp_path / "data" / "images", IMAGE_TREE)
     spec = folder_spec("images", samples_per_class=1)
     assert len(prepared(spec, tmp_path / "out", tmp_path / "data").train.labels) == 2
-    assert nominal_shape(spec, [tmp_path / "data"]) == (3, 4, 2, 2)
+    assert nominal_shape(spec, [tmp_path / "data"]) == (3, 4, 2, 2, 2)
 
 
 def test_images_are_cropped_to_the_centre(tmp_path: Path) -> None:
@@ -637,7 +637,7 @@ def test_data_of_several_labels(tmp_path: Path) -> None:
     record = record_of(tmp_path)
     assert record["tag_sets"][9:12] == [[9], [0, 1], [0, 2]]
     assert record["counts"]["train"] == [5] * 10 + [2] * 45
-    assert nominal_shape(spec) == (1, 16, 10, 50 + 90)
+    assert nominal_shape(spec) == (1, 16, 10, 50 + 90, 30 + 45)
     assert nominal_shape(digits(pairs=2, test_pairs=1)).train_samples == 1437 + 90
     # The images are those of the same subset without pairs, and pairs are made of them.
     plain = prepared(digits(samples_per_class=5, test_samples_per_class=3), tmp_path / "plain")
@@ -654,12 +654,13 @@ def test_data_of_several_labels(tmp_path: Path) -> None:
 
 
 def test_nominal_shape(tmp_path: Path) -> None:
-    assert nominal_shape(MNIST) == (1, 28, 10, 60_000)
-    assert nominal_shape(DatasetSpec(name="cifar100", samples_per_class=5)) == (3, 32, 100, 500)
+    assert nominal_shape(MNIST) == (1, 28, 10, 60_000, 10_000)
+    assert nominal_shape(DatasetSpec(name="cifar100", samples_per_class=5)) == (3, 32, 100, 500, 10_000)
     dataset = prepared(digits(), tmp_path)
     shape = nominal_shape(digits())
     assert (shape.channels, shape.side, shape.side) == dataset.image_shape
     assert shape.train_samples == len(dataset.train.labels)
+    assert shape.test_samples == len(dataset.test.labels)
 
 
 def test_nominal_shape_needs_no_torch() -> None:

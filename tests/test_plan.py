@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from ncpipe import stopwatch
+from ncpipe.data.registry import NominalShape, nominal_shape
 from ncpipe.errors import UserError
 from ncpipe.files import write_text
 from ncpipe.plan import calibration, estimates, memory, print_plan, print_profile
 from ncpipe.plan.calibration import Calibration, Costs, Line, TrainingStep
 from ncpipe.plan.live_memory import peak_of_live_tensors
 from ncpipe.plan.profile import Profile, covered, record_path, workflow_ends, workflow_starts
-from ncpipe.plan.shapes import Shape, shape_of
 from ncpipe.study.layout import Layout
 from ncpipe.study.spec import DatasetSpec
 from ncpipe.study.study import Study
@@ -58,7 +58,7 @@ def configured(folder: Path, changes: dict) -> Study:
 
 def costs_of(study: Study) -> Costs:
     run = next(iter(study.networks.values()))
-    return Calibration(CPU, 1e12).costs(run.spec, shape_of(run.spec.dataset))
+    return Calibration(CPU, 1e12).costs(run.spec, nominal_shape(run.spec.dataset))
 
 
 # --- the table -----------------------------------------------------------------------------------
@@ -101,9 +101,9 @@ def test_what_cannot_fit_is_refused_after_the_table(study, capsys, monkeypatch):
 def test_a_step_that_cannot_fit_is_not_tried(study, monkeypatch):
     monkeypatch.setattr(calibration, "seconds_per_image", lambda *args: pytest.fail("tried"))
     run = next(iter(study.networks.values()))
-    found = calibration.measured(run.spec, shape_of(run.spec.dataset), CPU, available=1.0)
+    found = calibration.measured(run.spec, nominal_shape(run.spec.dataset), CPU, available=1.0)
     assert found.seconds_per_image is None
-    assert estimates.training_time(run.spec, shape_of(run.spec.dataset), found) is None
+    assert estimates.training_time(run.spec, nominal_shape(run.spec.dataset), found) is None
 
 
 # --- calibration ---------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(study, tmp_path, monkeyp
 def test_kinds_are_told_apart_and_seeds_are_not(study, tmp_path):
     def keys(changes: dict) -> set[str]:
         runs = configured(tmp_path, changes).networks.values()
-        return {Calibration(CPU, 1e12).key(run.spec, shape_of(run.spec.dataset)) for run in runs}
+        return {Calibration(CPU, 1e12).key(run.spec, nominal_shape(run.spec.dataset)) for run in runs}
 
     same = keys({})
     assert len(same) == 1
@@ -165,7 +165,7 @@ def test_live_tensors_are_counted_at_their_peak():
 
 def test_memory_of_a_step_is_that_of_the_whole_batch(study):
     """What is measured at two small batches is what a full one takes."""
-    spec, shape = next(iter(study.networks.values())).spec, Shape(1, 8, 10, 1437, 360)
+    spec, shape = next(iter(study.networks.values())).spec, NominalShape(1, 8, 10, 1437, 360)
     step = TrainingStep(spec, shape, Computation(CPU), spec.batch_size)
     assert costs_of(study).step.at(spec.batch_size) == pytest.approx(peak_of_live_tensors(step, step.held()), rel=0.1)
 
@@ -189,7 +189,7 @@ COSTS = Costs(
     seconds_per_image=1e-3, weights=1000, state=2000, step=Line(4000, 100), evaluation=Line(1000, 50),
     layers=Line(1000, 80), widths={"layer1": (4, 64), "features": (8, 8)},
 )  # fmt: skip
-SHAPE = Shape(3, 32, 10, 50_000, 10_000)
+SHAPE = NominalShape(3, 32, 10, 50_000, 10_000)
 IMAGES = 60_000 * 3 * 32 * 32
 
 
@@ -249,7 +249,7 @@ def test_time_is_divided_by_the_gpus(tmp_path):
     ],
 )
 def test_samples_of_the_test_split(changes, test_samples):
-    assert shape_of(DatasetSpec(name="digits", **changes)).test_samples == test_samples
+    assert nominal_shape(DatasetSpec(name="digits", **changes)).test_samples == test_samples
 
 
 # --- where the time went -------------------------------------------------------------------------

@@ -30,12 +30,14 @@ from ncpipe.study.spec import HeadSpec, MeasureSpec, ResNet, ScheduleSpec
 from ncpipe.study.study import Study
 from ncpipe.study.sweep import laid_over
 from ncpipe.tables.records import read_table
+from ncpipe.training.batches import open_batches
 from ncpipe.training.computation import Computation, repays_compiling, training_flops
 from ncpipe.training.features import extract_features
+from ncpipe.training.losses import mean_loss
 from ncpipe.training.members import Stack
 from ncpipe.training.optimization import learning_rate
 from ncpipe.training.train import train, train_ensemble
-from ncpipe.training.trainer import Trainer, state_folder
+from ncpipe.training.trainer import Trainer, new_network, state_folder
 
 
 def test_schedules():
@@ -262,6 +264,60 @@ def test_members_of_an_ensemble_are_exact_in_double_precision():
             torch.testing.assert_close(stack.parameters[name].grad[member], parameter.grad)
         for name, value in network.state_dict().items():
             torch.testing.assert_close(stack.state(member)[name], value)
+
+
+def test_an_ensemble_in_bf16_is_near_separate_training(digits, tmp_path):
+    half = replace(CPU, precision="bf16")
+    runs = {tmp_path / str(seed): replace(planned(seed=seed, epochs=1, **SEEDS), epochs=(0, 1)) for seed in (0, 1)}
+    first, second = runs
+    train_ensemble(runs[first], {second: runs[second]}, digits, first, half)
+    train(runs[second], digits, second, half)
+    for folder, run in runs.items():
+        train(run, digits, folder.with_suffix(".alone"), half)
+        train(run, digits, folder.with_suffix(".exact"), CPU)
+        states = [read_tensors(folder.with_suffix(end) / "model.safetensors")[0] for end in ("", ".alone", ".exact")]
+        stacked, alone, exact = (state["stages.layer1.0.weight"] for state in states)
+        torch.testing.assert_close(stacked, alone, rtol=5e-2, atol=5e-3)
+        assert not torch.equal(stacked, exact)
+
+
+def test_decay_of_the_features_is_part_of_what_is_minimised(digits, tmp_path):
+    """One step of plain gradient descent on all images, against the gradient of the written objective."""
+    changes = {"optimizer__momentum": 0.0, "optimizer__weight_decay": 0.0, "batch_size": 200, "epochs": 1}
+    run = replace(planned(head__feature_decay=0.3, head__hidden=1, model__batch_norm=False, **changes), epochs=(0, 1))
+    train(run, digits, tmp_path, CPU)
+    network = new_network(run.spec, digits)
+    data = open_batches(digits, "train", CPU.device)
+    output = network(data.finished(data.images))
+    penalty = 0.3 / 2 * output.head_input.square().sum(dim=1).mean()
+    (mean_loss(run.spec.loss, output.logits, data.labels) + penalty).backward()
+    trained, _ = read_tensors(tmp_path / "model.safetensors")
+    for name, parameter in network.named_parameters():
+        torch.testing.assert_close(trained[name], parameter.detach() - 0.05 * parameter.grad, rtol=1e-4, atol=1e-6)
+    assert float(penalty) > 0.1
+
+
+def test_a_diverged_member_keeps_its_state_while_the_others_train_on(digits, tmp_path, monkeypatch):
+    runs = {tmp_path / str(seed): planned((0, 6), seed=seed, **SEEDS) for seed in range(2)}
+    first, second = runs
+    original, steps = Trainer._train_step, []
+
+    def step(self, images, labels):
+        steps.append(1)
+        if len(steps) == 3:
+            with torch.no_grad():
+                self.members.parameters["head.weight"][1].fill_(math.nan)
+        return original(self, images, labels)
+
+    monkeypatch.setattr(Trainer, "_train_step", step)
+    monkeypatch.setattr("ncpipe.training.trainer.SAVE_INTERVAL", 0.0)
+    monkeypatch.setattr("ncpipe.training.trainer.SAVE_SHARE", 0.0)
+    train_ensemble(runs[first], {second: runs[second]}, digits, first, CPU)
+    state = state_folder(runs[second], second).load()
+    assert state.progress.diverged
+    assert (state.progress.epoch, state.progress.step) == (1, 0)
+    assert int(state.network["stages.layer1.1.num_batches_tracked"]) == 7
+    assert read_json(first / "spec.json")["status"] == "done"
 
 
 def test_a_killed_ensemble_goes_on_and_a_diverged_member_leaves_the_others_alone(digits, tmp_path, monkeypatch):

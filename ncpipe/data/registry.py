@@ -18,16 +18,17 @@ class NominalShape(NamedTuple):
     side: int
     classes: int
     train_samples: int
+    test_samples: int
 
 
 PUBLISHED = {
-    "digits": NominalShape(1, 8, 10, 1_437),
-    "mnist": NominalShape(1, 28, 10, 60_000),
-    "fashion_mnist": NominalShape(1, 28, 10, 60_000),
-    "cifar10": NominalShape(3, 32, 10, 50_000),
-    "cifar100": NominalShape(3, 32, 100, 50_000),
-    "svhn": NominalShape(3, 32, 10, 73_257),
-    "stl10": NominalShape(3, 96, 10, 5_000),
+    "digits": NominalShape(1, 8, 10, 1_437, 360),
+    "mnist": NominalShape(1, 28, 10, 60_000, 10_000),
+    "fashion_mnist": NominalShape(1, 28, 10, 60_000, 10_000),
+    "cifar10": NominalShape(3, 32, 10, 50_000, 10_000),
+    "cifar100": NominalShape(3, 32, 100, 50_000, 10_000),
+    "svhn": NominalShape(3, 32, 10, 73_257, 26_032),
+    "stl10": NominalShape(3, 96, 10, 5_000, 8_000),
 }
 
 
@@ -48,12 +49,13 @@ def nominal_shape(spec: DatasetSpec, search_path: Sequence[Path] = ()) -> Nomina
     """
     if spec.path is not None:
         folder = ImageFolder.find(spec.path, search_path)
-        classes, samples = len(folder.class_names), len(folder.members("train"))
+        classes, train, test = len(folder.class_names), len(folder.members("train")), len(folder.members("test"))
     else:
-        classes, samples = PUBLISHED[spec.name].classes, PUBLISHED[spec.name].train_samples
-    if spec.samples_per_class is not None:
-        samples = spec.samples_per_class * classes
-    if spec.pairs is not None:
-        samples += spec.pairs * comb(classes, 2)
+        _, _, classes, train, test = PUBLISHED[spec.name]
+    train = train if spec.samples_per_class is None else spec.samples_per_class * classes
+    test = test if spec.test_samples_per_class is None else spec.test_samples_per_class * classes
+    pairs = comb(classes, 2)
     channels, side, _ = image_shape(spec)
-    return NominalShape(channels, side, classes, samples)
+    return NominalShape(
+        channels, side, classes, train + (spec.pairs or 0) * pairs, test + (spec.test_pairs or 0) * pairs
+    )

@@ -15,11 +15,11 @@ import torch
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from torch import Tensor
 
+from ncpipe.data.registry import NominalShape
 from ncpipe.errors import UserError
 from ncpipe.files import write_text
 from ncpipe.networks import Network, as_vectors, build_network
 from ncpipe.plan.live_memory import peak_of_live_tensors
-from ncpipe.plan.shapes import Shape
 from ncpipe.study.identity import STAGE_VERSIONS, digest
 from ncpipe.study.spec import NetworkSpec
 from ncpipe.training.computation import Computation, device_kind, memory_format, training_flops
@@ -71,7 +71,7 @@ class Calibration:
     def __contains__(self, key: str) -> bool:
         return key in self._read()
 
-    def costs(self, spec: NetworkSpec, shape: Shape) -> Costs:
+    def costs(self, spec: NetworkSpec, shape: NominalShape) -> Costs:
         """Raises ``UserError`` where the network cannot be built."""
         key = self.key(spec, shape)
         found = self._read().get(key)
@@ -81,7 +81,7 @@ class Calibration:
             self._write({**self._read(), key: found})
         return found
 
-    def key(self, spec: NetworkSpec, shape: Shape) -> str:
+    def key(self, spec: NetworkSpec, shape: NominalShape) -> str:
         """Of a kind of network: what its costs depend on."""
         machine = [machine_name(self.device), torch.__version__, torch.get_num_threads(), STAGE_VERSIONS["train"]]
         precision = Computation.choose(spec, self.device).precision
@@ -116,7 +116,7 @@ def machine_name(device: torch.device) -> str:
     return f"{platform.node()} {platform.machine()}"
 
 
-def measured(spec: NetworkSpec, shape: Shape, device: torch.device, available: float) -> Costs:
+def measured(spec: NetworkSpec, shape: NominalShape, device: torch.device, available: float) -> Costs:
     """Count the memory of a network on a few images, then time its steps where they fit into ``available`` bytes."""
     host = Computation(torch.device("cpu"), Computation.choose(spec, device).precision)
     size = (shape.channels, shape.side, shape.side)
@@ -156,7 +156,7 @@ def _pass_peak(forward: Callable[[Tensor], object], network: Network, images: Te
 class TrainingStep:
     """The step of training as a call, on random images of the data set's shape."""
 
-    def __init__(self, spec: NetworkSpec, shape: Shape, computation: Computation, batch: int) -> None:
+    def __init__(self, spec: NetworkSpec, shape: NominalShape, computation: Computation, batch: int) -> None:
         self.spec, self.computation = spec, computation
         size = (shape.channels, shape.side, shape.side)
         self.network = computation.place(_built(spec, size, shape.classes))
@@ -186,7 +186,7 @@ class TrainingStep:
         return [value for value in (*self.network.state_dict().values(), *kept, *slopes) if isinstance(value, Tensor)]
 
 
-def seconds_per_image(spec: NetworkSpec, shape: Shape, computation: Computation) -> float:
+def seconds_per_image(spec: NetworkSpec, shape: NominalShape, computation: Computation) -> float:
     """Seconds of training per image of a batch as the run has them on one device."""
     batch = own_batch(spec, shape)
     step = TrainingStep(spec, shape, computation, batch)
@@ -218,7 +218,7 @@ def _built(spec: NetworkSpec, size: tuple[int, int, int], classes: int) -> Netwo
         raise UserError(f"{spec.slug} cannot be built: {str(error).splitlines()[0]}; make it smaller") from None
 
 
-def own_batch(spec: NetworkSpec, shape: Shape) -> int:
+def own_batch(spec: NetworkSpec, shape: NominalShape) -> int:
     """Images of a batch that one process computes on."""
     return -(-min(spec.batch_size, shape.train_samples) // spec.gpus)
 

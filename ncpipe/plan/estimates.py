@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import torch
 
+from ncpipe.data.registry import NominalShape, nominal_shape
 from ncpipe.plan.calibration import Calibration, Costs
 from ncpipe.plan.memory import available_memory, features_memory, training_memory
-from ncpipe.plan.shapes import Shape, shape_of
 from ncpipe.plan.units import Unit
 from ncpipe.progress import progress
 from ncpipe.study.spec import GradientDescent, Lbfgs, NetworkSpec, UfmSpec
@@ -39,7 +39,7 @@ class Estimator:
         self.study, self.device = study, choose_device()
         self.available = available_memory(self.device)
         self.calibration = Calibration(self.device, self.available)
-        self._shapes: dict[str, Shape] = {}
+        self._shapes: dict[str, NominalShape] = {}
 
     def calibrate(self, units: Iterable[Unit]) -> None:
         """Measure the networks of the units that have not been measured before, under a progress bar."""
@@ -68,16 +68,16 @@ class Estimator:
         )
         return Estimate(seconds, memory)
 
-    def _shape(self, run: NetworkRun) -> Shape:
+    def _shape(self, run: NetworkRun) -> NominalShape:
         if run.dataset_id not in self._shapes:
-            self._shapes[run.dataset_id] = shape_of(run.spec.dataset, self.study.data_path)
+            self._shapes[run.dataset_id] = nominal_shape(run.spec.dataset, self.study.data_path)
         return self._shapes[run.dataset_id]
 
     def _costs(self, run: NetworkRun) -> Costs:
         return self.calibration.costs(run.spec, self._shape(run))
 
 
-def training_time(spec: NetworkSpec, shape: Shape, costs: Costs) -> float | None:
+def training_time(spec: NetworkSpec, shape: NominalShape, costs: Costs) -> float | None:
     """Seconds of all epochs with their evaluations; without compilation and without reading a streamed set."""
     if costs.seconds_per_image is None:
         return None
@@ -85,7 +85,7 @@ def training_time(spec: NetworkSpec, shape: Shape, costs: Costs) -> float | None
     return STARTUP + spec.epochs * images * costs.seconds_per_image
 
 
-def measuring_time(run: NetworkRun, shape: Shape, costs: Costs) -> float | None:
+def measuring_time(run: NetworkRun, shape: NominalShape, costs: Costs) -> float | None:
     """Seconds of the forward passes at the measured epochs."""
     if costs.seconds_per_image is None:
         return None

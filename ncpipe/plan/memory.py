@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
+from ncpipe.data.registry import NominalShape
 from ncpipe.plan.calibration import Costs, own_batch
-from ncpipe.plan.shapes import Shape
 from ncpipe.study.spec import MeasureSpec, NetworkSpec
 from ncpipe.study.study import NetworkRun, matches_any
 from ncpipe.training.features import within_budget
@@ -24,7 +24,7 @@ SLACK = 1.5
 (convolutions of large images) to 2.2 (transformers) was measured."""
 
 
-def training_memory(run: NetworkRun, costs: Costs, shape: Shape, device: torch.device) -> float:
+def training_memory(run: NetworkRun, costs: Costs, shape: NominalShape, device: torch.device) -> float:
     """Peak bytes of training on the device; on a CPU of all processes that share the batches."""
     spec, between = run.spec, costs.state + costs.weights  # gradients stay until the next step
     buckets = costs.weights if spec.gpus > 1 else 0  # of DistributedDataParallel
@@ -35,7 +35,9 @@ def training_memory(run: NetworkRun, costs: Costs, shape: Shape, device: torch.d
     return one * (spec.gpus if device.type == "cpu" else 1)
 
 
-def features_memory(run: NetworkRun, measure: MeasureSpec, costs: Costs, shape: Shape, device: torch.device) -> float:
+def features_memory(
+    run: NetworkRun, measure: MeasureSpec, costs: Costs, shape: NominalShape, device: torch.device
+) -> float:
     """Peak bytes of the forward passes that measure a network: what they hold of the features included."""
     widths = {layer: _width(costs, layer, measure) for layer in run.layers}
     kept = {layer for layer in run.layers if matches_any(layer, measure.keep.layers)}
@@ -48,7 +50,7 @@ def features_memory(run: NetworkRun, measure: MeasureSpec, costs: Costs, shape: 
     return _base(device) + data_memory(run.spec, shape) + weights + one_pass + features
 
 
-def data_memory(spec: NetworkSpec, shape: Shape) -> float:
+def data_memory(spec: NetworkSpec, shape: NominalShape) -> float:
     """Bytes of the images held, both splits; a streamed set holds some batches only."""
     image = shape.channels * shape.side**2
     if spec.dataset.stream:

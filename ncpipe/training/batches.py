@@ -51,7 +51,6 @@ class Batches(ABC):
     def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All samples in their order, for evaluation: images (B, C, H, W) float32 and labels (B,)."""
 
-    @abstractmethod
     def shuffled(
         self,
         batch_size: int,
@@ -75,6 +74,18 @@ class Batches(ABC):
             start: number of steps to pass over.
             share: (rank, ranks): every batch is split evenly among the ranks.
         """
+        plan = self.epoch_plan(augment, seeds, epoch)
+        here, there = (
+            self.split_plan(copied, batch_size, start, share) for copied in (plan, on_device(plan, self.device))
+        )
+        for images, part in zip(self.gathered(here, there, augment), there, strict=True):
+            draws = part.transpose(0, 1).flatten(1)[1:]  # (0 or 6, MB)
+            yield self.augmented(images, augment, draws).unflatten(0, (len(seeds), -1)), self.labels[part[:, 0]]
+
+    @abstractmethod
+    def gathered(self, here: list[Tensor], there: list[Tensor], augment: AugmentSpec) -> Iterator[Tensor]:
+        """The uint8 images (MB, C, H, W) on the device of every part (M, 1 or 7, B) of a plan, which is given on the
+        CPU and on the device."""
 
     def epoch_plan(self, augment: AugmentSpec, seeds: Sequence[int], epoch: int) -> Tensor:
         """Order and draws of an epoch on the CPU, (M, 1 or 7, N) int64: the sample at every place, and its draws.
@@ -121,20 +132,8 @@ class ImageBatches(Batches):
         for images, labels in zip(self.images.split(batch_size), self.labels.split(batch_size)):
             yield self.finished(images), labels
 
-    def shuffled(
-        self,
-        batch_size: int,
-        augment: AugmentSpec,
-        seeds: Sequence[int],
-        epoch: int,
-        start: int = 0,
-        share: tuple[int, int] = (0, 1),
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        plan = on_device(self.epoch_plan(augment, seeds, epoch), self.device)
-        for part in self.split_plan(plan, batch_size, start, share):
-            members = part.transpose(0, 1).flatten(1)  # (1 or 7, MB)
-            images = self.augmented(self.images.index_select(0, members[0]), augment, members[1:])
-            yield images.unflatten(0, (len(seeds), -1)), self.labels[part[:, 0]]
+    def gathered(self, here: list[Tensor], there: list[Tensor], augment: AugmentSpec) -> Iterator[Tensor]:
+        return (self.images.index_select(0, part[:, 0].flatten()) for part in there)
 
 
 def _laid_out(images: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ def extract_features(
             kept |= extractor.measure_epoch(epoch, keep)
             report(done, f"epoch {epoch}")
         if kept:
-            kept |= {f"labels/{split}": extractor.labels(split) for split in extractor.splits}
+            kept |= {f"labels/{split}": labels for split, labels in extractor.labels.items()}
         write_tensors(folder / "features.safetensors", kept)
         save_traces(folder / "statistics.safetensors", {run.id: extractor.trace})
 
@@ -92,6 +92,8 @@ class Extractor:
         self.penalties = squared_error_penalties(run.spec, dataset.num_classes)
         self.decay = classifier_decay(run.spec)
         self.trace = Trace(run.layers)
+        self.labels: dict[str, Tensor] = {}
+        """(N,) by split, in the order in which it is measured."""
 
     @torch.no_grad()
     def measure_epoch(self, epoch: int, keep: bool) -> dict[str, Tensor]:
@@ -108,13 +110,10 @@ class Extractor:
             first = self._first_pass(split, wanted | self._of_tags())
             for layer, found in self._second_pass(epoch, split, first).items():
                 self._add(epoch, layer, split, found)
+            self.labels[split] = first.labels
             self.trace.scalars[epoch, split] |= self._scalars(epoch, split, first)
             kept |= {f"{epoch}/{layer}/{split}": first.held[layer] for layer in wanted}
         return kept
-
-    def labels(self, split: str) -> Tensor:
-        """Labels (N,) of the split in the order in which it is measured."""
-        return torch.cat([labels for _, labels in self._batches(split)])
 
     def _batches(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
         """Images and labels; of 'train_mode' in batches as in training, mixed and not augmented, always the same."""

@@ -102,10 +102,8 @@ class Stack:
         parameters, self.buffers = stack_module_state(list(networks))
         self.parameters: dict[str, Tensor] = parameters
         self.skeleton = copy.deepcopy(networks[0]).to("meta")
-        self._training = True
 
     def train(self, mode: bool = True) -> None:
-        self._training = mode
         self.skeleton.train(mode)
 
     def __call__(self, images: Tensor) -> Output:

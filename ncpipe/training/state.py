@@ -76,8 +76,10 @@ class StateFolder:
         except UserError as error:
             print(f"{error}; training starts again", flush=True)
             return SavedState()
-        progress = Progress(**json.loads(metadata.get("progress", "{}")))
-        if metadata.get("digest") != self.digest or not self._has_checkpoints(progress):
+        if metadata.get("digest") != self.digest:
+            return SavedState()
+        progress = Progress(**json.loads(metadata["progress"]))
+        if not self._has_checkpoints(progress):
             return SavedState()
         optimizer: dict[str, dict[str, Tensor]] = {}
         for key, value in _below(tensors, "optimizer/").items():

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
 from typing import Any, Literal, NamedTuple
 
@@ -22,7 +22,7 @@ from ncpipe.data import Dataset
 from ncpipe.data.storage import StoredImages
 from ncpipe.errors import UserError
 from ncpipe.study.spec import AugmentSpec
-from ncpipe.training.batches import Batches, on_device
+from ncpipe.training.batches import Batches
 from ncpipe.vision import import_torchvision
 
 MOST_WORKERS = 8
@@ -62,24 +62,12 @@ class StreamedBatches(Batches):
         for batch, labels in zip(images, self.labels.split(batch_size), strict=True):
             yield self.finished(batch), labels
 
-    def shuffled(
-        self,
-        batch_size: int,
-        augment: AugmentSpec,
-        seeds: Sequence[int],
-        epoch: int,
-        start: int = 0,
-        share: tuple[int, int] = (0, 1),
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        if len(seeds) != 1:
+    def gathered(self, here: list[Tensor], there: list[Tensor], augment: AugmentSpec) -> Iterator[Tensor]:
+        if any(len(part) != 1 for part in here):
             raise UserError("networks on streamed data train one by one: set compute.ensemble to 1")
-        plan = self.epoch_plan(augment, seeds, epoch)
-        there = self.split_plan(on_device(plan, self.device), batch_size, start, share)
-        here = [part[0].numpy() for part in self.split_plan(plan, batch_size, start, share)]
         crop = augment.resized_crop
-        images = self._read([Part(part[0], crop, None if crop is None else part[-1]) for part in here])
-        for batch, (part,) in zip(images, there, strict=True):
-            yield self.augmented(batch, augment, part[1:]).unsqueeze(0), self.labels[part[0]].unsqueeze(0)
+        parts = [part[0].numpy() for part in here]
+        return self._read([Part(part[0], crop, None if crop is None else part[-1]) for part in parts])
 
     def _read(self, parts: list[Part]) -> Iterator[Tensor]:
         """The uint8 images (n, C, H, W) of every part, on the device.

@@ -186,7 +186,8 @@ class Trainer:
         self, rate: float, train: list[list[float]], test: list[list[float]], timing: dict[str, float]
     ) -> str:
         """Add the epoch to the history of every member that has not diverged; returns a summary of the first."""
-        finite = self.members.finite().tolist()
+        # Running statistics differ between processes, which must agree on the end of the run.
+        broken = self.ranks.sum((~self.members.finite()).double()).tolist()
         for member, progress in enumerate(self.progress):
             if progress.diverged:
                 continue
@@ -200,7 +201,7 @@ class Trainer:
             progress.epoch = self.epochs
             progress.history.append({"time": self.epochs, **record})
             progress.timings.append({"time": self.epochs, **timing})
-            progress.diverged = not (math.isfinite(record["train_loss"]) and finite[member])
+            progress.diverged = not (math.isfinite(record["train_loss"]) and not broken[member])
         return f"loss {train[0][0]:.2e} accuracy {train[1][0]:.4f} test {test[1][0]:.4f} lr {rate:.1e}"
 
     # --- what is saved ------------------------------------------------------------------------------
@@ -219,7 +220,8 @@ class Trainer:
         start = time.monotonic()
         if self.ranks.is_first:
             for member, (folder, progress) in enumerate(zip(self.states, self.progress)):
-                if progress.epoch == self.epochs:
+                went_on = progress.diverged and self.step > 0
+                if progress.epoch == self.epochs and not went_on:
                     progress.step = self.step
                     folder.save(self._state(member))
         self._saved_at = time.monotonic()
