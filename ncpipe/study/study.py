@@ -17,6 +17,7 @@ from ncpipe.errors import UserError
 from ncpipe.study.identity import identify
 from ncpipe.study.layout import Layout
 from ncpipe.study.messages import one_line
+from ncpipe.study.scale import at_scale
 from ncpipe.study.selection import check_select
 from ncpipe.study.spec import (
     Block,
@@ -65,7 +66,7 @@ class Study:
     """A checked study. Raises ``UserError`` in one line for whatever is wrong with ``config``."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        self.config: Config = validated(Config, config, "config")
+        self.config: Config = validated(Config, at_scale(config), "config")
         self.layout = Layout(Path(self.config.study.results))
         self._check_paths()
         if not self.networks and not self.ufm_batches:
@@ -77,8 +78,8 @@ class Study:
         self._check_figures()
 
     @classmethod
-    def read(cls, path: Path) -> Study:
-        """Read a YAML (or JSON) config file."""
+    def read(cls, path: Path, scale: str | None = None) -> Study:
+        """Read a YAML (or JSON) config file, at its own scale or at another."""
         try:
             config = yaml.safe_load(path.read_text(encoding="utf-8"))
         except OSError as error:
@@ -87,7 +88,7 @@ class Study:
             raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
         if not isinstance(config, dict):
             raise UserError(f"{path} must hold a mapping with the keys study, datasets, networks, ufm, ...")
-        return cls(config)
+        return cls(config if scale is None else {**config, "scale": scale})
 
     @property
     def data_path(self) -> list[Path]:

@@ -38,11 +38,13 @@ def write_tables(study: Study) -> None:
     if rule is not None:
         mark_selected(rule, study, rows["runs"])
     frames["runs"] = pd.DataFrame(rows["runs"], columns=TABLES["runs"].names)
-    rows["claims"] = claim_rows(compared(frames))
+    config = study.config
+    rows["claims"] = claim_rows(compared(frames), config.claims, config.scale)
     metadata = {
         "ncpipe_version": ncpipe.__version__,
         "git_commit": git_commit(),
         "study": study.config.study.name,
+        "scale": config.scale or "",
         "study_hash": digest([*study.networks, *study.problems, canonical(study.config.measure)]),
     } | ({} if rule is None else {"selection": in_words(rule)})
     for name, schema in TABLES.items():

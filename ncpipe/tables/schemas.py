@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 
 def _field(name: str, kind: pa.DataType, meaning: str, unit: str = "") -> pa.Field:
@@ -24,8 +24,12 @@ RUNS = pa.schema(
     [
         _SOURCE,
         _RUN_ID,
-        _field("kind", _TEXT, "network | declared (UFM of the ufm block) | matched (UFM of a network)"),
-        _field("network_id", _TEXT, "matched UFM: the network it is matched to"),
+        _field("kind", _TEXT, "network | declared (UFM of the ufm block) | matched (UFM of a network) | continual"),
+        _field(
+            "network_id",
+            _TEXT,
+            "matched UFM: the network it is matched to; continual: that whose features it learns on",
+        ),
         _field("status", _TEXT, "done | diverged | missing (planned, no result on disk)"),
         _field("label", _TEXT, "short name for legends: the settings that vary between the runs"),
         _field("selected", _FLAG, "network: chosen by networks.select; null without that rule"),
@@ -179,6 +183,7 @@ UFM = pa.schema(
 
 CLAIMS = pa.schema(
     [
+        _field("paper", _TEXT, "key of the paper, e.g. tirer2022"),
         _field("claim_id", _TEXT, "short id, e.g. tirer2022-1"),
         _field("source", _TEXT, "paper the claim is of"),
         _field("statement", _TEXT, "the claim in one sentence"),
@@ -188,8 +193,14 @@ CLAIMS = pa.schema(
         _field("effect", _REAL, "median of the statistic over the runs"),
         _field("low", _REAL, "smallest value over the runs"),
         _field("high", _REAL, "largest value over the runs"),
+        _field("interval_low", _REAL, "Student's 95 % interval of the mean over seeds: its lower end"),
+        _field("interval_high", _REAL, "its upper end; null with one seed"),
         _field("count", _INT, "runs that enter"),
-        _field("verdict", _TEXT, "supported | contradicted | undecided"),
+        _field("holds", _INT, "runs on the stated side of the threshold"),
+        _field("seeds", _INT, "different seeds among them"),
+        _field("data", _TEXT, "what they were trained on, with the number of classes K and of samples N"),
+        _field("scale", _TEXT, "size of the study; null where it has only one"),
+        _field("verdict", _TEXT, "supported | contradicted | undecided (some runs on each side, or none enters)"),
     ]
 )
 

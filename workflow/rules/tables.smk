@@ -38,6 +38,8 @@ rule tables:
         study=STUDY_FILE,
         name=STUDY.config.study.name,
         runs=[*STUDY.networks, *STUDY.problems],
+        claims=list(STUDY.config.claims),
+        scale=STUDY.config.scale,
         select=canonical(STUDY.config.networks.select) if STUDY.networks else None,
         version=STAGE_VERSIONS["tables"],
     shell:

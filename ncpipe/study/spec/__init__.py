@@ -12,12 +12,14 @@ from ncpipe.study.spec.config import (
     MeasureSpec,
     MetricName,
     NetworksBlock,
+    Paper,
     SelectSpec,
     StudyInfo,
     Sweep,
     TrackingSpec,
     UfmBlock,
 )
+from ncpipe.study.spec.continual import ContinualSpec
 from ncpipe.study.spec.data import DatasetSpec
 from ncpipe.study.spec.models import (
     Convnet,
@@ -41,6 +43,7 @@ from ncpipe.study.spec.network import (
 )
 from ncpipe.study.spec.ufm import (
     MULTI_LABEL,
+    CentralPath,
     Construction,
     GradientDescent,
     GradientFlow,
@@ -54,10 +57,12 @@ __all__ = [
     "MULTI_LABEL",
     "AugmentSpec",
     "Block",
+    "CentralPath",
     "Columns",
     "ComputeSpec",
     "Config",
     "Construction",
+    "ContinualSpec",
     "ConvNeXt",
     "ConvStack",
     "Convnet",
@@ -79,6 +84,7 @@ __all__ = [
     "NetworkSpec",
     "NetworksBlock",
     "OptimizerSpec",
+    "Paper",
     "ResNet",
     "ScheduleSpec",
     "SelectSpec",

@@ -34,6 +34,9 @@ class MeasureSpec(Settings):
         ("train", "test"),
         description="train_mode: training images with BatchNorm in training mode, by the statistics of each batch.",
     )
+    robustness: Annotated[int, Field(ge=0)] = Field(
+        0, description="Test images whose smallest adversarial change (DeepFool) is measured; 0: none."
+    )
     keep: KeepSpec = KeepSpec()
 
     @field_validator("splits")
@@ -45,8 +48,33 @@ class MeasureSpec(Settings):
 
 
 FigureName = Literal[
-    "collapse_curves", "collapse_depth", "frames", "matched_ufm", "training_curves", "ufm_phase", "ufm_trajectories"
+    "central_path",
+    "collapse_curves",
+    "collapse_depth",
+    "continual_curves",
+    "frames",
+    "level_curves",
+    "matched_sweep",
+    "matched_ufm",
+    "sweep",
+    "training_curves",
+    "ufm_phase",
+    "ufm_success",
+    "ufm_trajectories",
 ]
+
+Paper = Literal[
+    "tirer2022",
+    "sukenik2023",
+    "han2022",
+    "papyan2020",
+    "zhou2022",
+    "rangamani2023",
+    "yaras2022",
+    "li2024",
+    "harun2025",
+]
+"""Papers whose claims can be decided."""
 
 
 MetricName = Literal[
@@ -81,6 +109,7 @@ MetricName = Literal[
     "nc3_etf",
     "unc3",
     "nc3_of",
+    "nc3_rows",
     "subspace_alignment",
     "nc4_bias",
     "ncc_accuracy",
@@ -89,8 +118,13 @@ MetricName = Literal[
     "loss_nc1",
     "loss_nc23",
     "loss_perp",
+    "loss_penalised",
+    "snr_min",
+    "snr_max",
     "tagwise_angle",
     "tagwise_scale",
+    "tag_sets_1nn",
+    "robustness",
     "classifier_stationarity",
     "loss",
 ]
@@ -105,6 +139,9 @@ class FigureOptions(Settings):
         None, description="Metric names of docs/metrics.md; null: the usual."
     )
     split: Literal["train", "test"] = "train"
+    over: str | None = Field(
+        None, description="sweep: dotted key of the setting on the horizontal axis, as 'model.width'."
+    )
     width: Positive = Field(6.75, description="Inches; 6.75 is a page of two columns, 3.25 one column.")
 
 
@@ -193,13 +230,21 @@ class ComputeSpec(Settings):
 
 
 class Config(Settings):
-    """A whole study as it stands in ``config.yaml`` or ``studies/*.yaml``."""
+    """A whole study as it stands in ``config.yaml`` or ``studies/*.yaml``, at the chosen scale."""
 
     study: StudyInfo
+    scale: Name | None = Field(None, description="Size of the study: a key of scales.")
+    scales: dict[Name, dict[str, Any]] = Field(
+        default_factory=dict, description="Name -> settings laid over all others where scale has that name."
+    )
     datasets: Block | None = None
     networks: NetworksBlock | None = None
     compute: ComputeSpec = ComputeSpec()
     ufm: UfmBlock = UfmBlock()
+    continual: Block | None = Field(
+        None, description="Class-incremental learning on every network whose data set keeps some of the classes."
+    )
     measure: MeasureSpec = MeasureSpec()
     figures: tuple[FigureName | FigureOptions, ...] | None = Field(None, description="null: all that apply.")
+    claims: tuple[Paper, ...] = Field((), description="Papers whose claims are decided.")
     tracking: TrackingSpec = TrackingSpec()

@@ -24,6 +24,7 @@ class DatasetSpec(Settings):
     )
     samples_per_class: Count | None = Field(None, description="Balanced training subset; null keeps all.")
     test_samples_per_class: Count | None = Field(None, description="Balanced test subset; null keeps all.")
+    classes: Annotated[int, Field(ge=2)] | None = Field(None, description="Keep the first so many classes.")
     pairs: Count | None = Field(
         None,
         description="Several labels: training images of each pair of classes, which stand in opposite corners of a"

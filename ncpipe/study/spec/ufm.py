@@ -49,7 +49,17 @@ class Lbfgs(Settings):
     tied: bool = Field(False, description="One feature vector per class in place of one per sample.")
 
 
-SolverSpec = Annotated[GradientDescent | Lbfgs | GradientFlow | Construction, Field(discriminator="name")]
+class CentralPath(Settings):
+    """Renormalised gradient flow of the least-squares loss on the central path (mse, free bias, no penalty)."""
+
+    name: Literal["central_path"]
+    end_time: Positive = Field(1e6, description="Time at which the flow ends.")
+    points: Annotated[int, Field(ge=2, le=1000)] = Field(40, description="Times that are measured.")
+
+
+SolverSpec = Annotated[
+    GradientDescent | Lbfgs | GradientFlow | Construction | CentralPath, Field(discriminator="name")
+]
 
 
 class UfmSpec(Settings):

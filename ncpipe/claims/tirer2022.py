@@ -1,75 +1,18 @@
-"""Claims of the papers as pure functions of the tables: a statistic per run, a threshold, a verdict."""
+"""Claims of Tirer & Bruna 2022: the extended unconstrained-features model, and networks beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-Frames: TypeAlias = dict[str, pd.DataFrame]
-"""The tables by name."""
+from ncpipe.claims.claim import Claim, Frames
+from ncpipe.claims.selectors import NETWORKS, final, log10, measured, run_ids, since_zero_error
+
 EARLY = 1e-3
 """UFM runs that end further above their optimum, relative, were stopped early."""
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A statement that the tables support, contradict or leave undecided."""
-
-    id: str
-    source: str
-    statement: str
-    statistic: str
-    direction: Literal["below", "above"]
-    threshold: float
-    values: Callable[[Frames], pd.Series]
-    """The statistic of every run that the claim speaks of."""
-
-    def row(self, frames: Frames) -> dict[str, Any]:
-        """The row of the ``claims`` table: median and range over the runs, and the verdict."""
-        values = self.values(frames).dropna()
-        known = len(values) > 0
-        return {
-            "claim_id": self.id,
-            "source": self.source,
-            "statement": self.statement,
-            "statistic": self.statistic,
-            "direction": self.direction,
-            "threshold": self.threshold,
-            "effect": float(values.median()) if known else None,
-            "low": float(values.min()) if known else None,
-            "high": float(values.max()) if known else None,
-            "count": len(values),
-            "verdict": self.verdict(values),
-        }
-
-    def verdict(self, values: pd.Series) -> str:
-        """``supported`` if every run lies on the stated side, ``contradicted`` if none does."""
-        holds = values < self.threshold if self.direction == "below" else values > self.threshold
-        if len(values) == 0 or 0 < holds.sum() < len(holds):
-            return "undecided"
-        return "supported" if holds.all() else "contradicted"
-
-
-def claim_rows(frames: Frames) -> list[dict[str, Any]]:
-    """Rows of the ``claims`` table, for the claims that speak of runs of this study."""
-    rows = (claim.row(frames) for claim in TIRER2022)
-    return [row for row in rows if row["count"] > 0]
-
-
-def _runs(frames: Frames, query: str) -> pd.Index:
-    return pd.Index(frames["runs"].query(query)["run_id"])
-
-
-def _final(frames: Frames, runs: pd.Index, metric: str, layer: str = "features") -> pd.Series:
-    """Value of a training-split metric at the last measured time, by run."""
-    table = frames["collapse"]
-    rows = table[(table["metric"] == metric) & (table["layer"] == layer) & (table["split"] == "train")]
-    rows = rows[rows["run_id"].isin(runs)].sort_values("time")
-    return rows.groupby("run_id")["value"].last()
 
 
 def _ufm(model: str, activation: str, bias: str) -> str:
@@ -81,14 +24,14 @@ def _ufm(model: str, activation: str, bias: str) -> str:
 
 def _ufm_runs(frames: Frames, model: str, activation: str, bias: str) -> pd.Index:
     """Runs of the model, without those stopped more than 0.1 % above their optimum: theorems speak of its end."""
-    runs, fits = _runs(frames, _ufm(model, activation, bias)), frames["ufm"]
+    runs, fits = run_ids(frames, _ufm(model, activation, bias)), frames["ufm"]
     return runs[~runs.isin(fits.loc[fits["gap"] > EARLY * fits["optimum"], "run_id"])]
 
 
 def _ufm_metric(
     model: str, activation: str, bias: str, metric: str, layer: str = "features"
 ) -> Callable[[Frames], pd.Series]:
-    return lambda frames: _final(frames, _ufm_runs(frames, model, activation, bias), metric, layer)
+    return lambda frames: final(frames, _ufm_runs(frames, model, activation, bias), metric, layer)
 
 
 def _free_bias_error(frames: Frames) -> pd.Series:
@@ -105,12 +48,6 @@ def _both_levels(frames: Frames) -> pd.Series:
     return pd.concat(levels, axis=1).max(axis=1, skipna=False)
 
 
-def _log10(values: pd.Series) -> pd.Series:
-    return pd.Series(np.log10(values), index=values.index)
-
-
-# The papers speak of training past zero error; NaN, no such epoch, is not equal to itself.
-NETWORKS = "kind == 'network' and status == 'done' and zero_error_epoch == zero_error_epoch"
 TRAINED_HEAD = f"{NETWORKS} and fixed_etf == False and head == 'linear'"
 MSE_NO_BIAS = f"{TRAINED_HEAD} and loss == 'mse' and bias == 'no'"
 CE_BIAS = f"{TRAINED_HEAD} and loss == 'ce' and bias == 'yes'"
@@ -120,19 +57,19 @@ def _frame_difference(query: str, of: str, etf: str) -> Callable[[Frames], pd.Se
     """Distance to the OF minus distance to the ETF: negative where the frame is nearer an OF."""
 
     def values(frames: Frames) -> pd.Series:
-        runs = _runs(frames, query)
-        return _final(frames, runs, of) - _final(frames, runs, etf)
+        runs = run_ids(frames, query)
+        return final(frames, runs, of) - final(frames, runs, etf)
 
     return values
 
 
 def _depth_ratio(frames: Frames) -> pd.Series:
     """log10 of NC1 at the last layer over NC1 at the first, at the last epoch."""
-    table, runs = frames["collapse"], _runs(frames, NETWORKS)
+    table, runs = frames["collapse"], run_ids(frames, NETWORKS)
     rows = table[(table["metric"] == "nc1_pinv") & (table["split"] == "train") & table["run_id"].isin(runs)]
     rows = rows[rows["time"] == rows.groupby("run_id")["time"].transform("max")].sort_values("depth")
     by_run = rows.groupby("run_id")["value"]
-    return _log10(by_run.last() / by_run.first())
+    return log10(by_run.last() / by_run.first())
 
 
 def _training_ratio(frames: Frames) -> pd.Series:
@@ -142,7 +79,7 @@ def _training_ratio(frames: Frames) -> pd.Series:
     rows = rows[rows["run_id"].isin(runs.index)].sort_values("time")
     since = rows[rows["time"] >= rows["run_id"].map(runs["zero_error_epoch"]).astype(float)]
     by_run = since.groupby("run_id")["value"]
-    return _log10(by_run.last() / by_run.first())
+    return log10(by_run.last() / by_run.first())
 
 
 def _level_ratio(frames: Frames) -> pd.Series:
@@ -153,12 +90,12 @@ def _level_ratio(frames: Frames) -> pd.Series:
     levels = rows.pivot_table(index=["run_id", "time"], columns="layer", values="value")
     if not {"H1", "features"} <= set(levels.columns):
         return pd.Series(dtype=float)
-    return _log10(levels["features"] / levels["H1"]).groupby("run_id").median()
+    return log10(levels["features"] / levels["H1"]).groupby("run_id").median()
 
 
 def _matched_fits(frames: Frames, model: str) -> pd.DataFrame:
     fits = frames["ufm"].query(f"kind == 'matched' and model == '{model}'")
-    return fits[fits["network_id"].isin(_runs(frames, NETWORKS))]
+    return fits[fits["network_id"].isin(run_ids(frames, NETWORKS))]
 
 
 def _matched(model: str, column: str) -> Callable[[Frames], pd.Series]:
@@ -177,7 +114,7 @@ def _norm_error(model: str) -> Callable[[Frames], pd.Series]:
         fits = _matched_fits(frames, model).set_index("run_id")
         predicted = fits["predicted_weight_norm"] * fits["predicted_feature_norm"]
         measured = fits["measured_weight_norm"] * fits["measured_feature_norm"]
-        return _log10(predicted.where(predicted > 0) / measured).abs()
+        return log10(predicted.where(predicted > 0) / measured).abs()
 
     return values
 

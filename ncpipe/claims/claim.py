@@ -1,0 +1,85 @@
+"""A claim of a paper: a statistic of every run, a threshold chosen before looking, and the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student
+
+Frames: TypeAlias = dict[str, pd.DataFrame]
+"""The tables by name."""
+CONFIDENCE = 0.95
+"""Of the interval over seeds."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement that the tables support, contradict or leave undecided."""
+
+    id: str
+    source: str
+    statement: str
+    statistic: str
+    direction: Literal["below", "above"]
+    threshold: float
+    values: Callable[[Frames], pd.Series]
+    """The statistic of every run that the claim speaks of, by run id; of what compares runs, by the id of one of
+    them: that tells its seed and its data."""
+
+    def row(self, frames: Frames, scale: str | None = None) -> dict[str, Any]:
+        """The row of the ``claims`` table: median and range over the runs, interval over seeds, and the verdict.
+
+        Supported if every run lies on the stated side of the threshold, contradicted if none does.
+        """
+        values = self.values(frames).dropna().astype(float)
+        holds = values < self.threshold if self.direction == "below" else values > self.threshold
+        runs = frames["runs"].set_index("run_id").reindex(values.index)
+        low, high = seed_interval(values, runs["seed"])
+        return {
+            "claim_id": self.id,
+            "source": self.source,
+            "statement": self.statement,
+            "statistic": self.statistic,
+            "direction": self.direction,
+            "threshold": self.threshold,
+            "effect": float(values.median()) if len(values) else None,
+            "low": float(values.min()) if len(values) else None,
+            "high": float(values.max()) if len(values) else None,
+            "interval_low": low,
+            "interval_high": high,
+            "count": len(values),
+            "holds": int(holds.sum()),
+            "seeds": int(runs["seed"].nunique()),
+            "data": _data(runs),
+            "scale": scale,
+            "verdict": _verdict(len(values), int(holds.sum())),
+        }
+
+
+def _verdict(count: int, holds: int) -> str:
+    if count == 0 or 0 < holds < count:
+        return "undecided"
+    return "supported" if holds else "contradicted"
+
+
+def seed_interval(values: pd.Series, seeds: pd.Series) -> tuple[float | None, float | None]:
+    """Student's 95 % interval of the mean over seeds, each seed the mean of its runs; None with one seed."""
+    means = values.groupby(seeds.to_numpy()).mean()
+    if len(means) < 2 or not np.isfinite(means).all():
+        return None, None
+    half = student.ppf((1 + CONFIDENCE) / 2, len(means) - 1) * float(means.std(ddof=1)) / len(means) ** 0.5
+    return float(means.mean()) - half, float(means.mean()) + half
+
+
+def _data(runs: pd.DataFrame) -> str:
+    """What the runs were trained on: 'digits (K = 10, N = 1000)', UFMs as 'UFM (K = 4, N = 200)'."""
+    sets = runs.assign(dataset=runs["dataset"].fillna("UFM"))[["dataset", "classes", "train_samples"]]
+    parts = [
+        f"{row['dataset']} (K = {row['classes']:.0f}, N = {row['train_samples']:.0f})"
+        for _, row in sets.drop_duplicates().dropna().iterrows()
+    ]
+    return ", ".join(parts)
