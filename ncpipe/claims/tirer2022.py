@@ -65,8 +65,7 @@ def _frame_difference(query: str, of: str, etf: str) -> Callable[[Frames], pd.Se
 
 def _depth_ratio(frames: Frames) -> pd.Series:
     """log10 of NC1 at the last layer over NC1 at the first, at the last epoch."""
-    table, runs = frames["collapse"], run_ids(frames, NETWORKS)
-    rows = table[(table["metric"] == "nc1_pinv") & (table["split"] == "train") & table["run_id"].isin(runs)]
+    rows = measured(frames, run_ids(frames, NETWORKS), "nc1_pinv", layer=None)
     rows = rows[rows["time"] == rows.groupby("run_id")["time"].transform("max")].sort_values("depth")
     by_run = rows.groupby("run_id")["value"]
     return log10(by_run.last() / by_run.first())
@@ -74,10 +73,7 @@ def _depth_ratio(frames: Frames) -> pd.Series:
 
 def _training_ratio(frames: Frames) -> pd.Series:
     """log10 of NC1 of the last features at the last epoch over that at the first measured zero-error epoch."""
-    table, runs = frames["collapse"], frames["runs"].query(NETWORKS).set_index("run_id")
-    rows = table[(table["metric"] == "nc1_pinv") & (table["split"] == "train") & (table["layer"] == "features")]
-    rows = rows[rows["run_id"].isin(runs.index)].sort_values("time")
-    since = rows[rows["time"] >= rows["run_id"].map(runs["zero_error_epoch"]).astype(float)]
+    since = since_zero_error(frames, measured(frames, run_ids(frames, NETWORKS), "nc1_pinv"))
     by_run = since.groupby("run_id")["value"]
     return log10(by_run.last() / by_run.first())
 
@@ -85,8 +81,7 @@ def _training_ratio(frames: Frames) -> pd.Series:
 def _level_ratio(frames: Frames) -> pd.Series:
     """log10 of NC1 at relu(W1 H1) over NC1 at H1 of the ReLU extended UFM, median over the iterations."""
     runs = _ufm_runs(frames, "extended", "relu", "none")
-    table = frames["collapse"]
-    rows = table[(table["metric"] == "nc1_pinv") & table["run_id"].isin(runs) & (table["time"] > 0)]
+    rows = measured(frames, runs, "nc1_pinv", layer=None).query("time > 0")
     levels = rows.pivot_table(index=["run_id", "time"], columns="layer", values="value")
     if not {"H1", "features"} <= set(levels.columns):
         return pd.Series(dtype=float)
@@ -113,8 +108,8 @@ def _norm_error(model: str) -> Callable[[Frames], pd.Series]:
     def values(frames: Frames) -> pd.Series:
         fits = _matched_fits(frames, model).set_index("run_id")
         predicted = fits["predicted_weight_norm"] * fits["predicted_feature_norm"]
-        measured = fits["measured_weight_norm"] * fits["measured_feature_norm"]
-        return log10(predicted.where(predicted > 0) / measured).abs()
+        found = fits["measured_weight_norm"] * fits["measured_feature_norm"]
+        return log10(predicted.where(predicted > 0) / found).abs()
 
     return values
 
