@@ -17,9 +17,11 @@ if not workflow.overwrite_configfiles:
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/networks.smk"
+include: "workflow/rules/continual.smk"
 include: "workflow/rules/ufm.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/tracking.smk"
+include: "workflow/rules/claims.smk"
 
 
 from ncpipe.plan.profile import workflow_ends, workflow_starts
@@ -50,6 +52,7 @@ rule models:
         expand(rules.train.output.model, run=STUDY.networks),
         expand(rules.fit.output.fits, batch=STUDY.ufm_batches),
         expand(rules.match.output.fits, run=MATCHED),
+        expand(rules.continual.output.history, run=STUDY.continual),
 
 
 rule figures:

@@ -33,6 +33,7 @@ STAGES = "Stages (what the workflow runs)"
 PEOPLE = "Studies and files"
 
 StudyFile = Annotated[Path, typer.Argument(help="The study's config, YAML or JSON.")]
+Scale = Annotated[str | None, typer.Option(help="Size of the study: a name under its scales; default: its own.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads; part of what makes results repeat bit for bit.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 
@@ -76,11 +77,12 @@ def plan(
     study: StudyFile = Path("config.yaml"),
     estimate: Annotated[bool, typer.Option(help="Time and memory, from a few steps timed on this machine.")] = True,
     profile: Annotated[bool, typer.Option("--profile", help="Instead: where the time of the last run went.")] = False,
+    scale: Scale = None,
 ) -> None:
     """Print what a study would run, what is done, and what the rest should take of time and memory."""
     from ncpipe.plan import print_plan, print_profile
 
-    s = Study.read(study)
+    s = Study.read(study, scale)
     print_profile(s.layout) if profile else print_plan(s, estimate)
 
 
@@ -200,11 +202,13 @@ def ufm(
 
 
 @app.command(rich_help_panel=PEOPLE)
-def doctor(study: Annotated[Path | None, typer.Argument(help="Also check this study.")] = None) -> None:
+def doctor(
+    study: Annotated[Path | None, typer.Argument(help="Also check this study.")] = None, scale: Scale = None
+) -> None:
     """Check versions, devices, data sources and the store."""
     from ncpipe.doctor import print_diagnosis
 
-    print_diagnosis(None if study is None else Study.read(study))
+    print_diagnosis(None if study is None else Study.read(study, scale))
 
 
 @app.command(rich_help_panel=PEOPLE)
@@ -221,15 +225,34 @@ def schema(target: Annotated[Path | None, typer.Argument(help="File to write; de
 def ui(
     study: StudyFile = Path("config.yaml"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 0,
+    scale: Scale = None,
 ) -> None:
     """Open the MLflow UI on the study's store, on this machine only."""
     from ncpipe.tracking import create_store, run_ui
 
-    s = Study.read(study)
+    s = Study.read(study, scale)
     if not s.config.tracking.enabled:
         raise UserError("tracking is off in this study; set tracking.enabled: true and run it again")
     uri = create_store(s.config.tracking.uri, s.layout.mlflow)
     run_ui(uri, s.config.tracking.experiment or s.config.study.name, port=port)
+
+
+@app.command(rich_help_panel=PEOPLE)
+def claims(
+    results: Annotated[list[Path], typer.Argument(help="Results folders of studies, as results/*-small.")],
+    output: Annotated[Path, typer.Option(help="The page to write.")] = Path("results/claims.html"),
+    markdown: Annotated[bool, typer.Option("--markdown", help="Instead: print the verdicts as Markdown.")] = False,
+) -> None:
+    """Write one page of the claims of several studies, paper by paper, with links to the evidence."""
+    from ncpipe.claims.wording import markdown as as_markdown
+    from ncpipe.report.claims_page import read_claims, write_claims_page
+
+    studies = [read_claims(folder) for folder in results]
+    if markdown:
+        print(as_markdown(claim for study in studies for claim in study.claims or ()))
+    else:
+        write_claims_page(studies, output)
+        print(f"wrote {output}", flush=True)
 
 
 # --- stages ---------------------------------------------------------------------------------------
@@ -243,7 +266,7 @@ def dataset(study: StudyFile, name: Annotated[str, typer.Argument(help="Id of th
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is half written is removed
     s = Study.read(study)
     with work():
-        prepare(_named(s.datasets, name, "data set"), s.layout.dataset(name), s.data_path)
+        prepare(_named(s.prepared, name, "data set"), s.layout.dataset(name), s.data_path)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -320,6 +343,28 @@ def match(
     planned = _named(s.networks, run, "network")
     with work():
         match_network(planned, s.config.ufm.matched, s.layout.run(run), s.layout.ufm(planned.matched_id))
+
+
+@app.command(rich_help_panel=STAGES)
+def continual(
+    study: StudyFile,
+    run: Annotated[str, typer.Argument(help="Id of the network.")],
+    threads: Threads = 1,
+    device: Device = "auto",
+) -> None:
+    """Teach new classes to the classifier of a trained network, in all ways that the study declares."""
+    from ncpipe.continual.stage import learn_classes
+    from ncpipe.data import load
+    from ncpipe.jobs import feature_job
+    from ncpipe.training.computation import choose_device
+
+    choose_device(device)
+    _use_threads(threads)
+    s = Study.read(study)
+    planned = _named(s.continual, run, "continual learning on a network")
+    with feature_job(s, planned.network, device) as (data, chosen):
+        whole = load(s.layout.dataset(planned.dataset_id))
+        learn_classes(planned, data, whole, s.layout.run(run), s.layout.continual(run), chosen)
 
 
 @app.command(rich_help_panel=STAGES)

@@ -9,44 +9,62 @@ from typing import Any
 
 from torch import Tensor
 
-from ncpipe.collapse import Moment, Trace, load_traces, save_traces
+from ncpipe.central_path import follow_path
+from ncpipe.collapse import Moment, Trace, load_traces
 from ncpipe.errors import UserError
-from ncpipe.files import read_json, write_tensors
+from ncpipe.files import read_json
+from ncpipe.fit_records import FitRecord, write_fits
 from ncpipe.progress import progress
-from ncpipe.study.spec import MatchedKind, NetworkSpec, UfmSpec
+from ncpipe.study.spec import CentralPath, MatchedKind, NetworkSpec, UfmSpec
 from ncpipe.study.study import NetworkRun, UfmBatch
-from ncpipe.tables.records import write_history, write_rows, write_timings
-from ncpipe.tables.schemas import UFM
-from ncpipe.ufm import MatchedUfm, Minimiser, NoClosedForm, Problem, Result, fit
+from ncpipe.ufm import MatchedUfm, NoClosedForm, Problem, Result, fit
 from ncpipe.ufm.matched import match_statistics
 
 
 def fit_batch(batch: UfmBatch, folder: Path) -> None:
     """Solve the problems of a batch together and write their records to ``folder``."""
     start = time.time()
+    solver = next(iter(batch.problems.values())).solver
+    options = solver.model_dump(exclude={"name"})
+    print(f"{len(batch.problems)} problems of {batch.id}: {solver.name} {options}", flush=True)
+    fits = follow_paths(batch) if isinstance(solver, CentralPath) else solve(batch, solver.name, options)
+    for run_id, fitted in fits.items():
+        print(f"{run_id} {fitted.row['status']}: {fitted.row['message']}", flush=True)
+    write_fits(folder, fits, start)
+
+
+def follow_paths(batch: UfmBatch) -> dict[str, FitRecord]:
+    """Simulate the central path of every problem of a batch."""
+    records = {}
+    with progress(f"fit {batch.id}", len(batch.problems)) as update:
+        for done, (run_id, spec) in enumerate(batch.problems.items(), start=1):
+            records[run_id] = follow_path(run_id, spec)
+            update(done, "")
+    return records
+
+
+def solve(batch: UfmBatch, solver: str, options: Mapping[str, Any]) -> dict[str, FitRecord]:
+    """Fit the problems of a batch together; a problem that the solver is not for is a ``UserError``."""
     specs = batch.problems
     problems = [problem_of(spec) for spec in specs.values()]
-    solver = next(iter(specs.values())).solver
-    options = solver.model_dump(exclude={"name"})
     seeds = [spec.seed for spec in specs.values()]
-    print(f"{len(problems)} problems of {batch.id}: {solver.name} {options}", flush=True)
     try:
         with progress(f"fit {batch.id}", len(problems)) as update:
-            fitted = fit(problems, solver.name, seed=seeds, report=lambda done, _: update(done, ""), **options)
+            fitted = fit(problems, solver, seed=seeds, report=lambda done, _: update(done, ""), **options)
     except (ValueError, NoClosedForm) as reason:
         needs = "solver 'construction': no closed form: " if isinstance(reason, NoClosedForm) else ""
         raise UserError(f"{batch.id}: {needs}{reason}") from None
-    results = dict(zip(specs, fitted))
-    for run_id, result in results.items():
-        print(f"{run_id} {result.status}: {result.message}", flush=True)
-    _write_records(
-        folder,
-        [declared_row(run_id, specs[run_id], result) for run_id, result in results.items()],
-        {run_id: result.trace() for run_id, result in results.items()},
-        {run_id: result.minimiser for run_id, result in results.items()},
-        {run_id: history_rows(result) for run_id, result in results.items()},
-        start,
-    )
+    return {
+        run_id: FitRecord(
+            declared_row(run_id, specs[run_id], result),
+            result.trace(),
+            result.features,
+            result.weights,
+            result.bias,
+            history_rows(result),
+        )
+        for run_id, result in zip(specs, fitted)
+    }
 
 
 def problem_of(spec: UfmSpec) -> Problem:
@@ -60,8 +78,7 @@ def match_network(run: NetworkRun, kinds: Sequence[MatchedKind], network_folder:
     diverged one, a frozen classifier, decoupled decay. Its records hold no rows, and the log says why.
     """
     start = time.time()
-    matched: dict[str, MatchedUfm] = {}
-    rows: list[dict[str, Any]] = []
+    fits: dict[str, FitRecord] = {}
     trace = load_traces(network_folder / "statistics.safetensors")[run.id]
     status = read_json(network_folder / "spec.json")["status"]
     for kind in kinds:
@@ -72,17 +89,11 @@ def match_network(run: NetworkRun, kinds: Sequence[MatchedKind], network_folder:
         except ValueError as reason:
             print(f"{run_id}: no match: {reason}", flush=True)
             continue
-        matched[run_id] = model
-        rows.append(matched_row(run_id, kind, run, model, trace))
+        point, row = model.minimiser, matched_row(run_id, kind, run, model, trace)
+        history: list[dict[str, float]] = [{"time": 0, "objective": model.optimum_value}]
+        fits[run_id] = FitRecord(row, model.trace(), point.features, point.weights, point.bias, history)
         print(f"{run_id}: {model.basis}", flush=True)
-    _write_records(
-        folder,
-        rows,
-        {run_id: model.trace() for run_id, model in matched.items()},
-        {run_id: model.minimiser for run_id, model in matched.items()},
-        {run_id: [{"time": 0, "objective": model.optimum_value}] for run_id, model in matched.items()},
-        start,
-    )
+    write_fits(folder, fits, start)
 
 
 def check_matchable(spec: NetworkSpec, status: str) -> None:
@@ -253,34 +264,6 @@ def history_rows(result: Result) -> list[dict[str, float]]:
         row = {"time": iteration, "objective": value, "gradient_norm": norm}
         rows.append(row if optimum is None else {**row, "gap": value - optimum.value})
     return rows
-
-
-def _write_records(
-    folder: Path,
-    rows: list[dict[str, Any]],
-    traces: Mapping[str, Trace],
-    minimisers: Mapping[str, Minimiser],
-    history: Mapping[str, list[dict[str, float]]],
-    start: float,
-) -> None:
-    write_tensors(folder / "minimisers.safetensors", _minimiser_tensors(minimisers))
-    save_traces(folder / "statistics.safetensors", traces)
-    write_history(folder / "history.parquet", "ufm", history)
-    now = time.time()
-    last = {run_id: records[-1]["time"] for run_id, records in history.items()}
-    timing = {r: [{"time": int(t), "seconds": now - start, "finished_at": now}] for r, t in last.items()}
-    write_timings(folder / "timings.parquet", "ufm", timing)
-    write_rows(folder / "fits.parquet", UFM, rows)
-
-
-def _minimiser_tensors(minimisers: Mapping[str, Minimiser]) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for run_id, point in minimisers.items():
-        tensors[f"{run_id}/features"] = point.features
-        tensors |= {f"{run_id}/weight{i}": weight for i, weight in enumerate(point.weights, start=1)}
-        if point.bias is not None:
-            tensors[f"{run_id}/bias"] = point.bias
-    return tensors
 
 
 def _flat(gram: Tensor) -> list[float]:

@@ -169,6 +169,12 @@ def alignment(weight: Array, means: Array) -> float:
     return np.linalg.svd(read @ spanned.T, compute_uv=False).sum() / min(weight.shape)
 
 
+def off_means(weight: Array, means: Array) -> Array:
+    """Share of the rows' squares that is off the direction of the class mean nearest in angle, of either sign."""
+    shares = [1 - max(cosine(row, mean) ** 2 for mean in means) for row in weight]
+    return np.square(weight).sum(axis=1) @ np.array(shares) / np.square(weight).sum()
+
+
 def classifier_metrics(means: Array, weight: Array, bias: Array) -> dict[str, float]:
     classes, centred = len(means), means - means.mean(axis=0)
     return frame_metrics("weights", weight) | {
@@ -177,6 +183,7 @@ def classifier_metrics(means: Array, weight: Array, bias: Array) -> dict[str, fl
         "nc3_etf": gram_distance(weight @ centred.T, etf_gram(classes)),
         "nc3_of": gram_distance(weight @ means.T, of_gram(classes)),
         "unc3": np.array([w @ m for w, m in zip(weight, centred)]).var(),
+        "nc3_rows": off_means(weight, means),
         "subspace_alignment": alignment(weight, means),
         "nc4_bias": norm(weight @ means.mean(axis=0) + bias),
     }

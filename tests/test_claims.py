@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from ncpipe.claims import TIRER2022, Claim, claim_rows
+from ncpipe.claims import CLAIMS, Claim, claim_rows
+from ncpipe.claims.claim import seed_interval
+from ncpipe.claims.misfits import SWEEP, misfit_values
+from ncpipe.ufm import Problem
 
-NET = {"kind": "network", "status": "done", "fixed_etf": False, "head": "linear"}
+NET = {"kind": "network", "status": "done", "fixed_etf": False, "head": "linear", "weight_decay": [1e-3]}
 UFM = {"kind": "declared", "status": "done", "optimizer": "gradient_descent", "loss": "mse", "classes": 4}
 RUNS = [
     {"run_id": "mse0", **NET, "loss": "mse", "bias": "no", "zero_error_epoch": 5},
@@ -29,18 +34,17 @@ def collapse(*rows: tuple) -> pd.DataFrame:
     return pd.DataFrame([dict(zip(names, row)) | {"split": "train"} for row in rows], columns=[*names, "split"])
 
 
+RUN_COLUMNS = ["settings", "seed", "train_samples", "weight_decay", *SWEEP]
+
+
 def frames(*rows: tuple, ufm: list | None = None) -> dict[str, pd.DataFrame]:
-    columns = [
-        "run_id",
-        "kind",
-        "network_id",
-        "model",
-        "weights_gram_error",
-        "means_gram_error",
-    ]
-    columns += ["gap", "optimum", "predicted_weight_norm", "measured_weight_norm"]
-    columns += ["predicted_feature_norm", "measured_feature_norm"]
+    columns = ["run_id", "kind", "network_id", "model", "weights_gram_error", "means_gram_error", "gap", "optimum"]
+    columns += ["bias", "classes", "samples", "weight_decay", "feature_decay"]
+    sides = ("predicted", "measured")
+    columns += [f"{side}_{name}" for side in sides for name in ("weight_norm", "feature_norm", "loss")]
+    columns += [f"{side}_{name}" for side in sides for name in ("means_gram", "weights_gram")]
     runs = pd.DataFrame(RUNS).astype({"zero_error_epoch": float})
+    runs = runs.assign(**{name: None for name in RUN_COLUMNS if name not in runs})
     fits = pd.DataFrame(ufm or [], columns=columns)
     return {
         "runs": runs,
@@ -50,7 +54,7 @@ def frames(*rows: tuple, ufm: list | None = None) -> dict[str, pd.DataFrame]:
 
 
 def claim(number: str) -> Claim:
-    return next(claim for claim in TIRER2022 if claim.id == f"tirer2022-{number}")
+    return next(claim for claim in CLAIMS["tirer2022"] if claim.id == f"tirer2022-{number}")
 
 
 @pytest.mark.parametrize(
@@ -67,7 +71,7 @@ def claim(number: str) -> Claim:
 )
 def test_verdicts(values, direction, verdict):
     made = Claim("x", "paper", "s", "t", direction, 3.0, lambda _: pd.Series(values, dtype=float))
-    row = made.row({})
+    row = made.row(frames())
     assert row["verdict"] == verdict
     assert row["count"] == sum(not math.isnan(v) for v in values)
 
@@ -131,11 +135,106 @@ def test_claims_on_matched_models_read_the_errors():
     assert claim("7b").row(frames(ufm=[fit | {"model": "extended", "means_gram_error": None}]))["count"] == 0
 
 
-def test_claims_without_runs_are_left_out():
-    assert claim_rows(frames()) == []
-    assert [row["claim_id"] for row in claim_rows(frames(("plain", "features", 1, 9, "nc2_means_of", 0.1)))] == [
-        "tirer2022-1"
-    ]
+def test_every_claim_of_a_paper_has_a_row_whatever_the_study_holds():
+    rows = claim_rows(frames(("plain", "features", 1, 9, "nc2_means_of", 0.001)), ["tirer2022"], scale="small")
+    assert [row["claim_id"] for row in rows] == [claim.id for claim in CLAIMS["tirer2022"]]
+    assert {row["claim_id"] for row in rows if row["verdict"] == "supported"} == {"tirer2022-1"}
+    assert {(row["paper"], row["scale"]) for row in rows} == {("tirer2022", "small")}
+
+
+def test_interval_is_over_seeds_not_over_runs():
+    values, seeds = pd.Series([1.0, 3.0, 5.0, 7.0]), pd.Series([0, 0, 1, 1])
+    assert seed_interval(values, seeds) == pytest.approx((4 - 12.706205 * 2, 4 + 12.706205 * 2))
+    assert seed_interval(values, seeds * 0) == (None, None)
+
+
+ETF = np.eye(4) - 1 / 4
+
+
+def sweep(decays: tuple[float, ...], seed: int, etf_is_measured: bool = False) -> tuple[list[dict], list[dict]]:
+    """Networks over weight decays with measured orthogonal frames, and two matched models: the extended one is right,
+    the plain one predicts zero."""
+    runs, fits = [], []
+    for decay in decays:
+        name = f"{seed}-{decay}"
+        runs.append({"run_id": name, **NET, "loss": "mse", "bias": "no", "zero_error_epoch": 1, "seed": seed})
+        runs[-1] |= {"weight_decay": [9.0, decay], "dataset": "digits", "model": "mlp"}
+        gram = (ETF if etf_is_measured else np.eye(4)).ravel()
+        measured = {
+            "weight_norm": 1 - decay,
+            "feature_norm": 2.0,
+            "loss": decay,
+            "means_gram": gram,
+            "weights_gram": gram,
+        }
+        for model, factor in (("plain", 0), ("extended", 1)):
+            fit = {"run_id": f"{model}-{name}", "kind": "matched", "network_id": name, "model": model}
+            fit |= {f"measured_{key}": value for key, value in measured.items()}
+            fits.append(fit | {f"predicted_{key}": factor * value for key, value in measured.items()})
+    return runs, fits
+
+
+def sweep_frames(*sweeps: tuple[list[dict], list[dict]]) -> dict[str, pd.DataFrame]:
+    runs = pd.DataFrame([run for own, _ in sweeps for run in own])
+    runs = runs.assign(**{name: None for name in [*RUN_COLUMNS, "classes"] if name not in runs})
+    return {"runs": runs, "ufm": pd.DataFrame([fit for _, own in sweeps for fit in own]), "collapse": collapse()}
+
+
+def test_misfit_is_one_number_for_every_sweep_and_seed():
+    decays = (0.01, 0.1)
+    tables = sweep_frames(sweep(decays, 0), sweep(decays, 1))
+    found = misfit_values(tables)
+    assert sorted(found.index) == ["0-0.01", "1-0.01"]
+    assert found["extended"].tolist() == [0, 0]
+    # The guess: frames 0.518 apart, and geometric means of two sizes; zero is 1 off in each of 2 x 4 comparisons.
+    off = [abs(a - b) / (a + b) for a, b in ((0.99, (0.99 * 0.9) ** 0.5), (0.1, 0.001**0.5))]
+    guess = 4 * 0.51763809**2 + 2 * sum(np.square(off))
+    assert found["plain"].tolist() == pytest.approx([math.sqrt(8 / guess)] * 2)
+    assert claim("8a").row(tables)["verdict"] == "supported"
+    assert claim("8b").row(tables)["verdict"] == "contradicted"
+    better = claim("8c").row(tables)
+    assert (better["verdict"], better["count"], better["seeds"]) == ("supported", 2, 2)
+    assert better["effect"] == pytest.approx(-found["plain"].iloc[0])
+
+
+def test_misfit_of_one_network_and_of_none():
+    alone = misfit_values(sweep_frames(sweep((0.01,), 0)))
+    assert alone["plain"].iloc[0] == pytest.approx(1 / 0.51763809)  # two Grams, no sizes
+    assert claim("8a").row(sweep_frames(sweep((0.01,), 0, etf_is_measured=True)))["count"] == 0  # the guess is right
+    assert claim("8c").row(frames())["count"] == 0
+
+
+def penalised(bias: str | float, distance: float = 0.0, error: float = 0.0) -> tuple[dict, dict, list[tuple]]:
+    """A declared UFM at a bias penalty: its frame moved from the closed form's, its objective by a relative error."""
+    number = {} if isinstance(bias, str) else {"bias": bias}
+    settings = {"classes": 4, "samples": 5, "dim": 6, "bias": bias, "solver": {"name": "lbfgs"}, "seed": 0}
+    run = {"run_id": f"b{bias}", "kind": "declared", "status": "done", "optimizer": "lbfgs", "loss": "mse"}
+    run |= {"model": "plain", "activation": "linear", "bias": str(bias), "settings": json.dumps(settings), "seed": 0}
+    optimum = Problem(4, 5, 6, **(number or {"bias": bias})).optimum()
+    fit = {"run_id": run["run_id"], "kind": "declared", "bias": str(bias), "optimum": optimum.value, "classes": 4}
+    fit |= {"gap": error * optimum.value, "samples": 5, "weight_decay": [5e-3], "feature_decay": 1e-3}
+    gram = optimum.weights_gram().numpy()
+    of, etf = (np.linalg.norm(gram / np.linalg.norm(gram) - f / np.linalg.norm(f)) for f in (np.eye(4), ETF))
+    values = {"nc2_weights_of": of, "nc2_weights_etf": etf, "nc2_means_of": of, "nc2_means_uncentred_etf": etf}
+    return run, fit, [(run["run_id"], "features", 1, 9, name, value + distance) for name, value in values.items()]
+
+
+def penalised_frames(*parts: tuple[dict, dict, list[tuple]]) -> dict[str, pd.DataFrame]:
+    runs = pd.DataFrame([run for run, _, _ in parts]).assign(dataset=None, classes=4, train_samples=20)
+    fits = pd.DataFrame([fit for _, fit, _ in parts])
+    return {"runs": runs, "ufm": fits, "collapse": collapse(*(row for _, _, rows in parts for row in rows))}
+
+
+def test_bias_penalty_is_told_by_its_regime():
+    """c = 4 sqrt(5 * 5e-3 * 1e-3) = 0.02: the change is at c / (1 - c) = 0.0204."""
+    tables = penalised_frames(*map(penalised, ("free", 0.02, 0.021, 1.0, "none")))
+    rows = {number: claim(number).row(tables) for number in ("9a", "9b", "9c", "10a")}
+    assert {number: row["count"] for number, row in rows.items()} == {"9a": 3, "9b": 1, "9c": 2, "10a": 2}
+    assert {row["verdict"] for row in rows.values()} == {"supported"}
+    moved = penalised_frames(penalised(0.01, distance=1e-5), penalised(1.0, distance=1e-5, error=-1e-7))
+    assert [claim(number).row(moved)["verdict"] for number in ("9b", "9c")] == ["contradicted"] * 2
+    assert claim("9a").row(moved)["high"] == pytest.approx(1e-7)  # below the closed form refutes it as well
+    assert claim("9a").row(moved)["verdict"] == "undecided"
 
 
 def test_ufm_claims_leave_out_runs_stopped_early():
@@ -143,7 +242,8 @@ def test_ufm_claims_leave_out_runs_stopped_early():
     runs = pd.DataFrame(
         [
             {"run_id": name, "kind": "declared", "optimizer": "gradient_descent", "loss": "mse", "status": "done",
-             "model": "plain", "activation": "linear", "bias": "none"}
+             "model": "plain", "activation": "linear", "bias": "none", "seed": 0, "dataset": None, "classes": 4,
+             "train_samples": 200}
             for name in ("gd0", "gd1")
         ]
     )  # fmt: skip

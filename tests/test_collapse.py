@@ -17,6 +17,7 @@ from brute_force import (
     norm,
     of_gram,
     off_diagonal,
+    off_means,
     orthonormal,
     sample,
     simplex_etf,
@@ -37,6 +38,7 @@ from ncpipe.collapse import (
     hyperspherical_energy,
     layer_statistics,
     load_traces,
+    nc3_rows,
     ood_orthogonality,
     save_traces,
     stable_rank,
@@ -184,7 +186,7 @@ FRAME_LABELS = np.repeat(np.arange(4), COUNTS)
 def test_an_exact_simplex_etf_has_its_values():
     vectors, K = simplex_etf(4, 9), 4
     row = ncpipe.measure(1.3 * vectors[FRAME_LABELS], FRAME_LABELS, 2 * vectors, np.zeros(K))
-    squares = {*NC1, "gnc2_log_var", "unc3", "nc3_duality"}
+    squares = {*NC1, "gnc2_log_var", "unc3", "nc3_duality", "nc3_rows"}
     for name in squares:
         assert 0 <= row[name] < 1e-24, name
     zeros = {
@@ -207,7 +209,7 @@ def test_an_exact_simplex_etf_has_its_values():
 def test_an_exact_orthogonal_frame_has_its_values():
     frame, K = orthonormal(4, 9), 4
     row = ncpipe.measure(3 * frame[FRAME_LABELS], FRAME_LABELS, 2 * frame)
-    for name in (*NC1, "gnc2_log_var", "unc3"):
+    for name in (*NC1, "gnc2_log_var", "unc3", "nc3_rows"):
         assert 0 <= row[name] < 1e-24, name
     zeros = ["nc2_means_equinorm", "nc2_means_angle_std", "nc2_means_equiangle", "nc2_means_etf", "nc2_means_of"]
     zeros += ["nc2_weights_equinorm", "nc2_weights_angle_std", "nc2_weights_of", "nc3_of", "nc3_etf", "nc4_mismatch"]
@@ -576,7 +578,7 @@ WEIGHTS = (
     *("nc2_weights_equinorm", "nc2_weights_angle_std", "nc2_weights_equiangle", "nc2_weights_etf", "nc2_weights_of"),
     *("weights_effective_rank", "weights_stable_rank"),
 )
-READING = (*DUALITY, "nc3_of", "subspace_alignment")
+READING = (*DUALITY, "nc3_of", "nc3_rows", "subspace_alignment")
 
 
 def with_zero_row(weight):
@@ -921,6 +923,74 @@ def test_a_wrong_alignment_is_named(weight, rank, message):
         subspace_alignment(weight, torch.ones(3, 4), rank)
 
 
+@pytest.mark.parametrize("width", [1, 6])
+def test_rows_along_class_means_or_zero_have_no_distance(width):
+    means = torch.randn(3, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    factors = torch.tensor([2.0, -1, 0, 3, -1e-3, 1]).double()[:width]
+    rows = factors[:, None] * means[[0, 1, 2, 2, 0, 1]][:width]
+    assert 0 <= nc3_rows(rows, means) < 1e-28
+    bent = rows.clone()
+    bent[0] += 0.5 * frame(8, 8)[0]
+    assert nc3_rows(bent, means) > 1e-3
+
+
+def test_the_distance_of_rows_is_as_it_is_written():
+    rng = np.random.default_rng(0)
+    weight, means = rng.standard_normal((7, 5)), rng.standard_normal((3, 5))
+    found = nc3_rows(torch.as_tensor(weight), torch.as_tensor(means))
+    assert found == pytest.approx(off_means(weight, means), rel=1e-12)
+    # scales of the means and turns of the space change nothing, zero rows and zero means neither
+    turn = orthonormal(5, 5)
+    lengths = np.array([[3], [-0.2], [1e4]])
+    moved = torch.as_tensor(np.vstack([weight, 0 * weight]) @ turn), torch.as_tensor((lengths * means) @ turn)
+    assert nc3_rows(*moved) == pytest.approx(found, rel=1e-12)
+    padded = torch.cat([torch.as_tensor(means), torch.zeros(2, 5)])
+    assert nc3_rows(torch.as_tensor(weight), padded) == pytest.approx(found, rel=1e-12)
+
+
+def test_rows_orthogonal_to_all_means_are_at_distance_one():
+    basis = frame(4, 8)
+    assert nc3_rows(basis[:2], basis[2:]) == pytest.approx(1, rel=1e-12)
+    assert nc3_rows(torch.cat([2 * basis[:1], basis[1:2]]), basis[:1]) == pytest.approx(1 / 5, rel=1e-12)
+    assert math.isnan(nc3_rows(torch.zeros(2, 3), torch.ones(2, 3)))
+    assert math.isnan(nc3_rows(torch.ones(2, 3), torch.zeros(2, 3)))
+    with pytest.raises(ValueError, match=r"must share d, got \(2, 3\) and \(2, 4\)"):
+        nc3_rows(torch.ones(2, 3), torch.ones(2, 4))
+
+
+def test_a_weight_of_any_height_reads_a_layer():
+    stats = layer_statistics(GENERIC, LABELS, 3)
+    weight = torch.randn(7, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    row, plain = collapse_metrics(stats, next_weight=weight), collapse_metrics(stats)
+    read = {"nc3_rows": nc3_rows(weight, stats.means), "subspace_alignment": subspace_alignment(weight, stats.means)}
+    assert {name: row[name] for name in set(row) - set(plain)} == read
+    both = collapse_metrics(stats, WEIGHT)
+    assert collapse_metrics(stats, next_weight=WEIGHT)["nc3_rows"] == both["nc3_rows"]
+
+
+@pytest.mark.parametrize(
+    ("features", "weight", "reason"),
+    [
+        (GENERIC, 0 * torch.ones(2, 5), "the weight is zero"),
+        (GENERIC, math.inf * torch.ones(2, 5), "the weight is not finite"),
+        (0 * GENERIC, torch.ones(2, 5), "all class means are zero"),
+    ],
+)
+def test_a_reading_that_is_undefined_has_its_reason(features, weight, reason):
+    row = collapse_metrics(layer_statistics(features, LABELS, 3), next_weight=weight)
+    for name in ("nc3_rows", "subspace_alignment"):
+        assert math.isnan(row[name])
+        assert row.undefined[name] == reason
+
+
+def test_a_wrong_weight_of_the_next_layer_is_named():
+    stats = layer_statistics(GENERIC, LABELS, 3)
+    with pytest.raises(ValueError, match=r"must share d, got \(2, 6\) and \(3, 5\)"):
+        collapse_metrics(stats, next_weight=torch.ones(2, 6))
+    with pytest.raises(ValueError, match="read by one of them"):
+        collapse_metrics(stats, WEIGHT, next_weight=WEIGHT)
+
+
 def test_balanced_factors_are_balanced():
     sizes = torch.tensor([3.0, 2, 0.5]).double().sqrt()
     left, middle, right = frame(3, 5).T, frame(3, 6), frame(3, 7, 1)
@@ -961,11 +1031,18 @@ def test_traces_survive_the_disk(tmp_path):
     trace.statistics[Moment(0, "features", "test")] = stats
     trace.statistics[Moment(0, "layer1.0")] = layer_statistics(features, labels, 3)
     trace.heads = {0: (weight, bias), 1: (weight, None)}
-    trace.scalars[0, "train"] = {"loss": 0.25, "loss_perp": 1e-9}
+    trace.weights = {(0, "layer1.0"): torch.randn(7, 5), (1, "layer1.0"): torch.randn(7, 5).double()}
+    trace.scalars[0, "train"] = {"loss": 0.25, "snr_max": math.nan}
+    trace.reasons[0, "train"] = {"snr_max": "why"}
     save_traces(tmp_path / "t.safetensors", {"a": trace, "b": Trace(("features",))})
     loaded = load_traces(tmp_path / "t.safetensors")
     assert list(loaded) == ["a", "b"]
-    assert loaded["a"].scalars == trace.scalars
+    assert loaded["a"].scalars[0, "train"] == pytest.approx(trace.scalars[0, "train"], nan_ok=True)
+    assert loaded["a"].reasons == trace.reasons
+    assert loaded["a"].weights.keys() == trace.weights.keys()
+    for key, weight in trace.weights.items():
+        assert loaded["a"].weights[key].dtype == weight.dtype
+        assert torch.equal(loaded["a"].weights[key], weight)
     assert loaded["a"].times == [0, 1]
     assert loaded["a"].depth("features") == 2
     assert loaded["a"].heads[1][1] is None

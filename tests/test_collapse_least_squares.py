@@ -11,6 +11,7 @@ from brute_force import Sample, penalised_loss, sample, simplex_etf
 
 import ncpipe
 from ncpipe.collapse import LeastSquaresSplit, layer_statistics, least_squares_split
+from ncpipe.collapse import penalised_loss as with_penalties
 
 RIDGE = 0.07
 BIASES = {
@@ -234,3 +235,13 @@ def test_the_parts_of_features_without_a_class_are_undefined():
     h, y, _, _ = DATA["balanced"].arguments
     row = ncpipe.measure(h, y, np.ones((5, 5)), num_classes=5, ridge=0.1)
     assert {row.undefined[name] for name in CHECK} == {"no sample of class 4"}
+
+
+@balances
+@variants
+def test_the_loss_of_the_logits_with_penalties_is_that_of_the_split(data, has_bias, decay, penalty):
+    weight, bias = torch.as_tensor(data.weight), torch.as_tensor(data.bias) if has_bias else None
+    rest = data.features @ data.weight.T + has_bias * data.bias - np.eye(data.num_classes)[data.labels]
+    whole = with_penalties((rest**2).sum() / len(rest) / 2, weight, bias, ridge=RIDGE, bias_decay=decay)
+    assert whole == pytest.approx(penalised_loss(data, data.weight, has_bias * data.bias, RIDGE, penalty), rel=1e-13)
+    assert whole == pytest.approx(split(data, has_bias=has_bias, decay=decay).loss, rel=1e-12)

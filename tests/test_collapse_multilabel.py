@@ -10,7 +10,7 @@ import pytest
 import torch
 from brute_force import orthonormal, simplex_etf, tagwise
 
-from ncpipe.collapse import tagwise_metrics
+from ncpipe.collapse import tag_sets_1nn, tagwise_metrics
 
 SCALES = {1: 1.0, 2: 0.6, 3: 0.45}
 
@@ -143,3 +143,54 @@ FEATURES, TARGETS = torch.ones(3, 2), torch.tensor([[1, 0], [0, 1], [1, 1]])
 def test_bad_input_is_named(change, message):
     with pytest.raises(ValueError, match=message):
         tagwise_metrics(**{"features": FEATURES, "targets": TARGETS} | change)
+
+
+# Sets of tags read off the nearest sample
+
+
+def decoded(features, targets, train_features, train_targets) -> float:
+    """Sample by sample, as it is written."""
+    right = 0
+    for h, tags in zip(features, targets):
+        angles = [math.acos(np.clip(h @ t / np.linalg.norm(h) / np.linalg.norm(t), -1, 1)) for t in train_features]
+        right += (train_targets[np.argmin(angles)] == tags).all()
+    return right / len(features)
+
+
+def halves(count=40):
+    """Features and tags of a training and a test split."""
+    features, targets = noisy(1, (4, 9))
+    return (features[count:], targets[count:]), (features[:count], targets[:count])
+
+
+def test_sets_of_the_nearest_sample_are_as_they_are_written(monkeypatch):
+    train, test = halves()
+    expected = decoded(*test, *train)
+    assert 0.3 < expected < 0.95
+    assert tag_sets_1nn(*test, *train) == expected
+    monkeypatch.setattr("ncpipe.collapse.multilabel.CHUNK", 7)
+    assert tag_sets_1nn(*test, *train) == expected
+
+
+def test_lengths_of_features_and_turns_change_no_set():
+    (train, tags), (test, test_tags) = halves()
+    found = tag_sets_1nn(test, test_tags, train, tags)
+    rng, turn = np.random.default_rng(0), orthonormal(6, 6)
+    lengths = [rng.uniform(0.01, 100, (len(rows), 1)) for rows in (test, train)]
+    assert tag_sets_1nn(lengths[0] * test @ turn, test_tags, lengths[1] * train @ turn, tags) == found
+    assert tag_sets_1nn(train, tags, train, tags) == 1
+    assert tag_sets_1nn(-train, tags, train, tags) < 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((np.ones((2, 5)), np.eye(3)[:2]), r"as wide as those of training, got 5 and 3, of training 4 and 3"),
+        ((np.ones((2, 4)), np.eye(2)), r"as wide as those of training, got 4 and 2, of training 4 and 3"),
+        ((np.full((2, 4), np.nan), np.eye(3)[:2]), "features has 8 non-finite values"),
+        ((np.ones((2, 4)), np.zeros((2, 3))), "targets: 2 samples have no tag"),
+    ],
+)
+def test_wrong_arguments_of_the_decoding_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        tag_sets_1nn(*arguments, np.ones((3, 4)), np.eye(3))

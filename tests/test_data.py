@@ -184,6 +184,34 @@ def test_subsets_are_nested_and_depend_on_the_seed(tmp_path: Path) -> None:
     assert torch.equal(small.test.images, large.test.images)
 
 
+def test_first_classes_are_those_of_the_whole_set(tmp_path: Path) -> None:
+    subset = {"samples_per_class": 10, "test_samples_per_class": 4, "seed": 2}
+    some = prepared(digits(classes=4, **subset), tmp_path / "some")
+    whole = prepared(digits(**subset), tmp_path / "all")
+    assert some.class_names == whole.class_names[:4]
+    for part, full in ((some.train, whole.train), (some.test, whole.test)):
+        first = full.labels < 4
+        assert torch.equal(part.images, full.images[first])
+        assert torch.equal(part.labels, full.labels[first])
+    assert record_of(tmp_path / "some")["counts"]["train"] == [10] * 4
+
+
+def test_more_classes_than_there_are(tmp_path: Path) -> None:
+    for refuses in (lambda spec: prepare(spec, tmp_path / "out"), nominal_shape):
+        with pytest.raises(UserError, match=r"digits has 10 classes: lower dataset\.classes = 11"):
+            refuses(digits(classes=11))
+    assert not (tmp_path / "out").exists()
+
+
+def test_nominal_shape_of_some_classes(tmp_path: Path) -> None:
+    assert nominal_shape(DatasetSpec(name="mnist", classes=5))[2:] == (5, 30_000, 5_000)
+    assert nominal_shape(digits(classes=3, samples_per_class=7, test_samples_per_class=2))[2:] == (3, 21, 6)
+    tree = {f"{split}/{name}/{i}.png": png(7) for split in ("train", "test") for name in "abc" for i in range(2)}
+    folder = folder_spec(write_tree(tmp_path / "images", tree), classes=2)
+    assert nominal_shape(folder)[2:] == (2, 4, 4)
+    assert prepared(folder, tmp_path / "out").class_names == ("a", "b")
+
+
 @pytest.mark.parametrize("fraction", [0.0, 0.25, 1.0])
 def test_label_noise_is_exact_per_class(tmp_path: Path, fraction: float) -> None:
     clean = prepared(digits(samples_per_class=20), tmp_path / "clean")

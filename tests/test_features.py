@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import pytest
@@ -9,11 +10,20 @@ import torch
 from networks_in_training import CPU, planned
 
 import ncpipe
-from ncpipe.collapse import Moment, collapse_metrics, load_traces
+from ncpipe.collapse import (
+    Moment,
+    collapse_metrics,
+    layer_statistics,
+    load_traces,
+    nc3_rows,
+    signal_to_noise,
+    subspace_alignment,
+)
+from ncpipe.data import load, prepare
 from ncpipe.errors import UserError
 from ncpipe.files import read_tensors
-from ncpipe.networks import Network
-from ncpipe.study.spec import MeasureSpec
+from ncpipe.networks import Network, build_network
+from ncpipe.study.spec import ConvStack, HeadSpec, MeasureSpec, Mlp, ResNet, Vgg
 from ncpipe.tables.collapse import collapse_rows
 from ncpipe.training import features as features_module
 from ncpipe.training.batches import open_batches
@@ -72,8 +82,128 @@ def test_parts_of_the_squared_error_sum_to_the_penalised_loss(trained, digits):
         penalty = (ridge * weight.square().sum() + bias_decay * bias.square().sum()) / 2
         parts = scalars["loss_nc1"] + scalars["loss_nc23"] + scalars["loss_perp"]
         assert parts == pytest.approx(scalars["loss"] + float(penalty), rel=1e-5)
+        assert parts == pytest.approx(scalars["loss_penalised"], rel=1e-10)
         assert set(trace.scalars[epoch, "test"]) == {"loss"}
         assert trace.statistics[Moment(epoch, "features")].within_products is None
+
+
+def test_the_penalised_loss_counts_the_mean_of_the_outputs_as_the_theory(digits, tmp_path):
+    run = planned((1,), epochs=1, loss__scaling="mean")
+    train(run, digits, tmp_path, CPU)
+    extract_features(run, MeasureSpec(), digits, tmp_path, CPU)
+    scalars = load_traces(tmp_path / "statistics.safetensors")["run"].scalars[1, "train"]
+    parts = scalars["loss_nc1"] + scalars["loss_nc23"] + scalars["loss_perp"]
+    assert parts == pytest.approx(scalars["loss_penalised"], rel=1e-10)
+
+
+@pytest.mark.parametrize("loss", ["mse", "ce"])
+def test_signal_to_noise_is_of_the_last_features_and_of_squared_error(loss, digits, tmp_path):
+    run = planned((1,), epochs=1, loss__name=loss)
+    train(run, digits, tmp_path, CPU)
+    kept = MeasureSpec.model_validate({"keep": {"layers": ["features"]}})
+    extract_features(run, kept, digits, tmp_path, CPU)
+    trace = load_traces(tmp_path / "statistics.safetensors")["run"]
+    features, _ = read_tensors(tmp_path / "features.safetensors")
+    vectors, labels = features["1/features/train"], features["labels/train"]
+    expected = signal_to_noise(layer_statistics(vectors, labels, 10, products=True))
+    rows = {row["metric"]: row for row in collapse_rows("net", "run", trace) if row["split"] == "train"}
+    if loss == "ce":
+        assert not {"snr_min", "snr_max", "loss_penalised"} & set(rows)
+        return
+    for name, value in expected.items():
+        assert rows[name]["value"] == pytest.approx(value, rel=1e-8, nan_ok=True)
+        assert rows[name]["reason"] == expected.undefined.get(name)
+        assert rows[name]["layer"] == "features"
+
+
+def test_more_units_than_samples_leave_no_signal_to_noise(digits, tmp_path):
+    run = planned((1,), epochs=1, model__width=256)
+    train(run, digits, tmp_path, CPU)
+    extract_features(run, MeasureSpec(), digits, tmp_path, CPU)
+    trace = load_traces(tmp_path / "statistics.safetensors")["run"]
+    rows = [row for row in collapse_rows("net", "run", trace) if row["metric"] in ("snr_min", "snr_max")]
+    assert len(rows) == 2
+    for row in rows:
+        assert math.isnan(row["value"])
+        assert row["reason"] == "no scatter within the classes in a direction of the class means"
+
+
+def test_weights_between_layers_stand_at_the_layer_they_read(digits, tmp_path):
+    run = planned((0, 2), epochs=2, model__depth=3, head__hidden=1)
+    train(run, digits, tmp_path, CPU)
+    extract_features(run, MeasureSpec(), digits, tmp_path, CPU)
+    trace = load_traces(tmp_path / "statistics.safetensors")["run"]
+    below = run.layers[:-1]
+    assert set(trace.weights) == {(time, layer) for time in (0, 2) for layer in below}
+    first, last = (read_tensors(tmp_path / f"checkpoints/epoch{t:06d}.safetensors")[0] for t in (0, 2))
+    name = "stages.layer2.0.weight"
+    assert torch.equal(trace.weights[0, "layer1"], first[name])
+    assert torch.equal(trace.weights[2, "layer1"], last[name])
+    assert not torch.equal(first[name], last[name])
+    assert torch.equal(trace.weights[2, "head_input"], last["hidden.features.0.weight"])
+    rows = {
+        (row["layer"], row["split"], row["metric"]): row["value"]
+        for row in collapse_rows("net", "run", trace)
+        if row["time"] == 2
+    }
+    for split in ("train", "test"):
+        for layer in below:
+            means = trace.statistics[Moment(2, layer, split)].means
+            weight = trace.weights[2, layer]
+            assert rows[layer, split, "nc3_rows"] == pytest.approx(nc3_rows(weight, means), rel=1e-10)
+            expected = subspace_alignment(weight, means)
+            assert rows[layer, split, "subspace_alignment"] == pytest.approx(expected, rel=1e-10)
+
+
+def test_the_kernel_that_reads_a_map_is_summed_over_its_positions(trained, digits):
+    run, folder = trained
+    extract_features(run, MeasureSpec(), digits, folder, CPU)
+    trace = load_traces(folder / "statistics.safetensors")["run"]
+    kernel = read_tensors(folder / "model.safetensors")[0]["stages.features.0.0.weight"]
+    torch.testing.assert_close(trace.weights[6, "layer1"], kernel.sum(dim=(2, 3)), rtol=0, atol=0)
+    # away from borders it is the map between averages over positions
+    maps = torch.randn(1, 4, 1, 1).expand(-1, -1, 9, 9)
+    inner = torch.nn.functional.conv2d(maps, kernel).mean(dim=(2, 3))
+    torch.testing.assert_close(inner, maps.mean(dim=(2, 3)) @ trace.weights[6, "layer1"].T)
+    extract_features(run, MeasureSpec(flatten=("layer1",)), digits, folder, CPU)
+    assert not load_traces(folder / "statistics.safetensors")["run"].weights
+
+
+@pytest.mark.parametrize(
+    ("model", "layers"),
+    [
+        (Mlp(name="mlp", depth=3, width=8), ["layer1", "layer2"]),
+        (ConvStack(name="conv_stack", depth=4, width=8), ["layer1", "layer2", "layer3"]),
+        (ResNet(name="resnet18", width=8), []),
+        (Vgg(name="vgg11_bn", width=8), []),
+    ],
+)
+def test_layers_that_one_matrix_reads(model, layers):
+    network = build_network(model, HeadSpec(), (1, 16, 16), 10, 0)
+    weights = network.reading_weights()
+    assert list(weights) == layers
+    for weight in weights.values():
+        assert weight.shape == (8, 8)
+    projected = build_network(model, HeadSpec(feature_dim=5, hidden=2), (1, 16, 16), 10, 0).reading_weights()
+    assert list(projected) == [*layers[:-1], "head_input", "head1"]
+
+
+def test_sets_of_tags_are_decoded_by_the_nearest_training_feature(tmp_path):
+    digits = {"name": "digits", "samples_per_class": 10, "test_samples_per_class": 5, "pairs": 3, "test_pairs": 2}
+    run = planned((1,), epochs=1, dataset=digits, loss={"name": "pick_all_labels"})
+    prepare(run.spec.dataset, tmp_path / "data")
+    data = load(tmp_path / "data")
+    train(run, data, tmp_path, CPU)
+    kept = MeasureSpec.model_validate({"keep": {"layers": ["features"]}})
+    extract_features(run, kept, data, tmp_path, CPU)
+    trace = load_traces(tmp_path / "statistics.safetensors")["run"]
+    kept, _ = read_tensors(tmp_path / "features.safetensors")
+    unit = {s: torch.nn.functional.normalize(kept[f"1/features/{s}"].double()) for s in ("train", "test")}
+    nearest = (unit["test"] @ unit["train"].T).argmax(dim=1)
+    expected = float((kept["labels/train"][nearest] == kept["labels/test"]).double().mean())
+    assert 0 < expected < 1
+    assert trace.scalars[1, "test"]["tag_sets_1nn"] == expected
+    assert "tag_sets_1nn" not in trace.scalars[1, "train"]
 
 
 @pytest.mark.parametrize(

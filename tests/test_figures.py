@@ -10,18 +10,24 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from synthetic_tables import GRID, MISSED, SAMPLES, MadeUp, Penalties
 
 from ncpipe.figures import DRAWINGS, caption, draw, save_figure
 from ncpipe.figures.axes import scale_time, scale_values
+from ncpipe.figures.bias_transition import closed_form, regime_change
 from ncpipe.figures.definitions import frame_gap
+from ncpipe.figures.level_curves import spread_levels
+from ncpipe.figures.matched_sweep import sweeps
 from ncpipe.figures.series import Band
 from ncpipe.figures.style import looks, shortened, style, wrapped
 from ncpipe.figures.training_curves import learning_rate_drops
 from ncpipe.figures.ufm_phase import phases, threshold
 from ncpipe.study.spec import FigureName, FigureOptions
 from ncpipe.tables.collect import read_tables
+from ncpipe.tables.schemas import TABLES
+from ncpipe.ufm import Problem, snr_law
 
 NAMES = get_args(FigureName)
 TWENTY = tuple(f"resnet18 MSE no bias dataset.name=mnist optimizer.lr={i}" for i in range(20))
@@ -39,6 +45,7 @@ CASES = {
     "diverged": MadeUp(status="diverged"),
     "missing": MadeUp(status="missing", matched=False),
     "predicts zero": MadeUp(prediction=0.0),
+    "weight decays": MadeUp.swept(),
     "penalties": Penalties(),
     "penalties, nothing done": Penalties(status="diverged"),
     "twenty labels": MadeUp(labels=TWENTY, seeds=1, ufm=False),
@@ -54,6 +61,10 @@ def texts(figure: Figure) -> str:
     return " ".join(text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")))
 
 
+def options_of(name: FigureName, **more) -> FigureOptions:
+    return FigureOptions(name=name, over="optimizer.lr" if name == "sweep" else None, **more)
+
+
 def test_every_figure_name_is_drawn():
     assert set(DRAWINGS) == set(NAMES)
 
@@ -61,7 +72,7 @@ def test_every_figure_name_is_drawn():
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", NAMES)
 def test_draws_from_any_tables(studies, name, case):
-    options = FigureOptions(name=name)
+    options = options_of(name)
     with style():  # without the layout, which takes most of the time
         figure = DRAWINGS[name].draw(studies[case], options)
     assert figure.get_size_inches()[0] == pytest.approx(options.width)
@@ -77,12 +88,12 @@ def test_panels_keep_within_the_figure(studies, case):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_column_test_split(studies, name):
-    draw(studies["ordinary"], FigureOptions(name=name, width=3.25, split="test"))
+    draw(studies["ordinary"], options_of(name, width=3.25, split="test"))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_to_show_is_one_line(studies, name):
-    figure = draw(studies["nothing"], FigureOptions(name=name))
+    figure = draw(studies["nothing"], options_of(name))
     assert not figure.axes
     assert texts(figure).startswith(f"{name}: no ")
 
@@ -161,6 +172,56 @@ def test_phase_figure_says_what_has_no_closed_form_and_redraws_equal(tmp_path: P
     assert "no closed form" in caption(read_tables(tables), FigureOptions(name="ufm_phase"))
 
 
+def test_bias_transition_has_the_closed_form_of_both_ends_and_its_change():
+    problem = Problem(4, 5, 6, weight_decay=5e-3, feature_decay=1e-3)
+    gap, free, none = frame_gap(4), *(closed_form(replace(problem, bias=bias)) for bias in ("free", "none"))
+    assert free[1:] == pytest.approx([gap, 0, gap, 0], abs=1e-7)
+    assert none[1:] == pytest.approx([0, gap, 0, gap], abs=1e-7)
+    c = 4 * np.sqrt(5 * 5e-6)
+    border = regime_change(problem, 1e-3, 10.0)
+    assert border == pytest.approx(c / (1 - c))
+    assert closed_form(replace(problem, bias=0.99 * border))[2] == pytest.approx(0, abs=1e-7)
+    assert closed_form(replace(problem, bias=1.05 * border))[2] > 0.01
+    assert regime_change(problem, 0.1, 10.0) is None
+
+
+def test_bias_panel_takes_the_free_bias_and_none_to_its_ends(studies):
+    tables = studies["penalties"]
+    runs, fits = tables["runs"], tables["ufm"]
+    first = runs[runs["label"].str.contains("penalised")].iloc[[0, 0]]
+    ends = first.assign(run_id=["f", "n"], bias=["free", "none"])
+    ends["settings"] = [s.replace('"bias": 0.01', f'"bias": "{b}"') for s, b in zip(ends["settings"], ends["bias"])]
+    copied = fits[fits["run_id"] == first["run_id"].iloc[0]].iloc[[0, 0]]
+    more = {
+        "runs": pd.concat([runs, ends]),
+        "ufm": pd.concat([fits, copied.assign(run_id=["f", "n"], bias=ends["bias"].array)]),
+    }
+    bias = next(phase for phase in phases(tables | more) if phase.of_bias)
+    assert sorted(bias.ends["run_id"]) == ["f", "n"]
+    assert set(bias.fits["run_id"]).isdisjoint(bias.ends["run_id"])
+    assert next(phase for phase in phases(tables) if phase.of_bias).ends.empty
+    text = texts(draw(tables | more, FigureOptions(name="ufm_phase")))
+    assert "exact ETF" in text
+    assert "∞" in text
+
+
+def test_sweeps_of_weight_decay_merge_seeds_and_keep_networks_apart(studies):
+    found = sweeps(studies["weight decays"])
+    assert [sweep.label for sweep in found] == ["mlp MSE no bias", "mlp CE bias"]
+    norms = found[0].rows.query("quantity == 'norms' and source == 'measured'")
+    assert sorted(norms["decay"].unique()) == [1e-3, 3e-3, 1e-2]
+    assert norms.loc[norms["decay"] == 1e-2, "value"].unique() == pytest.approx([30 * 1.5])
+    assert "measured" not in set(found[0].rows.query("quantity == 'means_gram'")["source"])
+    assert sorted(found[0].misfits["seed"]) == [0, 0, 1, 1]
+    assert [sweep.label for sweep in sweeps(studies["twenty labels"])] == ["resnet18 MSE no bias dataset.name=mnist"]
+
+
+def test_levels_are_spread_from_the_first_layer_to_the_last():
+    rows = pd.DataFrame({"depth": np.repeat(np.arange(1, 18), 2)})
+    assert spread_levels(rows)["depth"].unique().tolist() == [1, 5, 9, 13, 17]
+    assert len(spread_levels(rows[rows["depth"] < 4])) == 6
+
+
 def test_matched_figure_svg_is_equal_on_redraw(tmp_path: Path):
     tables = MadeUp().write(tmp_path / "tables")
     paths = [save_figure("matched_ufm", tables, tmp_path / str(i) / "m")[0] for i in range(2)]
@@ -228,3 +289,132 @@ def test_learning_rate_drops(studies):
 def test_long_labels_are_shortened_and_wrapped():
     assert shortened("abcdefghij", 5) == "ab…ij"
     assert wrapped("resnet18 MSE no bias", 18) == "resnet18 MSE\nno bias"
+
+
+# --- the central path and deep UFMs by L-BFGS ----------------------------------------------------
+
+
+def path_tables(starts: dict[str, tuple[float, ...]]) -> dict[str, pd.DataFrame]:
+    """Simulations of the central path by run id, from these singular values; measured are the law's by 1 percent."""
+    times = [0, *np.geomspace(100, 1e6, 39).round()]
+    runs, history = [], []
+    for seed, (run, start) in enumerate(starts.items()):
+        classes = len(start) + 1
+        same = {"kind": "declared", "status": "done", "optimizer": "central_path", "seed": seed, "dim": 12}
+        label = f"plain linear MSE bias (central path) classes={classes}"
+        runs.append(same | {"run_id": run, "label": label, "classes": classes, "train_samples": 20 * classes})
+        law = snr_law(list(start), times, classes=classes, samples=20 * classes).numpy()
+        history += [
+            {"run_id": run, "time": int(time), "quantity": f"{name}_{i}", "value": value * law[k, i - 1]}
+            for name, value in (("snr", 1.01), ("snr_law", 1.0))
+            for k, time in enumerate(times)
+            for i in range(1, classes)
+        ]
+    return {"runs": pd.DataFrame(runs, columns=TABLES["runs"].names), "history": pd.DataFrame(history)}
+
+
+def test_central_path_draws_the_law_and_the_growth_of_the_first_seed():
+    tables = path_tables({"a": (2.0, 1.0, 0.5), "b": (3.0, 2.0, 1.0), "c": tuple(np.linspace(2, 0.2, 9))})
+    figure = draw(tables, FigureOptions(name="central_path"))
+    assert len(figure.axes) == 4
+    assert {"K = 4, N = 80, d = 12", "K = 10, N = 200, d = 12", "$w_{3}$", "$w_{9}$"} <= set(text_list(figure))
+    upper, lower = figure.axes[0], figure.axes[2]
+    lines = [line for line in upper.lines if line.get_linestyle() == "-"]
+    assert len(lines) == 3
+    assert lines[0].get_ydata()[0] == pytest.approx(float(snr_law(2.0, [100], classes=4, samples=80)))
+    points = [line for line in upper.lines if line.get_marker() == "o"]
+    assert points[0].get_ydata()[0] == pytest.approx(1.01 * lines[0].get_ydata()[0])
+    growth = next(line for line in upper.lines if line.get_linestyle() == "--")
+    assert growth.get_ydata()[-1] == pytest.approx((4 * 4 * 1e6 / 80) ** 0.25)
+    assert len(lower.lines) == 2
+    assert all(line.get_ydata()[-1] < 1e-3 < line.get_ydata()[0] for line in lower.lines)
+
+
+def test_central_paths_of_equal_sizes_are_named_by_their_labels():
+    tables = path_tables({"a": (2.0, 1.0), "b": (3.0, 1.0)})
+    tables["runs"]["label"] = ["path end_time=1e5", "path end_time=1e6"]
+    figure = draw(tables, FigureOptions(name="central_path"))
+    assert {"path end_time=1e5", "path end_time=1e6"} <= set(text_list(figure))
+
+
+def text_list(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))]
+
+
+LEVELS = {2: ("H1", "W1H1", "features"), 3: ("H1", "W1H1", "H2", "W2H2", "features")}
+
+
+def deep_tables(*problems: tuple[int, int, float, float]) -> dict[str, pd.DataFrame]:
+    """Deep ReLU UFMs by L-BFGS: (L, d, penalties over the threshold, success fraction), two seeds each."""
+    runs, fits, collapse = [], [], []
+    for number, (depth, dim, excess, success) in enumerate(problems):
+        for seed in range(2):
+            run = {"run_id": f"{number}-{seed}", "kind": "declared", "status": "done", "seed": seed, "classes": 2}
+            run |= {"activation": "relu", "loss": "mse", "bias": "none"}
+            name = "extended" if depth == 2 else f"deep {depth}"
+            label = f"{name} relu MSE no bias (L-BFGS) dim={dim}"
+            runs.append(run | {"optimizer": "lbfgs", "depth": depth, "label": label})
+            optimum = min(0.5, 0.5 * excess)
+            fit = {"dim": dim, "starts": 8, "success_fraction": success, "dead_directions": 0, "network_id": None}
+            fit |= {
+                "optimum": optimum,
+                "value": optimum,
+                "optimum_is_zero": excess >= 1,
+                "zero_threshold": 1 / excess,
+            }
+            fits.append(run | fit | {"missed": success == 0})
+            for place, layer in enumerate(LEVELS[depth], start=1):
+                at = {"split": "train", "layer": layer, "depth": place, "time": 57, "metric": "nc1_pinv"}
+                collapse.append({"run_id": run["run_id"], **at, "value": 10.0**-place})
+    frames = {"runs": runs, "ufm": fits, "collapse": collapse}
+    return {name: pd.DataFrame(rows, columns=TABLES[name].names) for name, rows in frames.items()}
+
+
+def lines_of(axes: Axes) -> list[tuple[list[float], list[float]]]:
+    drawn = [line for line in axes.lines if line.get_linestyle() == "-"]
+    return [(line.get_xdata().tolist(), line.get_ydata().tolist()) for line in drawn]
+
+
+def test_success_is_drawn_over_widths_and_about_the_threshold():
+    widths = [(depth, dim, 0.01, dim / 64 / depth) for depth in (2, 3) for dim in (4, 16, 64)]
+    tables = deep_tables(*widths, *((2, 16, excess, 0.5) for excess in (0.5, 0.9, 1.1)))
+    figure = draw(tables, FigureOptions(name="ufm_success"))
+    over_width, over_penalty, gain = figure.axes
+    assert lines_of(over_width) == [([4, 16, 64], [1 / 32, 1 / 8, 1 / 2]), ([4, 16, 64], [1 / 48, 1 / 12, 1 / 3])]
+    (x, success), ((same, gained),) = lines_of(over_penalty)[0], lines_of(gain)
+    assert x == [0.01, 0.5, 0.9]  # zero is optimal beyond
+    assert success == [1 / 8, 0.5, 0.5]
+    assert same == [0.01, 0.5, 0.9, 1.1]
+    assert gained == pytest.approx([0.99, 0.5, 0.1, 0])
+    assert {"L = 2", "L = 3"} <= set(text_list(figure))
+    assert "dead_directions" not in texts(figure)
+    assert "8 random starts each" in caption(tables, FigureOptions(name="ufm_success"))
+
+
+def test_dead_directions_have_a_panel_where_there_are_any():
+    tables = deep_tables((2, 4, 0.01, 0.1), (2, 8, 0.01, 0.9))
+    tables["ufm"].loc[0, "dead_directions"] = 1
+    figure = draw(tables, FigureOptions(name="ufm_success"))
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["success_fraction", "dead_directions"]
+
+
+def test_depth_of_lbfgs_has_a_panel_a_model_of_what_reached_the_optimum():
+    tables = deep_tables((2, 4, 0.01, 0.5), (2, 8, 0.01, 0.5), (3, 4, 0.01, 0.5), (3, 8, 2.0, 0.5), (3, 8, 0.01, 0.0))
+    missed = tables["collapse"]["run_id"].isin(["3-0", "3-1", "4-0", "4-1"])  # zero is optimal; missed
+    tables["collapse"].loc[missed, "value"] = 5.0
+    figure = draw(tables, FigureOptions(name="collapse_depth"))
+    assert [axes.get_title(loc="left").replace("\n", " ") for axes in figure.axes] == [
+        "UFM extended relu MSE no bias",
+        "UFM deep 3 relu MSE no bias",
+    ]
+    ((x, y),) = lines_of(figure.axes[1])
+    assert x == [1, 2, 3, 4, 5]
+    assert y == pytest.approx([0.1**i for i in x])
+    assert "initialisation" not in texts(figure)
+    assert "6 ReLU UFMs that L-BFGS took to the optimum" in caption(tables, FigureOptions(name="collapse_depth"))
+
+
+def test_depth_of_lbfgs_is_left_to_gradient_descent_of_the_same_model(studies):
+    figure = draw(studies["no networks"], FigureOptions(name="collapse_depth"))
+    assert len(figure.axes) == 1
+    assert "initialisation" in texts(figure)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
+from ncpipe.central_path import follow_path, start_features
 from ncpipe.collapse import Moment, Trace, layer_statistics, load_traces, save_traces
 from ncpipe.errors import UserError
 from ncpipe.files import read_tensors, write_json
@@ -13,6 +18,8 @@ from ncpipe.fitting import error_columns, fit_batch, match_network, matched_to
 from ncpipe.study.spec import NetworkSpec, UfmSpec
 from ncpipe.study.study import NetworkRun, UfmBatch
 from ncpipe.study.sweep import laid_over
+from ncpipe.tables.collapse import write_collapse
+from ncpipe.tables.collect import problem_settings
 from ncpipe.tables.records import read_table
 from ncpipe.ufm import Problem
 
@@ -241,3 +248,97 @@ def test_a_solver_that_does_not_apply_is_one_line(tmp_path):
         UserError, match="b1: solver 'construction': no closed form: extended model with cross entropy"
     ):
         fit_batch(UfmBatch("b1", {"p": spec}), tmp_path)
+
+
+# --- the central path ----------------------------------------------------------------------------
+
+PATH = {"classes": 4, "samples": 20, "dim": 8, "bias": "free", "solver": {"name": "central_path"}}
+
+
+@pytest.fixture(scope="module")
+def path_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("path")
+    specs = {f"path{s}": UfmSpec.model_validate(PATH | {"seed": s}) for s in (0, 1)}
+    fit_batch(UfmBatch("batch", specs), folder)
+    write_collapse(folder / "statistics.safetensors", "ufm", folder / "collapse.parquet")
+    return folder
+
+
+def test_central_path_records_singular_values_beside_their_law(path_folder):
+    history = read_table(path_folder / "history.parquet").to_pandas()
+    table = history.pivot(index=["run_id", "time"], columns="quantity", values="value")
+    assert len(table) == 80
+    assert not table.isna().any().any()
+    for i in (1, 2, 3):
+        assert table[f"snr_{i}"].to_numpy() == pytest.approx(table[f"snr_law_{i}"].to_numpy(), rel=1e-9)
+    assert table["objective"].to_numpy() == pytest.approx(
+        (1 / (4 + table[["snr_1", "snr_2", "snr_3"]] ** 2)).sum(axis=1).to_numpy() / 2
+    )
+    assert (table.loc["path0", "snr_1"] != table.loc["path1", "snr_1"]).all()
+    assert table["snr_1"].groupby("run_id").apply(lambda w: w.is_monotonic_increasing).all()
+
+
+def test_ends_of_a_central_path_are_measured_with_the_least_squares_classifier(path_folder):
+    history = read_table(path_folder / "history.parquet").to_pandas().set_index(["run_id", "time", "quantity"])
+    collapse = read_table(path_folder / "collapse.parquet").to_pandas().set_index(["run_id", "time", "metric"])
+    for time in (0, 1_000_000):
+        row = collapse.loc[("path1", time), "value"]
+        for metric, quantity in (("nc1_pinv", "nc1_pinv"), ("loss", "objective")):
+            assert row[metric] == pytest.approx(history.loc[("path1", time, quantity), "value"], rel=1e-8)
+        assert row["loss_perp"] == pytest.approx(0, abs=1e-15)
+        assert row["loss_nc1"] + row["loss_nc23"] == pytest.approx(row["loss"])
+    tensors, _ = read_tensors(path_folder / "minimisers.safetensors")
+    weight, bias = load_traces(path_folder / "statistics.safetensors")["path1"].heads[1_000_000]
+    assert torch.equal(tensors["path1/weight1"], weight)
+    assert torch.equal(tensors["path1/bias"], bias)
+    assert tensors["path1/features"].shape == (80, 8)
+
+
+def test_row_of_a_central_path_has_no_penalties_and_no_optimum(path_folder):
+    row = read_table(path_folder / "fits.parquet").to_pylist()[0]
+    none = ("weight_decay", "feature_decay", "optimum", "optimum_is_zero", "gap", "zero_threshold", "network_id")
+    assert [row[name] for name in none] == [None] * len(none)
+    assert (row["solver"], row["status"], row["bias"], row["iterations"]) == ("central_path", "done", "free", 10**6)
+    assert row["basis"].startswith("no closed form:")
+    settings = problem_settings(UfmSpec.model_validate(PATH))
+    assert (settings["weight_decay"], settings["feature_decay"]) == (None, None)
+    assert settings["epochs"] == 10**6
+    assert settings["label"] == "plain linear MSE bias (central path)"
+
+
+def test_features_of_a_central_path_are_whitened():
+    features, labels = start_features(UfmSpec.model_validate(PATH))
+    means = torch.stack([features[labels == c].mean(dim=0) for c in range(4)])
+    deviations = features - means[labels]
+    assert torch.allclose(deviations.T @ deviations / 80, torch.eye(8, dtype=torch.float64), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bias": "none"}, "needs bias free"),
+        ({"loss": "ce"}, "needs loss mse"),
+        ({"weight_decay": 5e-3}, "needs weight_decay null"),
+        ({"feature_decay": 1e-3}, "needs feature_decay null"),
+        ({"rescale": (2, 3)}, "needs rescale"),
+        ({"samples": (20, 20, 20, 19)}, "samples is one number"),
+        ({"dim": 2}, "needs dim 3 or more"),
+        ({"samples": 2}, "needs samples 3 or more"),
+        ({"solver": {"name": "central_path", "end_time": 100.0}}, "end_time must be at least 36460 with points 40"),
+    ],
+)
+def test_what_a_central_path_is_of(changes, message):
+    with pytest.raises(ValidationError, match=message):
+        UfmSpec.model_validate(PATH | changes)
+
+
+@pytest.mark.parametrize("points", [2, 3, 4, 10, 40, 400])
+def test_recorded_times_of_a_central_path_differ(points):
+    def solved(end_time: float) -> UfmSpec:
+        return UfmSpec.model_validate(PATH | {"solver": {**PATH["solver"], "points": points, "end_time": end_time}})
+
+    with pytest.raises(ValidationError) as refused:
+        solved(1e-3)
+    least = float(re.search(r"at least (\d+)", str(refused.value)).group(1))
+    times = [row["time"] for row in follow_path("path", solved(least)).history]
+    assert len(set(times)) == points

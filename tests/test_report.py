@@ -7,13 +7,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from synthetic_tables import MadeUp
+from synthetic_tables import CLAIM, METADATA, MadeUp
 
 from ncpipe.figures import save_figure
 from ncpipe.report import page, write_report
 from ncpipe.report.summary import sentences
 from ncpipe.study.spec import StudyInfo
 from ncpipe.tables.collect import read_tables
+from ncpipe.tables.records import write_rows
+from ncpipe.tables.schemas import CLAIMS
 
 INFO = StudyInfo(name="made-up", title="Digits <script>alert(1)</script> & frames", description="A <b>bold</b> claim")
 
@@ -54,7 +56,7 @@ def html(results: Path) -> str:
 def test_holds_claims_labels_and_provenance(html):
     text = " ".join(Parsed(html).text.split())
     for part in (
-        "tirer2022-1",
+        "1 The bias-free MSE UFM ends at an orthogonal frame.",
         "supported",
         "1e-09",
         "mlp MSE no bias",
@@ -66,6 +68,45 @@ def test_holds_claims_labels_and_provenance(html):
         assert part in text
     assert "version = {0.1.0}" in text
     assert "author = {{The ncpipe authors}}" in text
+
+
+SEVERAL = (
+    CLAIM,
+    CLAIM | {"claim_id": "tirer2022-2a", "verdict": "contradicted", "holds": 0},
+    CLAIM | {"paper": "han2022", "claim_id": "han2022-1", "verdict": "undecided", "holds": 1},
+    CLAIM | {"paper": "han2022", "claim_id": "han2022-2", "verdict": "undecided", "data": "", "seeds": 0}
+    | dict.fromkeys(("effect", "low", "high", "interval_low", "interval_high"))
+    | {"count": 0, "holds": 0},
+)  # fmt: skip
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> Path:
+    """Tables of a study at a scale, with claims of two papers."""
+    tables = MadeUp().write(tmp_path / "tables")
+    write_rows(tables / "claims.parquet", CLAIMS, SEVERAL, METADATA | {"scale": "small"})
+    return tables
+
+
+def test_claims_stand_by_paper_with_their_numbers(several, tmp_path):
+    write_report(INFO, several, {}, tmp_path / "report.html")
+    text = " ".join(Parsed((tmp_path / "report.html").read_text(encoding="utf-8")).text.split())
+    order = ("Tirer & Bruna 2022", "✗ contradicted", "Han, Papyan & Donoho 2022", "? undecided")
+    places = [text.index(part) for part in order]
+    assert places == sorted(places)
+    assert "1 The bias-free MSE UFM ends at an orthogonal frame. nc2_means_of at the last" in text
+    assert "needs < 0.01; UFM (K = 4, N = 200) ✓ supported 1e-09 1e-10 … 2e-09 8e-10 … 1.2e-09 3 of 3 2" in text
+    assert "needs < 0.01 ? undecided – – – none 0" in text
+    assert "Scale of the study: small." in text
+
+
+def test_papers_with_claims_are_cited(several, tmp_path, html):
+    write_report(INFO, several, {}, tmp_path / "report.html")
+    cited = [Parsed(page).text for page in (html, (tmp_path / "report.html").read_text(encoding="utf-8"))]
+    assert [("Tirer, Tom and" in text, "Neural Collapse Under MSE Loss" in text) for text in cited] == [
+        (True, False),
+        (True, True),
+    ]
 
 
 def test_figures_are_embedded_with_captions_and_links(html):
@@ -126,3 +167,10 @@ def test_summary_in_words(tmp_path):
     assert told[0] == "4 networks (2 labels, 2 seeds)."
     assert "4 of 4 networks reached zero training error, at epoch 3." in told
     assert "Of 1 claim put to the tables: 1 supported." in told
+
+
+def test_claims_of_several_papers_in_words(several):
+    assert sentences(read_tables(several))[-1] == (
+        "Of 4 claims of 2 papers put to the tables: 1 supported, 1 contradicted, 2 undecided;"
+        " no run of the study speaks of 1."
+    )

@@ -107,8 +107,9 @@ def small_tables() -> dict[str, list[Row]]:
         ],
         "ufm": [fit_row("ufm-d", "declared"), fit_row("matched-a", "matched", "net-a")],
         "claims": [
-            {"claim_id": "tirer2022-1", "statement": "|W| ends at an OF.", "effect": 0.01, "low": 0.001, "high": 0.02,
-             "count": 3, "verdict": "supported"},
+            {"claim_id": "tirer2022-1", "statement": "|W| ends at an OF.", "effect": 0.01, "count": 3, "holds": 3,
+             "interval_low": 0.001, "interval_high": 0.02, "verdict": "supported"},
+            {"claim_id": "tirer2022-2", "statement": "No run speaks of it.", "count": 0, "verdict": "undecided"},
         ],
         "timings": [
             *timing_rows("net-a", "train", START, range(1, EPOCHS + 1)),
@@ -317,7 +318,9 @@ def test_divergence_is_a_finished_run_with_its_status(mirrored: Study) -> None:
 def test_the_study_run_shows_claims_config_figures_and_report(mirrored: Study) -> None:
     run = mirrored.runs()["study-small"]
     note = run.data.tags["mlflow.note.content"]
-    assert "| tirer2022-1 | \\|W\\| ends at an OF. | 0.01 | 0.001 … 0.02 | 3 | **supported** |" in note
+    assert "| tirer2022-1 | \\|W\\| ends at an OF. | **supported** | 0.01 | 0.001 … 0.02 | 3 of 3 |" in note
+    assert "| tirer2022-2 | No run speaks of it. | **undecided** | – | – | none |" in note
+    assert run.data.metrics == {"claims/supported": 1, "claims/contradicted": 0, "claims/undecided": 1}
     root = Path(run.info.artifact_uri.removeprefix("file://"))
     assert root.is_relative_to(mirrored.layout.mlflow / "artifacts")
     files = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}

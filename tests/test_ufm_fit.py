@@ -1,5 +1,6 @@
 """Fits: both solvers reach the closed forms, batches equal single fits, divergence stays with its problem."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from test_ufm_closed_form import CHECK_VALUES, closed_form_problems
 from test_ufm_objective import by_formula
 
-from ncpipe.collapse import Moment, layer_statistics
+from ncpipe.collapse import Moment, layer_statistics, nc3_rows, subspace_alignment
+from ncpipe.tables.collapse import collapse_rows
 from ncpipe.ufm import Problem, Result, fit
 from ncpipe.ufm.fit import log_spaced
 from ncpipe.ufm.minimiser import centred_fit
@@ -241,6 +243,48 @@ def test_trace_holds_every_layer_over_time(fields: dict[str, Any], layers: tuple
     for name, value in trace.statistics[Moment(last, "features")].tensors().items():
         torch.testing.assert_close(value, expected[name])
     assert trace.statistics[Moment(last, layers[0])].scatter.min() > 0
+    assert set(trace.weights) == {(t, "H1") for t in trace.times if len(layers) > 1}
+    for _, name in trace.weights:
+        assert torch.equal(trace.weights[last, name], result.weights[0])
+
+
+def test_weights_of_a_deep_model_stand_at_the_features_they_read() -> None:
+    problem = Problem(3, 4, (5, 4, 6), weight_decay=(0.01, 0.01, 0.01), feature_decay=0.01, activation="relu")
+    result = fit(problem, "gradient_descent", seed=0, **DESCENT)
+    trace, last = result.trace(), result.trace().times[-1]
+    assert {name for time, name in trace.weights if time == last} == {"H1", "H2"}
+    rows = {(row["layer"], row["metric"]): row["value"] for row in collapse_rows("ufm", "run", trace)}
+    for name, weight in zip(("H1", "H2"), result.weights, strict=False):
+        means = trace.statistics[Moment(last, name)].means
+        assert rows[name, "nc3_rows"] == pytest.approx(nc3_rows(weight, means), rel=1e-12)
+        assert rows[name, "subspace_alignment"] == pytest.approx(subspace_alignment(weight, means), rel=1e-12)
+    assert ("W1H1", "nc3_rows") not in rows
+    assert ("features", "nc3_rows") in rows
+
+
+@pytest.mark.parametrize("bias", ["none", "free", 0.2])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_parts_of_the_squared_error_sum_to_the_penalised_loss(bias: Any, depth: int) -> None:
+    problem = Problem(3, 9, 5, weight_decay=(0.02,) * depth, feature_decay=0.01, bias=bias)
+    trace = fit(problem, "gradient_descent", seed=0, **DESCENT).trace()
+    for time in trace.times:
+        scalars = trace.scalars[time, "train"]
+        weight, offset = trace.heads[time]
+        penalty = 0.02 * weight.square().sum() / 2
+        if offset is not None and bias != "free":
+            penalty += bias * offset.square().sum() / 2
+        assert scalars["loss_penalised"] == pytest.approx(scalars["loss"] + float(penalty), rel=1e-13)
+        parts = scalars["loss_nc1"] + scalars["loss_nc23"] + scalars["loss_perp"]
+        assert parts == pytest.approx(scalars["loss_penalised"], rel=1e-10)
+        assert 0 < scalars["snr_min"] < scalars["snr_max"]
+
+
+def test_signal_to_noise_without_noise_has_a_reason() -> None:
+    trace = fit(Problem(3, 4, 5, weight_decay=0.01, feature_decay=0.01), "construction").trace()
+    (row,) = (row for row in collapse_rows("ufm", "run", trace) if row["metric"] == "snr_min")
+    assert math.isnan(row["value"])
+    assert row["reason"] == trace.reasons[0, "train"]["snr_min"]
+    assert "no scatter within the classes" in row["reason"]
 
 
 @pytest.mark.parametrize("seed", range(4))

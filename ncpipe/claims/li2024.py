@@ -1,7 +1,116 @@
-"""Claims of Li et al. 2024."""
+"""Claims of Li et al. 2024: collapse with several labels a sample."""
 
 from __future__ import annotations
 
-from ncpipe.claims.claim import Claim
+import math
+from collections.abc import Callable
+from typing import Literal
 
-LI2024: tuple[Claim, ...] = ()
+import pandas as pd
+
+from ncpipe.claims.claim import Claim, Frames
+from ncpipe.claims.selectors import (
+    NETWORKS,
+    TRAINED,
+    alike,
+    ends,
+    final,
+    log10,
+    log_change,
+    measured,
+    optimality,
+    past_zero_error,
+    run_ids,
+    solved,
+)
+from ncpipe.study.spec import MULTI_LABEL
+
+SEVERAL = f"loss in {list(MULTI_LABEL)}"
+FREE = f"{NETWORKS} and {SEVERAL} and fixed_etf == False"
+
+
+def _end(metric: str) -> Callable[[Frames], pd.Series]:
+    return lambda frames: final(frames, run_ids(frames, FREE), metric)
+
+
+def _ufm_end(metric: str) -> Callable[[Frames], pd.Series]:
+    return lambda frames: final(frames, pd.Index(solved(frames, SEVERAL)["run_id"]), metric)
+
+
+def _angle_over_training(frames: Frames) -> pd.Series:
+    return log_change(ends(measured(frames, run_ids(frames, FREE), "tagwise_angle")))
+
+
+def last_test_accuracy(frames: Frames, query: str) -> pd.Series:
+    """Last accuracy on the whole test split: the m tags of a sample have the m largest logits. The metric 'accuracy'
+    is that of the samples of one tag."""
+    rows = frames["history"].query("quantity == 'test_accuracy'")
+    rows = rows[rows["run_id"].isin(run_ids(frames, query))].sort_values("time")
+    return rows.drop_duplicates("run_id", keep="last").set_index("run_id")["value"].astype(float)
+
+
+def _frozen_and_free(frames: Frames, values: Callable[[str], pd.Series]) -> pd.DataFrame:
+    """Columns ``frozen`` and ``free``: values of networks with and without a frozen ETF classifier that share data
+    set, model, loss and seed, by the frozen one; of several free ones the largest."""
+    pair = alike(frames, "dataset", "model", "loss")
+    frozen, free = (values(f"{TRAINED} and {SEVERAL} and fixed_etf == {is_frozen}") for is_frozen in (True, False))
+    best = free.groupby(pair.reindex(free.index)).max()
+    return pd.DataFrame({"frozen": frozen, "free": pair.reindex(frozen.index).map(best)}, dtype=float)
+
+
+def _accuracy_difference(frames: Frames) -> pd.Series:
+    table = _frozen_and_free(frames, lambda query: last_test_accuracy(frames, query))
+    return table["frozen"] - table["free"]
+
+
+def _parameters_ratio(frames: Frames) -> pd.Series:
+    runs = frames["runs"]
+    table = _frozen_and_free(frames, lambda query: runs.query(query).set_index("run_id")["parameters"].astype(float))
+    return log10(table["frozen"] / table["free"])
+
+
+def _nearest_neighbour(frames: Frames) -> pd.Series:
+    decoded = final(frames, run_ids(frames, FREE), "tag_sets_1nn", split="test")
+    return decoded - last_test_accuracy(frames, FREE).reindex(decoded.index)
+
+
+def _li(
+    number: str,
+    statement: str,
+    statistic: str,
+    threshold: float,
+    values: Callable[[Frames], pd.Series],
+    direction: Literal["below", "above"] = "below",
+) -> Claim:
+    return Claim(f"li2024-{number}", "Li et al. 2024", statement, statistic, direction, threshold, values)
+
+
+LI2024 = (
+    _li("1a", "The samples of one tag collapse to their class means.",
+        "log10 of nc1_pinv of samples of one tag, last epoch over first measured zero-error epoch", 0.0,
+        lambda frames: log_change(past_zero_error(frames, "nc1_pinv", FREE))),
+    # A third of the distance between an ETF and an orthogonal frame at K = 10, 0.32.
+    _li("1b", "The class means of the samples of one tag end at a simplex ETF.",
+        "nc2_means_etf of samples of one tag at the last epoch", 0.1, _end("nc2_means_etf")),
+    # 10 degrees: cosine 0.985; the mean of two tags lies 45 degrees from either of two orthogonal ones.
+    _li("2a", "The mean of the samples of two tags ends on the sum of the means of its tags.",
+        "tagwise_angle at the last epoch, degrees", 10.0, _end("tagwise_angle")),
+    _li("2b", "Training at least halves the angle between the mean of two tags and the sum of the means of its tags.",
+        "log10 of tagwise_angle, last over first measured epoch", math.log10(0.5), _angle_over_training),
+    # Two points: about twice the standard error of the difference on some thousand test images.
+    _li("3a", "A classifier frozen at a simplex ETF keeps the test accuracy.",
+        "test accuracy, frozen minus trained classifier", -0.02, _accuracy_difference, "above"),
+    _li("3b", "A classifier frozen at a simplex ETF leaves fewer parameters to train.",
+        "log10 of trainable parameters, frozen over trained classifier", 0.0, _parameters_ratio),
+    # The classifier's accuracy is told the number of tags, the neighbour has to find it: five points are granted.
+    _li("4", "The nearest training feature tells the set of tags about as well as the classifier told their number.",
+        "tag_sets_1nn - test accuracy, at the last epoch", -0.05, _nearest_neighbour, "above"),
+    # Theorems: what L-BFGS in float64 leaves, and the square root of it in the geometry.
+    _li("5a", "The pick-all-labels UFM attains the closed form.", "| objective / closed form - 1 | of UFMs by L-BFGS",
+        1e-8, lambda frames: optimality(frames, SEVERAL)),
+    _li("5b", "In the pick-all-labels UFM the class means of one tag are a simplex ETF.",
+        "nc2_means_etf of UFMs by L-BFGS", 1e-3, _ufm_end("nc2_means_etf")),
+    _li("5c", "In the pick-all-labels UFM the mean of two tags is a multiple of the sum of the means of its tags.",
+        "tagwise_angle of UFMs by L-BFGS, degrees", 0.1, _ufm_end("tagwise_angle")),
+)  # fmt: skip
+"""Claims of Li et al., *Neural collapse in multi-label learning with pick-all-label loss*, ICML 2024."""

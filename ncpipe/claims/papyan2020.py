@@ -1,7 +1,65 @@
-"""Claims of Papyan, Han & Donoho 2020."""
+"""Claims of Papyan, Han & Donoho 2020: collapse and its benefits past zero training error."""
 
 from __future__ import annotations
 
-from ncpipe.claims.claim import Claim
+from collections.abc import Callable
+from typing import Literal
 
-PAPYAN2020: tuple[Claim, ...] = ()
+import pandas as pd
+
+from ncpipe.claims.claim import Claim, Frames
+from ncpipe.claims.selectors import log_change, past_zero_error
+
+SPAN = "last epoch over first measured zero-error epoch"
+DIFFERENCE = "last epoch minus first measured zero-error epoch"
+
+SMALLEST_RISE = 1e-9
+"""Of a fraction of samples: below one sample of any data set, so that 'no rise' counts and rounding does not."""
+
+
+def _falls(metric: str) -> Callable[[Frames], pd.Series]:
+    return lambda frames: log_change(past_zero_error(frames, metric))
+
+
+def _test_rises(metric: str) -> Callable[[Frames], pd.Series]:
+    return lambda frames: log_change(past_zero_error(frames, metric, split="test"))
+
+
+def _difference(metric: str, split: str = "train") -> Callable[[Frames], pd.Series]:
+    def values(frames: Frames) -> pd.Series:
+        found = past_zero_error(frames, metric, split=split)
+        return found["last"] - found["first"]
+
+    return values
+
+
+def _papyan(
+    number: str,
+    statement: str,
+    statistic: str,
+    threshold: float,
+    values: Callable[[Frames], pd.Series],
+    direction: Literal["below", "above"] = "below",
+) -> Claim:
+    return Claim(f"papyan2020-{number}", "Papyan et al. 2020", statement, statistic, direction, threshold, values)
+
+
+# The paper states directions without a size: every threshold is no change, or for NC4, which may stay 0, no rise.
+PAPYAN2020 = (
+    _papyan("1", "Past zero training error the variability within classes falls (NC1).",
+            f"log10 of nc1_pinv of the features, {SPAN}", 0.0, _falls("nc1_pinv")),
+    _papyan("2a", "Past zero training error the class means approach equal norms (NC2).",
+            f"log10 of nc2_means_equinorm of the features, {SPAN}", 0.0, _falls("nc2_means_equinorm")),
+    _papyan("2b", "Past zero training error the class means approach equal, maximal angles (NC2).",
+            f"log10 of nc2_means_equiangle of the features, {SPAN}", 0.0, _falls("nc2_means_equiangle")),
+    _papyan("3", "Past zero training error classifier and class means approach each other (NC3).",
+            f"log10 of nc3_duality, {SPAN}", 0.0, _falls("nc3_duality")),
+    _papyan("4", "Past zero training error the classifier does not leave the nearest class mean (NC4).",
+            f"nc4_mismatch, {DIFFERENCE}", SMALLEST_RISE, _difference("nc4_mismatch")),
+    _papyan("5", "Past zero training error the test accuracy still rises.",
+            f"test accuracy, {DIFFERENCE}", 0.0, _difference("accuracy", "test"), "above"),
+    _papyan("6", "Past zero training error the robustness to adversarial changes still rises.",
+            f"log10 of robustness of the test images, {SPAN}", 0.0, _test_rises("robustness"), "above"),
+)  # fmt: skip
+"""Claims of Papyan, Han & Donoho, *Prevalence of neural collapse during the terminal phase of deep learning
+training*, PNAS 2020."""

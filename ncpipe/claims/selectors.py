@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ import pandas as pd
 from ncpipe.claims.claim import Frames
 from ncpipe.study.selection import flat
 
+TRAINED = "kind == 'network' and status == 'done'"
 # The papers speak of training past zero error; NaN, no such epoch, is not equal to itself.
-NETWORKS = "kind == 'network' and status == 'done' and zero_error_epoch == zero_error_epoch"
+NETWORKS = f"{TRAINED} and zero_error_epoch == zero_error_epoch"
 
 
 def run_ids(frames: Frames, query: str) -> pd.Index:
@@ -33,7 +35,41 @@ def measured(
 
 def final(frames: Frames, runs: pd.Index, metric: str, layer: str = "features", split: str = "train") -> pd.Series:
     """Value of a metric at the last measured time, by run."""
-    return measured(frames, runs, metric, layer, split).groupby("run_id")["value"].last()
+    return by_run(at_last_time(measured(frames, runs, metric, layer, split)))
+
+
+def at_last_time(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows at the last measured time of their run."""
+    return rows[rows["time"] == rows.groupby("run_id")["time"].transform("max")]
+
+
+def by_run(rows: pd.DataFrame) -> pd.Series:
+    """The values of rows of which every run has one, by run."""
+    return rows.set_index("run_id")["value"].astype(float)
+
+
+def ends(rows: pd.DataFrame, by: Sequence[str] = ("run_id",)) -> pd.DataFrame:
+    """Columns ``first`` and ``last``: the values at the two ends of a run, or of what else ``by`` tells apart.
+
+    What has one time only, so that nothing can be said of a change, is left out.
+    """
+    ordered = rows.sort_values("time")
+    first = ordered.drop_duplicates(list(by)).set_index(list(by))
+    last = ordered.drop_duplicates(list(by), keep="last").set_index(list(by)).reindex(first.index)
+    values = pd.DataFrame({"first": first["value"], "last": last["value"]}, dtype=float)
+    return values[last["time"] > first["time"]]
+
+
+def log_change(table: pd.DataFrame) -> pd.Series:
+    """log10 of last over first, of a table by ``ends``."""
+    return log10(table["last"] / table["first"])
+
+
+def past_zero_error(
+    frames: Frames, metric: str, query: str = NETWORKS, layer: str = "features", split: str = "train"
+) -> pd.DataFrame:
+    """A metric at the first measured zero-error epoch and at the last epoch, by run: see ``ends``."""
+    return ends(since_zero_error(frames, measured(frames, run_ids(frames, query), metric, layer, split)))
 
 
 def since_zero_error(frames: Frames, rows: pd.DataFrame) -> pd.DataFrame:
@@ -49,5 +85,31 @@ def setting(frames: Frames, key: str) -> pd.Series:
     return pd.Series(values, index=pd.Index(runs["run_id"]), dtype=object)
 
 
+def alike(frames: Frames, *names: str, without: str = "") -> pd.Series:
+    """The settings of these names, groups of settings ('model') included, as text by run: equal where they are.
+
+    ``without`` is the dotted key of one that may differ.
+    """
+    runs = frames["runs"]
+    trees = [flat(json.loads(text)) if text else {} for text in runs["settings"]]
+    chosen = [
+        {key: value for key, value in tree.items() if key.split(".")[0] in names and key != without} for tree in trees
+    ]
+    texts = [json.dumps(tree, sort_keys=True) for tree in chosen]
+    return pd.Series(texts, index=pd.Index(runs["run_id"]), dtype=object)
+
+
+def solved(frames: Frames, query: str) -> pd.DataFrame:
+    """Rows of the ``ufm`` table that a query selects, of declared problems by L-BFGS: that runs to stationarity."""
+    return frames["ufm"].query(f"kind == 'declared' and solver == 'lbfgs' and status == 'done' and ({query})")
+
+
+def optimality(frames: Frames, query: str) -> pd.Series:
+    """|objective - closed form| / closed form of the problems of ``solved`` that have a closed form."""
+    known = solved(frames, query).dropna(subset=["gap", "optimum"]).set_index("run_id")
+    return (known["gap"].astype(float) / known["optimum"].astype(float)).abs()
+
+
 def log10(values: pd.Series) -> pd.Series:
-    return pd.Series(np.log10(values.astype(float)), index=values.index)
+    with np.errstate(divide="ignore"):  # of zero: -inf
+        return pd.Series(np.log10(values.astype(float)), index=values.index)

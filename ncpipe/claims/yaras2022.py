@@ -1,7 +1,177 @@
-"""Claims of Yaras et al. 2022."""
+"""Claims of Yaras et al. 2022: cross-entropy with features and weights on spheres."""
 
 from __future__ import annotations
 
-from ncpipe.claims.claim import Claim
+from collections.abc import Callable
+from typing import Literal
 
-YARAS2022: tuple[Claim, ...] = ()
+import numpy as np
+import pandas as pd
+
+from ncpipe.claims.claim import Claim, Frames
+from ncpipe.claims.selectors import (
+    TRAINED,
+    alike,
+    at_last_time,
+    by_run,
+    final,
+    log10,
+    measured,
+    optimality,
+    run_ids,
+    setting,
+    solved,
+)
+
+CE = f"{TRAINED} and loss == 'ce'"
+UNNORMALISED = f"{CE} and fixed_etf == False and head == 'linear'"
+UFM = "temperature == temperature"  # not null
+
+RESOLUTION = 1e-12
+"""A loss below is lost in the rounding of a log-softmax in float64, about 1e-16, or not much above."""
+
+
+def temperatures(frames: Frames) -> pd.DataFrame:
+    """Normalised networks by run: ``temperature``; ``pair``, equal for one data set, model and seed; ``place`` among
+    the temperatures of the pair: 'smallest', 'largest' or 'middle', as all are where there are fewer than three."""
+    runs = run_ids(frames, CE)
+    values = pd.to_numeric(setting(frames, "head.temperature").reindex(runs))
+    table = pd.DataFrame({"temperature": values, "pair": _pairs(frames).reindex(runs)}).dropna()
+    own = table.groupby("pair")["temperature"]
+    several = own.transform("nunique") >= 3
+    place = pd.Series("middle", index=table.index)
+    place[several & (table["temperature"] == own.transform("min"))] = "smallest"
+    place[several & (table["temperature"] == own.transform("max"))] = "largest"
+    return table.assign(place=place)
+
+
+def _pairs(frames: Frames) -> pd.Series:
+    return alike(frames, "dataset", "model", "seed")
+
+
+def _middle(frames: Frames) -> pd.DataFrame:
+    return temperatures(frames).query("place == 'middle'")
+
+
+def _unnormalised_end(frames: Frames, metric: str) -> pd.Series:
+    """Final value of the unnormalised network, by pair; of several the lowest."""
+    values = final(frames, run_ids(frames, UNNORMALISED), metric)
+    return values.groupby(_pairs(frames).reindex(values.index)).min()
+
+
+def _end_ratio(metric: str) -> Callable[[Frames], pd.Series]:
+    def values(frames: Frames) -> pd.Series:
+        middle = _middle(frames)
+        return log10(final(frames, middle.index, metric) / middle["pair"].map(_unnormalised_end(frames, metric)))
+
+    return values
+
+
+def _reached(rows: pd.DataFrame, level: pd.Series) -> pd.Series:
+    """First time, at least 1, at which a run's value is at or below its level; its last time where none is."""
+    times = rows["time"].clip(lower=1).astype(float)
+    there = rows[rows["value"].astype(float) <= rows["run_id"].map(level).astype(float)]
+    first = times[there.index].groupby(there["run_id"]).min()
+    last = times.groupby(rows["run_id"]).max()
+    return first.reindex(last.index).fillna(last).where(level.reindex(last.index).notna())
+
+
+def _time_ratio(frames: Frames) -> pd.Series:
+    """log10 of the epoch at which a network reaches the lowest final NC1 of its unnormalised partner, over the
+    partner's."""
+    middle, partners = _middle(frames), run_ids(frames, UNNORMALISED)
+    level = _unnormalised_end(frames, "nc1_pinv")
+    own = _reached(measured(frames, middle.index, "nc1_pinv"), middle["pair"].map(level))
+    pairs = _pairs(frames).reindex(partners)
+    theirs = _reached(measured(frames, partners, "nc1_pinv"), pairs.map(level))
+    earliest = theirs.groupby(pairs.reindex(theirs.index)).min()
+    return log10(own / middle["pair"].map(earliest))
+
+
+def floor(classes: pd.Series, temperature: pd.Series) -> pd.Series:
+    """f* = log(1 + (K-1) exp(-tau K/(K-1))), the least loss of K balanced classes on spheres; NaN below what is told
+    from zero."""
+    exponent = temperature * classes / (classes - 1)
+    values = np.log1p((classes - 1) * np.exp(-exponent))
+    return values.where(values > RESOLUTION)
+
+
+def _over_floor(frames: Frames, rows: pd.DataFrame) -> pd.Series:
+    """loss / f* - 1 of rows of normalised networks."""
+    runs = rows["run_id"]
+    classes = runs.map(frames["runs"].set_index("run_id")["classes"]).astype(float)
+    return rows["value"] / floor(classes, runs.map(temperatures(frames)["temperature"]).astype(float)) - 1
+
+
+def _least_over_floor(frames: Frames) -> pd.Series:
+    rows = measured(frames, temperatures(frames).index, "loss")
+    return _over_floor(frames, rows).groupby(rows["run_id"]).min()
+
+
+def _end_over_floor(frames: Frames) -> pd.Series:
+    rows = at_last_time(measured(frames, _middle(frames).index, "loss"))
+    return by_run(rows.assign(value=_over_floor(frames, rows)))
+
+
+def _extreme_ratio(which: Literal["smallest", "largest"]) -> Callable[[Frames], pd.Series]:
+    """Against the median over the middle temperatures: the best of several would be lower by chance alone."""
+
+    def values(frames: Frames) -> pd.Series:
+        table = temperatures(frames)
+        logs = log10(final(frames, table.index, "nc1_pinv"))
+        middle = table[table["place"] == "middle"]
+        medians = logs.reindex(middle.index).groupby(middle["pair"]).median()
+        extreme = table[table["place"] == which]
+        return logs.reindex(extreme.index) - extreme["pair"].map(medians)
+
+    return values
+
+
+def _ufm_means(frames: Frames) -> pd.Series:
+    return final(frames, pd.Index(solved(frames, UFM)["run_id"]), "nc2_means_etf")
+
+
+def _yaras(
+    number: str,
+    statement: str,
+    statistic: str,
+    threshold: float,
+    values: Callable[[Frames], pd.Series],
+    direction: Literal["below", "above"] = "below",
+) -> Claim:
+    return Claim(f"yaras2022-{number}", "Yaras et al. 2022", statement, statistic, direction, threshold, values)
+
+
+YARAS2022 = (
+    _yaras("1a", "Normalised networks reach the NC1 at which unnormalised ones end sooner than these.",
+           "log10 of the first epoch at that NC1, normalised over unnormalised, middle tau", 0.0, _time_ratio),
+    _yaras("1b", "Normalised networks end at a lower NC1 than unnormalised ones.",
+           "log10 of nc1_pinv at the last epoch, normalised over unnormalised, middle tau", 0.0,
+           _end_ratio("nc1_pinv")),
+    _yaras("1c", "Normalised networks end with class means nearer a simplex ETF than unnormalised ones.",
+           "log10 of nc2_means_etf at the last epoch, normalised over unnormalised, middle tau", 0.0,
+           _end_ratio("nc2_means_etf")),
+    _yaras("1d", "Normalised networks end with classifier and class means nearer each other than unnormalised ones.",
+           "log10 of nc3_duality at the last epoch, normalised over unnormalised, middle tau", 0.0,
+           _end_ratio("nc3_duality")),
+    # A float32 logit of size tau is off by a few 1e-7 tau, and a loss near its floor by as much, relative: below 1e-4
+    # at every temperature whose floor float64 tells from zero (tau < 30).
+    _yaras("2", "The loss of normalised networks never falls below f* = log(1 + (K-1) exp(-tau K/(K-1))).",
+           "least of training loss / f* - 1 over the epochs", -1e-4, _least_over_floor, "above"),
+    # Near the floor the relative excess is the missing margin: 0.1 of tau K/(K-1), a margin of 10 or so.
+    _yaras("3", "Normalised networks end within 10 % of the least loss.",
+           "training loss / f* - 1 at the last epoch, middle tau", 0.1, _end_over_floor),
+    _yaras("4a", "A very small temperature slows collapse.",
+           "log10 of nc1_pinv at the last epoch, smallest tau over the median of the middle ones", 0.0,
+           _extreme_ratio("smallest"), "above"),
+    _yaras("4b", "A very large temperature slows collapse.",
+           "log10 of nc1_pinv at the last epoch, largest tau over the median of the middle ones", 0.0,
+           _extreme_ratio("largest"), "above"),
+    # A theorem: what L-BFGS in float64 leaves, and the square root of it in the geometry.
+    _yaras("5a", "The normalised UFM attains the least loss f* = log(1 + (K-1) exp(-tau K/(K-1))).",
+           "| objective / f* - 1 | of UFMs by L-BFGS", 1e-8,
+           lambda frames: optimality(frames, UFM)),
+    _yaras("5b", "The normalised UFM ends at a simplex ETF.", "nc2_means_etf of UFMs by L-BFGS", 1e-3, _ufm_means),
+)  # fmt: skip
+"""Claims of Yaras et al., *Neural collapse with normalized features: a geometric analysis over the Riemannian
+manifold*, NeurIPS 2022."""

@@ -4,16 +4,18 @@ from ncpipe.collapse.frames import (
     balancedness,
     effective_rank,
     hyperspherical_energy,
+    nc3_rows,
     ood_orthogonality,
     stable_rank,
     subspace_alignment,
 )
-from ncpipe.collapse.least_squares import LeastSquaresSplit, least_squares_split
+from ncpipe.collapse.least_squares import LeastSquaresSplit, least_squares_split, penalised_loss
 from ncpipe.collapse.measure import measure
 from ncpipe.collapse.measurement import Measurement
 from ncpipe.collapse.metrics import collapse_metrics
 from ncpipe.collapse.moments import ClassMoments, class_means, class_moments
-from ncpipe.collapse.multilabel import tagwise_metrics
+from ncpipe.collapse.multilabel import tag_sets_1nn, tagwise_metrics
+from ncpipe.collapse.signal_to_noise import signal_to_noise
 from ncpipe.collapse.statistics import LayerStatistics, SecondPass, layer_statistics
 from ncpipe.collapse.trace import Moment, Trace, load_traces, save_traces
 
@@ -35,9 +37,13 @@ __all__ = [
     "least_squares_split",
     "load_traces",
     "measure",
+    "nc3_rows",
     "ood_orthogonality",
+    "penalised_loss",
     "save_traces",
+    "signal_to_noise",
     "stable_rank",
     "subspace_alignment",
+    "tag_sets_1nn",
     "tagwise_metrics",
 ]

@@ -112,8 +112,7 @@ def subspace_alignment(weight: Tensor, means: Tensor, rank: int | None = None) -
     Raises:
         ValueError: the widths differ, or ``rank`` is not in [1, min(K, m, d)].
     """
-    if weight.ndim != 2 or means.ndim != 2 or weight.shape[1] != means.shape[1]:
-        raise ValueError(f"weight (m, d) and means (K, d) must share d, got {_shape(weight)} and {_shape(means)}")
+    require_same_width(weight, means)
     read, spanned = row_space(weight), row_space(means)
     most = min(len(weight), *means.shape)
     if rank is not None and not 1 <= rank <= most:
@@ -145,6 +144,41 @@ def aligned_share(read: RowSpace, spanned: RowSpace, rank: int | None = None) ->
     if count == 0:
         return NAN
     return float(torch.linalg.svdvals(read.directions[:count] @ spanned.directions[:count].T).sum() / count)
+
+
+def nc3_rows(weight: Tensor, means: Tensor) -> float:
+    r"""DNC3, how far the rows of a layer's weight are from the directions of the class means of its input:
+
+    .. math:: \sum_j |w_j|^2 (1 - \max_c \cos^2(w_j, \mu_c)) / \sum_j |w_j|^2,
+
+    0 where every row is zero or collinear with a class mean, of either sign; at most 1. A mean that is zero has no
+    direction and is passed over. NaN where the weight or all means are zero. (Sukenik, Mondelli & Lampert 2023)
+
+    Args:
+        weight: the layer that reads the features, rows w_j, (m, d).
+        means: uncentred class means mu_c, (K, d).
+
+    Raises:
+        ValueError: the widths differ.
+    """
+    require_same_width(weight, means)
+    rows, means = weight.double(), means.double()
+    sizes = means.norm(dim=1)
+    total = rows.square().sum()
+    if not sizes.any() or not total > 0:
+        return NAN
+    directions = means[sizes > 0] / sizes[sizes > 0, None]
+    lengths = rows @ directions.T
+    nearest = lengths.abs().argmax(dim=1)
+    # from differences: 1 - cos^2 loses digits near 0
+    off = rows - lengths.gather(1, nearest[:, None]) * directions[nearest]
+    return float(off.square().sum() / total)
+
+
+def require_same_width(weight: Tensor, means: Tensor) -> None:
+    """``ValueError`` unless a weight (m, d) reads features whose class means are (K, d)."""
+    if weight.ndim != 2 or means.ndim != 2 or weight.shape[1] != means.shape[1]:
+        raise ValueError(f"weight (m, d) and means (K, d) must share d, got {_shape(weight)} and {_shape(means)}")
 
 
 def balancedness(next_weight: Tensor, weight: Tensor) -> float:

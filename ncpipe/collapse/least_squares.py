@@ -110,6 +110,24 @@ def least_squares_split(
     )
 
 
+def penalised_loss(
+    half_squared_error: float,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    ridge: float,
+    bias_decay: float | None = None,
+) -> float:
+    """L itself, to which the three parts sum: the mean half squared error 1/(2N) sum_i |z_i - y_i|^2 of the logits
+    plus lambda/2 |W|^2 + lambda_b/2 |b|^2. Arguments as in ``least_squares_split``; a fixed bias is not penalised."""
+    check_penalties(ridge, bias_decay)
+    decay = ridge if bias_decay is None else bias_decay
+    penalty = ridge * float(weight.double().square().sum())
+    if bias is not None and decay != math.inf:
+        penalty += decay * float(bias.double().square().sum())
+    return half_squared_error + penalty / 2
+
+
 def check_penalties(ridge: float, bias_decay: float | None) -> None:
     """Raise ``ValueError`` where a penalty is negative or not a number."""
     if not isinstance(ridge, int | float) or not 0 <= ridge < math.inf:

@@ -23,8 +23,10 @@ from ncpipe.collapse.frames import (
     equiangle,
     equinorm,
     frame_distance,
+    nc3_rows,
     of_pairs,
     orthogonal_frame_gram,
+    require_same_width,
     row_space,
     simplex_etf_gram,
     spectral_ranks,
@@ -43,7 +45,8 @@ CENTRED = (
 UNCENTRED = ("nc2_means_of", "nc2_means_uncentred_etf")
 WEIGHTS = (*(f"nc2_weights_{name}" for name in FRAME), "nc2_weights_of", *(f"weights_{name}" for name in RANKS))
 DUALITY = ("nc3_duality", "nc3_etf", "unc3")
-UNCENTRED_DUALITY = ("nc3_of", "subspace_alignment")
+READING = ("nc3_rows", "subspace_alignment")
+UNCENTRED_DUALITY = ("nc3_of", *READING)
 NO_SECOND_PASS = "needs a second pass over the features"
 
 
@@ -136,12 +139,16 @@ def duality_metrics(means: Tensor, weight: Tensor) -> dict[str, float]:
 
 
 def uncentred_duality_metrics(means: Tensor, weight: Tensor, space: RowSpace) -> dict[str, float]:
-    """NC3 of uncentred means: ``nc3_of``, the distance of W mubar^T to an OF (Dang), and ``subspace_alignment``,
-    how far W, with its row ``space``, reads the span of the means (Rangamani)."""
-    return {
-        "nc3_of": frame_distance(weight @ means.T, orthogonal_frame_gram(len(means))),
-        "subspace_alignment": aligned_share(space, row_space(means)),
-    }
+    """NC3 of uncentred means: ``nc3_of``, the distance of W mubar^T to an OF (Dang), and ``reading_metrics``."""
+    target = orthogonal_frame_gram(len(means))
+    return {"nc3_of": frame_distance(weight @ means.T, target)} | reading_metrics(means, weight, space)
+
+
+def reading_metrics(means: Tensor, weight: Tensor, space: RowSpace) -> dict[str, float]:
+    """What any weight (m, d) reads of uncentred means (K, d): ``nc3_rows``, how far its rows are from their
+    directions (Sukenik), and ``subspace_alignment``, how far W, with its row ``space``, reads their span (Rangamani).
+    """
+    return {"nc3_rows": nc3_rows(weight, means), "subspace_alignment": aligned_share(space, row_space(means))}
 
 
 def bias_at_centre(means: Tensor, weight: Tensor, bias: Tensor | None) -> float:
@@ -155,6 +162,7 @@ def collapse_metrics(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     *,
+    next_weight: Tensor | None = None,
     train_means: Tensor | None = None,
     per_class: bool = False,
 ) -> Measurement:
@@ -165,10 +173,17 @@ def collapse_metrics(
             need a second pass are NaN.
         weight: the classifier (K, d) that reads the layer; adds NC2 of the weights, NC3 and NC4.
         bias: its bias (K,).
+        next_weight: the weight (m, d) that reads the layer where no classifier does; adds ``nc3_rows`` and
+            ``subspace_alignment``.
         train_means: class means (K, d) of the training split where the statistics are of another; adds NC1
             about them.
         per_class: also break down by class and by pair of classes.
+
+    Raises:
+        ValueError: both weights are given, or ``next_weight`` does not read the layer.
     """
+    if weight is not None and next_weight is not None:
+        raise ValueError("weight and next_weight are given: a layer is read by one of them")
     stats = stats.cpu()
     weight = None if weight is None else weight.detach().cpu().double()
     bias = None if bias is None else bias.detach().cpu().double()
@@ -187,6 +202,8 @@ def collapse_metrics(
     row.fill(UNCENTRED, no_gram, lambda: uncentred_metrics(stats.means), "")
     if weight is not None:
         _add_weight(row, stats.means, weight, bias, (no_means, no_gram, no_frame))
+    if next_weight is not None:
+        _add_next_weight(row, stats.means, next_weight.detach().cpu().double(), no_gram)
     _add_decisions(row, stats, weight is not None)
     row["rank"] = float(rank)
     row.fill(("condition",), no_frame, lambda: {"condition": float(sizes[-1] / sizes[0])}, "")
@@ -234,6 +251,12 @@ def _add_weight(
     row.fill(
         ("nc4_bias",), no_means, lambda: {"nc4_bias": bias_at_centre(means, weight, bias)}, "the weight is not finite"
     )
+
+
+def _add_next_weight(row: Measurement, means: Tensor, weight: Tensor, no_gram: str | None) -> None:
+    require_same_width(weight, means)
+    reason = no_gram or _no_matrix(weight)
+    row.fill(READING, reason, lambda: reading_metrics(means, weight, row_space(weight)), "")
 
 
 def _add_decisions(row: Measurement, stats: LayerStatistics, has_head: bool) -> None:
@@ -310,8 +333,10 @@ def _no_scatter(counts: Tensor) -> str | None:
 
 
 def _no_weight(weight: Tensor) -> str | None:
-    if len(weight) == 1:
-        return "there is one class only"
+    return "there is one class only" if len(weight) == 1 else _no_matrix(weight)
+
+
+def _no_matrix(weight: Tensor) -> str | None:
     if not torch.isfinite(weight).all():
         return "the weight is not finite"
     if not weight.any():

@@ -1,4 +1,4 @@
-"""Tag-wise averages: whether the mean of a set of tags is the scaled sum of the means of its tags."""
+"""Features of several tags: tag-wise averages of their class means, and sets of tags read off the nearest sample."""
 
 from __future__ import annotations
 
@@ -57,6 +57,48 @@ def tagwise_metrics(features: Array, targets: Array) -> Measurement:
     for size in sizes[sizes > 1].unique().tolist():
         _fit(row, f"_{size}", sets[sizes == size], means[sizes == size], alone)
     return row
+
+
+CHUNK = 1024
+"""Features whose angles to all training features are held at once."""
+
+
+def tag_sets_1nn(features: Array, targets: Array, train_features: Array, train_targets: Array) -> float:
+    """Fraction of the samples whose set of tags is that of the training sample at the smallest angle.
+
+    One-nearest-neighbour decoding of sets of tags by the cosine of uncentred features, our protocol; a zero feature
+    has the angle 90 degrees with all.
+
+    Args:
+        features: (N, d), one sample a row; NumPy or Torch, floating point.
+        targets: (N, K) of zeros and ones: the tags of every sample, at least one.
+        train_features: (N', d).
+        train_targets: (N', K).
+
+    Raises:
+        ValueError: an argument has the wrong shape, type or values.
+
+    Example:
+        >>> import torch
+        >>> tags = torch.tensor([[1, 0], [0, 1], [1, 1]])
+        >>> tag_sets_1nn(torch.tensor([[2.0, 1.9], [3.0, 0.1]]), tags[[2, 1]], tags.double(), tags)
+        0.5
+    """
+    h, known = as_features("features", features), as_features("train_features", train_features)
+    known = on_device_of(h, "train_features", known, train_features)
+    tags, known_tags = _as_tags(targets, h), _as_tags(train_targets, known)
+    if h.shape[1] != known.shape[1] or tags.shape[1] != known_tags.shape[1]:
+        raise ValueError(
+            "features (N, d) and targets (N, K) must be as wide as those of training, got "
+            f"{h.shape[1]} and {tags.shape[1]}, of training {known.shape[1]} and {known_tags.shape[1]}"
+        )
+    require_finite("features", h)
+    require_finite("train_features", known)
+    _, sets = torch.unique(torch.cat([tags, known_tags]), dim=0, return_inverse=True)
+    directions = torch.nn.functional.normalize(known.double(), dim=1).T
+    # the length of a feature does not change which angle is smallest
+    nearest = torch.cat([(rows.double() @ directions).argmax(dim=1) for rows in h.split(CHUNK)])
+    return float((sets[: len(h)] == sets[len(h) :][nearest]).double().mean())
 
 
 def _fit(row: Measurement, ending: str, sets: Tensor, means: Tensor, alone: Tensor) -> None:

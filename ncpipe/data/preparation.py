@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ncpipe.data.dataset import RECORD
 from ncpipe.data.pairs import tag_sets, with_pairs
-from ncpipe.data.registry import image_shape
-from ncpipe.data.sources import SourceSplit, open_source
+from ncpipe.data.registry import image_shape, kept_classes
+from ncpipe.data.sources import Source, SourceSplit, open_source
 from ncpipe.data.storage import PIECE, check_disk, check_memory, split_bytes, write_split
 from ncpipe.errors import UserError
 from ncpipe.files import write_json
@@ -29,7 +29,8 @@ def prepare(spec: DatasetSpec, folder: Path, search_path: Sequence[Path] = ()) -
     """Write ``train.safetensors``, ``test.safetensors`` and, last, ``dataset.json`` to ``folder``.
 
     The files hold 'images' (N, C, H, W) uint8 and 'labels' (N,) int64. Equal settings and sources give equal
-    files. Subsets are nested: a larger ``samples_per_class`` with the same seed contains the smaller.
+    files. Subsets are nested: a larger ``samples_per_class`` or more ``classes`` with the same seed contain the
+    smaller.
 
     Args:
         spec: the data set, its subset, pairing and corruption.
@@ -37,11 +38,13 @@ def prepare(spec: DatasetSpec, folder: Path, search_path: Sequence[Path] = ()) -
         search_path: folders searched before the system's and before a download.
 
     Raises:
-        UserError: the source is missing or damaged, a class has too few samples, or memory or disk are too small.
+        UserError: the source is missing or damaged, has too few classes or samples of one, or memory or disk are too
+            small.
             Nothing is written then; of a streamed set, whose images are read while others are written, no record.
     """
     source = open_source(spec, search_path)
-    classes = source.class_names
+    _check_labels(source)
+    classes = source.class_names[: kept_classes(spec, len(source.class_names))]
     train = _subset(source.train, classes, spec.samples_per_class, "train", _generator(spec, TRAIN_SUBSET))
     test = _subset(source.test, classes, spec.test_samples_per_class, "test", _generator(spec, TEST_SUBSET))
     labels = _corrupted(train.labels, len(classes), spec)
@@ -145,6 +148,15 @@ def _pieces(subset: Subset, shape: tuple[int, ...], name: str) -> Iterator[Tenso
 # --- subset and corruption --------------------------------------------------------------------------
 
 
+def _check_labels(source: Source) -> None:
+    count = len(source.class_names)
+    for name, split in (("train", source.train), ("test", source.test)):
+        if split.labels.min() < 0 or split.labels.max() >= count:
+            raise UserError(
+                f"{name} labels reach {split.labels.max()}, but there are {count} classes: damaged files?"
+            )
+
+
 def _generator(spec: DatasetSpec, stream: int) -> np.random.Generator:
     return np.random.default_rng([spec.seed, stream])
 
@@ -152,10 +164,8 @@ def _generator(spec: DatasetSpec, stream: int) -> np.random.Generator:
 def _subset(
     split: SourceSplit, classes: Sequence[str], per_class: int | None, name: str, random: np.random.Generator
 ) -> Subset:
-    """``per_class`` random samples of every class, in the source's order."""
+    """``per_class`` random samples of each of the ``classes``, the first of the source, in the source's order."""
     labels = split.labels.numpy()
-    if labels.min() < 0 or labels.max() >= len(classes):
-        raise UserError(f"{name} labels reach {labels.max()}, but there are {len(classes)} classes: damaged files?")
     chosen = []
     for label, class_name in enumerate(classes):
         members = np.flatnonzero(labels == label)

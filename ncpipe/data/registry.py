@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ncpipe.data.imagefolder import ImageFolder
+from ncpipe.errors import UserError
 from ncpipe.study.spec import DatasetSpec
 
 
@@ -42,16 +43,27 @@ def image_shape(spec: DatasetSpec) -> tuple[int, int, int]:
     return channels, side, side
 
 
-def nominal_shape(spec: DatasetSpec, search_path: Sequence[Path] = ()) -> NominalShape:
-    """The size that a prepared data set will have: published sizes, or the listing of an image folder.
+def kept_classes(spec: DatasetSpec, available: int) -> int:
+    """Number of classes that are kept of those ``available``. Raises ``UserError`` where more are asked for."""
+    if spec.classes is not None and spec.classes > available:
+        raise UserError(f"{spec.slug} has {available} classes: lower dataset.classes = {spec.classes}")
+    return spec.classes or available
 
-    Raises ``UserError`` where the image folder is missing or of another layout.
+
+def nominal_shape(spec: DatasetSpec, search_path: Sequence[Path] = ()) -> NominalShape:
+    """The size that a prepared data set will have: published sizes, or the listing of an image folder. Of some of the
+    classes it is their share of the published size.
+
+    Raises ``UserError`` where the image folder is missing or of another layout, or has fewer classes than are kept.
     """
     if spec.path is not None:
         folder = ImageFolder.find(spec.path, search_path)
-        classes, train, test = len(folder.class_names), len(folder.members("train")), len(folder.members("test"))
+        classes = kept_classes(spec, len(folder.class_names))
+        train, test = (sum(label < classes for _, label in folder.members(name)) for name in ("train", "test"))
     else:
-        _, _, classes, train, test = PUBLISHED[spec.name]
+        _, _, available, train, test = PUBLISHED[spec.name]
+        classes = kept_classes(spec, available)
+        train, test = (round(count * classes / available) for count in (train, test))
     train = train if spec.samples_per_class is None else spec.samples_per_class * classes
     test = test if spec.test_samples_per_class is None else spec.test_samples_per_class * classes
     pairs = comb(classes, 2)

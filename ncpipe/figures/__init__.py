@@ -7,17 +7,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
 from ncpipe.figures import (
+    central_path,
     collapse_curves,
     collapse_depth,
+    continual_curves,
     frames,
+    level_curves,
+    matched_sweep,
     matched_ufm,
+    sweep,
     training_curves,
     ufm_phase,
+    ufm_success,
     ufm_trajectories,
 )
+from ncpipe.figures.facts import facts
 from ncpipe.figures.style import fix_layout, style
 from ncpipe.files import replacing
 from ncpipe.study.spec import FigureName, FigureOptions
@@ -33,16 +41,24 @@ class Drawing:
 
     draw: Callable[[Tables, FigureOptions], Figure]
     caption: Callable[[Tables, FigureOptions], str]
+    kinds: tuple[str, ...] = ("network", "declared")
+    """Of the runs that it shows."""
 
 
 DRAWINGS: dict[FigureName, Drawing] = {
+    "central_path": Drawing(central_path.draw, central_path.caption, ("declared",)),
     "collapse_curves": Drawing(collapse_curves.draw, collapse_curves.caption),
     "collapse_depth": Drawing(collapse_depth.draw, collapse_depth.caption),
+    "continual_curves": Drawing(continual_curves.draw, continual_curves.caption, ("continual",)),
     "frames": Drawing(frames.draw, frames.caption),
-    "matched_ufm": Drawing(matched_ufm.draw, matched_ufm.caption),
-    "training_curves": Drawing(training_curves.draw, training_curves.caption),
-    "ufm_phase": Drawing(ufm_phase.draw, ufm_phase.caption),
-    "ufm_trajectories": Drawing(ufm_trajectories.draw, ufm_trajectories.caption),
+    "level_curves": Drawing(level_curves.draw, level_curves.caption),
+    "matched_sweep": Drawing(matched_sweep.draw, matched_sweep.caption, ("network",)),
+    "matched_ufm": Drawing(matched_ufm.draw, matched_ufm.caption, ("network",)),
+    "sweep": Drawing(sweep.draw, sweep.caption),
+    "training_curves": Drawing(training_curves.draw, training_curves.caption, ("network",)),
+    "ufm_phase": Drawing(ufm_phase.draw, ufm_phase.caption, ("declared",)),
+    "ufm_success": Drawing(ufm_success.draw, ufm_success.caption, ("declared",)),
+    "ufm_trajectories": Drawing(ufm_trajectories.draw, ufm_trajectories.caption, ("declared",)),
 }
 
 WITHOUT_CLOCK = {
@@ -62,9 +78,10 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
         return figure
 
 
-def caption(tables: Tables, options: FigureOptions) -> str:
-    """What the figure shows: quantities, split, runs and seeds."""
-    return DRAWINGS[options.name].caption(tables, options)
+def caption(tables: Tables, options: FigureOptions, scale: str = "") -> str:
+    """What the figure shows: quantities, split and runs, then their data, seeds and the scale of the study."""
+    drawing = DRAWINGS[options.name]
+    return drawing.caption(tables, options) + facts(tables, drawing.kinds, scale)
 
 
 def save_figure(options: FigureOptions | FigureName, tables_folder: Path, target: Path) -> list[Path]:
@@ -79,9 +96,14 @@ def save_figure(options: FigureOptions | FigureName, tables_folder: Path, target
     """
     chosen = FigureOptions(name=options) if isinstance(options, str) else options
     tables = compared(read_tables(tables_folder))
-    text = caption(tables, chosen)
+    text = caption(tables, chosen, _scale(tables_folder / "runs.parquet"))
     figure = draw(tables, chosen)
     return [_save(figure, target, kind, text) for kind in WITHOUT_CLOCK]
+
+
+def _scale(table: Path) -> str:
+    """Size of the study, from the metadata of a table; empty where it has only one."""
+    return (pq.read_schema(table).metadata or {}).get(b"scale", b"").decode()
 
 
 def _save(figure: Figure, target: Path, kind: str, text: str) -> Path:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from ncpipe.figures.style import Look
+from ncpipe.study.selection import flat
 
 Tables = dict[str, pd.DataFrame]
 
@@ -51,6 +54,11 @@ def networks(tables: Tables) -> pd.DataFrame:
 def declared_ufms(tables: Tables, solver: str) -> pd.DataFrame:
     """Rows of ``runs``: the study's own UFM problems by one solver."""
     return tables["runs"].query("kind == 'declared' and status == 'done' and optimizer == @solver")
+
+
+def flat_settings(runs: pd.DataFrame) -> list[dict[str, Any]]:
+    """The settings of every run by dotted key; empty where none are known."""
+    return [flat(json.loads(text)) if isinstance(text, str) else {} for text in runs["settings"]]
 
 
 def labels(runs: pd.DataFrame) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import matplotlib as mpl
@@ -20,6 +20,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from ncpipe.figures.axes import heading
+from ncpipe.figures.bias_transition import OPTIMUM, TRANSITION, BiasAxis, draw_transition, transition_handles
 from ncpipe.figures.series import Tables, declared_ufms, lost, plural
 from ncpipe.figures.style import (
     GREY,
@@ -44,7 +45,7 @@ SAME = 1e-8
 """Objectives are equal within this much, relative: what counts as a success of a start."""
 LEAST_VALUES = 3
 ZERO = "#E3E3E3"
-THRESHOLD, REACHED, MISSED, OPTIMUM = "black", "black", OKABE_ITO["vermillion"], OKABE_ITO["sky"]
+THRESHOLD, REACHED, MISSED = "black", "black", OKABE_ITO["vermillion"]
 SHADES = LinearSegmentedColormap.from_list("fit", mpl.colormaps["YlGnBu"](np.linspace(0.08, 0.62, 256)))
 UNKNOWN = LinearSegmentedColormap.from_list("value", mpl.colormaps["Purples"](np.linspace(0.08, 0.62, 256)))
 MARGIN = "margin $t$"
@@ -61,11 +62,18 @@ class Phase:
     """Names of the one or two axes."""
     fits: pd.DataFrame
     """Rows of ``ufm`` with their place ``x`` and, where two penalties vary, ``y``."""
+    ends: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Where the bias's penalty alone varies: rows of ``ufm`` with a free bias and without, all else equal."""
 
     @property
     def known(self) -> bool:
         """There is a closed form."""
         return bool(self.fits["optimum"].notna().all())
+
+    @property
+    def of_bias(self) -> bool:
+        """The penalty of the bias varies alone."""
+        return self.penalties == ("bias",)
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:
@@ -77,11 +85,18 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     figure = new_figure(options.width, lines * PANEL_HEIGHT)
     places = figure.subfigures(lines, columns, squeeze=False).flat  # of one width, with a colour bar or without
     for place, phase in zip(places, found):
-        panel = (_draw_map if len(phase.penalties) == 2 else _draw_curve)(place, phase)
+        panel = _draw_panel(place, phase, tables["collapse"])
         letters = int(13 * options.width / columns)
         heading(panel, wrapped(phase.title, letters), shortened(phase.about, letters))
     add_legend(figure, _legend(found))
     return figure
+
+
+def _draw_panel(place: SubFigure, phase: Phase, collapse: pd.DataFrame) -> Axes:
+    """Draw a phase; the axes that bear its title."""
+    if phase.of_bias:
+        return _draw_bias(place, phase, collapse)
+    return (_draw_map if len(phase.penalties) == 2 else _draw_curve)(place, phase)
 
 
 # --- the models and their penalties ---------------------------------------------------------------
@@ -94,11 +109,19 @@ def phases(tables: Tables) -> list[Phase]:
     models = [_model(fit) for fit in fits.to_dict("records")]
     keys = pd.Series([json.dumps(model, sort_keys=True) for model in models], index=fits.index, dtype=object)
     differing = {name for model in models for name in model if len({str(m.get(name)) for m in models}) > 1}
-    return [
-        phase
-        for key, group in fits.groupby(keys, sort=False)
-        for phase in _split(group, json.loads(str(key)), differing)
-    ]
+    groups = {str(key): group for key, group in fits.groupby(keys, sort=False)}
+    found = [phase for key, group in groups.items() for phase in _split(group, json.loads(key), differing)]
+    return [replace(phase, ends=_ends(phase, fits)) if phase.of_bias else phase for phase in found]
+
+
+def _ends(phase: Phase, fits: pd.DataFrame) -> pd.DataFrame:
+    """Fits with a free bias and without one that agree with a phase in all but the bias."""
+    alike = fits["settings"].map(_all_but_bias).isin(phase.fits["settings"].map(_all_but_bias))
+    return fits[alike & fits["bias"].isin(["none", "free"])]
+
+
+def _all_but_bias(settings: str) -> str:
+    return json.dumps({k: v for k, v in json.loads(settings).items() if k not in ("bias", "seed")}, sort_keys=True)
 
 
 def _model(fit: dict[Hashable, Any]) -> dict[str, Any]:
@@ -296,6 +319,17 @@ def _draw_curve(place: SubFigure, phase: Phase) -> Axes:
     return upper
 
 
+def _draw_bias(place: SubFigure, phase: Phase, collapse: pd.DataFrame) -> Axes:
+    """Distances to both frames against the penalty of the bias, and under them the objective."""
+    upper, lower = place.subplots(2, 1, sharex=True, height_ratios=[2, 1])
+    fits = pd.concat([phase.fits, phase.ends], ignore_index=True)
+    axis = BiasAxis.of(fits["bias"])
+    fits = fits.assign(x=axis.places(fits["bias"]))
+    draw_transition(upper, lower, axis, fits, collapse)
+    _mark_curve(lower, fits["x"], fits["value"].astype(float), _outcomes(fits))
+    return upper
+
+
 def _live_directions(fits: pd.DataFrame) -> pd.Series:
     """Rank of the reached fit; unknown with a penalised bias, where dead directions are of the centred fit alone."""
     centred = (fits["loss"] != "mse") | (fits["bias"] != "none") | (fits["classifier"] == "etf")
@@ -326,6 +360,8 @@ def _legend(found: list[Phase]) -> Iterator[Artist]:
         yield Patch(facecolor=ZERO, label="zero is optimal")
     if any(phase.known for phase in curves):
         yield Line2D([], [], color=OPTIMUM, linewidth=1.6, label="optimum")
+    if any(phase.of_bias for phase in found):
+        yield from transition_handles()
     if "reached" in kinds:
         yield mark_handle("optimum reached" + ("; area: share of starts" if maps else ""), "o", REACHED)
     if "unknown" in kinds:
@@ -349,7 +385,8 @@ def caption(tables: Tables, options: FigureOptions) -> str:
     return (
         f"{plural(runs, 'UFM')} of {plural(len(found), 'model')} by L-BFGS over penalties."
         + (MAPS if maps else "")
-        + (CURVES if any(len(phase.penalties) == 1 for phase in found) else "")
+        + (CURVES if any(len(phase.penalties) == 1 and not phase.of_bias for phase in found) else "")
+        + (TRANSITION if any(phase.of_bias for phase in found) else "")
         + (NO_CLOSED_FORM if any(not phase.known for phase in found) else "")
         + lost(tables, "declared", "UFM")
     )

@@ -73,6 +73,18 @@ class Network(nn.Module):
         outputs[-1] = read
         return dict(zip(self.layer_names, outputs, strict=True)), logits
 
+    def reading_weights(self) -> dict[str, Tensor]:
+        """The one matrix (m, d) that reads a layer's features, by layer, where the next layer begins with one.
+
+        That of a linear map, or the kernel of a convolution (m, d, h, w) summed over its positions: the map between
+        features averaged over positions, up to borders. None of a layer that is read by several matrices, as in
+        residual blocks, by a grouped convolution or through pooling. The classifier's own is ``head.effective``.
+        """
+        modules = [*self.stages.values(), *self.hidden.values()]
+        following = zip(self.layer_names, modules[1:], strict=False)
+        found = {name: _first_and_only_matrix(module) for name, module in following}
+        return {name: matrix for name, matrix in found.items() if matrix is not None}
+
     def _through_head(self, features: Tensor) -> list[Tensor]:
         """Of the backbone's output: itself, the outputs of the hidden layers, what the classifier reads, the logits;
         all of the classifier's type."""
@@ -82,6 +94,17 @@ class Network(nn.Module):
                 outputs.append(layer(outputs[-1]))
             read = self.head.reading(outputs[-1])
             return [*outputs, read, self.head(read)]
+
+
+def _first_and_only_matrix(module: nn.Module) -> Tensor | None:
+    """A copy of the matrix with which a module begins, unless it has others."""
+    first = next((part for part in module.modules() if not list(part.children())), None)
+    if not isinstance(first, nn.Linear | nn.Conv2d) or sum(p.ndim > 1 for p in module.parameters()) > 1:
+        return None
+    weight = first.weight.detach().clone()
+    if isinstance(first, nn.Linear):
+        return weight
+    return weight.sum(dim=(2, 3)) if first.groups == 1 else None
 
 
 def as_vectors(features: Tensor, how: Literal["average", "flatten"]) -> Tensor:

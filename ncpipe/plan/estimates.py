@@ -13,7 +13,7 @@ from ncpipe.plan.memory import available_memory, features_memory, training_memor
 from ncpipe.plan.units import Unit
 from ncpipe.progress import progress
 from ncpipe.study.spec import GradientDescent, Lbfgs, NetworkSpec, UfmSpec
-from ncpipe.study.study import NetworkRun, Study, UfmBatch
+from ncpipe.study.study import ContinualRun, NetworkRun, Study, UfmBatch
 from ncpipe.training.computation import choose_device
 
 STARTUP = 2.5
@@ -22,6 +22,9 @@ FORWARD = 1 / 3
 """Share of a training step that a forward pass takes."""
 MEASURING = 1.5
 """A forward pass that measures all layers takes so many times as long as one that does not."""
+
+CLASSIFIER_STEP = 4e-4
+"""Seconds of a step of SGD on the classifier alone, on a usual CPU."""
 
 
 class Estimate(NamedTuple):
@@ -55,6 +58,9 @@ class Estimator:
     def estimate(self, unit: Unit) -> Estimate:
         if isinstance(unit.of, UfmBatch):
             return Estimate(fitting_time(list(unit.of.problems.values())))
+        if isinstance(unit.of, ContinualRun):
+            whole = nominal_shape(unit.of.dataset, self.study.data_path)
+            return Estimate(continual_time(unit.of, whole, self._costs(unit.of.network)))
         if unit.of is None:
             return Estimate(STARTUP)
         run, shape, costs = unit.of, self._shape(unit.of), self._costs(unit.of)
@@ -91,6 +97,14 @@ def measuring_time(run: NetworkRun, shape: NominalShape, costs: Costs) -> float 
         return None
     images = len(run.epochs) * (shape.train_samples + shape.test_samples)
     return STARTUP + images * costs.seconds_per_image * FORWARD * MEASURING
+
+
+def continual_time(run: ContinualRun, whole: NominalShape, costs: Costs) -> float | None:
+    """Seconds of a forward pass over all classes and of the steps of the classifier."""
+    if costs.seconds_per_image is None:
+        return None
+    images = (whole.train_samples + whole.test_samples) * costs.seconds_per_image * FORWARD
+    return STARTUP + images + CLASSIFIER_STEP * sum(spec.steps for spec in run.ways.values())
 
 
 def fitting_time(specs: list[UfmSpec]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ncpipe.study.study import NetworkRun, Study, UfmBatch
+from ncpipe.study.study import ContinualRun, NetworkRun, Study, UfmBatch
 
 
 @dataclass(frozen=True)
@@ -15,18 +15,21 @@ class Unit:
     stage: str
     id: str
     done: bool
-    of: NetworkRun | UfmBatch | None = field(default=None, compare=False)
-    """The planned network or UFM batch that it computes on."""
+    of: NetworkRun | ContinualRun | UfmBatch | None = field(default=None, compare=False)
+    """The planned network, continual learning or UFM batch that it computes on."""
 
 
 def units(study: Study) -> Iterator[Unit]:
     """All units of a study."""
     layout = study.layout
-    for dataset_id in study.datasets:
+    for dataset_id in study.prepared:
         yield Unit("dataset", dataset_id, (layout.dataset(dataset_id) / "dataset.json").exists())
     for run in study.networks.values():
         yield Unit("train", run.id, (layout.run(run.id) / "spec.json").exists(), run)
         yield Unit("features", run.id, (layout.run(run.id) / "collapse.parquet").exists(), run)
+    for learning in study.continual.values():
+        done = (layout.continual(learning.network.id) / "runs.json").exists()
+        yield Unit("continual", learning.network.id, done, learning)
     for batch in study.ufm_batches.values():
         done = (layout.ufm(batch.id) / "fits.parquet").exists()
         yield Unit(f"ufm x{len(batch.problems)}", batch.id, done, batch)

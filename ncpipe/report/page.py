@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import jinja2
-import numpy as np
-import pandas as pd
 import pyarrow.parquet as pq
 
+from ncpipe.claims.bibliography import BIBLIOGRAPHY
+from ncpipe.claims.wording import by_paper
 from ncpipe.figures.matched_ufm import matched_fits
 from ncpipe.figures.series import Tables
 from ncpipe.files import write_text
-from ncpipe.report.summary import final_values, number, sentences
+from ncpipe.report.summary import final_values, sentences
+from ncpipe.report.templates import link, template
 from ncpipe.study.spec import StudyInfo
 from ncpipe.tables.collect import read_tables
+from ncpipe.tables.records import read_table
 from ncpipe.tables.schemas import TABLES
 from ncpipe.tables.selection import compared
 
@@ -52,42 +52,20 @@ def write_report(study_info: StudyInfo, tables_folder: Path, figures: Mapping[st
         target: the HTML file.
     """
     tables = compared(read_tables(tables_folder))
-    page = _template().render(
+    page = template("template.html").render(
         study=study_info,
         title=study_info.title or study_info.name,
         summary=[*sentences(tables), *rule(tables_folder / "runs.parquet")],
         pictures=pictures(figures, target.parent),
-        claims=tables["claims"].to_dict("records"),
+        papers=by_paper(read_table(tables_folder / "claims.parquet").to_pylist()),
+        bibliography=BIBLIOGRAPHY,
+        scale=scale(tables_folder / "claims.parquet"),
         runs=run_rows(tables),
         matched=matched_rows(tables),
         provenance=provenance(tables_folder / "runs.parquet"),
-        table_files={name: _link(tables_folder / f"{name}.parquet", target.parent) for name in TABLES},
+        table_files={name: link(tables_folder / f"{name}.parquet", target.parent) for name in TABLES},
     )
     write_text(target, page)
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters.update(number=number, text=_text, percent=_percent)
-    return environment.get_template("template.html")
-
-
-def _text(value: Any) -> str:
-    return "–" if _unknown(value) else str(value)
-
-
-def _percent(value: Any) -> str:
-    return "–" if _unknown(value) else f"{100 * value:.2f}"
-
-
-def _unknown(value: Any) -> bool:
-    return value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value))
 
 
 def pictures(figures: Mapping[str, Path], page_folder: Path) -> list[Picture]:
@@ -112,12 +90,8 @@ def _picture(name: str, path: Path, kind: str, page_folder: Path) -> Picture:
         name=name,
         source=f"data:{mime};base64,{base64.b64encode(data).decode()}",
         caption=ElementTree.fromstring(svg).findtext(f".//{DESCRIPTION}", ""),
-        files={suffix: _link(file, page_folder) for suffix, file in files.items() if file.exists()},
+        files={suffix: link(file, page_folder) for suffix, file in files.items() if file.exists()},
     )
-
-
-def _link(path: Path, page_folder: Path) -> str:
-    return Path(os.path.relpath(path, page_folder)).as_posix()
 
 
 def run_rows(tables: Tables) -> list[dict[str, Any]]:
@@ -138,6 +112,11 @@ def matched_rows(tables: Tables) -> Iterator[dict[str, Any]]:
 def provenance(table: Path) -> dict[str, str]:
     """What the metadata of a table say about its making."""
     return _metadata(table, *PROVENANCE)
+
+
+def scale(table: Path) -> str:
+    """Size of the study; empty where it has only one."""
+    return _metadata(table, "scale").get("scale", "")
 
 
 def rule(table: Path) -> Iterable[str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import pandas as pd
 
+from ncpipe.claims.wording import counted as counted_verdicts
+from ncpipe.claims.wording import number
 from ncpipe.figures.series import Tables, counted, labels, measured, networks, plural
 
 FRAMES = {
@@ -18,11 +19,6 @@ FRAMES = {
 def sentences(tables: Tables) -> list[str]:
     """What was run, how far it collapsed, towards which frame, and what became of the claims."""
     return [*_runs(tables), *_collapse(tables), *_frames(tables), *_claims(tables["claims"])]
-
-
-def number(value: float) -> str:
-    """Three significant digits, powers of ten where they are shorter."""
-    return "–" if value is None or not np.isfinite(value) else f"{value:.3g}"
 
 
 def interval(values: pd.Series) -> str:
@@ -84,6 +80,9 @@ def _inverted(by_label: dict[str, str]) -> dict[str, list[str]]:
 
 def _claims(claims: pd.DataFrame) -> Iterator[str]:
     if len(claims):
-        verdicts = claims["verdict"].value_counts()
-        parts = [f"{verdicts[v]} {v}" for v in ("supported", "contradicted", "undecided") if v in verdicts]
-        yield f"Of {plural(len(claims), 'claim')} put to the tables: {', '.join(parts)}."
+        papers = f" of {claims['paper'].nunique()} papers" if claims["paper"].nunique() > 1 else ""
+        verdicts = counted_verdicts(claims["verdict"])
+        parts = [f"{count} {verdict}" for verdict, count in verdicts.items() if count]
+        without = int((claims["count"] == 0).sum())
+        rest = f"; no run of the study speaks of {without}" if without else ""
+        yield f"Of {plural(len(claims), 'claim')}{papers} put to the tables: {', '.join(parts)}{rest}."

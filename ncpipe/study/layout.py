@@ -21,6 +21,9 @@ class Layout:
     def ufm(self, batch_id: str) -> Path:
         return self.results / "ufm" / batch_id
 
+    def continual(self, network_id: str) -> Path:
+        return self.results / "continual" / network_id
+
     @property
     def tables(self) -> Path:
         return self.results / "tables"

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from ncpipe.data.registry import PUBLISHED
 from ncpipe.errors import UserError
 from ncpipe.study.identity import identify
 from ncpipe.study.layout import Layout
@@ -22,6 +23,7 @@ from ncpipe.study.selection import check_select
 from ncpipe.study.spec import (
     Block,
     Config,
+    ContinualSpec,
     DatasetSpec,
     FigureName,
     FigureOptions,
@@ -55,6 +57,18 @@ class NetworkRun:
 
 
 @dataclass(frozen=True)
+class ContinualRun:
+    """Class-incremental learning on the features of one network, in all declared ways: one job."""
+
+    network: NetworkRun
+    dataset: DatasetSpec
+    """The network's data set with all of its classes."""
+    dataset_id: str
+    ways: dict[str, ContinualSpec]
+    """By run id."""
+
+
+@dataclass(frozen=True)
 class UfmBatch:
     """UFM problems of one shape and solver, by id: one job."""
 
@@ -66,14 +80,24 @@ class Study:
     """A checked study. Raises ``UserError`` in one line for whatever is wrong with ``config``."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        self.config: Config = validated(Config, at_scale(config), "config")
+        settings = at_scale(config)
+        try:
+            self._resolve(settings)
+        except UserError as error:
+            where = f" (at scale {config['scale']})" if config.get("scales") else ""
+            raise UserError(f"{error}{where}") from None
+
+    def _resolve(self, settings: Tree) -> None:
+        self.config: Config = validated(Config, settings, "config")
         self.layout = Layout(Path(self.config.study.results))
         self._check_paths()
         if not self.networks and not self.ufm_batches:
             raise UserError("config: nothing to run; declare a 'networks' or a 'ufm' block")
         self._check_layer_patterns()
         self._check_kept_epochs()
+        self._check_robustness()
         self._check_matched()
+        self._check_continual()
         self._check_select()
         self._check_figures()
 
@@ -88,6 +112,8 @@ class Study:
             raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
         if not isinstance(config, dict):
             raise UserError(f"{path} must hold a mapping with the keys study, datasets, networks, ufm, ...")
+        if scale is not None and not config.get("scales"):
+            raise UserError(f"{path} has only one size; leave the scale {scale!r} out")
         return cls(config if scale is None else {**config, "scale": scale})
 
     @property
@@ -130,6 +156,26 @@ class Study:
         run_id = identify(spec.slug, {"network": spec, "epochs": epochs})
         layers = self._measured_layers(spec.layers())
         return NetworkRun(run_id, spec, identify(spec.dataset.slug, spec.dataset), epochs, layers)
+
+    @cached_property
+    def continual(self) -> dict[str, ContinualRun]:
+        """Class-incremental learning by network id, on every network whose data set keeps some of the classes."""
+        block = self.config.continual
+        if block is None:
+            return {}
+        specs = _specs(ContinualSpec, block, expand(block, "continual"), "continual")
+        nets = [run for run in self.networks.values() if run.spec.dataset.classes is not None]
+        return {run.id: _continual_run(run, specs) for run in nets}
+
+    @property
+    def continual_ids(self) -> list[str]:
+        """Ids of the runs of class-incremental learning."""
+        return [run_id for run in self.continual.values() for run_id in run.ways]
+
+    @cached_property
+    def prepared(self) -> dict[str, DatasetSpec]:
+        """Data sets to prepare by id: the declared, and those with all classes for class-incremental learning."""
+        return self.datasets | {run.dataset_id: run.dataset for run in self.continual.values()}
 
     def seeds_of(self, run: NetworkRun, limit: int) -> list[NetworkRun]:
         """Runs that differ from ``run`` in the seed only, itself among them, in groups of at most ``limit``."""
@@ -198,8 +244,12 @@ class Study:
             wanted = networks if self.networks else ()
             wanted += ("matched_ufm",) if self.networks and self.config.ufm.matched else ()
             descents = any(spec.solver.name == "gradient_descent" for spec in self.problems.values())
+            wanted += ("continual_curves",) if self.continual else ()
             wanted += ("ufm_phase",) if sweeps_a_penalty(self.problems.values()) else ()
             wanted += ("ufm_trajectories",) if descents else ()
+            paths = any(spec.solver.name == "central_path" for spec in self.problems.values())
+            wanted += ("ufm_success",) if sweeps_the_width(self.problems.values()) else ()
+            wanted += ("central_path",) if paths else ()
         options = (FigureOptions(name=f) if isinstance(f, str) else f for f in wanted)
         return {option.file or option.name: option for option in options}
 
@@ -221,6 +271,13 @@ class Study:
             if not any(fnmatch.fnmatchcase(layer, pattern) for layer in known):
                 raise UserError(f"measure.{key}: no network has a layer {pattern!r}; there are {', '.join(known)}")
 
+    def _check_continual(self) -> None:
+        if self.config.continual is not None and not self.continual:
+            raise UserError("continual: every network's data set has all of its classes; set datasets.base.classes")
+        for run in self.continual.values():
+            if (reason := _no_new_rows(run)) is not None:
+                raise UserError(f"continual: {run.network.id} {reason}")
+
     def _check_select(self) -> None:
         block = self.config.networks
         if block is not None and block.select is not None:
@@ -233,6 +290,19 @@ class Study:
         for epoch in kept if isinstance(kept, tuple) and self.networks else ():
             if epoch not in measured:
                 raise UserError(f"measure.keep.epochs: {epoch} is not measured; add it to measure.epochs")
+
+    def _check_robustness(self) -> None:
+        measure = self.config.measure
+        if not measure.robustness:
+            return
+        if "test" not in measure.splits:
+            raise UserError("measure.robustness: it is of test images; add 'test' to measure.splits or set it to 0")
+        for spec in self.datasets.values():
+            if spec.pairs is not None:
+                raise UserError(
+                    f"measure.robustness: {spec.slug} has images of several labels ('pairs'), DeepFool needs one each;"
+                    " set it to 0"
+                )
 
     def _check_figures(self) -> None:
         if len(self.figures) < len(self.config.figures or ()):
@@ -247,6 +317,31 @@ class Study:
                     f"ufm.matched: 'extended' reads the last two layers, but measure.layers leaves one of {run.id};"
                     " measure another layer or match 'plain' only"
                 )
+
+
+def _continual_run(network: NetworkRun, specs: Iterable[ContinualSpec]) -> ContinualRun:
+    whole = network.spec.dataset.model_copy(update={"classes": None})
+    ways = {
+        identify(f"{spec.slug}-{network.spec.slug}", {"network": network.id, "continual": spec}): spec
+        for spec in specs
+    }
+    return ContinualRun(network, whole, identify(whole.slug, whole), ways)
+
+
+def _no_new_rows(run: ContinualRun) -> str | None:
+    """Why the network's classifier cannot be given rows of new classes, with the remedy; None where it can."""
+    head, data = run.network.spec.head, run.network.spec.dataset
+    known, kept = PUBLISHED.get(data.name), data.samples_per_class
+    needed = max(spec.rehearsal for spec in run.ways.values())
+    if head.fixed_etf or head.temperature is not None:
+        return "has a frozen or normalised classifier, which takes no new rows; leave it out of this study"
+    if data.pairs is not None or data.label_noise or data.random_labels:
+        return "learns several or corrupted labels, and classes are added one by one; leave it out of this study"
+    if known is not None and data.classes == known.classes:
+        return f"has seen all {known.classes} classes; lower dataset.classes"
+    if kept is not None and needed > kept:
+        return f"has {kept} images of a class; lower continual.rehearsal = {needed}"
+    return None
 
 
 def matches_any(layer: str, patterns: Iterable[str]) -> bool:
@@ -271,6 +366,15 @@ def sweeps_a_penalty(specs: Iterable[UfmSpec]) -> bool:
             fixed = spec.model_dump_json(exclude={"seed", *penalties})
             models.setdefault((fixed, spec.depth, isinstance(spec.bias, str) and spec.bias), []).append(spec)
     return any(len({getattr(m, name) for m in same}) >= 3 for same in models.values() for name in penalties)
+
+
+def sweeps_the_width(specs: Iterable[UfmSpec]) -> bool:
+    """Whether two widths of one problem with two weight layers or more are solved by L-BFGS."""
+    widths: dict[str, set[Any]] = {}
+    for spec in specs:
+        if spec.solver.name == "lbfgs" and spec.depth > 1:
+            widths.setdefault(spec.model_dump_json(exclude={"seed", "dim"}), set()).add(spec.dim)
+    return any(len(found) > 1 for found in widths.values())
 
 
 def log_spaced(points: int, last: int) -> tuple[int, ...]:

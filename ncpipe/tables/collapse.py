@@ -20,17 +20,19 @@ def write_collapse(statistics: Path, source: str, target: Path) -> None:
 
 
 def collapse_rows(source: str, run_id: str, trace: Trace) -> Iterator[dict[str, Any]]:
-    """Rows of the ``collapse`` table; the loss and its split stand among the metrics of the last layer."""
+    """Rows of the ``collapse`` table; the trace's scalars stand among the metrics of the last layer."""
     for moment in sorted(trace.statistics, key=lambda m: (m.time, trace.depth(m.layer), m.split)):
         last = moment.layer == trace.layers[-1]
         train = trace.statistics.get(replace(moment, split="train")) if moment.split == "test" else None
         row = collapse_metrics(
             trace.statistics[moment],
             *(trace.heads[moment.time] if last else ()),
+            next_weight=trace.weights.get((moment.time, moment.layer)),
             train_means=None if train is None else train.means,
         )
         if last:
             row |= trace.scalars[moment.time, moment.split]
+            row.undefined |= trace.reasons.get((moment.time, moment.split), {})
         yield from _rows(source, run_id, moment, trace.depth(moment.layer), row)
 
 

@@ -16,8 +16,18 @@ from ncpipe.files import read_json
 from ncpipe.provenance import git_commit
 from ncpipe.study.identity import canonical, digest
 from ncpipe.study.selection import flat, in_words
-from ncpipe.study.spec import GradientDescent, GradientFlow, HeadSpec, NetworkSpec, SelectSpec, Timm, UfmSpec
+from ncpipe.study.spec import (
+    CentralPath,
+    GradientDescent,
+    GradientFlow,
+    HeadSpec,
+    NetworkSpec,
+    SelectSpec,
+    Timm,
+    UfmSpec,
+)
 from ncpipe.study.study import NetworkRun, Study
+from ncpipe.tables.continual import continual_rows
 from ncpipe.tables.records import read_table, write_rows
 from ncpipe.tables.schemas import TABLES
 from ncpipe.tables.selection import compared, selected
@@ -33,19 +43,20 @@ def write_tables(study: Study) -> None:
     tables["ufm"] = concatenated(folders, "ufm", file="fits.parquet")
     frames = {name: table.to_pandas() for name, table in tables.items()}
     rows: dict[str, list[Row]] = {name: table.to_pylist() for name, table in tables.items()}
-    rows["runs"] = labelled([*_network_rows(study, frames), *_problem_rows(study, frames)])
+    networks, continual = _network_rows(study, frames), continual_rows(study, frames["history"])
+    rows["runs"] = labelled([*networks, *continual, *_problem_rows(study, frames)])
     rule = None if study.config.networks is None else study.config.networks.select
     if rule is not None:
         mark_selected(rule, study, rows["runs"])
     frames["runs"] = pd.DataFrame(rows["runs"], columns=TABLES["runs"].names)
-    config = study.config
+    config, planned = study.config, [*study.networks, *study.continual_ids, *study.problems]
     rows["claims"] = claim_rows(compared(frames), config.claims, config.scale)
     metadata = {
         "ncpipe_version": ncpipe.__version__,
         "git_commit": git_commit(),
         "study": study.config.study.name,
         "scale": config.scale or "",
-        "study_hash": digest([*study.networks, *study.problems, canonical(study.config.measure)]),
+        "study_hash": digest([*planned, canonical(study.config.measure)]),
     } | ({} if rule is None else {"selection": in_words(rule)})
     for name, schema in TABLES.items():
         write_rows(study.layout.tables / f"{name}.parquet", schema, rows[name], metadata)
@@ -68,7 +79,8 @@ def record_folders(study: Study) -> list[Path]:
     """Folders that hold the records of planned runs, in the order of the plan."""
     layout = study.layout
     matched = [layout.ufm(run.matched_id) for run in study.networks.values()] if study.config.ufm.matched else []
-    return [*map(layout.run, study.networks), *matched, *map(layout.ufm, study.ufm_batches)]
+    continual = map(layout.continual, study.continual)
+    return [*map(layout.run, study.networks), *continual, *matched, *map(layout.ufm, study.ufm_batches)]
 
 
 def concatenated(folders: Iterable[Path], name: str, file: str | None = None) -> pa.Table:
@@ -197,7 +209,9 @@ def problem_settings(spec: UfmSpec) -> Row:
     iterations, step_size = getattr(solver, "max_iterations", 0), None
     if isinstance(solver, GradientDescent | GradientFlow):
         iterations, step_size = solver.steps, solver.step_size
-    names = {"gradient_descent": "GD", "lbfgs": "L-BFGS", "gradient_flow": "flow"}
+    if isinstance(solver, CentralPath):
+        iterations = round(solver.end_time)
+    names = {"gradient_descent": "GD", "lbfgs": "L-BFGS", "gradient_flow": "flow", "central_path": "central path"}
     bias = {"none": "no bias", "free": "bias"}.get(str(spec.bias), "penalised bias")
     kind = {1: "plain", 2: "extended"}.get(spec.depth, "deep")
     name = kind if spec.depth < 3 else f"{kind} {spec.depth}"

@@ -14,7 +14,7 @@ def _field(name: str, kind: pa.DataType, meaning: str, unit: str = "") -> pa.Fie
 
 _SOURCE = _field("source", pa.string(), "net: a trained network; ufm: a fitted unconstrained-features model")
 _RUN_ID = _field("run_id", pa.string(), "id of the run: slug and hash of its settings")
-_TIME = _field("time", pa.int64(), "training epoch of a network, iteration of a UFM solver")
+_TIME = _field("time", pa.int64(), "epoch of a network, iteration of a UFM solver, step of continual learning")
 
 _TEXT, _INT, _REAL, _FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 _REALS, _INTS = pa.list_(pa.float64()), pa.list_(pa.int64())
@@ -63,17 +63,17 @@ RUNS = pa.schema(
         ),
         _field("decay_group", _TEXT, "which parameters decay"),
         _field("schedule", _TEXT, "learning-rate schedule"),
-        _field("epochs", _INT, "planned epochs, or iterations of the UFM solver"),
+        _field("epochs", _INT, "planned epochs, iterations of the UFM solver or steps of continual learning"),
         _field("batch_size", _INT, "batch size", "samples"),
         _field("precision", _TEXT, "of the backbone while training, as computed: float32 | tf32 | bf16"),
         _field("gpus", _INT, "processes that share every batch"),
         _field("activation", _TEXT, "UFM: linear | relu between the weight matrices"),
         _field("samples", _INT, "UFM: samples per class n, the mean where classes differ"),
         _field("dim", _INT, "UFM: width d of the features H_1"),
-        _field("seed", _INT, "seed of initialisation and data order"),
+        _field("seed", _INT, "seed of initialisation and data order; continual: the network's"),
         _field("settings", _TEXT, "all settings as JSON"),
         _field("zero_error_epoch", _INT, "first epoch with 100 % running training accuracy"),
-        _field("final_epoch", _INT, "last completed epoch or iteration"),
+        _field("final_epoch", _INT, "last completed epoch, iteration or step"),
         _field("final_train_loss", _REAL, "network: evaluation-mode training loss; UFM: objective"),
         _field("final_test_loss", _REAL, "evaluation-mode test loss"),
         _field("final_train_accuracy", _REAL, "evaluation-mode training accuracy", "fraction"),
@@ -91,7 +91,8 @@ HISTORY = pa.schema(
             "quantity",
             _TEXT,
             "net: train_loss, train_accuracy (running, training mode), test_loss, test_accuracy (evaluation mode),"
-            " learning_rate; ufm: objective, gap, gradient_norm",
+            " learning_rate; continual: train_loss, train_accuracy, test_loss, test_accuracy, test_old_accuracy,"
+            " test_new_accuracy, old_loss, before_old_loss, before_old_accuracy; ufm: objective, gap, gradient_norm",
         ),
         _field("value", _REAL, "value of the quantity"),
     ]
@@ -207,9 +208,9 @@ CLAIMS = pa.schema(
 TIMINGS = pa.schema(
     [
         _RUN_ID,
-        _field("stage", _TEXT, "train | ufm"),
+        _field("stage", _TEXT, "train | ufm | continual"),
         _TIME,
-        _field("seconds", _REAL, "wall clock spent on the epoch (train) or the whole batch (ufm)", "s"),
+        _field("seconds", _REAL, "wall clock of the epoch (train), run (continual) or whole batch (ufm)", "s"),
         _field("images_per_second", _REAL, "training throughput", "1/s"),
         _field("finished_at", pa.timestamp("ms", tz="UTC"), "wall clock at the end"),
     ]

@@ -44,10 +44,11 @@ def _winner(rule: SelectSpec, group: Alternatives, by_id: Mapping[str, Mapping[s
 
 def compared(frames: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """The tables as figures, claims and report compare runs: what the study's rule has not chosen has the status
-    'not selected' and no matched UFM. Without a rule these are the tables themselves."""
+    'not selected', as what was computed on it, and no matched UFM. Without a rule these are the tables themselves."""
     runs, fits = frames["runs"], frames["ufm"]
     dropped = runs["selected"].eq(False)  # null, as without a rule, is not
     lost = runs.loc[dropped, "run_id"]
+    dropped |= runs["network_id"].isin(lost)
     return {
         **frames,
         "runs": runs.assign(status=runs["status"].mask(dropped, NOT_SELECTED)),

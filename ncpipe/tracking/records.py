@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from ncpipe.claims.wording import counted, held, in_cell, number, span
 from ncpipe.errors import UserError
 from ncpipe.study.identity import STAGE_VERSIONS
 from ncpipe.study.layout import Layout
@@ -35,6 +36,11 @@ HISTORY_KEYS = {
     "test_loss": "test/loss",
     "test_accuracy": "test/accuracy",
     "learning_rate": "learning_rate",
+    "test_old_accuracy": "test/old_accuracy",
+    "test_new_accuracy": "test/new_accuracy",
+    "old_loss": "test/old_loss",
+    "before_old_loss": "before/old_loss",
+    "before_old_accuracy": "before/old_accuracy",
     "objective": "ufm/objective",
     "gap": "ufm/gap",
     "gradient_norm": "ufm/gradient_norm",
@@ -137,6 +143,7 @@ class StudyRecords:
             start=self.clock.start,
             end=self.clock.end,
             tags={"kind": "study", **counts, **provenance, **commit, "mlflow.note.content": self._description()},
+            points=claim_points(self.claims, self.clock),
             artifacts=self.artifacts,
         )
 
@@ -220,7 +227,7 @@ def description(title: str, text: str, claims: list[Row]) -> str:
     """Markdown for the study's run: title, description and the table of claims, as far as MLflow holds it."""
     lines = [f"# {title}", "", *([text, ""] if text else [])]
     if claims:
-        lines += ["| claim | statement | effect | range | runs | verdict |", "|---|---|---|---|---|---|"]
+        lines += ["| claim | statement | verdict | effect | over seeds | runs |", "|---|---|---|---|---|---|"]
         lines += map(_claim_line, claims)
     cut = "\n\n… more in the artifact claims.csv"
     size = list(accumulate(len(line) + 1 for line in lines))
@@ -230,9 +237,15 @@ def description(title: str, text: str, claims: list[Row]) -> str:
 
 
 def _claim_line(claim: Row) -> str:
-    numbers = f"{claim['effect']:.3g} | {claim['low']:.3g} … {claim['high']:.3g} | {claim['count']}"
-    statement = claim["statement"].replace("|", "\\|")
-    return f"| {claim['claim_id']} | {statement} | {numbers} | **{claim['verdict']}** |"
+    interval = span(claim["interval_low"], claim["interval_high"])
+    numbers = f"{number(claim['effect'])} | {interval} | {held(claim)}"
+    return f"| {claim['claim_id']} | {in_cell(claim['statement'])} | **{claim['verdict']}** | {numbers} |"
+
+
+def claim_points(claims: list[Row], clock: Clock) -> list[Point]:
+    """How many claims have each verdict, as metrics of the study's run; none without claims."""
+    counts = counted(claim["verdict"] for claim in claims) if claims else {}
+    return [Point(f"claims/{verdict}", float(count), clock.end, 0) for verdict, count in counts.items()]
 
 
 def _artifacts(config: Config, layout: Layout, claims: list[Row]) -> dict[str, bytes]:

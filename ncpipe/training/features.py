@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +21,10 @@ from ncpipe.collapse import (
     class_means,
     class_moments,
     least_squares_split,
+    penalised_loss,
     save_traces,
+    signal_to_noise,
+    tag_sets_1nn,
     tagwise_metrics,
 )
 from ncpipe.data import Dataset
@@ -39,6 +44,7 @@ from ncpipe.training.losses import (
     mean_loss,
     squared_error_penalties,
 )
+from ncpipe.training.robustness import probe_images, relative_distances
 from ncpipe.training.state import checkpoint_name
 from ncpipe.training.trainer import EVALUATION_BATCH, new_network
 
@@ -94,6 +100,8 @@ class Extractor:
         self.trace = Trace(run.layers)
         self.labels: dict[str, Tensor] = {}
         """(N,) by split, in the order in which it is measured."""
+        self.tagged: tuple[Tensor, Tensor] | None = None
+        """Of data with pairs: last features (N, d) of the training split, and its tags (N, K)."""
 
     @torch.no_grad()
     def measure_epoch(self, epoch: int, keep: bool) -> dict[str, Tensor]:
@@ -107,12 +115,13 @@ class Extractor:
         kept: dict[str, Tensor] = {}
         for split in self.splits:
             wanted = {layer for layer in self.run.layers if keep and matches_any(layer, self.measure.keep.layers)}
-            first = self._first_pass(split, wanted | self._of_tags())
+            first = self._first_pass(epoch, split, wanted | self._of_tags())
             for layer, found in self._second_pass(epoch, split, first).items():
                 self._add(epoch, layer, split, found)
             self.labels[split] = first.labels
             self.trace.scalars[epoch, split] |= self._scalars(epoch, split, first)
             kept |= {f"{epoch}/{layer}/{split}": first.held[layer] for layer in wanted}
+        self._add_weights(epoch)
         return kept
 
     def _batches(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
@@ -125,14 +134,17 @@ class Extractor:
         for images, labels in self.data[split].shuffled(self.spec.batch_size, AugmentSpec(), [self.spec.seed], 0):
             yield images[0], labels[0]
 
-    def _first_pass(self, split: str, wanted: set[str]) -> FirstPass:
+    def _first_pass(self, epoch: int, split: str, wanted: set[str]) -> FirstPass:
         """Feature vectors (N, d) of the layers that fit, class moments of the others, labels, and the mean loss;
-        where training penalises the classifier also the loss' gradient in its weight."""
+        where training penalises the classifier also the loss' gradient in its weight; where the loss is split, its
+        squared error."""
         data, gradient = self.data[split], torch.zeros_like(self.network.head.weight, dtype=torch.float64)
+        last = self.run.layers[-1]
         held: dict[str, Tensor] = {}
         moments: dict[str, ClassMoments] = {}
         seen: list[Tensor] = []
         total, start = torch.zeros((), dtype=torch.float64, device=gradient.device), 0
+        squares = torch.zeros_like(total)
         for images, labels in self._batches(split):
             vectors, logits = self._vectors(images)
             if start == 0:
@@ -148,10 +160,20 @@ class Extractor:
             total += mean_loss(self.spec.loss, logits.double(), targets) * len(labels)
             if self._is_penalised(split):
                 slopes = loss_slopes(self.spec.loss, logits.double(), targets)
-                gradient.addmm_(slopes.T, vectors[self.run.layers[-1]].double())
+                gradient.addmm_(slopes.T, vectors[last].double())
+            if self._splits_loss(last, split):
+                squares += self._squared_error(epoch, vectors[last], labels)
             seen.append(labels)
             start += len(labels)
-        return FirstPass(held, moments, torch.cat(seen), float(total) / len(data), gradient / len(data))
+        loss, squared_error = float(total) / len(data), float(squares) / len(data)
+        return FirstPass(held, moments, torch.cat(seen), loss, gradient / len(data), squared_error)
+
+    def _squared_error(self, epoch: int, features: Tensor, labels: Tensor) -> Tensor:
+        """Sum of 1/2 |W h + b - e_y|^2, in float64 from the features: float32 logits would not match the split."""
+        weight, bias = self.trace.heads[epoch]
+        off = torch.nn.functional.linear(features.double(), weight, bias)
+        off[torch.arange(len(off), device=off.device), labels] -= 1
+        return off.square().sum() / 2
 
     def _classified(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The samples that have one class: all, but for data with pairs."""
@@ -169,20 +191,58 @@ class Extractor:
         return split == "train" and self.decay is not None
 
     def _scalars(self, epoch: int, split: str, first: FirstPass) -> dict[str, float]:
-        """What takes more than statistics: the loss, stationarity of the classifier, averages of tags."""
+        """What takes more than statistics: the loss and, where they apply, its penalised form, stationarity of the
+        classifier, averages and neighbours of tags, robustness."""
         scalars = {"loss": first.loss}
         if self._is_penalised(split):
             assert self.decay is not None
             residual = classifier_stationarity(first.gradient, self.trace.heads[epoch][0], self.decay)
             scalars |= {} if residual is None else {"classifier_stationarity": residual}
+        if self.penalties is not None and split == "train" and math.isfinite(first.squared_error):
+            (ridge, bias_decay), (weight, bias) = self.penalties, self.trace.heads[epoch]
+            whole = penalised_loss(first.squared_error, weight, bias, ridge=ridge, bias_decay=bias_decay)
+            scalars["loss_penalised"] = whole
         for layer in self._of_tags():
-            features = first.held[layer].double()
-            if features.isfinite().all():
-                _, means = class_means(*self._classified(features, first.labels), self.num_classes)
-                tags = self.data[split].targets(first.labels)
-                found = tagwise_metrics(features - means.mean(dim=0), tags)
-                scalars |= {name: found[name] for name in ("tagwise_angle", "tagwise_scale")}
+            scalars |= self._tag_scalars(split, first.held[layer], first.labels)
+        if split == "test" and self.measure.robustness:
+            scalars["robustness"] = self._robustness(epoch)
         return scalars
+
+    def _tag_scalars(self, split: str, features: Tensor, labels: Tensor) -> dict[str, float]:
+        """Tag-wise averages, and of the test split the sets of tags read off the nearest training feature."""
+        tags = self.data[split].targets(labels)
+        if split == "train":
+            self.tagged = features, tags
+        if not features.isfinite().all():
+            return {}
+        _, means = class_means(*self._classified(features, labels), self.num_classes)
+        found = tagwise_metrics(features.double() - means.mean(dim=0), tags)
+        scalars = {name: found[name] for name in ("tagwise_angle", "tagwise_scale")}
+        if split == "test" and self.tagged is not None and self.tagged[0].isfinite().all():
+            scalars["tag_sets_1nn"] = tag_sets_1nn(features, tags, *self.tagged)
+        return scalars
+
+    @cached_property
+    def _probes(self) -> tuple[Tensor, Tensor]:
+        return probe_images(self.data["test"], self.measure.robustness, EVALUATION_BATCH)
+
+    def _robustness(self, epoch: int) -> float:
+        """Mean over the probe images of DeepFool's relative distance to the decision boundary; the network is in
+        evaluation mode, as the test split was measured."""
+        # never compiled: the images still moving are ever fewer
+        value = float(relative_distances(lambda x: self.network.forward(x).logits, *self._probes).mean())
+        if math.isnan(value):
+            why = "the logits do not depend on the image, or are not finite"
+            self.trace.reasons.setdefault((epoch, "test"), {})["robustness"] = why
+        return value
+
+    def _add_weights(self, epoch: int) -> None:
+        """Weights between measured layers to the trace, where they read what is measured: no flattened maps."""
+        for layer, weight in self.network.reading_weights().items():
+            if layer in self.run.layers:
+                means = self.trace.statistics[Moment(epoch, layer)].means
+                if weight.shape[1] == means.shape[1]:
+                    self.trace.weights[epoch, layer] = weight.cpu()
 
     def _second_pass(self, epoch: int, split: str, first: FirstPass) -> dict[str, LayerStatistics]:
         """Statistics of all layers; forward passes only where features are not held."""
@@ -212,12 +272,16 @@ class Extractor:
         )
 
     def _add(self, epoch: int, layer: str, split: str, found: LayerStatistics) -> None:
-        """Statistics to the trace; of the within-class products, which are d x d, only what the loss' split makes."""
+        """Statistics to the trace; of the within-class products, which are d x d, only the loss' split and the signal
+        to noise."""
         scalars = self.trace.scalars.setdefault((epoch, split), {})
         if self._splits_loss(layer, split) and self.penalties is not None and torch.isfinite(found.means).all():
             ridge, bias_decay = self.penalties
             weight, bias = self.trace.heads[epoch]
             scalars |= least_squares_split(found, weight, bias, ridge=ridge, bias_decay=bias_decay).values()
+            ratios = signal_to_noise(found)
+            scalars |= ratios
+            self.trace.reasons[epoch, split] = ratios.undefined
         self.trace.statistics[Moment(epoch, layer, split)] = replace(found, within_products=None)
 
     def _splits_loss(self, layer: str, split: str) -> bool:
@@ -246,6 +310,8 @@ class FirstPass:
     """Mean loss."""
     gradient: Tensor
     """Of the mean loss in the classifier's weight, (K, d) float64; zero where it was not asked for."""
+    squared_error: float
+    """Mean of 1/2 |z - e_y|^2; zero where it was not asked for."""
 
 
 def row_bytes(vectors: Tensor) -> int:

@@ -12,6 +12,7 @@ from ncpipe.ufm.central_path import CentralPath, renormalized_flow, snr, snr_law
 from ncpipe.ufm.fit import fit
 from ncpipe.ufm.matched import Goodness, MatchedUfm, match, match_statistics
 from ncpipe.ufm.minimiser import Minimiser
+from ncpipe.ufm.misfit import Misfit, Signature, constant_etf, misfit
 from ncpipe.ufm.optimum import NoClosedForm, Optimum
 from ncpipe.ufm.perturbation import Perturbation, perturb
 from ncpipe.ufm.problem import Problem
@@ -23,14 +24,18 @@ __all__ = [
     "History",
     "MatchedUfm",
     "Minimiser",
+    "Misfit",
     "NoClosedForm",
     "Optimum",
     "Perturbation",
     "Problem",
     "Result",
+    "Signature",
+    "constant_etf",
     "fit",
     "match",
     "match_statistics",
+    "misfit",
     "perturb",
     "renormalized_flow",
     "snr",

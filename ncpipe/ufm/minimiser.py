@@ -11,10 +11,13 @@ from torch import Tensor
 
 from ncpipe.collapse import (
     LayerStatistics,
+    Measurement,
     Moment,
     Trace,
     layer_statistics,
     least_squares_split,
+    penalised_loss,
+    signal_to_noise,
     tagwise_metrics,
 )
 from ncpipe.ufm.frames import simplex_etf
@@ -112,17 +115,26 @@ class Minimiser:
         for name, statistics in self.statistics().items():
             trace.statistics[Moment(time, name)] = statistics
         trace.heads[time] = (self.weights[-1], self.bias)
-        trace.scalars[time, "train"] = {"loss": self.loss(), **self.loss_split(), **self._tagwise()}
+        for level, weight in enumerate(self.weights[:-1], start=1):
+            trace.weights[time, f"H{level}"] = weight
+        split = self.loss_split()
+        trace.scalars[time, "train"] = {"loss": self.loss(), **split, **self._tagwise()}
+        trace.reasons[time, "train"] = split.undefined
 
-    def loss_split(self) -> dict[str, float]:
-        """Han's split of the squared error, with the classifier's penalties; empty for other losses."""
+    def loss_split(self) -> Measurement:
+        """The squared error with the classifier's penalties, Han's split of it, and signal to noise; empty for other
+        losses."""
         if self.problem.loss != "mse" or self.problem.rescale != (1, 1) or self.problem.classifier == "etf":
-            return {}
+            return Measurement()
         layout, rows = Layout.of(self.problem, self.tied), self.layers()["features"]
         labels = torch.arange(layout.classes).repeat_interleave(torch.tensor(layout.counts))
         seen = layer_statistics(rows, labels, layout.classes, products=True)
         ridge, bias_decay = self.problem.weight_decays[-1], self.problem.bias_decay
-        return least_squares_split(seen, self.weights[-1], self.bias, ridge=ridge, bias_decay=bias_decay).values()
+        parts = least_squares_split(seen, self.weights[-1], self.bias, ridge=ridge, bias_decay=bias_decay)
+        whole = penalised_loss(self.loss(), self.weights[-1], self.bias, ridge=ridge, bias_decay=bias_decay)
+        found = signal_to_noise(seen)
+        found.update(parts.values() | {"loss_penalised": whole})
+        return found
 
     def fit_rank(self) -> int:
         """Numerical rank of the class means of the fit, centred where a bias or the loss takes their mean.

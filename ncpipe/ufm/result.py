@@ -130,7 +130,8 @@ class Result:
         return self.minimiser.dead_directions()
 
     def trace(self) -> Trace:
-        """Statistics of every layer over the recorded iterations, split 'train'; the loss is unpenalised.
+        """Statistics of every layer over the recorded iterations, split 'train', and the weights that read them; the
+        loss is unpenalised.
 
         Layers: ``features`` (L = 1); ``H1, features`` (L = 2, linear); ``H1, W1H1, features`` (L = 2, ReLU).
         L-BFGS records its end only.

@@ -61,6 +61,18 @@ def dataset_of(wildcards):
     return f"{RESULTS}/data/{STUDY.networks[wildcards.run].dataset_id}/dataset.json"
 
 
+def continual_data(wildcards):
+    run = STUDY.continual[wildcards.run]
+    ids = {"kept": run.network.dataset_id, "whole": run.dataset_id}
+    return {name: f"{RESULTS}/data/{i}/dataset.json" for name, i in ids.items()}
+
+
+def continual_settings(wildcards):
+    return {
+        i: canonical(spec) for i, spec in STUDY.continual[wildcards.run].ways.items()
+    }
+
+
 def batch_settings(wildcards):
     return {
         i: canonical(spec)

@@ -16,7 +16,7 @@ rule dataset:
         runtime=60,
     params:
         study=STUDY_FILE,
-        settings=lambda wildcards: canonical(STUDY.datasets[wildcards.dataset]),
+        settings=lambda wildcards: canonical(STUDY.prepared[wildcards.dataset]),
         version=STAGE_VERSIONS["dataset"],
     shell:
         "ncpipe dataset {params.study} {wildcards.dataset} > {log} 2>&1"

@@ -21,6 +21,14 @@ rule tables:
             ],
             folder=[*STUDY.ufm_batches, *(f"matched-{run}" for run in MATCHED)],
         ),
+        continual=expand(
+            [
+                rules.continual.output.history,
+                rules.continual.output.timings,
+                rules.continual.output.runs,
+            ],
+            run=STUDY.continual,
+        ),
     output:
         expand(
             f"{RESULTS}/tables/{{table}}.parquet",
@@ -37,7 +45,7 @@ rule tables:
     params:
         study=STUDY_FILE,
         name=STUDY.config.study.name,
-        runs=[*STUDY.networks, *STUDY.problems],
+        runs=[*STUDY.networks, *STUDY.continual_ids, *STUDY.problems],
         claims=list(STUDY.config.claims),
         scale=STUDY.config.scale,
         select=canonical(STUDY.config.networks.select) if STUDY.networks else None,

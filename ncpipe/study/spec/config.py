@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ncpipe.study.spec.base import Count, Name, Positive, Settings
 from ncpipe.study.spec.ufm import MatchedKind
@@ -144,6 +144,12 @@ class FigureOptions(Settings):
     )
     width: Positive = Field(6.75, description="Inches; 6.75 is a page of two columns, 3.25 one column.")
 
+    @model_validator(mode="after")
+    def _sweep_has_its_setting(self) -> FigureOptions:
+        if (self.name == "sweep") != (self.over is not None):
+            raise ValueError("'over' goes with figure 'sweep', and 'sweep' needs it, as over: model.width")
+        return self
+
 
 class TrackingSpec(Settings):
     """Where MLflow keeps the mirror of the records."""
@@ -248,3 +254,12 @@ class Config(Settings):
     figures: tuple[FigureName | FigureOptions, ...] | None = Field(None, description="null: all that apply.")
     claims: tuple[Paper, ...] = Field((), description="Papers whose claims are decided.")
     tracking: TrackingSpec = TrackingSpec()
+
+    @field_validator("figures")
+    @classmethod
+    def _sweep_has_its_setting(
+        cls, value: tuple[FigureName | FigureOptions, ...] | None
+    ) -> tuple[FigureName | FigureOptions, ...] | None:
+        if value is not None and "sweep" in value:
+            raise ValueError("'sweep' needs the setting on its axis: write {name: sweep, over: model.width}")
+        return value

@@ -54,12 +54,37 @@ class CentralPath(Settings):
 
     name: Literal["central_path"]
     end_time: Positive = Field(1e6, description="Time at which the flow ends.")
-    points: Annotated[int, Field(ge=2, le=1000)] = Field(40, description="Times that are measured.")
+    points: Annotated[int, Field(ge=2, le=1000)] = Field(
+        40, description="Times that are measured: 0, and log-spaced ones from end_time/10^4 on."
+    )
+
+    @model_validator(mode="after")
+    def _rounded_times_differ(self) -> CentralPath:
+        ratio = 10 ** (4 / max(self.points - 2, 1))
+        least = 1e4 * max(1, 1 / (ratio - 1)) if self.points > 2 else 1
+        if self.end_time < least:
+            raise ValueError(
+                f"end_time must be at least {math.ceil(least)} with points {self.points}:"
+                " times are recorded as whole numbers"
+            )
+        return self
 
 
 SolverSpec = Annotated[
     GradientDescent | Lbfgs | GradientFlow | Construction | CentralPath, Field(discriminator="name")
 ]
+
+
+CENTRAL_PATH: dict[str, Any] = {
+    "loss": "mse",
+    "rescale": (1, 1),
+    "bias": "free",
+    "activation": "linear",
+    "classifier": "free",
+    "weight_decay": None,
+    "feature_decay": None,
+}
+"""Settings of a problem that the solver central_path asks for."""
 
 
 class UfmSpec(Settings):
@@ -156,13 +181,31 @@ class UfmSpec(Settings):
             raise ValueError("activation 'relu' needs two weight_decay values: it stands between two weight layers")
         return self
 
+    @model_validator(mode="after")
+    def _central_path_is_of_the_plain_model(self) -> UfmSpec:
+        if self.solver.name != "central_path":
+            return self
+        for name, value in CENTRAL_PATH.items():
+            if getattr(self, name) != value:
+                raise ValueError(f"solver 'central_path' needs {name} {'null' if value is None else value}")
+        width = self.dim if isinstance(self.dim, int) else self.dim[0]
+        if not isinstance(self.samples, int):
+            raise ValueError("solver 'central_path' needs classes of one size: samples is one number")
+        if width < self.classes - 1:
+            raise ValueError(f"solver 'central_path' needs dim {self.classes - 1} or more, one below classes")
+        if self.num_samples < width + self.classes:
+            least = -(-width // self.classes) + 1
+            raise ValueError(f"solver 'central_path' needs samples {least} or more: dim + classes vectors in all")
+        return self
+
     @property
     def slug(self) -> str:
         kind = {1: "plain", 2: f"extended-{self.activation}"}.get(self.depth, f"deep{self.depth}-{self.activation}")
         kind = "normalised" if self.temperature is not None else kind
         kind += "-etf" if self.classifier == "etf" else ""
         bias = {"none": "nobias", "free": "bias"}.get(str(self.bias), "biaspen")
-        solver = {"gradient_descent": "gd", "gradient_flow": "flow"}.get(self.solver.name, self.solver.name)
+        short = {"gradient_descent": "gd", "gradient_flow": "flow", "central_path": "path"}
+        solver = short.get(self.solver.name, self.solver.name)
         return f"{kind}-{self.loss.replace('_', '-')}-{bias}-{solver}-s{self.seed}"
 
 

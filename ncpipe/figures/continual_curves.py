@@ -1,0 +1,110 @@
+"""Figure: loss and accuracy of class-incremental learning against its steps, by the start of the new rows."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ncpipe.figures.axes import heading, scale_time, scale_values
+from ncpipe.figures.series import Tables, bands, extremes, histories, labels, last_time, lost, plural
+from ncpipe.figures.style import (
+    LINE_STYLES,
+    MARKERS,
+    OKABE_ITO,
+    Look,
+    add_legend,
+    empty_figure,
+    line_handle,
+    mark_handle,
+    new_figure,
+    wrapped,
+)
+from ncpipe.study.spec import FigureOptions
+
+QUANTITIES = {
+    "old_loss": "test loss, old classes",
+    "test_old_accuracy": "images of old classes",
+    "test_new_accuracy": "images of new classes",
+    "test_accuracy": "images of all classes",
+}
+BEFORE = {"old_loss": "before_old_loss", "test_old_accuracy": "before_old_accuracy"}
+"""The level that the trained network has on its own."""
+INITS = {"random": "grey", "class_mean": "orange", "least_squares": "blue"}
+BLACK = OKABE_ITO["black"]
+ROW_HEIGHT, NARROW = 1.35, 5.0
+MOST_NETWORKS = 4
+
+
+def draw(tables: Tables, options: FigureOptions) -> Figure:
+    runs = learnings(tables)
+    shown = list(dict.fromkeys(runs["network"]))[:MOST_NETWORKS]
+    rows = histories(tables, runs)
+    if rows.empty:
+        return empty_figure(options.width, "continual_curves: no classes have been added to a network")
+    look, per_row = _looks(runs), 2 if options.width < NARROW else 4
+    lines = 4 // per_row
+    figure = new_figure(options.width, ROW_HEIGHT * lines * len(shown) + 0.15)
+    grid = figure.subplots(lines * len(shown), per_row, squeeze=False).reshape(len(shown), 4)
+    for panels, network in zip(grid, shown):
+        own = rows[rows["run_id"].isin(runs.loc[runs["network"] == network, "run_id"])]
+        for axes, quantity in zip(panels, QUANTITIES):
+            _panel(axes, own, quantity, look, last_time(rows))
+        if len(shown) > 1:
+            panels[0].set_ylabel(wrapped(network, 26))
+    for axes in grid[-1][-per_row:]:
+        axes.set_xlabel("step")
+    handles = [line_handle(label, look[label]) for label in labels(runs)]
+    add_legend(figure, [*handles, mark_handle("before the switch", "", BLACK, line="--")])
+    return figure
+
+
+def learnings(tables: Tables) -> pd.DataFrame:
+    """Rows of ``runs`` of kind continual that ended well, with the label of their network; without the word that all
+    labels begin with."""
+    runs = tables["runs"].query("kind == 'continual' and status == 'done'")
+    by_id = tables["runs"].drop_duplicates("run_id").set_index("run_id")["label"]
+    return runs.assign(
+        network=runs["network_id"].map(by_id),
+        label=runs["label"].str.removeprefix("continual "),
+        init=[json.loads(text)["init"] for text in runs["settings"]],
+    )
+
+
+def _looks(runs: pd.DataFrame) -> dict[str, Look]:
+    """A colour per start; settings that vary beside it change the line."""
+    found: dict[str, Look] = {}
+    for init, colour in INITS.items():
+        for i, label in enumerate(labels(runs[runs["init"] == init])):
+            found[label] = Look(OKABE_ITO[colour], LINE_STYLES[i % len(LINE_STYLES)], MARKERS[i % len(MARKERS)])
+    return found
+
+
+def _panel(axes: Axes, rows: pd.DataFrame, quantity: str, look: dict[str, Look], last: float) -> None:
+    drawn = bands(rows, "quantity", quantity)
+    level = rows[rows["quantity"] == BEFORE.get(quantity)]["value"].median()
+    for label, band in drawn.items():
+        band.draw(axes, look[label])
+    if quantity in BEFORE:
+        axes.axhline(level, color=BLACK, linestyle="--", linewidth=0.7, zorder=1)
+    if quantity.endswith("accuracy"):
+        axes.set_ylim(0, 1.03)
+    else:
+        scale_values(axes, "y", [*extremes(list(drawn.values())), level])
+    scale_time(axes, last)
+    heading(axes, quantity, QUANTITIES[quantity])
+
+
+def caption(tables: Tables, options: FigureOptions) -> str:
+    runs = learnings(tables)
+    networks = runs["network"].nunique()
+    more = f" The first {MOST_NETWORKS} of {networks} kinds of network." if networks > MOST_NETWORKS else ""
+    counted = plural(runs["network_id"].nunique(), "network")
+    return (
+        f"Class-incremental learning by the classifier alone on the frozen features of {counted}: test loss on the"
+        " old classes, and test accuracy on old, new and all classes, decided among all, against steps of SGD; 0 is"
+        " before the first. Colours: how the rows of the new classes start. Medians over seeds with their range;"
+        f" dashed: the network with its old classes alone.{more}{lost(tables, 'continual', 'run')}"
+    )

@@ -1,0 +1,168 @@
+"""Figure: within-class variability at several depths over training, beside the levels of the ReLU extended UFM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ncpipe.figures.axes import mark_times, scale_time, scale_values
+from ncpipe.figures.definitions import DEFINITIONS
+from ncpipe.figures.series import (
+    Band,
+    Tables,
+    counted,
+    declared_ufms,
+    extremes,
+    labels,
+    last_time,
+    lost,
+    measured,
+    networks,
+    plural,
+    zero_error_epochs,
+)
+from ncpipe.figures.style import (
+    GREY,
+    Look,
+    add_legend,
+    empty_figure,
+    line_handle,
+    mark_handle,
+    new_figure,
+    without_solver,
+    wrapped,
+)
+from ncpipe.study.spec import FigureOptions
+
+USUAL = ("nc1_pinv",)
+MOST_LABELS, MOST_LEVELS = 6, 5
+PANEL_WIDTH, ROW_HEIGHT = 1.6, 1.75
+SHADES = mpl.colormaps["YlGnBu"]
+LIGHTEST, DARKEST = 0.32, 1.0
+UFM_LEVELS = {"H1": "$H_1$", "features": r"$\mathrm{relu}(W_1H_1)$"}
+"""Measured layers of the extended UFM that stand for layers of a network, and their names."""
+
+
+@dataclass
+class Panel:
+    """A label and metric: rows of the layers that are drawn, in the order of their depth."""
+
+    label: str
+    metric: str
+    time: str
+    rows: pd.DataFrame
+    names: Mapping[str, str]
+    zero_error: float | None
+    bands: list[Band] = field(default_factory=list)
+
+    def draw(self, axes: Axes) -> None:
+        levels = self.rows.sort_values("depth")["layer"].drop_duplicates()
+        shades = [mpl.colors.to_hex(SHADES(x)) for x in np.linspace(LIGHTEST, DARKEST, len(levels))]
+        found = {layer: Look(shade, "-", "o") for layer, shade in zip(levels, shades)}
+        for layer, look in found.items():
+            band = Band.of(self.rows[self.rows["layer"] == layer])
+            band.draw(axes, look)
+            self.bands.append(band)
+        scale_time(axes, last_time(self.rows))
+        mark_times(axes, [] if self.zero_error is None else [(self.zero_error, GREY)])
+        handles = [line_handle(self.names.get(layer, layer), look) for layer, look in found.items()]
+        axes.legend(
+            handles=handles, loc="lower left", fontsize=6, handlelength=1.1, labelspacing=0.15, borderpad=0.1,
+            handletextpad=0.4,
+        )  # fmt: skip
+
+    def alike(self, other: Panel) -> bool:
+        """Whether the two share a y axis."""
+        return (self.time, self.metric) == (other.time, other.metric)
+
+    def name_axes(self, axes: Axes, column: int, scaled: bool, letters: int) -> None:
+        """``scaled``: the y axis needs numbers, as no panel at its left has the same."""
+        axes.set_title(wrapped(self.label, letters), loc="left", pad=4)
+        axes.set_xlabel(self.time)
+        axes.tick_params(labelleft=scaled)
+        if column == 0:
+            axes.set_ylabel(f"{self.metric}\n{DEFINITIONS.get(self.metric, '')}")
+
+
+def draw(tables: Tables, options: FigureOptions) -> Figure:
+    panels = list(_panels(tables, options))
+    if not panels:
+        return empty_figure(options.width, "level_curves: no measured network and no ReLU extended UFM")
+    columns = max(1, min(len(panels), int(options.width / PANEL_WIDTH)))
+    lines = -(-len(panels) // columns)
+    figure = new_figure(options.width, ROW_HEIGHT * lines)
+    grid = list(figure.subplots(lines, columns, squeeze=False).ravel())
+    for number, (axes, panel) in enumerate(zip(grid, panels)):
+        panel.draw(axes)
+        column = number % columns
+        scaled = column == 0 or not panels[number - 1].alike(panel)
+        panel.name_axes(axes, column, scaled, int(15 * options.width / columns) - 4)
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    _scale_groups(grid, panels)
+    if any(panel.zero_error is not None for panel in panels):
+        add_legend(figure, [mark_handle("zero training error", "^")])
+    return figure
+
+
+def _panels(tables: Tables, options: FigureOptions) -> Iterator[Panel]:
+    """For one metric after the other the networks' labels, then those of the UFMs."""
+    nets, ufms = networks(tables), _extended_ufms(tables)
+    of_nets = measured(tables, nets, options.split, layer=None)
+    of_ufms = measured(tables, ufms, layer=None).query("layer in @UFM_LEVELS")
+    zero_error = zero_error_epochs(nets)
+    for metric in options.metrics or USUAL:
+        for label in _measured_labels(of_nets, nets, metric)[:MOST_LABELS]:
+            rows = spread_levels(_of(of_nets, label, metric))
+            yield Panel(label, metric, "epoch", rows, {}, zero_error.get(label))
+        for label in _measured_labels(of_ufms, ufms, metric):
+            rows, name = _of(of_ufms, label, metric), "UFM " + without_solver(label)
+            yield Panel(name, metric, "iteration", rows, UFM_LEVELS, None)
+
+
+def _extended_ufms(tables: Tables) -> pd.DataFrame:
+    return declared_ufms(tables, "gradient_descent").query("model == 'extended' and activation == 'relu'")
+
+
+def _measured_labels(rows: pd.DataFrame, runs: pd.DataFrame, metric: str) -> list[str]:
+    known = set(rows.loc[(rows["metric"] == metric) & rows["value"].notna(), "label"])
+    return [label for label in labels(runs) if label in known]
+
+
+def _of(rows: pd.DataFrame, label: str, metric: str) -> pd.DataFrame:
+    return rows[(rows["label"] == label) & (rows["metric"] == metric)]
+
+
+def spread_levels(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of at most ``MOST_LEVELS`` depths, spread evenly, the first and the last among them."""
+    depths = np.unique(rows["depth"])
+    places = np.linspace(0, len(depths) - 1, min(MOST_LEVELS, len(depths)))
+    return rows[rows["depth"].isin(depths[places.round().astype(int)])]
+
+
+def _scale_groups(grid: Sequence[Axes], panels: Sequence[Panel]) -> None:
+    """One y scale for all networks and one for all UFMs: their values are decades apart."""
+    for axes, panel in zip(grid, panels):
+        scale_values(axes, "y", extremes([band for other in panels if other.alike(panel) for band in other.bands]))
+
+
+def caption(tables: Tables, options: FigureOptions) -> str:
+    metrics = " and ".join(options.metrics or USUAL)
+    nets, ufms = networks(tables), _extended_ufms(tables)
+    names = len(labels(nets))
+    more = f" Shown are the first {MOST_LABELS} of {names} labels." if names > MOST_LABELS else ""
+    return (
+        f"{metrics} over training at up to {MOST_LEVELS} layers from the first (light) to the last features (dark),"
+        f" {options.split} split, of {counted(nets, 'network')}, beside the two feature levels of"
+        f" {plural(len(ufms), 'ReLU extended UFM')} by gradient descent over iterations."
+        " Medians over seeds with their range; a triangle marks the first epoch without training error."
+        " Time axes are logarithmic with a place for 0."
+        f" Networks share one y axis, UFMs another.{more}"
+        f"{lost(tables, 'network', 'network')}{lost(tables, 'declared', 'UFM')}"
+    )

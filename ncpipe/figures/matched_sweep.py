@@ -1,0 +1,215 @@
+"""Figure: what the matched UFMs predict over a sweep of weight decay, against what networks have, and the misfit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+from numpy.typing import NDArray
+
+from ncpipe.claims.claim import seed_interval
+from ncpipe.claims.misfits import SWEEP, matched_signatures, misfits
+from ncpipe.figures.axes import scale_values
+from ncpipe.figures.series import Band, Tables, networks, plural
+from ncpipe.figures.style import (
+    OKABE_ITO,
+    SMALL,
+    Look,
+    add_legend,
+    empty_figure,
+    mark_handle,
+    new_figure,
+    wrapped,
+)
+from ncpipe.study.spec import FigureOptions
+
+PANELS = {
+    "norms": r"$|W|_F\,|H|_F$",
+    "loss": "loss without penalties",
+    "means_gram": "class means,\ndistance of Grams",
+    "weights_gram": "classifier,\ndistance of Grams",
+}
+MODELS = {
+    "plain": Look(OKABE_ITO["blue"], "-", "o"),
+    "extended": Look(OKABE_ITO["vermillion"], (0, (4, 1.5)), "s"),  # dashed: the two may agree
+}
+GUESS_COLOUR, GUESS_WIDTH = "#BBBBBB", 2.6  # wide, so that it shows under a model that predicts an ETF
+MOST_LABELS = 9
+NARROW = 4.5
+ROW_HEIGHT, STRIP = 1.05, 0.2
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Networks that differ in weight decay and seed."""
+
+    label: str
+    rows: pd.DataFrame
+    """Columns ``decay``, ``seed``, ``source`` (measured, guess or a model), ``quantity`` and ``value``."""
+    misfits: pd.DataFrame
+    """Columns ``matched``, ``seed`` and ``value``."""
+
+
+def draw(tables: Tables, options: FigureOptions) -> Figure:
+    found = sweeps(tables)[:MOST_LABELS]
+    if not found:
+        return empty_figure(options.width, "matched_sweep: no UFM matched to a network without training error")
+    columns = 2 if options.width < NARROW else len(PANELS)
+    lines = len(found) * len(PANELS) // columns
+    heights = (ROW_HEIGHT * lines + 0.5, STRIP * len(found) + 0.55)
+    figure = new_figure(options.width, sum(heights))
+    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
+    grid = upper.subplots(lines, columns, squeeze=False, sharex=True)
+    for sweep, panels in zip(found, grid.reshape(len(found), len(PANELS))):
+        _draw_sweep(panels, sweep)
+    _name_panels(grid, found, columns)
+    _draw_misfits(lower, found)
+    add_legend(figure, _legend())
+    return figure
+
+
+# --- what is drawn --------------------------------------------------------------------------------
+
+
+def sweeps(tables: Tables) -> list[Sweep]:
+    """The sweeps in the order of ``runs``, seeds merged."""
+    signatures = matched_signatures(tables)
+    if signatures.empty:
+        return []
+    keys = [column for column in SWEEP if column != "seed"]
+    by_run = dict(zip(tables["runs"]["run_id"], tables["runs"]["label"]))
+    values = misfits(tables)
+    values = values.assign(value=[one.value for one in values["misfit"]])
+    names = {run: _common([by_run[other] for other in own["run_id"]]) for run, own in _of_each(signatures, keys)}
+    signatures, values = (table.assign(name=table["run_id"].map(names)) for table in (signatures, values))
+    order = [name for name in dict.fromkeys(map(names.get, tables["runs"]["run_id"])) if name]
+    return [Sweep(n, _long(signatures[signatures["name"] == n]), values[values["name"] == n]) for n in order]
+
+
+def _of_each(signatures: pd.DataFrame, keys: Sequence[str]) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Every network with the rows of its sweep."""
+    for _, own in signatures.groupby(list(keys), dropna=False, sort=False):
+        for run in own["run_id"].unique():
+            yield str(run), own
+
+
+def _common(labels: Sequence[str]) -> str:
+    """The words that all labels have: those that do not tell the weight decay."""
+    shared = set.intersection(*(set(label.split()) for label in labels))
+    return " ".join(word for word in labels[0].split() if word in shared)
+
+
+def _long(signatures: pd.DataFrame) -> pd.DataFrame:
+    """Sizes of networks, models and guess, and distances of the Grams of models and guess from the networks'."""
+    from ncpipe.ufm.misfit import GRAMS, SIZES, constant_etf, gram_distance
+
+    rows: list[tuple[Any, ...]] = []
+    for (seed, matched), own in signatures.groupby(["seed", "matched"], sort=False):
+        guess = constant_etf([*own["measured"]])
+        sides: dict[Any, Iterable[Any]] = {"measured": own["measured"], matched: own["predicted"], "guess": guess}
+        for source, side in sides.items():
+            for decay, one, network in zip(own["decay"], side, own["measured"]):
+                rows += [(decay, seed, source, name, getattr(one, name)) for name in SIZES]
+                if source != "measured":
+                    distances = ((name, gram_distance(getattr(one, name), getattr(network, name))) for name in GRAMS)
+                    rows += [(decay, seed, source, *pair) for pair in distances]
+    return pd.DataFrame(rows, columns=["decay", "seed", "source", "quantity", "value"])
+
+
+# --- drawing --------------------------------------------------------------------------------------
+
+
+def _draw_sweep(panels: NDArray, sweep: Sweep) -> None:
+    for axes, quantity in zip(panels, PANELS):
+        rows = sweep.rows[sweep.rows["quantity"] == quantity]
+        guess = Band.of(rows[rows["source"] == "guess"], "decay")
+        axes.plot(guess.x, guess.middle, color=GUESS_COLOUR, linewidth=GUESS_WIDTH)
+        for source, look in MODELS.items():
+            Band.of(rows[rows["source"] == source], "decay").draw(axes, look)
+        _draw_measured(axes, Band.of(rows[rows["source"] == "measured"], "decay"))
+        _scale_decays(axes, np.unique(sweep.rows["decay"]))
+        scale_values(axes, "y", [rows["value"]])
+
+
+def _scale_decays(axes: Axes, decays: NDArray[np.float64]) -> None:
+    """A logarithmic axis with at most three of the weight decays as its ticks."""
+    axes.set_xscale("log")
+    low, high = decays[0], decays[-1]
+    room = (high / low) ** 0.08 if high > low else 2
+    axes.set_xlim(low / room, high * room)
+    shown = decays[np.unique(np.linspace(0, len(decays) - 1, min(3, len(decays))).round().astype(int))]
+    axes.xaxis.set_major_locator(FixedLocator(list(shown)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda decay, _: f"{decay:g}"))
+    axes.xaxis.set_minor_locator(FixedLocator(list(decays)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _draw_measured(axes: Axes, band: Band) -> None:
+    if len(band):
+        axes.vlines(band.x, band.low, band.high, color="black", linewidth=0.8, zorder=4)
+        axes.plot(band.x, band.middle, "o", color="black", ms=3, clip_on=False, zorder=4)
+
+
+def _name_panels(grid: NDArray, found: Sequence[Sweep], columns: int) -> None:
+    """Quantities above the first sweep, its label at the left of each, and the decay under the lowest panels."""
+    for sweep, panels in zip(found, grid.reshape(len(found), len(PANELS))):
+        for axes, name in zip(panels, PANELS.values()):
+            if columns < len(PANELS) or sweep is found[0]:
+                axes.set_title(name, loc="left", pad=4)
+        panels[0].set_ylabel(wrapped(sweep.label, 18), size=SMALL)
+    for axes in grid[-1]:
+        axes.set_xlabel("weight decay")
+
+
+def _draw_misfits(place: SubFigure, found: Sequence[Sweep]) -> None:
+    """Mean over seeds with Student's interval, a line for each sweep."""
+    axes = place.subplots()
+    tops = [1.0]
+    for line, sweep in enumerate(found):
+        for shift, (model, look) in zip((-0.16, 0.16), MODELS.items()):
+            own = sweep.misfits[(sweep.misfits["matched"] == model) & np.isfinite(sweep.misfits["value"])]
+            if own.empty:
+                continue
+            mean, (low, high) = float(own["value"].mean()), seed_interval(own["value"], own["seed"])
+            tops.append(mean)
+            if low is not None and high is not None:
+                tops.append(min(high, 2 * mean))  # of two seeds it may be far out
+                axes.plot([low, high], [line + shift] * 2, color=look.colour, linewidth=1.1)
+            axes.plot(own["value"], [line + shift] * len(own), "|", color=look.colour, ms=3.5, mew=0.7)
+            axes.plot(mean, line + shift, look.marker, color=look.colour, ms=3.6, zorder=4)
+    axes.axvline(1, color=GUESS_COLOUR, linewidth=GUESS_WIDTH, zorder=1)
+    axes.set(ylim=(len(found) - 0.5, -0.5), xlim=(0, 1.08 * max(tops)), xlabel="misfit: 0 perfect, 1 constant ETF")
+    axes.set_yticks(range(len(found)), [sweep.label for sweep in found])
+    axes.tick_params(axis="y", length=0)
+
+
+def _legend() -> Iterator[Artist]:
+    yield mark_handle("network", "o", "black")
+    for model, look in MODELS.items():
+        yield Line2D([], [], color=look.colour, linestyle=look.line, marker=look.marker, label=f"matched {model} UFM")
+    yield Line2D([], [], color=GUESS_COLOUR, linewidth=GUESS_WIDTH, label="constant simplex ETF")
+
+
+def caption(tables: Tables, options: FigureOptions) -> str:
+    found, nets = sweeps(tables), networks(tables)
+    shown = matched_signatures(tables)["run_id"].nunique()
+    more = f" Shown are the first {MOST_LABELS} of {len(found)} sweeps." if len(found) > MOST_LABELS else ""
+    left = len(nets) - shown
+    without = f" Left out: {plural(left, 'network')} with training error or without a match." if left else ""
+    return (
+        f"Predictions of the matched plain and ReLU extended UFM for {plural(shown, 'network')} of"
+        f" {plural(len(found), 'sweep')} of weight decay: product of the norms, loss, and Frobenius distances of the"
+        " predicted from the measured Grams of class means (uncentred) and of the classifier, each of unit norm."
+        " Medians over seeds with their range. Grey: the guess, a simplex ETF with the geometric mean of the measured"
+        " sizes over the sweep. Bottom: the misfit, mean over seeds with Student's 95 % interval, and the seeds"
+        " as ticks."
+        f"{more}{without}"
+    )

@@ -1,0 +1,274 @@
+"""Figure: where runs end, against one setting that the study varies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from numpy.typing import NDArray
+
+from ncpipe.figures.axes import LOG_FROM, heading, scale_values
+from ncpipe.figures.definitions import DEFINITIONS
+from ncpipe.figures.series import Band, Tables, counted, extremes, flat_settings, lost, measured
+from ncpipe.figures.style import (
+    LETTER,
+    Look,
+    add_legend,
+    empty_figure,
+    line_handle,
+    looks,
+    mark_handle,
+    new_figure,
+    shortened,
+    without_solver,
+)
+from ncpipe.study.spec import FigureOptions
+
+PANEL_WIDTH, ROW_HEIGHT = 1.6, 1.75
+BESIDE = 0.5
+"""Inches beside an axis."""
+LEVEL = (0, (4, 2))
+"""Dashes of what has no place on the axis."""
+DODGE = 0.3
+"""Width over which the lines stand side by side at a category."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The horizontal axis: numbers where they are, other values side by side in the order of the study."""
+
+    values: tuple[Any, ...]
+    """The different values, without null; numbers ascending."""
+
+    @classmethod
+    def of(cls, column: pd.Series) -> Scale:
+        values = [value for value in column if value is not None]
+        scale = cls(tuple({_text(value): value for value in values}.values()))
+        return cls(tuple(sorted(scale.values))) if scale.numeric else scale
+
+    @property
+    def numeric(self) -> bool:
+        return all(isinstance(value, int | float) and not isinstance(value, bool) for value in self.values)
+
+    @property
+    def logarithmic(self) -> bool:
+        """Positive values whose ratios are more alike than their differences, or that span decades."""
+        values = np.array(self.values, float)
+        if len(values) < 2 or values[0] <= 0:
+            return False
+        return bool(values[-1] >= LOG_FROM * values[0] or _unevenness(np.log(values)) < _unevenness(values) - 1e-9)
+
+    def place(self, value: Any) -> float:
+        return float(value) if self.numeric else float([_text(v) for v in self.values].index(_text(value)))
+
+    @property
+    def inches(self) -> float:
+        """Width that its labels need."""
+        letters = 0 if self.numeric else max(len(part) for value in self.values for part in _text(value).split("_"))
+        return LETTER * (letters + 2) * len(self.values)
+
+    def draw(self, axes: Axes, name: str, inches: float) -> None:
+        axes.set_xlabel(name)
+        if not self.numeric:
+            longest = max(4, int(inches / LETTER / len(self.values)) - 1)
+            axes.set_xticks(range(len(self.values)), [_broken(_text(value), longest) for value in self.values])
+            axes.set_xlim(-0.5, len(self.values) - 0.5)
+        elif min(self.values) == 0 and max(self.values) >= LOG_FROM * min(v for v in (*self.values, np.inf) if v > 0):
+            scale_values(axes, "x", [np.array(self.values, float)])
+        else:
+            self._draw_numbers(axes, inches)
+
+    def _draw_numbers(self, axes: Axes, inches: float) -> None:
+        """Ticks at the values, as many as have room."""
+        if self.logarithmic:
+            axes.set_xscale("log")
+        room = max(2, int(inches / LETTER / (max(len(_text(value)) for value in self.values) + 2)))
+        step = -(-len(self.values) // room)
+        axes.xaxis.set_major_locator(FixedLocator(self.values[::-1][::step]))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _text(value)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.margins(x=0.06)
+
+
+@dataclass(frozen=True)
+class Line:
+    """Runs that differ in the setting on the axis and in their seed only."""
+
+    name: str
+    runs: pd.DataFrame
+    """Rows of ``runs`` with their ``place`` on the axis; NaN where they are without the setting."""
+
+    @property
+    def is_level(self) -> bool:
+        """The runs are without the setting."""
+        return bool(self.runs["place"].isna().all())
+
+    def handle(self, scale: Scale, look: Look) -> Line2D:
+        if self.is_level or scale.numeric:
+            return line_handle(self.name, replace(look, line=LEVEL) if self.is_level else look)
+        return mark_handle(self.name, look.marker, look.colour)
+
+
+def draw(tables: Tables, options: FigureOptions) -> Figure:
+    runs = _runs(tables, options)
+    panels = list(_panels(tables, runs, options))
+    if not panels:
+        reason = f"sweep: no run that ended well has the setting {options.over!r} and a metric to show"
+        return empty_figure(options.width, reason)
+    lines = _lines(runs, str(options.over))
+    look = looks(pd.concat([line.runs.assign(label=line.name) for line in lines]))
+    scale = Scale.of(runs["over"])
+    columns = max(1, min(len(panels), int(options.width / max(PANEL_WIDTH, BESIDE + scale.inches))))
+    rows = -(-len(panels) // columns)
+    figure = new_figure(options.width, ROW_HEIGHT * rows)
+    grid = list(figure.subplots(rows, columns, squeeze=False).ravel())
+    for axes, (title, definition, values) in zip(grid, panels):
+        _draw_panel(axes, lines, values, scale, look)
+        heading(axes, title, definition)
+        scale.draw(axes, str(options.over), options.width / columns - BESIDE)
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    if len(lines) > 1:
+        add_legend(figure, (line.handle(scale, look[line.name]) for line in lines))
+    else:
+        figure.suptitle(lines[0].name, x=0.01, ha="left")
+    return figure
+
+
+def _runs(tables: Tables, options: FigureOptions) -> pd.DataFrame:
+    """Networks and UFMs that ended well and know the setting: its value ``over``, ``place``, and the text ``line`` of
+    all other settings but the seed."""
+    done = tables["runs"].query("status == 'done' and kind in ('network', 'declared')")
+    trees, key = flat_settings(done), str(options.over)
+    knows = [key in tree for tree in trees]
+    known = [tree for tree in trees if key in tree]
+    over = pd.Series([tree.pop(key) for tree in known], index=done.index[knows], dtype=object)
+    scale = Scale.of(over)
+    if not scale.values:
+        return done.iloc[:0].assign(over=over.iloc[:0])
+    same = {"seed", *_decided(known, over, key)}
+    rest = [json.dumps({k: v for k, v in tree.items() if k not in same}, sort_keys=True) for tree in known]
+    place = [np.nan if value is None else scale.place(value) for value in over]
+    return done[knows].assign(over=over, place=place, line=[f"{text} {p != p}" for text, p in zip(rest, place)])
+
+
+def _decided(trees: Sequence[dict[str, Any]], over: pd.Series, key: str) -> set[str]:
+    """Settings beside a name that go with it, as loss.gamma with loss.name: one value for each name."""
+    group, _, leaf = key.rpartition(".")
+    beside = {name for tree in trees for name in tree if name.startswith(f"{group}.")} if leaf == "name" else set()
+    found = {(_text(value), name, _text(tree.get(name))) for tree, value in zip(trees, over) for name in beside}
+    return {name for name in beside if sum(name == other for _, other, _ in found) == over.map(_text).nunique()}
+
+
+def _lines(runs: pd.DataFrame, key: str) -> list[Line]:
+    """One for each rest of the settings, named by what the labels of its runs have in common."""
+    groups = [group for _, group in runs.groupby("line", sort=False)]
+    names = [_common(list(dict.fromkeys(group["label"]))) for group in groups]
+    without = f", no {key.rsplit('.', 1)[-1]}"
+    names = [name + without * bool(group["place"].isna().all()) for name, group in zip(names, groups)]
+    unique = [name if names.count(name) == 1 else f"{name} ({i + 1})" for i, name in enumerate(names)]
+    return [Line(name, group) for name, group in zip(unique, groups)]
+
+
+def _common(labels: Sequence[str]) -> str:
+    """The words that all labels have, in the order of the first."""
+    first, *others = (without_solver(label).split() for label in labels)
+    return " ".join(word for word in first if all(word in other for other in others))
+
+
+def _panels(tables: Tables, runs: pd.DataFrame, options: FigureOptions) -> Iterator[tuple[str, str, pd.Series]]:
+    """Title, definition and final value by run of every metric that a run has; usually test accuracy and NC1."""
+    usual = (("accuracy", "test"), ("nc1_pinv", options.split))
+    chosen = usual if options.metrics is None else tuple((metric, options.split) for metric in options.metrics)
+    for metric, split in chosen:
+        rows = measured(tables, runs, split).query("metric == @metric").sort_values("time")
+        values = rows.drop_duplicates("run_id", keep="last").set_index("run_id")["value"].astype(float)
+        if np.isfinite(values).any():
+            yield f"{metric} ({split})", DEFINITIONS.get(metric, ""), values
+
+
+def _draw_panel(axes: Axes, lines: Sequence[Line], values: pd.Series, scale: Scale, look: dict[str, Look]) -> None:
+    drawn = []
+    for number, line in enumerate(lines):
+        own = line.runs.assign(value=line.runs["run_id"].map(values))
+        if line.is_level:
+            _draw_level(axes, own["value"], look[line.name])
+            drawn.append(Band.of(own.assign(place=0.0), "place"))
+            continue
+        band = Band.of(own, "place")
+        drawn.append(band)
+        if scale.numeric:
+            _draw_line(axes, band, look[line.name])
+        else:
+            offset = DODGE * ((number + 0.5) / len(lines) - 0.5)
+            _draw_categories(axes, band, offset, look[line.name])
+    _scale_up(axes, extremes(drawn))
+
+
+def _draw_line(axes: Axes, band: Band, look: Look) -> None:
+    band.draw(axes, look)
+    axes.plot(band.x, band.middle, look.marker, color=look.colour, ms=3.2, clip_on=False, zorder=4)
+
+
+def _draw_categories(axes: Axes, band: Band, offset: float, look: Look) -> None:
+    reach = np.stack([band.middle - band.low, band.high - band.middle])
+    axes.errorbar(band.x + offset, band.middle, reach, fmt=look.marker, color=look.colour, ms=3.5, elinewidth=0.9)
+
+
+def _draw_level(axes: Axes, values: pd.Series, look: Look) -> None:
+    """Runs without the setting: their median across the panel, and their range."""
+    values = values[np.isfinite(values)]
+    if values.empty:
+        return
+    axes.axhspan(values.min(), values.max(), color=look.colour, alpha=0.12, linewidth=0)
+    axes.axhline(values.median(), color=look.colour, linestyle=LEVEL, linewidth=0.9)
+
+
+def _scale_up(axes: Axes, values: Sequence[NDArray[np.float64]]) -> None:
+    """By decades where values span them; else from zero, or about the values where zero is far or below."""
+    flat = np.concatenate([*values, np.zeros(0)])
+    low, high = flat.min(), flat.max()
+    if low >= 0 and not 0.5 * high < low < high:
+        scale_values(axes, "y", values)
+        return
+    margin = 0.08 * (high - low or abs(high))
+    axes.set_ylim(low - margin, high + margin)
+    axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+
+
+def _unevenness(places: NDArray[np.float64]) -> float:
+    steps = np.diff(places)
+    return float(steps.std() / steps.mean())
+
+
+def _broken(text: str, longest: int) -> str:
+    """A line for each part between underscores, where ``text`` is too long for one."""
+    parts = [text] if len(text) <= longest else text.replace("_", "_\n").split("\n")
+    return "\n".join(shortened(part, longest) for part in parts)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
+
+
+def caption(tables: Tables, options: FigureOptions) -> str:
+    runs = _runs(tables, options)
+    usual = f"Test accuracy and nc1_pinv ({options.split} split)"
+    shown = usual if options.metrics is None else f"{' and '.join(options.metrics)} ({options.split} split)"
+    without = " Dashed: runs without it." if len(runs) and runs["place"].isna().any() else ""
+    return (
+        f"{shown} of the last features at the end of {counted(runs, 'run')}, against the setting"
+        f" {options.over}. A line joins runs that differ in this setting and in their seed only:"
+        f" medians over seeds, and their range.{without}{lost(tables, 'network', 'network')}"
+        f"{lost(tables, 'declared', 'UFM')}"
+    )

@@ -1,0 +1,106 @@
+"""The claims page: papers and claims of several studies in one HTML file, with links to the evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from ncpipe.claims.bibliography import BIBLIOGRAPHY, Reference
+from ncpipe.claims.wording import Row, by_paper, counted
+from ncpipe.errors import UserError
+from ncpipe.files import write_text
+from ncpipe.report.templates import link, template
+from ncpipe.study.layout import Layout
+from ncpipe.study.spec import Paper
+from ncpipe.tables.records import read_table
+from ncpipe.tables.schemas import CLAIMS, TABLES
+
+PAPERS: tuple[Paper, ...] = get_args(Paper)
+
+
+@dataclass(frozen=True)
+class StudyClaims:
+    """What a study says of claims, and where it lies."""
+
+    layout: Layout
+    claims: tuple[Row, ...] | None
+    """None: the study has not ended, so that there is no table."""
+    metadata: Mapping[str, str]
+    """Of the table: study, scale, ncpipe_version, git_commit."""
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """The claims of one paper as one study decides them: a row of the matrix."""
+
+    key: str
+    paper: Paper
+    reference: Reference
+    study: StudyClaims
+    claims: Sequence[Row]
+    links: Mapping[str, Mapping[str, str]]
+    """Links from the page by group (report, figures, tables) and name."""
+
+    @property
+    def scale(self) -> str:
+        """Size of the study; empty where it has only one."""
+        return self.study.metadata.get("scale", "")
+
+
+def read_claims(results: Path) -> StudyClaims:
+    """The claims of the study whose results lie in this folder.
+
+    Raises ``UserError`` where there is no such folder, or where a table is damaged or of another version.
+    """
+    if not results.is_dir():
+        raise UserError(f"no results folder {results}; run the study first")
+    layout = Layout(results)
+    path = layout.tables / "claims.parquet"
+    if not path.exists():
+        return StudyClaims(layout, None, {})
+    table = read_table(path)
+    if not table.schema.equals(CLAIMS):
+        raise UserError(f"{path} was written by another version of ncpipe; run the study again")
+    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    return StudyClaims(layout, tuple(table.to_pylist()), metadata)
+
+
+def write_claims_page(studies: Iterable[StudyClaims], target: Path) -> None:
+    """Write the matrix of papers and claims as one HTML file that loads nothing from anywhere.
+
+    Every paper has its place, also those without a claim in these studies. Links lead to what there is of report,
+    figures and tables of a study, relative to the page.
+    """
+    given = list(studies)
+    rows = [row for paper in PAPERS for row in _verdicts(paper, given, target.parent)]
+    decided = {row.paper for row in rows}
+    page = template("claims_page.html").render(
+        rows=rows,
+        counts=counted(claim["verdict"] for row in rows for claim in row.claims),
+        papers=len(decided),
+        absent={paper: BIBLIOGRAPHY[paper] for paper in PAPERS if paper not in decided},
+        unfinished=[str(study.layout.results) for study in given if study.claims is None],
+    )
+    write_text(target, page)
+
+
+def _verdicts(paper: Paper, studies: Iterable[StudyClaims], page_folder: Path) -> Iterator[Verdicts]:
+    for number, study in enumerate(studies):
+        if claims := by_paper(study.claims or ()).get(paper):
+            key = f"{paper}-in-{number}"
+            yield Verdicts(key, paper, BIBLIOGRAPHY[paper], study, claims, _links(study.layout, page_folder))
+
+
+def _links(layout: Layout, page_folder: Path) -> dict[str, dict[str, str]]:
+    """Links to what there is, by group and name."""
+    files = {
+        "report": {"report": layout.report},
+        "figures": {path.stem: path for path in sorted(layout.figures.glob("*.svg"))},
+        "tables": {name: layout.tables / f"{name}.parquet" for name in TABLES},
+    }
+    return {
+        group: {name: link(path, page_folder) for name, path in paths.items() if path.exists()}
+        for group, paths in files.items()
+    }

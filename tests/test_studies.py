@@ -1,0 +1,65 @@
+"""The nine studies: their files are sound at every scale, and the smallest form of each runs and decides."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pandas as pd
+import pytest
+
+from ncpipe.claims import CLAIMS
+from ncpipe.study.spec import Paper
+from ncpipe.study.study import Study
+from ncpipe.tables.collect import read_tables
+
+ROOT = Path(__file__).resolve().parent.parent
+PAPERS = get_args(Paper)
+
+WITHOUT_RUNS_AT_TEST_SCALE: dict[str, set[str]] = {}
+"""Claims that need more networks than the smallest form has."""
+
+
+@pytest.mark.parametrize("scale", ["test", "small", "paper"])
+@pytest.mark.parametrize("paper", PAPERS)
+def test_study_is_sound(paper, scale):
+    study = Study.read(ROOT / "studies" / f"{paper}.yaml", scale)
+    assert study.config.claims == (paper,)
+    assert study.config.study.results == f"results/{paper}-{scale}"
+    assert study.networks
+    seeds = {run.spec.seed for run in study.networks.values()}
+    assert len(seeds) >= {"test": 1, "small": 2, "paper": 3}[scale]
+    assert scale == "paper" or all(spec.name != "cifar10" for spec in study.datasets.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("paper", PAPERS)
+def test_smallest_form_decides_every_claim(paper, tmp_path):
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "-s", str(ROOT / "Snakefile")]
+    command += ["--configfile", str(ROOT / "studies" / f"{paper}.yaml"), "--directory", str(tmp_path)]
+    command += ["--config", "scale=test", "tracking={'enabled': False}", "--quiet", "all"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = tmp_path / "results" / f"{paper}-test"
+    claims = read_tables(results / "tables")["claims"]
+    assert list(claims["claim_id"]) == [claim.id for claim in CLAIMS[paper]]
+    without = set(claims.loc[claims["count"] == 0, "claim_id"])
+    assert without == WITHOUT_RUNS_AT_TEST_SCALE.get(paper, set())
+    _check_verdicts(claims)
+    page = (results / "report.html").read_text(encoding="utf-8")
+    assert all(claim.id in page for claim in CLAIMS[paper])
+    drawn = {path.stem for path in (results / "figures").glob("*.svg")}
+    study = Study.read(ROOT / "studies" / f"{paper}.yaml", "test")
+    assert drawn == set(study.figures)
+
+
+def _check_verdicts(claims: pd.DataFrame) -> None:
+    """The verdict follows from the numbers beside it."""
+    for _, claim in claims[claims["count"] > 0].iterrows():
+        low, high, limit = claim["low"], claim["high"], claim["threshold"]
+        worst, best = (high, low) if claim["direction"] == "below" else (-low, -high)
+        limit = limit if claim["direction"] == "below" else -limit
+        verdict = "supported" if worst < limit else "contradicted" if best >= limit else "undecided"
+        assert claim["verdict"] == verdict, claim["claim_id"]

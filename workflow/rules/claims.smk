@@ -1,0 +1,59 @@
+# All papers: the study of each, run by a Snakemake of its own, and one page of all claims.
+
+import json
+from typing import get_args
+
+from ncpipe.study.spec import Paper
+
+PAPERS = get_args(Paper)
+SCALE = STUDY.config.scale or "small"
+DATA_PATH = list(STUDY.config.study.data_path)
+
+
+rule study_claims:
+    input:
+        study="studies/{paper}.yaml",
+    output:
+        "results/claims/{paper}-{scale}.parquet",
+    log:
+        "results/logs/claims/{paper}-{scale}.log",
+    benchmark:
+        "results/benchmarks/claims/{paper}-{scale}.tsv"
+    wildcard_constraints:
+        paper="|".join(PAPERS),
+        scale="[A-Za-z0-9_-]+",
+    retries: 0
+    threads: lambda wildcards: workflow.cores
+    resources:
+        mem_mb=8000,
+        runtime=1440,
+    params:
+        snakefile=workflow.main_snakefile,
+        data_path=[f"study={json.dumps({'data_path': DATA_PATH})}"] if DATA_PATH else [],
+        versions=STAGE_VERSIONS,
+        # Made by the inner Snakemake, and so no output here: declared outputs are deleted before a job.
+        claims="results/{paper}-{scale}/tables/claims.parquet",
+    shell:
+        "snakemake --snakefile {params.snakefile:q} --cores {threads} --configfile {input.study:q}"
+        " --config scale={wildcards.scale} {params.data_path:q} > {log:q} 2>&1"
+        " && cp {params.claims} {output}"
+
+
+rule claims:
+    input:
+        expand(rules.study_claims.output, paper=PAPERS, scale=SCALE),
+    output:
+        "results/claims.html",
+    log:
+        "results/logs/claims.log",
+    benchmark:
+        "results/benchmarks/claims.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        results=expand("results/{paper}-{scale}", paper=PAPERS, scale=SCALE),
+        version=STAGE_VERSIONS["report"],
+    shell:
+        "ncpipe claims {params.results} --output {output} > {log} 2>&1"
