@@ -10,6 +10,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
+from ncpipe.claims.bibliography import BIBLIOGRAPHY
+from ncpipe.study.spec import Paper
+
 Frames: TypeAlias = dict[str, pd.DataFrame]
 """The tables by name."""
 CONFIDENCE = 0.95
@@ -60,6 +63,25 @@ class Claim:
         }
 
 
+@dataclass(frozen=True)
+class ClaimsOf:
+    """Makes the claims of one paper: ``ClaimsOf("tirer2022")("1", statement, statistic, threshold, values)``."""
+
+    paper: Paper
+
+    def __call__(
+        self,
+        number: str,
+        statement: str,
+        statistic: str,
+        threshold: float,
+        values: Callable[[Frames], pd.Series],
+        direction: Literal["below", "above"] = "below",
+    ) -> Claim:
+        source = BIBLIOGRAPHY[self.paper].short
+        return Claim(f"{self.paper}-{number}", source, statement, statistic, direction, threshold, values)
+
+
 def _verdict(count: int, holds: int) -> str:
     if count == 0 or 0 < holds < count:
         return "undecided"
@@ -77,7 +99,7 @@ def seed_interval(values: pd.Series, seeds: pd.Series) -> tuple[float | None, fl
 
 def _data(runs: pd.DataFrame) -> str:
     """What the runs were trained on: 'digits (K = 10, N = 1000)', UFMs as 'UFM (K = 4, N = 200)'."""
-    sets = runs.assign(dataset=runs["dataset"].fillna("UFM"))[["dataset", "classes", "train_samples"]]
+    sets = runs.assign(dataset=runs["dataset"].astype(object).fillna("UFM"))[["dataset", "classes", "train_samples"]]
     parts = [
         f"{row['dataset']} (K = {row['classes']:.0f}, N = {row['train_samples']:.0f})"
         for _, row in sets.drop_duplicates().dropna().iterrows()

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
-
 import numpy as np
 import pandas as pd
 
-from ncpipe.claims.claim import Claim, Frames
+from ncpipe.claims.claim import ClaimsOf, Frames
 from ncpipe.claims.selectors import (
     NETWORKS,
     TRAINED,
@@ -91,15 +88,7 @@ def _nc1_change(frames: Frames) -> pd.Series:
     return log_change(past_zero_error(frames, "nc1_pinv", MSE_AT_ZERO_ERROR))
 
 
-def _han(
-    number: str,
-    statement: str,
-    statistic: str,
-    threshold: float,
-    values: Callable[[Frames], pd.Series],
-    direction: Literal["below", "above"] = "below",
-) -> Claim:
-    return Claim(f"han2022-{number}", "Han, Papyan & Donoho 2022", statement, statistic, direction, threshold, values)
+_han = ClaimsOf("han2022")
 
 
 # 1: an identity, up to the rounding of float32, 6e-8, in what the parts are measured on. 2: "much smaller" is read

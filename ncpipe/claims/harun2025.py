@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from ncpipe.claims.claim import Claim, Frames
+from ncpipe.claims.claim import Claim, ClaimsOf, Frames
 from ncpipe.claims.selectors import log10
 
 SPIKE_STEPS = 100
@@ -76,31 +76,29 @@ def _difference(started: pd.Series, random: pd.Series) -> pd.Series:
     return started - random
 
 
+_harun = ClaimsOf("harun2025")
 WORDS = {"least_squares": "least-squares", "class_mean": "class-mean"}
 
 
 # Thresholds are the signs of the comparisons: the paper states an order, and sizes depend on data and learning rate.
 def _smaller(number: str, init: str, statement: str, statistic: str, values: Statistic) -> Claim:
-    return Claim(
-        f"harun2025-{number}",
-        "Harun & Kanan 2025",
+    return _harun(
+        number,
         statement.format(WORDS[init]),
         f"log10 of {statistic}, {WORDS[init]} over random",
-        "below",
         0.0,
         against_random(init, values, _ratio),
     )
 
 
 def _higher(number: str, init: str, steps: int) -> Claim:
-    return Claim(
-        f"harun2025-{number}",
-        "Harun & Kanan 2025",
+    return _harun(
+        number,
         f"With {WORDS[init]} rows accuracy after {steps} step{'s' * (steps > 1)} is higher than with random ones.",
         f"test_accuracy at step {steps}, {WORDS[init]} minus random",
-        "above",
         0.0,
         against_random(init, at_step("test_accuracy", steps), _difference),
+        "above",
     )
 
 

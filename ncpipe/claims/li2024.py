@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import pandas as pd
 
-from ncpipe.claims.claim import Claim, Frames
+from ncpipe.claims.claim import ClaimsOf, Frames
 from ncpipe.claims.selectors import (
     NETWORKS,
     TRAINED,
@@ -52,7 +51,7 @@ def last_test_accuracy(frames: Frames, query: str) -> pd.Series:
 def _frozen_and_free(frames: Frames, values: Callable[[str], pd.Series]) -> pd.DataFrame:
     """Columns ``frozen`` and ``free``: values of networks with and without a frozen ETF classifier that share data
     set, model, loss and seed, by the frozen one; of several free ones the largest."""
-    pair = alike(frames, "dataset", "model", "loss")
+    pair = alike(frames, "dataset", "model", "loss", "seed")
     frozen, free = (values(f"{TRAINED} and {SEVERAL} and fixed_etf == {is_frozen}") for is_frozen in (True, False))
     best = free.groupby(pair.reindex(free.index)).max()
     return pd.DataFrame({"frozen": frozen, "free": pair.reindex(frozen.index).map(best)}, dtype=float)
@@ -74,15 +73,7 @@ def _nearest_neighbour(frames: Frames) -> pd.Series:
     return decoded - last_test_accuracy(frames, FREE).reindex(decoded.index)
 
 
-def _li(
-    number: str,
-    statement: str,
-    statistic: str,
-    threshold: float,
-    values: Callable[[Frames], pd.Series],
-    direction: Literal["below", "above"] = "below",
-) -> Claim:
-    return Claim(f"li2024-{number}", "Li et al. 2024", statement, statistic, direction, threshold, values)
+_li = ClaimsOf("li2024")
 
 
 LI2024 = (

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import pandas as pd
 
-from ncpipe.claims.claim import Claim, Frames
+from ncpipe.claims.claim import ClaimsOf, Frames
 from ncpipe.claims.selectors import log_change, past_zero_error
 
 SPAN = "last epoch over first measured zero-error epoch"
@@ -33,15 +32,7 @@ def _difference(metric: str, split: str = "train") -> Callable[[Frames], pd.Seri
     return values
 
 
-def _papyan(
-    number: str,
-    statement: str,
-    statistic: str,
-    threshold: float,
-    values: Callable[[Frames], pd.Series],
-    direction: Literal["below", "above"] = "below",
-) -> Claim:
-    return Claim(f"papyan2020-{number}", "Papyan et al. 2020", statement, statistic, direction, threshold, values)
+_papyan = ClaimsOf("papyan2020")
 
 
 # The paper states directions without a size: every threshold is no change, or for NC4, which may stay 0, no rise.

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from ncpipe.claims.claim import Claim, Frames
+from ncpipe.claims.claim import ClaimsOf, Frames
 from ncpipe.claims.selectors import NETWORKS, at_last_time, ends, final, log_change, measured, run_ids
 
 LEAST_LAYERS = 3
@@ -70,18 +70,7 @@ def _nearest_mean_at_top(frames: Frames) -> pd.Series:
     return lowest - final(frames, pd.Index(lowest.index), "accuracy")
 
 
-def _rangamani(
-    number: str,
-    statement: str,
-    statistic: str,
-    threshold: float,
-    values: Callable[[Frames], pd.Series],
-    direction: Literal["below", "above"],
-) -> Claim:
-    return Claim(
-        f"rangamani2023-{number}", "Rangamani et al. 2023", statement, statistic, direction, threshold, values
-    )
-
+_rangamani = ClaimsOf("rangamani2023")
 
 # gamma of 1/2: three of four pairs of layers stand in the stated order; chance is half of them.
 # A hundredth of the samples: what remains where class means decide as the whole network does.

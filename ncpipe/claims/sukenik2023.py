@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import pandas as pd
 
-from ncpipe.claims.claim import Claim, Frames
+from ncpipe.claims.claim import ClaimsOf, Frames
 from ncpipe.claims.selectors import NETWORKS, at_last_time, measured, run_ids
 
 DEEP = (
@@ -103,17 +102,7 @@ def _of_heads(metric: str, layers: Layers) -> Callable[[Frames], pd.Series]:
     return values
 
 
-def _sukenik(
-    number: str,
-    statement: str,
-    statistic: str,
-    threshold: float,
-    values: Callable[[Frames], pd.Series],
-    direction: Literal["below", "above"] = "below",
-) -> Claim:
-    source = "Súkeník, Mondelli & Lampert 2023"
-    return Claim(f"sukenik2023-{number}", source, statement, statistic, direction, threshold, values)
-
+_sukenik = ClaimsOf("sukenik2023")
 
 # 1 and 5: what the solver means by reached. 2 to 4: of a point within 1e-8, relative, of the optimum. There the
 # penalties bound squared distances, so that variances are below about (L + 1) 1e-8 of those between classes, and

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ncpipe.claims.claim import Claim, Frames
+from ncpipe.claims.claim import ClaimsOf, Frames
 from ncpipe.claims.misfits import misfit_values
 from ncpipe.claims.selectors import NETWORKS, final, log10, log_change, measured, past_zero_error, run_ids
 from ncpipe.study.spec import UfmSpec
@@ -193,15 +193,7 @@ def _closed_form_frames(settings: str) -> dict[str, float]:
     return {name: metrics[name] for name in FRAME_DISTANCES}
 
 
-def _tirer(
-    number: str,
-    statement: str,
-    statistic: str,
-    threshold: float,
-    values: Callable[[Frames], pd.Series],
-    direction: Literal["below", "above"] = "below",
-) -> Claim:
-    return Claim(f"tirer2022-{number}", "Tirer & Bruna 2022", statement, statistic, direction, threshold, values)
+_tirer = ClaimsOf("tirer2022")
 
 
 TIRER2022 = (

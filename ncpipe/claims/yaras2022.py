@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from ncpipe.claims.claim import Claim, Frames
+from ncpipe.claims.claim import ClaimsOf, Frames
 from ncpipe.claims.selectors import (
     TRAINED,
     alike,
@@ -131,15 +131,7 @@ def _ufm_means(frames: Frames) -> pd.Series:
     return final(frames, pd.Index(solved(frames, UFM)["run_id"]), "nc2_means_etf")
 
 
-def _yaras(
-    number: str,
-    statement: str,
-    statistic: str,
-    threshold: float,
-    values: Callable[[Frames], pd.Series],
-    direction: Literal["below", "above"] = "below",
-) -> Claim:
-    return Claim(f"yaras2022-{number}", "Yaras et al. 2022", statement, statistic, direction, threshold, values)
+_yaras = ClaimsOf("yaras2022")
 
 
 YARAS2022 = (

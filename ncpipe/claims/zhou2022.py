@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import pandas as pd
 
-from ncpipe.claims.claim import Claim, Frames
+from ncpipe.claims.claim import ClaimsOf, Frames
 from ncpipe.claims.selectors import NETWORKS, TRAINED, alike, final, log_change, past_zero_error
 
 LOSSES = {"ce": "CE", "label_smoothing": "label smoothing", "focal": "focal loss", "mse": "MSE"}
@@ -51,15 +50,7 @@ def _spread_change(along: tuple[str, ...]) -> Callable[[Frames], pd.Series]:
     return values
 
 
-def _zhou(
-    number: str,
-    statement: str,
-    statistic: str,
-    threshold: float,
-    values: Callable[[Frames], pd.Series],
-    direction: Literal["below", "above"] = "below",
-) -> Claim:
-    return Claim(f"zhou2022-{number}", "Zhou et al. 2022", statement, statistic, direction, threshold, values)
+_zhou = ClaimsOf("zhou2022")
 
 
 # NC1 has no lowest value: a factor of 10 is a fall that no fluctuation between epochs makes. The paper states the

@@ -54,7 +54,7 @@ DRAWINGS: dict[FigureName, Drawing] = {
     "level_curves": Drawing(level_curves.draw, level_curves.caption),
     "matched_sweep": Drawing(matched_sweep.draw, matched_sweep.caption, ("network",)),
     "matched_ufm": Drawing(matched_ufm.draw, matched_ufm.caption, ("network",)),
-    "sweep": Drawing(sweep.draw, sweep.caption),
+    "sweep": Drawing(sweep.draw, sweep.caption, ("network",)),
     "training_curves": Drawing(training_curves.draw, training_curves.caption, ("network",)),
     "ufm_phase": Drawing(ufm_phase.draw, ufm_phase.caption, ("declared",)),
     "ufm_success": Drawing(ufm_success.draw, ufm_success.caption, ("declared",)),

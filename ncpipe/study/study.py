@@ -300,7 +300,7 @@ class Study:
         for spec in self.datasets.values():
             if spec.pairs is not None:
                 raise UserError(
-                    f"measure.robustness: {spec.slug} has images of several labels ('pairs'), DeepFool needs one each;"
+                    f"measure.robustness: {spec.slug} has images of several labels ('pairs'), DeepFool needs one;"
                     " set it to 0"
                 )
 

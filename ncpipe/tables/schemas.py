@@ -92,7 +92,9 @@ HISTORY = pa.schema(
             _TEXT,
             "net: train_loss, train_accuracy (running, training mode), test_loss, test_accuracy (evaluation mode),"
             " learning_rate; continual: train_loss, train_accuracy, test_loss, test_accuracy, test_old_accuracy,"
-            " test_new_accuracy, old_loss, before_old_loss, before_old_accuracy; ufm: objective, gap, gradient_norm",
+            " test_new_accuracy, old_loss, before_old_loss, before_old_accuracy; ufm: objective, gap, gradient_norm"
+            " (of central_path: objective, nc1_pinv, singular values of the signal-to-noise matrix as snr_1, ..,"
+            " and by the law as snr_law_1, ..)",
         ),
         _field("value", _REAL, "value of the quantity"),
     ]
@@ -134,7 +136,7 @@ UFM = pa.schema(
         _field("dims", _INTS, "widths of H_1, W_1 H_1, .. where they differ"),
         _field("weight_decay", _REALS, "one per trained weight matrix from the first; null with a temperature"),
         _field("feature_decay", _REAL, "penalty of the features; matched: inferred; null with a temperature"),
-        _field("solver", _TEXT, "gradient_descent | lbfgs | gradient_flow | construction"),
+        _field("solver", _TEXT, "gradient_descent | lbfgs | gradient_flow | construction | central_path"),
         _field("seed", _INT, "seed of the random starts"),
         _field("status", _TEXT, "done | diverged"),
         _field("message", _TEXT, "declared: what the solver reached, and why it stopped"),
