@@ -335,14 +335,17 @@ def fit(
 def match(
     study: StudyFile, run: Annotated[str, typer.Argument(help="Id of the network.")], threads: Threads = 1
 ) -> None:
-    """Match the UFMs to a trained network and predict its last layer."""
+    """Match the UFMs to a trained network, predict its last layer, and compute the prediction's collapse metrics."""
     from ncpipe.fitting import match_network
+    from ncpipe.tables.collapse import write_collapse
 
     _use_threads(threads)
     s = Study.read(study)
     planned = _named(s.networks, run, "network")
+    folder = s.layout.ufm(planned.matched_id)
     with work():
-        match_network(planned, s.config.ufm.matched, s.layout.run(run), s.layout.ufm(planned.matched_id))
+        match_network(planned, s.config.ufm.matched, s.layout.run(run), folder)
+        write_collapse(folder / "statistics.safetensors", "ufm", folder / "collapse.parquet")
 
 
 @app.command(rich_help_panel=STAGES)

@@ -153,7 +153,7 @@ def test_a_change_runs_what_reads_it_and_no_more(finished):
     assert finished.planned() == {"figure": 1, "report": 1, "sync": 1}
     finished.configure({"networks.sweep.grid.seed": [0, 1]})
     downstream = {"tables": 1, "figure": 1, "report": 1, "sync": 1}
-    network = {"train": 1, "features": 1, "collapse_network": 1, "match": 1, "collapse_ufm": 1}
+    network = {"train": 1, "features": 1, "collapse_network": 1, "match": 1}
     assert finished.planned() == network | downstream
     finished.configure({"measure.pool": "flatten"})
     assert finished.planned() == {k: v for k, v in network.items() if k != "train"} | downstream

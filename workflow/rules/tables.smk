@@ -17,7 +17,7 @@ rule tables:
                 f"{RESULTS}/ufm/{{folder}}/fits.parquet",
                 f"{RESULTS}/ufm/{{folder}}/history.parquet",
                 f"{RESULTS}/ufm/{{folder}}/timings.parquet",
-                rules.collapse_ufm.output.collapse,
+                f"{RESULTS}/ufm/{{folder}}/collapse.parquet",
             ],
             folder=[*STUDY.ufm_batches, *(f"matched-{run}" for run in MATCHED)],
         ),

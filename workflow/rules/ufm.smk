@@ -34,6 +34,7 @@ rule match:
         timings=f"{RESULTS}/ufm/matched-{{run}}/timings.parquet",
         minimisers=f"{RESULTS}/ufm/matched-{{run}}/minimisers.safetensors",
         statistics=f"{RESULTS}/ufm/matched-{{run}}/statistics.safetensors",
+        collapse=f"{RESULTS}/ufm/matched-{{run}}/collapse.parquet",
     log:
         f"{LOGS}/ufm/matched-{{run}}.log",
     benchmark:
@@ -45,22 +46,20 @@ rule match:
     params:
         study=STUDY_FILE,
         settings=list(STUDY.config.ufm.matched),
-        version=STAGE_VERSIONS["ufm"],
+        version=[STAGE_VERSIONS["ufm"], STAGE_VERSIONS["collapse"]],
     shell:
         "ncpipe match {params.study} {wildcards.run} --threads {threads} > {log} 2>&1"
 
 
 rule collapse_ufm:
     input:
-        statistics=f"{RESULTS}/ufm/{{folder}}/statistics.safetensors",
+        statistics=rules.fit.output.statistics,
     output:
-        collapse=f"{RESULTS}/ufm/{{folder}}/collapse.parquet",
+        collapse=f"{RESULTS}/ufm/{{batch}}/collapse.parquet",
     log:
-        f"{LOGS}/collapse/ufm-{{folder}}.log",
+        f"{LOGS}/collapse/ufm-{{batch}}.log",
     benchmark:
-        f"{BENCHMARKS}/collapse/ufm-{{folder}}.tsv"
-    wildcard_constraints:
-        folder="[A-Za-z0-9_-]+",
+        f"{BENCHMARKS}/collapse/ufm-{{batch}}.tsv"
     threads: 1
     resources:
         mem_mb=2000,
