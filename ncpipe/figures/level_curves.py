@@ -118,7 +118,7 @@ def _panels(tables: Tables, options: FigureOptions) -> Iterator[Panel]:
     of_ufms = measured(tables, ufms, layer=None).query("layer in @UFM_LEVELS")
     zero_error = zero_error_epochs(nets)
     for metric in options.metrics or USUAL:
-        for label in _measured_labels(of_nets, nets, metric)[:MOST_LABELS]:
+        for label in varied(nets, _measured_labels(of_nets, nets, metric))[:MOST_LABELS]:
             rows = spread_levels(_of(of_nets, label, metric))
             yield Panel(label, metric, "epoch", rows, {}, zero_error.get(label))
         for label in _measured_labels(of_ufms, ufms, metric):
@@ -133,6 +133,13 @@ def _extended_ufms(tables: Tables) -> pd.DataFrame:
 def _measured_labels(rows: pd.DataFrame, runs: pd.DataFrame, metric: str) -> list[str]:
     known = set(rows.loc[(rows["metric"] == metric) & rows["value"].notna(), "label"])
     return [label for label in labels(runs) if label in known]
+
+
+def varied(nets: pd.DataFrame, names: Sequence[str]) -> list[str]:
+    """The labels, one of every data set, model, loss and bias first: a sweep of other settings comes after."""
+    kinds = nets.drop_duplicates("label").set_index("label")[["dataset", "model", "loss", "bias"]].loc[list(names)]
+    place = kinds.groupby(list(kinds), dropna=False).cumcount()
+    return [str(name) for name in place.sort_values(kind="stable").index]
 
 
 def _of(rows: pd.DataFrame, label: str, metric: str) -> pd.DataFrame:
@@ -156,7 +163,7 @@ def caption(tables: Tables, options: FigureOptions) -> str:
     metrics = " and ".join(options.metrics or USUAL)
     nets, ufms = networks(tables), _extended_ufms(tables)
     names = len(labels(nets))
-    more = f" Shown are the first {MOST_LABELS} of {names} labels." if names > MOST_LABELS else ""
+    more = f" Shown are {MOST_LABELS} of {names} labels." if names > MOST_LABELS else ""
     return (
         f"{metrics} over training at up to {MOST_LEVELS} layers from the first (light) to the last features (dark),"
         f" {options.split} split, of {counted(nets, 'network')}, beside the two feature levels of"

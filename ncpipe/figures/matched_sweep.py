@@ -70,6 +70,7 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     grid = upper.subplots(lines, columns, squeeze=False, sharex=True)
     for sweep, panels in zip(found, grid.reshape(len(found), len(PANELS))):
         _draw_sweep(panels, sweep)
+    _scale_decays(grid[0, 0], np.unique(np.concatenate([sweep.rows["decay"] for sweep in found])))
     _name_panels(grid, found, columns)
     _draw_misfits(lower, found)
     add_legend(figure, _legend())
@@ -135,12 +136,11 @@ def _draw_sweep(panels: NDArray, sweep: Sweep) -> None:
         for source, look in MODELS.items():
             Band.of(rows[rows["source"] == source], "decay").draw(axes, look)
         _draw_measured(axes, Band.of(rows[rows["source"] == "measured"], "decay"))
-        _scale_decays(axes, np.unique(sweep.rows["decay"]))
         scale_values(axes, "y", [rows["value"]])
 
 
 def _scale_decays(axes: Axes, decays: NDArray[np.float64]) -> None:
-    """A logarithmic axis with at most three of the weight decays as its ticks."""
+    """A logarithmic axis, which all panels share, with at most three of the weight decays as its ticks."""
     axes.set_xscale("log")
     low, high = decays[0], decays[-1]
     room = (high / low) ** 0.08 if high > low else 2

@@ -262,11 +262,14 @@ def labelled(rows: list[Row]) -> list[Row]:
         varying = [key for key in keys if len({str(tree.get(key)) for tree in settings}) > 1]
         leaves = [key.rsplit(".", 1)[-1] for key in varying]
         names = {key: leaf if leaves.count(leaf) == 1 else key for key, leaf in zip(varying, leaves)}
+        names = {key: SHORT.get(name, name) for key, name in names.items()}
         for row, tree in zip(group, settings):
             row["label"] += "".join(_label_part(key, name, tree.get(key), row) for key, name in names.items())
     return rows
 
 
+SHORT = {"weight_decay": "wd", "temperature": "tau"}
+"""Names of settings as legends have them."""
 NOT_IN_LABELS = {"seed", "dataset.path", "dataset.image_size"}
 
 
