@@ -104,9 +104,8 @@ def _draw_values(axes: Axes, rows: pd.DataFrame) -> None:
         axes.plot(x[::step], own["value"].to_numpy(float)[::step], "o", color=colour, ms=2.6, mew=0)
         if direction in (1, last):
             name, start = f"$w_{{{direction}}}$", (x[0], float(own["value"].iloc[0]))
-            axes.annotate(
-                name, start, (1, 4), textcoords="offset points", color=colour, size=SMALL, va="bottom", ha="left"
-            )
+            offset, side = ((0, 4), "bottom") if direction == 1 else ((4, -2), "top")
+            axes.annotate(name, start, offset, textcoords="offset points", color=colour, size=SMALL, va=side, ha="left")
 
 
 def _draw_growth(axes: Axes, rows: pd.DataFrame, classes: float, samples: float) -> None:
