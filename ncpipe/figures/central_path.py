@@ -105,7 +105,7 @@ def _draw_values(axes: Axes, rows: pd.DataFrame) -> None:
         if direction in (1, last):
             name, start = f"$w_{{{direction}}}$", (x[0], float(own["value"].iloc[0]))
             offset, side = ((0, 4), "bottom") if direction == 1 else ((4, -2), "top")
-            axes.annotate(name, start, offset, textcoords="offset points", color=colour, size=SMALL, va=side, ha="left")
+            axes.annotate(name, start, offset, textcoords="offset points", color=colour, size=SMALL, va=side)
 
 
 def _draw_growth(axes: Axes, rows: pd.DataFrame, classes: float, samples: float) -> None:
