@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from ncpipe.claims import CLAIMS, Claim, claim_rows
-from ncpipe.claims.claim import seed_interval
+from ncpipe.claims.claim import interval
 from ncpipe.claims.misfits import SWEEP, misfit_values
 from ncpipe.ufm import Problem
 
@@ -142,10 +142,14 @@ def test_every_claim_of_a_paper_has_a_row_whatever_the_study_holds():
     assert {(row["paper"], row["scale"]) for row in rows} == {("tirer2022", "small")}
 
 
-def test_interval_is_over_seeds_not_over_runs():
-    values, seeds = pd.Series([1.0, 3.0, 5.0, 7.0]), pd.Series([0, 0, 1, 1])
-    assert seed_interval(values, seeds) == pytest.approx((4 - 12.706205 * 2, 4 + 12.706205 * 2))
-    assert seed_interval(values, seeds * 0) == (None, None)
+def test_effect_and_interval_are_over_seeds_not_over_runs():
+    runs = pd.DataFrame({"run_id": list("abcdef"), "seed": [0, 0, 0, 1, 1, 1], "dataset": None})
+    values = pd.Series([1.0, 2.0, 30.0, 5.0, 6.0, 70.0], index=runs["run_id"])
+    tables = {"runs": runs.assign(classes=None, train_samples=None)}
+    row = Claim("x", "paper", "s", "t", "below", 3.0, lambda _: values).row(tables)
+    assert row["effect"] == 4
+    assert (row["interval_low"], row["interval_high"]) == pytest.approx((4 - 12.706205 * 2, 4 + 12.706205 * 2))
+    assert interval(pd.Series([1.0])) == interval(pd.Series([1.0, math.inf])) == (None, None)
 
 
 ETF = np.eye(4) - 1 / 4

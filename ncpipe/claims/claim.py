@@ -34,14 +34,15 @@ class Claim:
     them: that tells its seed and its data."""
 
     def row(self, frames: Frames, scale: str | None = None) -> dict[str, Any]:
-        """The row of the ``claims`` table: median and range over the runs, interval over seeds, and the verdict.
+        """The row of the ``claims`` table: effect and its interval over seeds, range over the runs, and the verdict.
 
         Supported if every run lies on the stated side of the threshold, contradicted if none does.
         """
         values = self.values(frames).dropna().astype(float)
         holds = values < self.threshold if self.direction == "below" else values > self.threshold
         runs = frames["runs"].set_index("run_id").reindex(values.index)
-        low, high = seed_interval(values, runs["seed"])
+        by_seed = values.groupby(runs["seed"].to_numpy(), dropna=False).median()
+        low, high = interval(by_seed)
         return {
             "claim_id": self.id,
             "source": self.source,
@@ -49,7 +50,7 @@ class Claim:
             "statistic": self.statistic,
             "direction": self.direction,
             "threshold": self.threshold,
-            "effect": float(values.median()) if len(values) else None,
+            "effect": float(by_seed.mean()) if len(values) else None,
             "low": float(values.min()) if len(values) else None,
             "high": float(values.max()) if len(values) else None,
             "interval_low": low,
@@ -88,13 +89,13 @@ def _verdict(count: int, holds: int) -> str:
     return "supported" if holds else "contradicted"
 
 
-def seed_interval(values: pd.Series, seeds: pd.Series) -> tuple[float | None, float | None]:
-    """Student's 95 % interval of the mean over seeds, each seed the mean of its runs; None with one seed."""
-    means = values.groupby(seeds.to_numpy()).mean()
-    if len(means) < 2 or not np.isfinite(means).all():
+def interval(by_seed: pd.Series) -> tuple[float | None, float | None]:
+    """Student's 95 % interval of the mean of values, one a seed; None with one seed or a value that is not finite."""
+    if len(by_seed) < 2 or not np.isfinite(by_seed).all():
         return None, None
-    half = student.ppf((1 + CONFIDENCE) / 2, len(means) - 1) * float(means.std(ddof=1)) / len(means) ** 0.5
-    return float(means.mean()) - half, float(means.mean()) + half
+    mean, error = float(by_seed.mean()), float(by_seed.std(ddof=1)) / len(by_seed) ** 0.5
+    half = float(student.ppf((1 + CONFIDENCE) / 2, len(by_seed) - 1)) * error
+    return mean - half, mean + half
 
 
 def _data(runs: pd.DataFrame) -> str:

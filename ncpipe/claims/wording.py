@@ -14,7 +14,7 @@ Row = Mapping[str, Any]
 VERDICTS = ("supported", "contradicted", "undecided")
 SYMBOLS = dict(zip(VERDICTS, "✓✗?"))
 
-COLUMNS = ("claim", "verdict", "statistic", "median", "range", "95 % interval over seeds", "runs", "seeds", "data")
+COLUMNS = ("claim", "verdict", "statistic", "effect", "range", "95 % interval over seeds", "runs", "seeds", "data")
 
 
 def number(value: float | None) -> str:

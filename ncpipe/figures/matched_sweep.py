@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
-from ncpipe.claims.claim import seed_interval
+from ncpipe.claims.claim import interval
 from ncpipe.claims.misfits import SWEEP, matched_signatures, misfits
 from ncpipe.figures.axes import scale_values
 from ncpipe.figures.series import Band, Tables, networks, plural
@@ -178,7 +178,7 @@ def _draw_misfits(place: SubFigure, found: Sequence[Sweep]) -> None:
             own = sweep.misfits[(sweep.misfits["matched"] == model) & np.isfinite(sweep.misfits["value"])]
             if own.empty:
                 continue
-            mean, (low, high) = float(own["value"].mean()), seed_interval(own["value"], own["seed"])
+            mean, (low, high) = float(own["value"].mean()), interval(own["value"])
             tops.append(mean)
             if low is not None and high is not None:
                 tops.append(min(high, 2 * mean))  # of two seeds it may be far out
