@@ -38,7 +38,7 @@ from ncpipe.figures.style import (
 from ncpipe.study.spec import FigureOptions
 
 USUAL = ("nc1_pinv",)
-PANEL_WIDTH, ROW_HEIGHT = 1.3, 1.55
+PANEL_WIDTH, ROW_HEIGHT = 1.3, 1.7
 LETTERS_THAT_FIT = 19
 """Letters that layer names on one axis may have together, two of each counted for the gap beside it."""
 LETTERS_UPRIGHT = 28
@@ -125,8 +125,7 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
         return empty_figure(options.width, "collapse_depth: no measured network and no ReLU UFM")
     look = looks(tables["runs"])
     counts = set(Counter(panel.metric for panel in panels).values())
-    row = counts.pop() if len(counts) == 1 else len(panels)  # a row for every metric, if it has room
-    columns = max(1, min(row, int(options.width / PANEL_WIDTH)))
+    columns = whole_rows(counts.pop() if len(counts) == 1 else len(panels), max(1, int(options.width / PANEL_WIDTH)))
     lines = -(-len(panels) // columns)
     figure = new_figure(options.width, ROW_HEIGHT * lines)
     grid = list(figure.subplots(lines, columns, squeeze=False).ravel())
@@ -140,6 +139,11 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     stages = STAGES if any(panel.group != "optimum" for panel in panels) else STAGES[-1:]
     add_legend(figure, (mark_handle(s.name, s.marker, "black", s.filled, s.line) for s in stages))
     return figure
+
+
+def whole_rows(panels: int, most: int) -> int:
+    """Columns, at most so many, by which the panels of every metric fill whole rows; ``most`` where none do."""
+    return max((columns for columns in range(2, most + 1) if panels % columns == 0), default=min(panels, most))
 
 
 def _panels(tables: Tables, options: FigureOptions) -> Iterator[Panel]:
