@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -63,3 +64,15 @@ def _check_verdicts(claims: pd.DataFrame) -> None:
         limit = limit if claim["direction"] == "below" else -limit
         verdict = "supported" if worst < limit else "contradicted" if best >= limit else "undecided"
         assert claim["verdict"] == verdict, claim["claim_id"]
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_page_gives_every_verdict_with_its_numbers(paper):
+    page = (ROOT / "docs" / "studies" / f"{paper}.md").read_text(encoding="utf-8")
+    for claim in CLAIMS[paper]:
+        number = claim.id.removeprefix(f"{paper}-")
+        (row,) = (line for line in page.splitlines() if line.startswith(f"| **{number}** "))
+        assert claim.statement.replace("|", r"\|") in row
+        assert any(word in row for word in ("supported", "contradicted", "undecided"))
+    for image in re.findall(r"\]\((\.\./images/[^)]+)\)", page):
+        assert (ROOT / "docs" / "studies" / image).exists()
