@@ -51,6 +51,7 @@ STUDY = {
     },
     "measure": {"epochs": list(range(0, 301, 3))},
     "figures": ["frames"],
+    "claims": ["tirer2022"],
 }
 
 
