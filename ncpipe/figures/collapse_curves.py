@@ -119,9 +119,12 @@ def _name_times(grid: NDArray, columns: Sequence[Column], metrics: int, groups: 
 
 def caption(tables: Tables, options: FigureOptions) -> str:
     nets, ufms = networks(tables), declared_ufms(tables, "gradient_descent")
+    parts = [f"{options.split} split, of {counted(nets, 'network')} against epochs"] if len(nets) else []
+    parts += (
+        [f"training features of {counted(ufms, 'UFM')} by gradient descent against iterations"] if len(ufms) else []
+    )
     return (
-        f"Collapse metrics of the last features, {options.split} split, of {counted(nets, 'network')} against epochs,"
-        f" beside the training features of {counted(ufms, 'UFM')} by gradient descent against iterations."
+        f"Collapse metrics of the last features, {', beside the '.join(parts)}."
         " Lines are medians over seeds, bands their range; a triangle marks the first epoch without training error."
         " Time axes are logarithmic with a place for 0. Where the networks decide the scale, a UFM leaves the panel"
         " below on its way to rounding error."

@@ -164,10 +164,10 @@ def caption(tables: Tables, options: FigureOptions) -> str:
     nets, ufms = networks(tables), _extended_ufms(tables)
     names = len(labels(nets))
     more = f" Shown are {MOST_LABELS} of {names} labels." if names > MOST_LABELS else ""
+    levels = f"the two feature levels of {plural(len(ufms), 'ReLU extended UFM')} by gradient descent over iterations"
     return (
         f"{metrics} over training at up to {MOST_LEVELS} layers from the first (light) to the last features (dark),"
-        f" {options.split} split, of {counted(nets, 'network')}, beside the two feature levels of"
-        f" {plural(len(ufms), 'ReLU extended UFM')} by gradient descent over iterations."
+        f" {options.split} split, of {counted(nets, 'network')}{', beside ' + levels if len(ufms) else ''}."
         " Medians over seeds with their range; a triangle marks the first epoch without training error."
         " Time axes are logarithmic with a place for 0."
         f" Networks share one y axis, UFMs another.{more}"
