@@ -17,8 +17,9 @@ from synthetic_tables import GRID, MISSED, SAMPLES, MadeUp, Penalties
 from ncpipe.figures import DRAWINGS, caption, draw, save_figure
 from ncpipe.figures.axes import scale_time, scale_values
 from ncpipe.figures.bias_transition import closed_form, regime_change
+from ncpipe.figures.collapse_depth import whole_rows
 from ncpipe.figures.definitions import frame_gap
-from ncpipe.figures.level_curves import spread_levels
+from ncpipe.figures.level_curves import spread_levels, varied
 from ncpipe.figures.matched_sweep import sweeps
 from ncpipe.figures.series import Band
 from ncpipe.figures.style import looks, shortened, style, wrapped
@@ -418,3 +419,26 @@ def test_depth_of_lbfgs_is_left_to_gradient_descent_of_the_same_model(studies):
     figure = draw(studies["no networks"], FigureOptions(name="collapse_depth"))
     assert len(figure.axes) == 1
     assert "initialisation" in texts(figure)
+
+
+@pytest.mark.parametrize(
+    ("panels", "most", "columns"), [(6, 5, 3), (16, 5, 4), (7, 5, 5), (3, 5, 3), (1, 5, 1), (9, 1, 1)]
+)
+def test_panels_of_a_metric_fill_whole_rows(panels, most, columns):
+    assert whole_rows(panels, most) == columns
+
+
+def test_kinds_of_networks_come_before_their_sweeps():
+    names = ["mlp wd=1", "mlp wd=2", "convnet wd=1", "convnet wd=2"]
+    nets = pd.DataFrame({"label": names, "dataset": "digits", "loss": "ce", "bias": "yes"})
+    nets["model"] = [name.split()[0] for name in names]
+    assert varied(nets, names) == ["mlp wd=1", "convnet wd=1", "mlp wd=2", "convnet wd=2"]
+
+
+def test_sweeps_of_other_decays_share_an_axis_that_holds_all(studies, monkeypatch):
+    first, *_ = sweeps(studies["weight decays"])
+    narrow = replace(first, rows=first.rows[first.rows["decay"] == first.rows["decay"].max()])
+    monkeypatch.setattr("ncpipe.figures.matched_sweep.sweeps", lambda _: [first, narrow])
+    figure = draw(studies["weight decays"], FigureOptions(name="matched_sweep"))
+    low, high = figure.axes[0].get_xlim()
+    assert low < first.rows["decay"].min() < first.rows["decay"].max() < high

@@ -172,6 +172,11 @@ MISTAKES = {
     "zero epochs": ("networks.base.epochs", 0, "greater than or equal to 1"),
     "warm-up longer than the run": ("networks.base.schedule", {"warmup_epochs": 3}, "must be below epochs"),
     "unknown figure": ("figures", ["colapse_depth"], "did you mean 'collapse_depth'?"),
+    "unknown key of a figure": (
+        "figures",
+        [{"name": "frames", "witdh": 3.25}],
+        "figures.0: unknown key 'witdh'; did you mean 'width'?",
+    ),
     "unknown metric": (
         "figures",
         [{"name": "frames", "metrics": ["nc1"]}],

@@ -35,11 +35,16 @@ def one_line(error: ValidationError, where: str) -> str:
     errors = error.errors()
     # Of the branches of a union the one that fitted furthest is the one that was meant.
     same = [entry for entry in errors if entry["loc"][:1] == errors[0]["loc"][:1]]
-    first = max(same, key=lambda entry: len(entry["loc"]))
+    first = max(same, key=lambda entry: (len(entry["loc"]), not _is_mapping_for_a_name(entry)))
     keys = [str(part) for part in first["loc"] if not UNION_BRANCHES.fullmatch(str(part))]
     place = ".".join(keys if where == "config" and keys else [where, *keys])
     others = len({entry["loc"][:1] for entry in errors}) - 1
     return f"{place}: {_plain(first)}" + (f" (and {others} more)" if others else "")
+
+
+def _is_mapping_for_a_name(error: Any) -> bool:
+    """Whether it says of a mapping that it is none of the known names: the mapping was meant."""
+    return error["type"] == "literal_error" and isinstance(error["input"], dict)
 
 
 def _plain(error: Any) -> str:
