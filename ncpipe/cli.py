@@ -228,13 +228,15 @@ def ui(
     scale: Scale = None,
 ) -> None:
     """Open the MLflow UI on the study's store, on this machine only."""
-    from ncpipe.tracking import create_store, run_ui
+    from ncpipe.tracking.experiment import experiment_name
+    from ncpipe.tracking.store import create_store
+    from ncpipe.tracking.ui import run_ui
 
     s = Study.read(study, scale)
     if not s.config.tracking.enabled:
         raise UserError("tracking is off in this study; set tracking.enabled: true and run it again")
     uri = create_store(s.config.tracking.uri, s.layout.mlflow)
-    run_ui(uri, s.config.tracking.experiment or s.config.study.name, port=port)
+    run_ui(uri, experiment_name(s.config), port=port)
 
 
 @app.command(rich_help_panel=PEOPLE)
@@ -253,6 +255,94 @@ def claims(
     else:
         write_claims_page(studies, output)
         print(f"wrote {output}", flush=True)
+
+
+@app.command(rich_help_panel=PEOPLE)
+def compare(
+    a: Annotated[str, typer.Argument(help="Results folder of a study, or a run: RESULTS/RUN_ID or its beginning.")],
+    b: Annotated[str, typer.Argument(help="Another.")],
+    output: Annotated[Path | None, typer.Option(help="Also write a page to this file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Put two runs or two studies side by side; of a rerun the first line says whether it is equal."""
+    from ncpipe.compare import compare as compare_sources
+    from ncpipe.compare.terminal import print_comparison
+    from ncpipe.compare.wording import as_json as in_json
+
+    comparison = compare_sources(a, b)
+    if output is not None:
+        from ncpipe.report.compare_page import write_compare_page  # loads matplotlib
+
+        write_compare_page(comparison, output)
+        print(f"wrote {output}", file=sys.stderr, flush=True)
+    print(in_json(comparison)) if as_json else print_comparison(comparison)
+
+
+@app.command(rich_help_panel=PEOPLE)
+def figure(
+    name: Annotated[str | None, typer.Argument(help="Figure to draw; with --study the name of its file.")] = None,
+    tables: Annotated[Path | None, typer.Option(help="Folder of tables to draw from, as results/tables.")] = None,
+    output: Annotated[Path | None, typer.Option(help="With --tables: .svg, .pdf or .png file, or all three without an"
+                                                     " ending; default: the figure's name.")] = None,
+    metrics: Annotated[str | None, typer.Option(help="With --tables: names of docs/metrics.md, with commas.")] = None,
+    split: Annotated[str | None, typer.Option(help="With --tables: train or test; default: train.")] = None,
+    over: Annotated[str | None, typer.Option(help="With --tables: setting on the axis of 'sweep', as"
+                                                  " model.width.")] = None,
+    width: Annotated[float | None, typer.Option(help="With --tables: inches; default: 6.75.")] = None,
+    study: Annotated[Path | None, typer.Option(help="Draw a figure of this study into its results instead, as it"
+                                                    " declares it.")] = None,
+    names: Annotated[bool, typer.Option("--list", help="Instead: print all figures and what they show.")] = False,
+) -> None:  # fmt: skip
+    """Draw a figure from tables: from those of any folder, or as the workflow from those of a study."""
+    from ncpipe.figures import save_figure
+    from ncpipe.figures.command import figure_list, figure_options, save_from_tables
+
+    options = {"metrics": metrics, "split": split, "over": over, "width": width}
+    if names:
+        print("\n".join(figure_list()))
+    elif name is None or (tables is None) == (study is None):
+        raise UserError("name a figure and where its tables are, as `ncpipe figure frames --tables results/tables`;"
+                        " `ncpipe figure --list` names all")  # fmt: skip
+    elif tables is not None:
+        for path in save_from_tables(figure_options(name, **options), tables, output):  # type: ignore[arg-type]
+            print(f"wrote {path}", flush=True)
+    elif given := [key for key, value in {"output": output, **options}.items() if value is not None]:
+        raise UserError(f"--{given[0]} goes with --tables; a study declares it under 'figures'")
+    else:
+        s = Study.read(study)  # type: ignore[arg-type]
+        with work():
+            save_figure(_named(s.figures, name, "figure"), s.layout.tables, s.layout.figures / name)
+
+
+@app.command(rich_help_panel=PEOPLE)
+def animate(
+    run: Annotated[Path, typer.Argument(help="Folder of a trained network that kept its features, as"
+                                             " results/runs/ID.")],
+    classes: Annotated[str, typer.Option(help="Three of its classes.")] = "0,1,2",
+    output: Annotated[Path, typer.Option(help="The .gif to write, or with ffmpeg an .mp4.")] = Path("collapse.gif"),
+) -> None:  # fmt: skip
+    """Show collapse over epochs: samples, class means and classifier rows of three classes on the ETF's plane."""
+    from ncpipe.figures.animation import animate as write_animation
+
+    try:
+        chosen = [int(part) for part in classes.split(",")]
+    except ValueError:
+        raise UserError(f"--classes: got {classes!r}; needs three classes, as 0,1,2") from None
+    print(f"wrote {write_animation(run, chosen, output)}", flush=True)
+
+
+@app.command(rich_help_panel=PEOPLE)
+def register(
+    study: StudyFile,
+    network: Annotated[str, typer.Argument(help="Run id of a trained network.")],
+    name: Annotated[str | None, typer.Option(help="Of the registered model; default: the study's name.")] = None,
+    scale: Scale = None,
+) -> None:
+    """Put the weights of a trained network into MLflow's model registry."""
+    from ncpipe.tracking.register import register as register_network
+
+    model, version = register_network(Study.read(study, scale), network, name)
+    print(f"registered model {model}, version {version}", flush=True)
 
 
 # --- stages ---------------------------------------------------------------------------------------
@@ -309,7 +399,7 @@ def features(
 
 @app.command(rich_help_panel=STAGES)
 def collapse(statistics: Path, source: Annotated[str, typer.Argument(help="net or ufm.")], target: Path) -> None:
-    """Compute the collapse metrics of a statistics file."""
+    """Compute the collapse metrics of a statistics file, and beside TARGET the Grams (grams.parquet)."""
     from ncpipe.tables.collapse import write_collapse
 
     if source not in ("net", "ufm"):
@@ -381,44 +471,54 @@ def tables(study: StudyFile = Path("config.yaml")) -> None:
 
 
 @app.command(rich_help_panel=STAGES)
-def figure(study: StudyFile, name: Annotated[str, typer.Argument(help="File name of the figure.")]) -> None:
-    """Draw a figure from the tables."""
-    from ncpipe.figures import save_figure
-
-    s = Study.read(study)
-    with work():
-        save_figure(_named(s.figures, name, "figure"), s.layout.tables, s.layout.figures / name)
-
-
-@app.command(rich_help_panel=STAGES)
 def report(study: StudyFile = Path("config.yaml")) -> None:
     """Write the report from the tables and figures."""
     from ncpipe.report import write_report
+    from ncpipe.tracking.view import study_page
 
     s = Study.read(study)
     drawn = {name: s.layout.figures / name for name in s.figures}
     with work():
-        write_report(s.config.study, s.layout.tables, drawn, s.layout.report)
+        write_report(s.config.study, s.layout.tables, drawn, s.layout.report, study_page(s.layout.mlflow))
 
 
 @app.command(rich_help_panel=STAGES)
 def store(study: StudyFile = Path("config.yaml")) -> None:
-    """Create the MLflow store."""
+    """Create the MLflow store and the study's experiment; a store that does not answer is left to the sync."""
     from ncpipe.files import write_json
-    from ncpipe.tracking import create_store, redacted
+    from ncpipe.tracking.client import redacted
+    from ncpipe.tracking.experiment import prepare
 
     s = Study.read(study)
     with work():
-        uri = create_store(s.config.tracking.uri, s.layout.mlflow)
-        write_json(s.layout.mlflow / "store.json", {"uri": redacted(uri)})
+        try:
+            uri, experiment = prepare(s.config, s.layout)
+        except UserError as error:  # no reason to stop what computes
+            print(f"ncpipe: {error}", file=sys.stderr, flush=True)
+            uri, experiment = s.config.tracking.uri or "", None
+        write_json(s.layout.mlflow / "store.json", {"uri": redacted(uri), "experiment_id": experiment})
+
+
+@app.command(rich_help_panel=STAGES)
+def live(
+    study: StudyFile = Path("config.yaml"),
+    parent: Annotated[int | None, typer.Option(help="Process that it ends with; default: stay until Ctrl-C.")] = None,
+) -> None:
+    """Show networks in MLflow while they train; the workflow starts it."""
+    from ncpipe.tracking.live import watch
+
+    s = Study.read(study)
+    if not s.config.tracking.enabled:
+        raise UserError("tracking is off in this study; set tracking.enabled: true")
+    watch(s, parent)
 
 
 @app.command(rich_help_panel=STAGES)
 def sync(study: StudyFile = Path("config.yaml")) -> None:
     """Make the MLflow mirror equal to the tables; can be repeated at any time."""
     from ncpipe.files import write_json
-    from ncpipe.tracking import redacted
-    from ncpipe.tracking import sync as sync_study
+    from ncpipe.tracking.client import redacted
+    from ncpipe.tracking.sync import sync as sync_study
 
     s = Study.read(study)
     with work():

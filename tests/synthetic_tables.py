@@ -57,12 +57,17 @@ class MadeUp:
             "runs": nets + ufms,
             "history": [row for run in nets + ufms for row in self._history(run)],
             "collapse": [row for run in nets + ufms for row in self._collapse(run)],
+            "grams": [row for run in nets + ufms for row in self._grams(run)],
             "ufm": [*map(self._fit, ufms), *(self._match(n, m) for n in nets for m in ("plain", "extended"))],
             "claims": [CLAIM] if nets or ufms else [],
             "timings": [],
         }
         if not self.matched:
             rows["ufm"] = [row for row in rows["ufm"] if row["kind"] != "matched"]
+        matched = [row for row in rows["ufm"] if row["kind"] == "matched"]
+        rows["grams"] += [
+            entry for fit in matched for entry in self._grams({"source": "ufm", "status": "done", **fit})
+        ]
         for name, schema in TABLES.items():
             write_rows(folder / f"{name}.parquet", schema, rows[name], METADATA)
         return folder
@@ -115,6 +120,18 @@ class MadeUp:
                         value = math.exp(-depth * min(time, 60)) if self.value is None else self.value
                         where = {"split": split, "layer": layer, "depth": depth, "metric": metric}
                         yield self._row(run, time, value=value * (1 + run["seed"]), **where)
+
+    def _grams(self, run: Row) -> Iterator[Row]:
+        """Networks: an OF plus as much in every entry as the seed tells; UFMs: an OF times ``prediction``."""
+        net = run["source"] == "net"
+        off, scale = (0.2 * (1 + run["seed"]), 1.0) if net else (0.0, self.prediction)
+        times = self._times(run) if net else (0,)
+        value = np.full((self.classes, self.classes), off if self.value is None or not net else self.value)
+        for gram in ("means_uncentred", "means", "weights") if times else ():
+            entries = scale * (np.eye(self.classes) + value * (gram == "means_uncentred"))
+            for row, column in np.ndindex(entries.shape):
+                where = {"gram": gram, "row": row, "column": column, "value": float(entries[row, column])}
+                yield self._row(run, times[-1], layer="features", **where)
 
     @staticmethod
     def _row(run: Row, time: int, **rest: Any) -> Row:

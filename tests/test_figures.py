@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -13,7 +14,10 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from synthetic_tables import GRID, MISSED, SAMPLES, MadeUp, Penalties
+from typer.testing import CliRunner
 
+from ncpipe.cli import app
+from ncpipe.errors import UserError
 from ncpipe.figures import DRAWINGS, caption, draw, save_figure
 from ncpipe.figures.axes import scale_time, scale_values
 from ncpipe.figures.bias_transition import closed_form, regime_change
@@ -22,7 +26,7 @@ from ncpipe.figures.definitions import frame_gap
 from ncpipe.figures.level_curves import spread_levels, varied
 from ncpipe.figures.matched_sweep import sweeps
 from ncpipe.figures.series import Band
-from ncpipe.figures.style import looks, shortened, style, wrapped
+from ncpipe.figures.style import SMALL, label_ends, looks, shortened, style, wrapped
 from ncpipe.figures.training_curves import learning_rate_drops
 from ncpipe.figures.ufm_phase import phases, threshold
 from ncpipe.study.spec import FigureName, FigureOptions
@@ -442,3 +446,153 @@ def test_sweeps_of_other_decays_share_an_axis_that_holds_all(studies, monkeypatc
     figure = draw(studies["weight decays"], FigureOptions(name="matched_sweep"))
     low, high = figure.axes[0].get_xlim()
     assert low < first.rows["decay"].min() < first.rows["decay"].max() < high
+
+
+def test_names_at_the_ends_of_lines_keep_apart_and_in_order():
+    axes = Figure(figsize=(2, 1)).add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    assert label_ends(axes, [(0.5, "b", "red"), (0.45, "a", "blue"), (0.95, "c", "black")], 1.0)
+    heights = {text.get_text(): text.xy[1] for text in axes.texts}
+    assert list(heights) == ["a", "b", "c"]
+    assert heights["b"] - heights["a"] == pytest.approx(SMALL * 1.12 / 72)
+    assert heights["a"] + heights["b"] == pytest.approx(0.95)
+    assert heights["c"] == 0.95
+    assert {text.get_text(): text.get_color() for text in axes.texts}["b"] == "red"
+
+
+def test_lines_that_end_together_are_left_to_a_legend():
+    axes = Figure(figsize=(2, 1)).add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    assert not label_ends(axes, [(0.5, name, "black") for name in "abcd"], 1.0)
+    assert not label_ends(axes, [(i / 6, str(i), "black") for i in range(6)], 2.0)
+    assert not axes.texts
+
+
+# --- the map over depth and time ------------------------------------------------------------------
+
+MAP = FigureOptions(name="collapse_map")
+
+
+def meshes(figure: Figure) -> list:
+    return [axes.collections[0] for axes in figure.axes if axes.get_title(loc="left")]
+
+
+def test_map_has_medians_over_seeds_in_one_logarithmic_scale(studies):
+    figure = draw(studies["ordinary"], MAP)
+    one, two = meshes(figure)
+    expected = 1.5 * np.exp(-np.outer([1, 2], [0, 1, 3, 10]))  # seeds have factors 1 and 2
+    np.testing.assert_allclose(one.get_array(), expected)
+    assert one.norm is two.norm
+    assert (one.norm.vmin, one.norm.vmax) == (pytest.approx(1.5 * np.exp(-20)), pytest.approx(1.5))
+    assert one.norm(1.5 * np.exp(-10)) == pytest.approx(0.5)
+    panel = figure.axes[0]
+    assert [line.get_xdata()[0] for line in panel.lines] == [3]  # no training error
+    assert panel.get_ylabel() == "layer (2 = features)"
+    assert panel.get_xlim() == (0, 10)
+    assert "zero training error" in text_list(figure)
+    edges = one.get_coordinates()[0, :, 0]
+    assert edges[0] == 0
+    assert edges[-1] == 10
+    assert all(low < middle < high for low, middle, high in zip([0, 1, 3], edges[1:], [1, 3, 10]))
+
+
+def test_map_of_a_share_is_linear_and_other_metrics_have_their_own_scale(studies):
+    tables = studies["ordinary"]
+    rows = tables["collapse"]
+    share = rows["metric"].eq("accuracy")
+    tables = tables | {"collapse": rows.assign(value=rows["value"].mask(share, 0.5 + 0.1 * rows["depth"]))}
+    figure = draw(tables, FigureOptions(name="collapse_map", metrics=("accuracy", "nc1_pinv")))
+    first, _, third, _ = meshes(figure)
+    assert (first.norm.vmin, first.norm.vmax) == (pytest.approx(0.6), pytest.approx(0.7))
+    assert first.norm(0.65) == pytest.approx(0.5)
+    assert third.norm.vmax == pytest.approx(1.5)
+
+
+def test_map_shows_zeros_below_the_scale(studies):
+    tables = studies["ordinary"]
+    rows = tables["collapse"]
+    zero = rows["time"].eq(10) & rows["layer"].eq("features")
+    figure = draw(tables | {"collapse": rows.assign(value=rows["value"].mask(zero, 0.0))}, MAP)
+    mesh = meshes(figure)[0]
+    assert mesh.norm.vmin == pytest.approx(1.5 * np.exp(-10))
+    assert tuple(mesh.cmap(mesh.norm(mesh.get_array().min()))) == (0, 0, 0, 1)
+    assert not np.ma.getmaskarray(mesh.get_array()).any()
+
+
+def test_map_of_one_epoch_says_why_there_is_none(studies):
+    figure = draw(studies["one seed, one epoch"], MAP)
+    assert texts(figure) == "collapse_map: no network with nc1_pinv at two epochs or more"
+
+
+@pytest.mark.parametrize("name", ["gram_heatmaps", "collapse_map"])
+def test_maps_are_equal_on_redraw(tmp_path: Path, name):
+    tables = MadeUp().write(tmp_path / "tables")
+    paths = [save_figure(name, tables, tmp_path / str(i) / "m") for i in range(2)]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*paths, strict=True))
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def command(*arguments: object) -> tuple[str, str]:
+    """What ``ncpipe figure`` prints, and the mistake that it tells."""
+    done = CliRunner().invoke(app, ["figure", *map(str, arguments)])
+    assert done.exception is None or isinstance(done.exception, UserError | SystemExit), done.exception
+    mistake = str(done.exception or "")
+    assert "\n" not in mistake
+    return done.stdout, mistake
+
+
+def test_command_draws_any_figure_from_tables(tmp_path: Path, monkeypatch):
+    tables = MadeUp().write(tmp_path / "tables")
+    monkeypatch.chdir(tmp_path)
+    assert command("frames", "--tables", tables)[0].split() == [
+        "wrote", "frames.svg", "wrote", "frames.pdf", "wrote", "frames.png"
+    ]  # fmt: skip
+    options = ("--metrics", "nc3_duality, nc3_of", "--split", "test", "--width", "3.25")
+    command("collapse_curves", "--tables", tables, "--output", "a/b.svg", *options)
+    drawn = FigureOptions(name="collapse_curves", metrics=("nc3_duality", "nc3_of"), split="test", width=3.25)
+    (same,) = save_figure(drawn, tables, tmp_path / "same", ("svg",))
+    assert (tmp_path / "a/b.svg").read_bytes() == same.read_bytes()
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.svg"]
+
+
+def test_command_lists_all_figures_with_a_line_each():
+    lines = command("--list")[0].splitlines()
+    assert [line.split()[0] for line in lines] == list(DRAWINGS)
+    assert all(len(line.split()) > 4 for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["framse"], "figure.name: unknown value 'framse'; did you mean 'frames'?"),
+        (["collapse_curves", "--metrics", "nc1_pinv,nc1_trace"], "unknown value 'nc1_trace'; did you mean 'nc1_"),
+        (["frames", "--split", "valid"], "figure.split: unknown value 'valid'"),
+        (["frames", "--over", "model.width"], "'over' goes with figure 'sweep'"),
+        (["sweep"], "'sweep' needs it"),
+        (["frames", "--width", "0"], "figure.width"),
+        (["frames", "--output", "x.jpg"], "--output x.jpg: expected a name that ends in .svg, .pdf or .png"),
+        (["frames", "--study", "study.json"], "ncpipe figure frames --tables results/tables"),
+    ],
+)
+def test_command_tells_mistakes_in_one_line(tmp_path: Path, arguments, message):
+    tables = MadeUp().write(tmp_path / "tables")
+    assert message in command(*arguments, "--tables", tables)[1]
+
+
+def test_command_needs_tables_and_leaves_options_to_the_study(tmp_path: Path):
+    assert "no tables in" in command("frames", "--tables", tmp_path)[1]
+    assert "name a figure and where its tables are" in command("frames")[1]
+    assert "name a figure" in command("--tables", tmp_path)[1]
+    assert "--width goes with --tables" in command("frames", "--study", "config.yaml", "--width", 3)[1]
+
+
+def test_command_draws_a_figure_of_a_study_into_its_results(tmp_path: Path):
+    config = {"study": {"name": "x", "results": str(tmp_path / "r")}, "figures": [{"name": "frames", "file": "mine"}]}
+    config |= {"ufm": {"matched": [], "base": {"classes": 3, "samples": 2, "dim": 3, "solver": {"name": "lbfgs"}}}}
+    (tmp_path / "study.json").write_text(json.dumps(config))
+    MadeUp().write(tmp_path / "r/tables")
+    assert command("mine", "--study", tmp_path / "study.json")[1] == ""
+    assert sorted(path.name for path in (tmp_path / "r/figures").iterdir()) == ["mine.pdf", "mine.png", "mine.svg"]
+    assert "no figure 'frames'" in command("frames", "--study", tmp_path / "study.json")[1]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from ncpipe.figures import (
     central_path,
     collapse_curves,
     collapse_depth,
+    collapse_map,
     continual_curves,
     frames,
+    gram_heatmaps,
     level_curves,
     matched_sweep,
     matched_ufm,
@@ -44,13 +47,20 @@ class Drawing:
     kinds: tuple[str, ...] = ("network", "declared")
     """Of the runs that it shows."""
 
+    @property
+    def about(self) -> str:
+        """What the figure shows, in one line: the first of its module."""
+        return (sys.modules[self.draw.__module__].__doc__ or "").splitlines()[0].removeprefix("Figure: ")
+
 
 DRAWINGS: dict[FigureName, Drawing] = {
     "central_path": Drawing(central_path.draw, central_path.caption, ("declared",)),
     "collapse_curves": Drawing(collapse_curves.draw, collapse_curves.caption),
     "collapse_depth": Drawing(collapse_depth.draw, collapse_depth.caption),
+    "collapse_map": Drawing(collapse_map.draw, collapse_map.caption, ("network",)),
     "continual_curves": Drawing(continual_curves.draw, continual_curves.caption, ("continual",)),
     "frames": Drawing(frames.draw, frames.caption),
+    "gram_heatmaps": Drawing(gram_heatmaps.draw, gram_heatmaps.caption, ("network",)),
     "level_curves": Drawing(level_curves.draw, level_curves.caption),
     "matched_sweep": Drawing(matched_sweep.draw, matched_sweep.caption, ("network",)),
     "matched_ufm": Drawing(matched_ufm.draw, matched_ufm.caption, ("network",)),
@@ -84,7 +94,12 @@ def caption(tables: Tables, options: FigureOptions, scale: str = "") -> str:
     return drawing.caption(tables, options) + facts(tables, drawing.kinds, scale)
 
 
-def save_figure(options: FigureOptions | FigureName, tables_folder: Path, target: Path) -> list[Path]:
+def save_figure(
+    options: FigureOptions | FigureName,
+    tables_folder: Path,
+    target: Path,
+    kinds: Iterable[str] = tuple(WITHOUT_CLOCK),
+) -> list[Path]:
     """Draw from the tables in a folder; write ``target`` as svg, pdf and png.
 
     Equal tables give equal bytes. The caption stands in the metadata of each file, for the report and for readers.
@@ -93,12 +108,13 @@ def save_figure(options: FigureOptions | FigureName, tables_folder: Path, target
         options: of the figure, or its name.
         tables_folder: holds the Parquet tables.
         target: path of the figure without its suffix.
+        kinds: of ``svg``, ``pdf`` and ``png``, those to write.
     """
     chosen = FigureOptions(name=options) if isinstance(options, str) else options
     tables = compared(read_tables(tables_folder))
     text = caption(tables, chosen, _scale(tables_folder / "runs.parquet"))
     figure = draw(tables, chosen)
-    return [_save(figure, target, kind, text) for kind in WITHOUT_CLOCK]
+    return [_save(figure, target, kind, text) for kind in kinds]
 
 
 def _scale(table: Path) -> str:

@@ -53,7 +53,7 @@ def _set_scale(axes: Axes, which: str, scale: str, **options: float) -> None:
 
 def _zero_room(threshold: float, high: float) -> float:
     """Room between zero and the smallest decade, in decades (matplotlib draws linscale / 0.9 of them)."""
-    return max(0.4, 0.09 * math.log10(high / threshold))
+    return max(0.5, 0.09 * math.log10(high / threshold))
 
 
 def _above(threshold: float, high: float) -> float:

@@ -85,6 +85,8 @@ def _draw_column(upper: Axes, lower: Axes, rows: pd.DataFrame, runs: pd.DataFram
         lower.plot(spread.index.to_numpy(float), spread.to_numpy(float), color=colour)
         spreads.append(spread.to_numpy(float))
     scale_values(upper, "y", [first["value"], first["law"]])
+    low, high = upper.get_ylim()
+    upper.set_ylim(low / 1.4, high)  # room for the name of the smallest
     scale_values(lower, "y", spreads)
     for axes in (upper, lower):
         scale_values(axes, "x", [chosen["time"]])

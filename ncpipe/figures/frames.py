@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from ncpipe.figures.definitions import DEFINITIONS, frame_gap
@@ -30,6 +31,8 @@ PANELS = {
 }
 """Distance to the OF on x, to the ETF on y."""
 UFM_MARKER = "D"
+HALO = [withStroke(linewidth=1.8, foreground="white")]
+"""About texts that points and paths may lie under."""
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:
@@ -106,13 +109,15 @@ def _draw_frames(axes: Axes, classes: Iterable[float], reach: float) -> None:
     for number in sorted(set(classes)):
         gap = frame_gap(number)
         axes.plot([0, gap], [gap, 0], "+", color="black", ms=7, mew=0.9, zorder=3)
-        places = (("OF, ", (0, gap), (6, 0), "left", "center"), ("ETF\n", (gap, 0), (0, 5), "center", "bottom"))
+        places = (("OF, ", (0, gap), (6, 0), "left", "center"), ("ETF, ", (gap, 0), (6, 0), "left", "center"))
         for name, point, offset, ha, va in places:
             text = f"{name}K={number:.0f}"
-            axes.annotate(text, point, offset, textcoords="offset points", size=SMALL, ha=ha, va=va)
+            axes.annotate(
+                text, point, offset, textcoords="offset points", size=SMALL, ha=ha, va=va, zorder=6, path_effects=HALO
+            )
     for text, above in (("nearer an OF", 1), ("nearer an ETF", -1)):
-        place = (0.13 * reach * (1 - 0.25 * above), 0.13 * reach * (1 + 0.25 * above))
-        axes.text(*place, text, rotation=45, color=GREY, size=SMALL, ha="center", va="center")
+        place = (0.84 * reach * (1 - 0.035 * above), 0.84 * reach * (1 + 0.035 * above))
+        axes.text(*place, text, rotation=45, color=GREY, size=SMALL, ha="center", va="center", path_effects=HALO)
 
 
 def _name_axes(axes: Axes, title: str, metrics: tuple[str, str]) -> None:

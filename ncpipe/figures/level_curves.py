@@ -32,6 +32,7 @@ from ncpipe.figures.style import (
     Look,
     add_legend,
     empty_figure,
+    label_ends,
     line_handle,
     mark_handle,
     new_figure,
@@ -60,6 +61,7 @@ class Panel:
     names: Mapping[str, str]
     zero_error: float | None
     bands: list[Band] = field(default_factory=list)
+    looks: dict[str, Look] = field(default_factory=dict)
 
     def draw(self, axes: Axes) -> None:
         levels = self.rows.sort_values("depth")["layer"].drop_duplicates()
@@ -71,10 +73,21 @@ class Panel:
             self.bands.append(band)
         scale_time(axes, last_time(self.rows))
         mark_times(axes, [] if self.zero_error is None else [(self.zero_error, GREY)])
-        handles = [line_handle(self.names.get(layer, layer), look) for layer, look in found.items()]
+        self.looks = found
+
+    def name_curves(self, axes: Axes) -> None:
+        """Layers at the ends of their lines, or where these end together in a legend."""
+        named = {self.names.get(layer, layer): look for layer, look in self.looks.items()}
+        ends = [
+            (float(band.middle[-1]), name, look.colour)
+            for band, (name, look) in zip(self.bands, named.items())
+            if len(band)
+        ]
+        if label_ends(axes, ends, ROW_HEIGHT - 0.7):
+            return
         axes.legend(
-            handles=handles, loc="lower left", fontsize=6, handlelength=1.1, labelspacing=0.15, borderpad=0.1,
-            handletextpad=0.4,
+            handles=[line_handle(name, look) for name, look in named.items()], loc="lower left", fontsize=6,
+            handlelength=1.1, labelspacing=0.15, borderpad=0.1, handletextpad=0.4,
         )  # fmt: skip
 
     def alike(self, other: Panel) -> bool:
@@ -106,6 +119,8 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     for axes in grid[len(panels) :]:
         axes.remove()
     _scale_groups(grid, panels)
+    for axes, panel in zip(grid, panels):
+        panel.name_curves(axes)
     if any(panel.zero_error is not None for panel in panels):
         add_legend(figure, [mark_handle("zero training error", "^")])
     return figure

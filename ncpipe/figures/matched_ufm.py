@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -14,6 +13,7 @@ from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
 from ncpipe.figures.axes import scale_values
+from ncpipe.figures.gram_panels import add_gram_bar, colour_limit, draw_gram, unit_gram
 from ncpipe.figures.series import Tables, counted, labels, plural
 from ncpipe.figures.style import (
     GREY,
@@ -35,9 +35,6 @@ GRAMS = {"means_gram": "class means", "weights_gram": "classifier weights"}
 SCALARS = {"feature_norm": r"$|H|_F$", "weight_norm": r"$|W|_F$", "loss": "loss without penalties"}
 MOST_LABELS = 8
 NARROW = 4.5
-COLOURS = mpl.colormaps["RdBu_r"].with_extremes(bad="#DDDDDD")
-LIMIT = 0.5
-"""Colours saturate here, at half the diagonal of an exact OF, so that the off-diagonal of an ETF shows."""
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:
@@ -67,16 +64,8 @@ def matched_fits(tables: Tables) -> pd.DataFrame:
     return fits.sort_values(["order", "model"], ascending=[True, False])
 
 
-def unit_gram(values: Any) -> NDArray[np.float64] | None:
-    """A Gram of a table cell as a matrix of unit norm; None where it is zero or unknown."""
-    gram = np.asarray([] if values is None else values, dtype=float).ravel()
-    norm = float(np.linalg.norm(gram))
-    size = round(len(gram) ** 0.5)
-    return gram.reshape(size, size) / norm if np.isfinite(norm) and norm > 0 else None
-
-
 def _draw_grams(figure: Any, fits: pd.DataFrame, blocks: list[tuple[str, str]], lines: int) -> None:
-    columns, image = 3 * len(blocks) // lines, None
+    columns, image, limit = 3 * len(blocks) // lines, None, colour_limit(fits["classes"].dropna().astype(int))
     # An empty column keeps means and weights apart.
     ratios = {"width_ratios": [1, 1, 1, 0.05, 1, 1, 1]} if columns > 3 else {}
     grid = figure.subplots(lines, len(ratios.get("width_ratios", "abc")), squeeze=False, gridspec_kw=ratios)
@@ -87,7 +76,7 @@ def _draw_grams(figure: Any, fits: pd.DataFrame, blocks: list[tuple[str, str]], 
     for number, (label, gram) in enumerate(blocks):
         line, first = divmod(number * 3, columns)
         panels = grid[line, first : first + 3]
-        image = _draw_block(panels, _representative(fits, label), gram) or image
+        image = _draw_block(panels, _representative(fits, label), gram, limit) or image
         if line == 0 or columns == 3:
             panels[0].set_title(f"{GRAMS[gram]}\nmeasured", loc="left", pad=3)
             for axes, model in zip(panels[1:], MODELS):
@@ -95,10 +84,7 @@ def _draw_grams(figure: Any, fits: pd.DataFrame, blocks: list[tuple[str, str]], 
         if first == 0:
             panels[0].set_ylabel(wrapped(label, 16), size=SMALL)
     if image is not None:
-        bar = figure.colorbar(image, ax=list(grid[:, -1]), extend="both", aspect=30, pad=0.1, shrink=0.5)
-        bar.outline.set_linewidth(0.4)
-        bar.set_ticks([-LIMIT, 0, LIMIT])
-        bar.set_label(r"$\sqrt{K}\,G\,/\,\Vert G\Vert_F$", size=SMALL, labelpad=1)
+        add_gram_bar(figure, image, list(grid.ravel()), limit, 0.5)
 
 
 def _representative(fits: pd.DataFrame, label: str) -> pd.DataFrame:
@@ -107,28 +93,18 @@ def _representative(fits: pd.DataFrame, label: str) -> pd.DataFrame:
     return own[own["network_id"] == own.sort_values(["network_seed", "order"])["network_id"].iloc[0]]
 
 
-def _draw_block(panels: Any, fits: pd.DataFrame, gram: str) -> AxesImage | None:
+def _draw_block(panels: Any, fits: pd.DataFrame, gram: str, limit: float) -> AxesImage | None:
     """The measured Gram and the two predicted ones, each with its distance to the measured one."""
     by_model = {str(fit["model"]): fit for _, fit in fits.iterrows()}
     measured = fits[f"measured_{gram}"].iloc[0]
-    image = _draw_gram(panels[0], unit_gram(measured), "unknown")
+    image = draw_gram(panels[0], unit_gram(measured), "unknown", limit)
     for axes, model in zip(panels[1:], MODELS):
         predicted = by_model[model][f"predicted_{gram}"] if model in by_model else None
         absent = "no fit" if model not in by_model or predicted is None else "predicts zero"
-        _draw_gram(axes, unit_gram(predicted), absent)
+        draw_gram(axes, unit_gram(predicted), absent, limit)
         distance = None if predicted is None else by_model[model][f"{gram}_error"]
         axes.set_xlabel("" if pd.isna(distance) else f"distance {distance:.2f}", labelpad=2, size=SMALL)
     return image
-
-
-def _draw_gram(axes: Axes, gram: NDArray[np.float64] | None, absent: str) -> AxesImage | None:
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set(visible=True, linewidth=0.4)
-    if gram is None:
-        axes.set_box_aspect(1)
-        axes.text(0.5, 0.5, absent, transform=axes.transAxes, ha="center", va="center", color=GREY, size=SMALL)
-        return None
-    return axes.imshow(gram * len(gram) ** 0.5, cmap=COLOURS, vmin=-LIMIT, vmax=LIMIT, interpolation="nearest")
 
 
 def _draw_scalars(figure: Any, fits: pd.DataFrame, look: dict[str, Look], narrow: bool) -> None:

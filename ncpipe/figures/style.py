@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
 OKABE_ITO = {
     "blue": "#0072B2",
@@ -30,6 +33,8 @@ GREY = "#666666"
 LINE_STYLES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
 MARKERS = ("o", "s", "^")
 TEXT_SIZE, SMALL = 7.0, 6.5
+MOST_DIRECT = 5
+"""Lines of a panel that are named at their ends."""
 LEGEND_ROW, LETTER = 0.135, 0.0535
 """Inches that a row of the legend is high, and a letter in it wide."""
 
@@ -151,6 +156,45 @@ def add_legend(figure: Figure, handles: Iterable[Artist]) -> None:
         columnspacing=1.4,
         labelspacing=0.3,
     )
+
+
+def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], height: float) -> bool:
+    """Write names right of the ends of lines, in their colours, moved apart where they would overlap.
+
+    To be called when the y axis has its scale. Returns False, and writes nothing, where the ends lie so close
+    together that names would stand beside other lines than theirs: then a legend serves better.
+
+    Args:
+        axes: of the lines.
+        ends: last value, name and colour of every line.
+        height: of the axes in inches, about.
+    """
+    line = SMALL * 1.12 / 72 / height
+    to_axes = (axes.transData - axes.transAxes).transform
+    x = axes.get_xlim()[1]
+    found = sorted((float(np.clip(to_axes((x, value))[1], 0, 1)), name, colour) for value, name, colour in ends)
+    heights = np.array([y for y, _, _ in found])
+    # At least a line apart: the smallest shift of all is a monotone regression of what is left of the heights.
+    steps = line * np.arange(len(found))
+    placed = _monotone(heights - steps) + steps
+    if len(found) > MOST_DIRECT or np.abs(placed - heights).max(initial=0) > 1.2 * line:
+        return False
+    for y, (_, name, colour) in zip(placed, found):
+        axes.annotate(
+            name, (1, y), (2, 0), "axes fraction", textcoords="offset points", color=colour, size=SMALL, va="center"
+        )
+    return True
+
+
+def _monotone(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The nearest sequence that does not fall, in least squares: pools of neighbours take their mean."""
+    pools: list[tuple[float, int]] = []
+    for value in values:
+        pools.append((float(value), 1))
+        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
+            (last, n), (before, m) = pools.pop(), pools.pop()
+            pools.append(((last * n + before * m) / (n + m), n + m))
+    return np.repeat([mean for mean, _ in pools], [n for _, n in pools]) if pools else values
 
 
 def shortened(text: str, longest: int) -> str:

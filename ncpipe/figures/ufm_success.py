@@ -124,7 +124,7 @@ def _panels(fits: pd.DataFrame) -> list[Panel]:
         found.append(Panel("dead_directions", "of the best start", "dim", "dead_directions", widths))
     if penalties:
         found.append(Panel("success_fraction", "where zero is not optimal", "excess", "success_below", penalties))
-        about = "1 − f/f(0): line optimum, points fits"
+        about = "1 − f/f(0); line: optimum"
         found.append(Panel("gain over zero", about, "excess", "gain", penalties, line="best_gain"))
     return found
 

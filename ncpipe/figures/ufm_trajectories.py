@@ -39,7 +39,7 @@ from ncpipe.figures.style import (
 )
 from ncpipe.study.spec import FigureOptions
 
-COLUMN_WIDTH, ROW_HEIGHT = 1.45, 0.98
+COLUMN_WIDTH, ROW_HEIGHT = 1.45, 1.05
 OF, FIRST = (Look(OKABE_ITO[name], "-", "o") for name in ("blue", "green"))
 ETF = Look(OKABE_ITO["vermillion"], (0, (4, 1.5)), "o")  # dashed: the two distances may be equal
 NEUTRAL = Look("black", "-", "o")
@@ -61,6 +61,8 @@ class Row:
     title: str
     curves: tuple[Curve, ...]
     frames: bool = False
+    about: str = ""
+    """Definition of what is drawn; empty: that of the metric in the title."""
 
 
 USUAL = (
@@ -70,13 +72,19 @@ USUAL = (
         "nc2_means_of, nc2_means_uncentred_etf",
         (Curve("nc2_means_of", "features", OF), Curve("nc2_means_uncentred_etf", "features", ETF)),
         frames=True,
+        about="uncentred means to OF, to ETF",
     ),
     Row(
         "nc2_weights_of, nc2_weights_etf",
         (Curve("nc2_weights_of", "features", OF), Curve("nc2_weights_etf", "features", ETF)),
         frames=True,
+        about=r"$WW^\top$ to OF, to ETF",
     ),
-    Row("nc3_of, nc3_etf", (Curve("nc3_of", "features", OF), Curve("nc3_etf", "features", ETF))),
+    Row(
+        "nc3_of, nc3_etf",
+        (Curve("nc3_of", "features", OF), Curve("nc3_etf", "features", ETF)),
+        about=r"$W\bar M^\top$ to OF, $WM^\top$ to ETF",
+    ),
 )
 
 
@@ -168,7 +176,7 @@ def _draw_row(panels: Sequence[Axes], row: Row, chosen: Sequence[str], source: _
         scale_values(axes, "y", [*extremes(drawn), values])
     for axes in panels[1 : len(chosen)]:
         axes.tick_params(labelleft=False)
-    heading(panels[0], row.title, DEFINITIONS.get(row.title, ""))
+    heading(panels[0], row.title, row.about or DEFINITIONS.get(row.title, ""))
 
 
 def _draw_limits(axes: Axes, row: Row, classes: float, ends: Sequence[tuple[float, str]]) -> None:

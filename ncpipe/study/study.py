@@ -238,7 +238,9 @@ class Study:
             networks: tuple[FigureName, ...] = (
                 "collapse_curves",
                 "collapse_depth",
+                "collapse_map",
                 "frames",
+                "gram_heatmaps",
                 "training_curves",
             )
             wanted = networks if self.networks else ()

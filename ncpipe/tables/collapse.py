@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from ncpipe.collapse import Measurement, Moment, Trace, collapse_metrics, load_traces
+from ncpipe.tables.grams import gram_rows
 from ncpipe.tables.records import write_rows
-from ncpipe.tables.schemas import COLLAPSE
+from ncpipe.tables.schemas import COLLAPSE, GRAMS
 
 
 def write_collapse(statistics: Path, source: str, target: Path) -> None:
-    """Read ``statistics.safetensors`` of a network or a UFM batch, write its ``collapse.parquet``."""
+    """Read ``statistics.safetensors`` of a network or a UFM batch, write its ``collapse.parquet`` to ``target`` and
+    ``grams.parquet`` beside it."""
     traces = load_traces(statistics)
     rows = (row for run_id, trace in traces.items() for row in collapse_rows(source, run_id, trace))
     write_rows(target, COLLAPSE, rows)
+    grams = (row for run_id, trace in traces.items() for row in gram_rows(source, run_id, trace))
+    write_rows(target.with_name("grams.parquet"), GRAMS, grams)
 
 
 def collapse_rows(source: str, run_id: str, trace: Trace) -> Iterator[dict[str, Any]]:

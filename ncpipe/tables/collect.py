@@ -12,6 +12,7 @@ import pyarrow as pa
 
 import ncpipe
 from ncpipe.claims import claim_rows
+from ncpipe.errors import UserError
 from ncpipe.files import read_json
 from ncpipe.provenance import git_commit
 from ncpipe.study.identity import canonical, digest
@@ -39,7 +40,7 @@ Frames = dict[str, pd.DataFrame]
 def write_tables(study: Study) -> None:
     """Write every table of the study. A planned run without records appears as ``missing`` in ``runs``."""
     folders = record_folders(study)
-    tables = {name: concatenated(folders, name) for name in ("history", "collapse", "timings")}
+    tables = {name: concatenated(folders, name) for name in ("history", "collapse", "grams", "timings")}
     tables["ufm"] = concatenated(folders, "ufm", file="fits.parquet")
     frames = {name: table.to_pandas() for name, table in tables.items()}
     rows: dict[str, list[Row]] = {name: table.to_pylist() for name, table in tables.items()}
@@ -71,7 +72,17 @@ def mark_selected(rule: SelectSpec, study: Study, rows: Iterable[Row]) -> None:
 
 
 def read_tables(folder: Path) -> Frames:
-    """The tables of a study by name, as data frames."""
+    """The tables of a study by name, as data frames.
+
+    Raises:
+        UserError: a table is not there, as in a folder of an older version, or cannot be read.
+    """
+    remedy = "write the tables again, with `snakemake tables` or `ncpipe tables`"
+    missing = [name for name in TABLES if not (folder / f"{name}.parquet").is_file()]
+    if len(missing) == len(TABLES):
+        raise UserError(f"no tables in {folder}: name a folder such as results/tables, or {remedy}")
+    if missing:
+        raise UserError(f"no {missing[0]}.parquet in {folder}, which this version of ncpipe needs: {remedy}")
     return {name: read_table(folder / f"{name}.parquet").to_pandas() for name in TABLES}
 
 
@@ -88,6 +99,12 @@ def concatenated(folders: Iterable[Path], name: str, file: str | None = None) ->
     paths = [folder / (file or f"{name}.parquet") for folder in folders]
     parts = [read_table(path) for path in paths if path.exists()]
     return pa.concat_tables([TABLES[name].empty_table(), *(part.cast(TABLES[name]) for part in parts)])
+
+
+def planned_networks(study: Study) -> list[Row]:
+    """Rows of the ``runs`` table of all networks of the plan, as far as they are known before any result."""
+    empty = {name: TABLES[name].empty_table().to_pandas() for name in ("history", "collapse")}
+    return labelled(list(_network_rows(study, empty)))
 
 
 WRITTEN = ("status", "final_epoch", "parameters", "device", "precision")

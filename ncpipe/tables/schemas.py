@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 
 def _field(name: str, kind: pa.DataType, meaning: str, unit: str = "") -> pa.Field:
@@ -116,6 +116,24 @@ COLLAPSE = pa.schema(
     ]
 )
 
+GRAMS = pa.schema(
+    [
+        _SOURCE,
+        _RUN_ID,
+        _field("layer", _TEXT, "layer name: the last features, on the training split"),
+        _field("time", _INT, "last measured epoch of a network or iteration of a UFM solver"),
+        _field(
+            "gram",
+            _TEXT,
+            "means_uncentred: of the class means; means: of the class means minus their mean; weights: of the"
+            " classifier's rows. Runs of over 100 classes have none",
+        ),
+        _field("row", _INT, "class c, from 0, in the order of the data set"),
+        _field("column", _INT, "class c', from 0"),
+        _field("value", _REAL, "inner product of the vectors of c and c', as measured"),
+    ]
+)
+
 UFM = pa.schema(
     [
         _RUN_ID,
@@ -222,6 +240,7 @@ TABLES = {
     "runs": RUNS,
     "history": HISTORY,
     "collapse": COLLAPSE,
+    "grams": GRAMS,
     "ufm": UFM,
     "claims": CLAIMS,
     "timings": TIMINGS,

@@ -33,6 +33,8 @@ RESULTS = str(STUDY.layout.results)
 STUDY_FILE = f"{RESULTS}/study.json"
 LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
+# The report links to the runs in MLflow, whose address is known once the store is there.
+STORE = [f"{RESULTS}/mlflow/store.json"] if STUDY.config.tracking.enabled else []
 FIGURES = expand(f"{RESULTS}/figures/{{figure}}.svg", figure=STUDY.figures)
 
 

@@ -78,6 +78,7 @@ rule collapse_network:
         statistics=rules.features.output.statistics,
     output:
         collapse=f"{RESULTS}/runs/{{run}}/collapse.parquet",
+        grams=f"{RESULTS}/runs/{{run}}/grams.parquet",
     log:
         f"{LOGS}/collapse/{{run}}.log",
     benchmark:

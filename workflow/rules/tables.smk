@@ -1,6 +1,14 @@
 # The product: tables of all runs, figures drawn from the tables alone, and the report.
 
 
+def drawn_caption(path):
+    """What stands under a drawn figure, for `snakemake --report`; it is near the start of its SVG, as XML."""
+    if not Path(path).exists():
+        return ""
+    with Path(path).open(encoding="utf-8") as svg:
+        return svg.read(10_000).partition("<dc:description>")[2].partition("</dc:")[0]
+
+
 rule tables:
     input:
         networks=expand(
@@ -9,6 +17,7 @@ rule tables:
                 rules.train.output.history,
                 rules.train.output.timings,
                 rules.collapse_network.output.collapse,
+                rules.collapse_network.output.grams,
             ],
             run=STUDY.networks,
         ),
@@ -18,6 +27,7 @@ rule tables:
                 f"{RESULTS}/ufm/{{folder}}/history.parquet",
                 f"{RESULTS}/ufm/{{folder}}/timings.parquet",
                 f"{RESULTS}/ufm/{{folder}}/collapse.parquet",
+                f"{RESULTS}/ufm/{{folder}}/grams.parquet",
             ],
             folder=[*STUDY.ufm_batches, *(f"matched-{run}" for run in MATCHED)],
         ),
@@ -32,7 +42,7 @@ rule tables:
     output:
         expand(
             f"{RESULTS}/tables/{{table}}.parquet",
-            table=["runs", "history", "collapse", "ufm", "claims", "timings"],
+            table=["runs", "history", "collapse", "grams", "ufm", "claims", "timings"],
         ),
     log:
         f"{LOGS}/tables.log",
@@ -77,17 +87,24 @@ rule figure:
     params:
         study=STUDY_FILE,
         options=lambda wildcards: canonical(STUDY.figures[wildcards.figure]),
+        caption=lambda wildcards, output: drawn_caption(output.svg),
         version=STAGE_VERSIONS["figures"],
     shell:
-        "ncpipe figure {params.study} {wildcards.figure} > {log} 2>&1"
+        "ncpipe figure {wildcards.figure} --study {params.study} > {log} 2>&1"
 
 
 rule report:
     input:
         tables=rules.tables.output,
         figures=FIGURES,
+        store=STORE,
     output:
-        f"{RESULTS}/report.html",
+        report(
+            f"{RESULTS}/report.html",
+            caption="../report/report.rst",
+            category="Report",
+            labels={"page": "the whole study"},
+        ),
     log:
         f"{LOGS}/report.log",
     benchmark:

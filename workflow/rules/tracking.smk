@@ -1,4 +1,8 @@
-# The MLflow mirror: a store created once, then filled from the tables by one writer.
+# The MLflow mirror: a store created once, then filled from the tables by one writer. Snakefile starts another process
+# that shows networks while they train.
+
+# Hashed: a URI may hold a password.
+TRACKING = digest([STUDY.config.tracking.uri, STUDY.config.tracking.experiment])
 
 
 rule store:
@@ -15,7 +19,7 @@ rule store:
         runtime=30,
     params:
         study=STUDY_FILE,
-        tracking=digest(STUDY.config.tracking),  # hashed: a URI may hold a password
+        tracking=TRACKING,
         version=STAGE_VERSIONS["tracking"],
     shell:
         "ncpipe store {params.study} > {log} 2>&1"
@@ -38,7 +42,7 @@ rule sync:
         runtime=120,
     params:
         study=STUDY_FILE,
-        tracking=digest(STUDY.config.tracking),
+        tracking=TRACKING,
         version=STAGE_VERSIONS["tracking"],
     shell:
         "ncpipe sync {params.study} > {log} 2>&1"

@@ -35,6 +35,7 @@ rule match:
         minimisers=f"{RESULTS}/ufm/matched-{{run}}/minimisers.safetensors",
         statistics=f"{RESULTS}/ufm/matched-{{run}}/statistics.safetensors",
         collapse=f"{RESULTS}/ufm/matched-{{run}}/collapse.parquet",
+        grams=f"{RESULTS}/ufm/matched-{{run}}/grams.parquet",
     log:
         f"{LOGS}/ufm/matched-{{run}}.log",
     benchmark:
@@ -56,6 +57,7 @@ rule collapse_ufm:
         statistics=rules.fit.output.statistics,
     output:
         collapse=f"{RESULTS}/ufm/{{batch}}/collapse.parquet",
+        grams=f"{RESULTS}/ufm/{{batch}}/grams.parquet",
     log:
         f"{LOGS}/collapse/ufm-{{batch}}.log",
     benchmark:

@@ -51,8 +51,10 @@ FigureName = Literal[
     "central_path",
     "collapse_curves",
     "collapse_depth",
+    "collapse_map",
     "continual_curves",
     "frames",
+    "gram_heatmaps",
     "level_curves",
     "matched_sweep",
     "matched_ufm",
@@ -157,6 +159,7 @@ class TrackingSpec(Settings):
     enabled: bool = True
     uri: str | None = Field(None, description="MLflow tracking URI; null: SQLite in the results folder.")
     experiment: str | None = Field(None, description="null: the study's name.")
+    live: bool = Field(True, description="Show networks in MLflow while they train.")
 
 
 class StudyInfo(Settings):

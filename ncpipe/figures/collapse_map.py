@@ -1,0 +1,161 @@
+"""Figure: a collapse metric over depth and epochs as a heat map, a panel for every network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import Stroke, withStroke
+from matplotlib.ticker import FixedLocator, MaxNLocator
+from numpy.typing import NDArray
+
+from ncpipe.figures.axes import LOG_FROM, SMALLEST, scale_time
+from ncpipe.figures.collapse_depth import whole_rows
+from ncpipe.figures.definitions import DEFINITIONS
+from ncpipe.figures.level_curves import varied
+from ncpipe.figures.series import Tables, counted, labels, lost, measured, networks, zero_error_epochs
+from ncpipe.figures.style import SMALL, add_legend, empty_figure, new_figure, wrapped
+from ncpipe.study.spec import FigureOptions
+
+USUAL = ("nc1_pinv",)
+MOST_LABELS = 16
+PANEL_WIDTH, ROW_HEIGHT = 1.6, 1.45
+COLOURS = mpl.colormaps["viridis"].with_extremes(under="black", bad="#DDDDDD")
+MARK = (0, (3, 1.5))
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Medians over the seeds of one label: rows are depths, columns measured epochs."""
+
+    label: str
+    medians: pd.DataFrame
+    last_layer: str
+    zero_error: float | None
+
+    def draw(self, axes: Axes, norm: Normalize) -> Any:
+        times, depths = self.medians.columns.to_numpy(float), self.medians.index.to_numpy(float)
+        scale_time(axes, times[-1])
+        values = np.ma.masked_invalid(self.medians.to_numpy(float))
+        if isinstance(norm, LogNorm):  # what is below the scale has its colour; zero would have none
+            values = np.ma.maximum(values, float(norm.vmin or SMALLEST) / 2)
+        mesh = axes.pcolormesh(_edges(axes, times), _depth_edges(depths), values, norm=norm, cmap=COLOURS)
+        axes.set_xlim(times[0], times[-1])
+        if self.zero_error is not None:
+            axes.axvline(self.zero_error, color="black", linewidth=1.0, linestyle=MARK, path_effects=_halo())
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True) if len(depths) > 6 else FixedLocator(list(depths)))
+        return mesh
+
+
+def draw(tables: Tables, options: FigureOptions) -> Figure:
+    metrics = options.metrics or USUAL
+    found = {metric: list(_panels(tables, metric, options.split)) for metric in metrics}
+    found = {metric: panels for metric, panels in found.items() if panels}
+    if not found:
+        return empty_figure(options.width, f"collapse_map: no network with {metrics[0]} at two epochs or more")
+    columns = _columns(found.values(), options.width)
+    heights = [ROW_HEIGHT * -(-len(panels) // columns) for panels in found.values()]
+    figure = new_figure(options.width, sum(heights))
+    parts = figure.subfigures(len(found), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for part, (metric, panels) in zip(parts, found.items()):
+        _draw_metric(part, metric, panels, columns, int(14 * options.width / columns) - 3)
+    if any(panel.zero_error is not None for panels in found.values() for panel in panels):
+        line = Line2D([], [], color="black", linewidth=1.0, linestyle=MARK, label="zero training error")
+        add_legend(figure, [line])
+    return figure
+
+
+def _panels(tables: Tables, metric: str, split: str) -> Iterator[Panel]:
+    nets = networks(tables)
+    rows = measured(tables, nets, split, layer=None).query("metric == @metric")
+    zero_error = zero_error_epochs(nets)
+    for label in varied(nets, _known(rows, nets))[:MOST_LABELS]:
+        own = rows[rows["label"] == label]
+        medians = own.pivot_table(index="depth", columns="time", values="value", aggfunc="median", dropna=False)
+        last = own.loc[own["depth"] == own["depth"].max(), "layer"].iloc[0]
+        yield Panel(label, medians, str(last), zero_error.get(label))
+
+
+def _known(rows: pd.DataFrame, nets: pd.DataFrame) -> list[str]:
+    """Labels with the metric at two times or more, and a value."""
+    by = rows.dropna(subset="value").groupby("label")["time"].nunique()
+    return [label for label in labels(nets) if by.get(label, 0) > 1]
+
+
+def _columns(found: Any, width: float) -> int:
+    most = max(1, int(width / PANEL_WIDTH))
+    counts = {len(panels) for panels in found}
+    return whole_rows(counts.pop(), most) if len(counts) == 1 else most
+
+
+def _draw_metric(figure: Any, metric: str, panels: Sequence[Panel], columns: int, letters: int) -> None:
+    norm, mesh = _norm(panels), None
+    grid = figure.subplots(-(-len(panels) // columns), columns, squeeze=False)
+    for number, (axes, panel) in enumerate(zip(grid.ravel(), panels)):
+        mesh = panel.draw(axes, norm)
+        axes.set_title(wrapped(panel.label, letters), loc="left", pad=3)
+        axes.set_ylabel(f"layer ({panel.medians.index[-1]} = {panel.last_layer})", size=SMALL)
+        if number + columns >= len(panels):
+            axes.set_xlabel("epoch")
+    for axes in grid.ravel()[len(panels) :]:
+        axes.remove()
+    below = isinstance(norm, LogNorm) and any((p.medians.to_numpy(float) < norm.vmin).any() for p in panels)
+    drawn = list(grid.ravel()[: len(panels)])
+    bar = figure.colorbar(
+        mesh,
+        ax=drawn,
+        extend="min" if below else "neither",
+        aspect=25,
+        pad=0.015,
+        shrink=min(1.0, 1.6 * columns / len(panels)),
+    )
+    bar.outline.set_linewidth(0.4)
+    bar.set_label(f"{metric}\n{DEFINITIONS.get(metric, '')}")
+
+
+def _norm(panels: Sequence[Panel]) -> Normalize:
+    """One scale for all panels: by decades for values that are not negative and span them, else linear."""
+    values = np.concatenate([panel.medians.to_numpy(float).ravel() for panel in panels])
+    values = values[np.isfinite(values)]
+    positive = values[values > SMALLEST]
+    if len(positive) and values.min() >= 0 and positive.max() >= LOG_FROM * positive.min():
+        return LogNorm(positive.min(), positive.max())
+    low, high = values.min(), values.max()
+    return Normalize(low, high if high > low else low + 1)
+
+
+def _edges(axes: Axes, times: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Cells meet halfway between two measured epochs, as the axis shows it."""
+    scale = axes.xaxis.get_transform()
+    places = scale.transform(times)
+    return np.concatenate([times[:1], scale.inverted().transform((places[1:] + places[:-1]) / 2), times[-1:]])
+
+
+def _depth_edges(depths: NDArray[np.float64]) -> NDArray[np.float64]:
+    middle = (depths[1:] + depths[:-1]) / 2
+    return np.concatenate([[depths[0] - 0.5], middle, [depths[-1] + 0.5]])
+
+
+def _halo() -> list[Any]:
+    return [Stroke(linewidth=2.2, foreground="white"), withStroke(linewidth=0)]
+
+
+def caption(tables: Tables, options: FigureOptions) -> str:
+    nets, metrics = networks(tables), options.metrics or USUAL
+    names = _known(measured(tables, nets, options.split, layer=None).query("metric in @metrics"), nets)
+    more = f" Shown are {MOST_LABELS} of {len(names)} labels." if len(names) > MOST_LABELS else ""
+    return (
+        f"{' and '.join(metrics)} over depth, from the first measured layer (bottom) to the last features (top), and"
+        f" epochs, {options.split} split, of {counted(nets, 'network')}: medians over seeds, all panels of a metric"
+        " in one colour scale. A cell stands for a measured epoch and reaches halfway to the next one; time axes are"
+        " logarithmic with a place for 0. The dashed line is the median first epoch without training error."
+        f"{more}{lost(tables, 'network', 'network')}"
+    )

@@ -1,0 +1,152 @@
+"""The table ``grams``: its rows from the statistics of a run, in its file, and the figure drawn from them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from synthetic_tables import MadeUp
+
+from ncpipe.collapse import Moment, Trace, layer_statistics, save_traces
+from ncpipe.errors import UserError
+from ncpipe.figures import caption, draw
+from ncpipe.figures.gram_heatmaps import _chosen
+from ncpipe.figures.gram_panels import colour_limit, unit_gram
+from ncpipe.study.spec import FigureOptions
+from ncpipe.tables.collapse import write_collapse
+from ncpipe.tables.collect import concatenated, read_tables
+from ncpipe.tables.grams import gram_rows
+from ncpipe.tables.records import read_table
+from ncpipe.tables.schemas import GRAMS
+
+
+def trace_of(classes: int, times: tuple[int, ...] = (0, 7)) -> Trace:
+    """Two layers at these times, training and test split, of random features."""
+    generator = torch.Generator().manual_seed(classes)
+    trace, labels = Trace(("layer1", "features")), torch.arange(classes).repeat_interleave(3)
+    for time in times:
+        weight = torch.randn(classes, 5, generator=generator, dtype=torch.float64)
+        trace.heads[time] = (weight, None)
+        for split in ("train", "test"):
+            trace.scalars[time, split] = {"loss": 1.0}
+            for layer in trace.layers:
+                features = torch.randn(3 * classes, 5, generator=generator, dtype=torch.float64)
+                trace.statistics[Moment(time, layer, split)] = layer_statistics(features, labels, classes)
+    return trace
+
+
+def matrices(rows: pd.DataFrame, classes: int) -> dict[str, np.ndarray]:
+    return {
+        str(name): own.sort_values(["row", "column"])["value"].to_numpy().reshape(classes, classes)
+        for name, own in rows.groupby("gram")
+    }
+
+
+def test_grams_are_of_the_last_features_of_the_training_split_at_the_end():
+    trace = trace_of(4)
+    rows = pd.DataFrame(gram_rows("net", "a", trace))
+    assert rows[["source", "run_id", "layer", "time"]].drop_duplicates().values.tolist() == [
+        ["net", "a", "features", 7]
+    ]
+    found = matrices(rows, 4)
+    means = trace.statistics[Moment(7, "features", "train")].means.numpy()
+    centred, weight = means - means.mean(axis=0), trace.heads[7][0].numpy()
+    for name, vectors in (("means_uncentred", means), ("means", centred), ("weights", weight)):
+        np.testing.assert_allclose(found[name], vectors @ vectors.T, rtol=1e-12, atol=1e-12)
+    assert np.abs(found["means"].sum(axis=0)).max() < 1e-12 < np.abs(found["means_uncentred"].sum(axis=0)).max()
+
+
+def test_over_a_hundred_classes_have_no_grams():
+    assert len(list(gram_rows("net", "a", trace_of(100, (0,))))) == 3 * 100**2
+    assert list(gram_rows("net", "a", trace_of(101, (0,)))) == []
+
+
+def test_grams_are_written_beside_the_metrics_and_collected(tmp_path):
+    save_traces(tmp_path / "statistics.safetensors", {"a": trace_of(3), "b": trace_of(4)})
+    write_collapse(tmp_path / "statistics.safetensors", "ufm", tmp_path / "collapse.parquet")
+    table = read_table(tmp_path / "grams.parquet")
+    assert table.schema.equals(GRAMS)
+    collected = concatenated([tmp_path, tmp_path / "none"], "grams").to_pandas()
+    assert collected.groupby("run_id").size().to_dict() == {"a": 3 * 9, "b": 3 * 16}
+    assert set(collected["source"]) == {"ufm"}
+
+
+def test_tables_without_grams_are_of_an_older_version_and_say_so(tmp_path):
+    folder = MadeUp().write(tmp_path / "tables")
+    (folder / "grams.parquet").unlink()
+    with pytest.raises(UserError, match=r"no grams\.parquet in .*: write the tables again") as error:
+        read_tables(folder)
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="no tables in"):
+        read_tables(tmp_path / "elsewhere")
+
+
+# --- the figure ----------------------------------------------------------------------------------
+
+HEATMAPS = FigureOptions(name="gram_heatmaps")
+
+
+def images_of(tables) -> list[np.ndarray]:
+    figure = draw(tables, HEATMAPS)
+    return [np.asarray(axes.images[0].get_array()) for axes in figure.axes if axes.images]
+
+
+def titles(figure) -> list[str]:
+    return [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]
+
+
+def test_exact_frames_stand_left_of_the_networks_and_their_predictions(tmp_path):
+    tables = read_tables(MadeUp().write(tmp_path))
+    figure = draw(tables, HEATMAPS)
+    assert titles(figure) == [
+        "exact\nOF", "exact\nETF",
+        "mlp MSE no bias\nmeasured", "plain", "extended",
+        "mlp CE bias\nmeasured", "plain", "extended",
+    ]  # fmt: skip
+    of, etf, measured, plain, _, other = images_of(tables)[:6]
+    np.testing.assert_allclose(of, np.eye(4), atol=1e-12)
+    np.testing.assert_allclose(etf, (np.eye(4) - 0.25) * 2 / np.sqrt(3), atol=1e-12)
+    expected = np.eye(4) + 0.2  # the lower median of two seeds
+    np.testing.assert_allclose(measured, 2 * expected / np.linalg.norm(expected), atol=1e-12)
+    np.testing.assert_allclose(plain, of, atol=1e-12)
+    np.testing.assert_allclose(other, measured)
+    notes = [axes.get_xlabel() for axes in figure.axes]
+    gap = np.linalg.norm(expected / np.linalg.norm(expected) - np.eye(4) / 2)
+    assert f"off {gap:.2f}" in notes
+    assert any(note.startswith(f"OF {gap:.2f}\nETF ") for note in notes)
+
+
+def test_the_seed_with_the_median_distance_stands_for_its_label(tmp_path):
+    tables = read_tables(MadeUp(seeds=3, labels=("a",), matched=False).write(tmp_path))
+    assert _chosen(tables, HEATMAPS)[0] == {"a": "a-1"}
+    reordered = tables | {"runs": tables["runs"].iloc[[2, 0, 1]]}
+    assert _chosen(reordered, HEATMAPS)[0] == {"a": "a-1"}
+
+
+def test_labels_without_room_are_named_in_the_caption(tmp_path):
+    names = tuple(f"net{i}" for i in range(6))
+    tables = read_tables(MadeUp(labels=names, seeds=1).write(tmp_path))
+    shown, _ = _chosen(tables, HEATMAPS)
+    assert list(shown) == list(names[:4])
+    assert "No room for net4, net5." in caption(tables, HEATMAPS)
+    alone = read_tables(MadeUp(labels=names, seeds=1, matched=False).write(tmp_path))
+    assert _chosen(alone, HEATMAPS)[1] == []
+    assert "No room" not in caption(alone, HEATMAPS)
+    assert "matched" not in caption(alone, HEATMAPS)
+
+
+def test_what_is_zero_or_undefined_is_said_in_its_panel(tmp_path):
+    zero = read_tables(MadeUp(prediction=0.0).write(tmp_path / "zero"))
+    texts = [text.get_text() for axes in draw(zero, HEATMAPS).axes for text in axes.texts]
+    assert texts.count("predicts\nzero") == 8
+    undefined = read_tables(MadeUp(value=float("nan")).write(tmp_path / "nan"))
+    texts = [text.get_text() for axes in draw(undefined, HEATMAPS).axes for text in axes.texts]
+    assert texts.count("undefined") == 4
+
+
+def test_colours_saturate_so_that_an_etf_shows():
+    assert colour_limit([4, 10]) == 0.5
+    assert colour_limit([100]) == 0.05
+    assert unit_gram([0.0] * 4) is None
+    assert unit_gram([3, 0, 0, 4]).tolist() == [[0.6, 0], [0, 0.8]]
