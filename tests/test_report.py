@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from synthetic_tables import CLAIM, METADATA, MadeUp
 
 from ncpipe.figures import save_figure
+from ncpipe.figures.definitions import DEFINITIONS
+from ncpipe.figures.style import looks
 from ncpipe.report import page, write_report
-from ncpipe.report.summary import sentences
+from ncpipe.report.explorer import explorer
+from ncpipe.report.formulas import as_html
+from ncpipe.report.summary import in_words, sentences
 from ncpipe.study.spec import StudyInfo
 from ncpipe.tables.collect import read_tables
 from ncpipe.tables.records import write_rows
-from ncpipe.tables.schemas import CLAIMS
+from ncpipe.tables.schemas import CLAIMS, TABLES
 
 INFO = StudyInfo(name="made-up", title="Digits <script>alert(1)</script> & frames", description="A <b>bold</b> claim")
 
@@ -124,7 +134,8 @@ def test_nothing_is_loaded_from_outside(html):
         for name in ("src", "srcset", "data", "poster"):
             assert (attributes.get(name) or "data:").startswith("data:")
     assert not any(tag in ("link", "iframe", "object") for tag, _ in Parsed(html).tags)
-    assert not re.search(r"@import|url\(|https?://|fetch\(", html)
+    namespace = html.replace("http://www.w3.org/2000/svg", "").replace("/*! https://github.com/leeoniya/uPlot", "")
+    assert not re.search(r"@import|url\(|https?://|fetch\(", namespace)
 
 
 def test_text_of_users_is_escaped(html):
@@ -163,14 +174,157 @@ def test_any_tables_make_a_page(tmp_path, case):
 
 
 def test_summary_in_words(tmp_path):
-    told = sentences(read_tables(MadeUp().write(tmp_path)))
-    assert told[0] == "4 networks (2 labels, 2 seeds)."
-    assert "4 of 4 networks reached zero training error, at epoch 3." in told
-    assert "Of 1 claim put to the tables: 1 supported." in told
+    told = sentences(read_tables(MadeUp(seeds=3).write(tmp_path)))
+    assert told[:3] == [
+        "The study trained 6 networks (2 labels, 3 seeds) and fitted 8 declared UFMs (8 labels, 1 seed).",
+        "All 6 networks reached zero training error, at epoch 3.",
+        # exp(-2 · 3) / exp(-2 · 10) in every network, whatever its seed
+        "After zero error, NC1 of the last training features (nc1_pinv) fell by a factor of 1.2·10⁶; it ended between"
+        " 2.1·10⁻⁹ and 6.2·10⁻⁹.",
+    ]
+    assert told[-1] == "Of 1 claim put to the tables, 1 is supported."
+
+
+def test_summary_of_a_study_without_a_good_end(tmp_path):
+    told = sentences(read_tables(MadeUp(status="diverged", ufm=False).write(tmp_path)))
+    assert told[:2] == ["The study trained 4 networks (2 labels, 2 seeds).", "Of the networks, 4 diverged."]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (42, "42"), (1534.2, "1,500"), (0.01234, "0.012"), (3.14e-9, "3.1·10⁻⁹"), (2e7, "2·10⁷")],
+)
+def test_numbers_in_words(value, text):
+    assert in_words(value) == text
 
 
 def test_claims_of_several_papers_in_words(several):
     assert sentences(read_tables(several))[-1] == (
-        "Of 4 claims of 2 papers put to the tables: 1 supported, 1 contradicted, 2 undecided;"
+        "Of 4 claims of 2 papers put to the tables, 1 is supported, 1 is contradicted and 2 are undecided;"
         " no run of the study speaks of 1."
     )
+
+
+# --- explorer and tables of the page ---------------------------------------------------------------
+
+
+def content(data: str) -> dict[str, Any]:
+    return json.loads(gzip.decompress(base64.b64decode(data)))
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return read_tables(MadeUp().write(tmp_path_factory.mktemp("tables")))
+
+
+def test_explorer_holds_the_values_of_the_tables(tables):
+    data = content(explorer(tables).data)
+    series = data["values"]["nc1_pinv"]["test"]["features"]
+    runs = [data["runs"][run] for run, *_ in series]
+    assert [run_id for run_id, _, _ in runs] == list(tables["runs"]["run_id"][:4])
+    collapse = tables["collapse"].query("metric == 'nc1_pinv' and split == 'test' and layer == 'features'")
+    for (_, depth, times, values), (run_id, _, _) in zip(series, runs):
+        own = collapse[collapse["run_id"] == run_id]
+        assert depth == 2
+        assert data["times"][times] == own["time"].tolist()
+        assert values == pytest.approx(own["value"].tolist(), rel=1e-4)
+        assert all(len(f"{value:e}".split("e")[0].rstrip("0")) <= 6 for value in values)
+    assert set(data["values"]["train_loss"]) == {""}
+    assert data["definitions"]["nc3_duality"] == as_html(DEFINITIONS["nc3_duality"])
+
+
+def test_explorer_has_the_colours_of_the_figures(tables):
+    look = looks(tables["runs"])
+    for label in content(explorer(tables).data)["labels"]:
+        assert label["colour"] == look[label["text"]].colour
+
+
+ORDER = (
+    "the test split of inner layers",
+    "inner layers but the first, the middle and the last",
+    "inner layers",
+    "the test split",
+    "metrics but the usual ones",
+)
+
+
+def test_explorer_leaves_out_what_is_missed_least(tmp_path):
+    tables = read_tables(MadeUp(seeds=8).write(tmp_path))
+    collapse = tables["collapse"]
+    deep = [collapse.assign(layer=f"layer{i}", depth=i) for i in range(1, 9)]
+    rows = pd.concat([*deep, collapse.query("layer == 'features'").assign(depth=9)])
+    tables["collapse"] = rows.assign(
+        value=np.random.default_rng(0).random(len(rows))
+    )  # as hard to compress as real ones
+    whole = len(explorer(tables).data)
+    seen, layers = set(), {}
+    for share in np.geomspace(1, 0.01, 40):
+        most = int(share * whole)
+        kept = explorer(tables, most)
+        if kept is None:
+            break
+        assert len(kept.data) <= most
+        names = [name for name in kept.left_out if name in ORDER]
+        assert names == sorted(names, key=ORDER.index)
+        seen |= {*kept.left_out}
+        layers[kept.left_out[-1:]] = set(content(kept.data)["values"]["nc1_pinv"]["train"])
+    assert {ORDER[0], ORDER[1], ORDER[2]} <= seen
+    assert layers[()] == {f"layer{i}" for i in range(1, 9)} | {"features"}
+    assert layers[ORDER[1:2]] == {"layer1", "layer5", "layer8", "features"}
+    assert layers[ORDER[2:3]] == {"features"}
+    assert any(name.startswith("all but the first") for name in seen)
+    assert explorer(tables, 10) is None
+
+
+def test_page_of_a_large_study_stays_small(tmp_path):
+    tables = MadeUp(labels=tuple(f"net{i} MSE" for i in range(30)), seeds=4, epochs=tuple(range(20)), value=None)
+    write_report(INFO, tables.write(tmp_path / "tables"), {}, tmp_path / "report.html")
+    assert (tmp_path / "report.html").stat().st_size < 5 * 2**20
+
+
+@pytest.mark.parametrize("name", DEFINITIONS)
+def test_definitions_read_well_as_html(name):
+    assert not re.search(r"[\\$^{}]", as_html(DEFINITIONS[name]))
+
+
+def test_a_symbol_that_is_not_known_is_named():
+    with pytest.raises(ValueError, match="omega"):
+        as_html(r"$\omega$")
+
+
+def test_long_tables_are_cut_and_say_so(results, monkeypatch, tmp_path):
+    monkeypatch.setattr(page, "MOST_ROWS", 3)
+    write_report(INFO, results / "tables", {}, tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert len(re.findall(r"<tr data-kind", html)) == 3
+    text = " ".join(Parsed(html).text.split())
+    assert "The first 3 of 12 runs; all are in runs.parquet" in text
+    assert "The first 3 of 8 fits" in text
+
+
+def test_runs_lead_to_mlflow(results, tmp_path, html):
+    assert "searchFilter" not in Parsed(html).text
+    view = "http://127.0.0.1:5000/#/experiments/1/runs?a=b"
+    write_report(INFO, results / "tables", {}, tmp_path / "report.html", mlflow_view=view)
+    tags = Parsed((tmp_path / "report.html").read_text(encoding="utf-8")).tags
+    links = [attributes["href"] for tag, attributes in tags if tag == "a" and "searchFilter" in attributes["href"]]
+    assert len(links) == 12
+    assert links[0] == f"{view}&searchFilter=tags.%22ncpipe.id%22%20%3D%20%22mlp%20MSE%20no%20bias-0%22"
+
+
+def test_downloads_are_in_one_place(results, tmp_path):
+    (tmp_path / "study.json").write_text("{}")
+    write_report(INFO, results / "tables", {}, tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert '<a href="study.json">' in html
+    assert page.CONTENTS.keys() == TABLES.keys()
+
+
+def test_letters_name_the_bases():
+    named = page.bases({"basis": f"theorem {i}"} for i in range(28))
+    assert [named["theorem 0"], named["theorem 25"], named["theorem 26"], named["theorem 27"]] == [
+        "a",
+        "z",
+        "aa",
+        "ab",
+    ]

@@ -6,6 +6,7 @@ import base64
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 from xml.etree import ElementTree
 
@@ -16,8 +17,9 @@ from ncpipe.claims.wording import by_paper
 from ncpipe.figures.matched_ufm import matched_fits
 from ncpipe.figures.series import Tables
 from ncpipe.files import write_text
+from ncpipe.report.explorer import explorer
 from ncpipe.report.summary import final_values, sentences
-from ncpipe.report.templates import link, template
+from ncpipe.report.templates import link, script, template, text
 from ncpipe.study.spec import StudyInfo
 from ncpipe.tables.collect import read_tables
 from ncpipe.tables.records import read_table
@@ -26,6 +28,18 @@ from ncpipe.tables.selection import compared
 
 SVG_BYTES = 2_500_000
 """Figures are embedded as SVG up to this size together; the largest of them become PNG past it."""
+MOST_ROWS = 2000
+"""Rows of a table in the page: past it, browsers become slow."""
+CONTENTS = {
+    "runs": "every planned run: its settings and its outcome",
+    "history": "losses, accuracies and objectives at every time",
+    "collapse": "every metric of every layer at every measured time",
+    "grams": "Gram matrices of last class means and of classifiers at the last time",
+    "ufm": "every fitted UFM: its penalties, its optimum, and how a matched one compares with its network",
+    "claims": "statistics of the claims, with their verdicts",
+    "timings": "wall clock of training and fitting",
+}
+"""The tables in a few words. In full: docs/tables.md."""
 PROVENANCE = ("ncpipe_version", "git_commit", "study", "study_hash")
 DESCRIPTION = "{http://purl.org/dc/elements/1.1/}description"
 
@@ -42,7 +56,13 @@ class Picture:
     """Links to the files, relative to the page."""
 
 
-def write_report(study_info: StudyInfo, tables_folder: Path, figures: Mapping[str, Path], target: Path) -> None:
+def write_report(
+    study_info: StudyInfo,
+    tables_folder: Path,
+    figures: Mapping[str, Path],
+    target: Path,
+    mlflow_view: str | None = None,
+) -> None:
     """Write the report as one HTML file that loads nothing from anywhere.
 
     Args:
@@ -50,20 +70,30 @@ def write_report(study_info: StudyInfo, tables_folder: Path, figures: Mapping[st
         tables_folder: holds the Parquet tables.
         figures: paths of drawn figures, without suffix, by name; those not on disk are passed over.
         target: the HTML file.
+        mlflow_view: address of the study's list of runs in MLflow, for links to it; without it there are none.
     """
     tables = compared(read_tables(tables_folder))
+    runs, matched, config = run_rows(tables), list(matched_rows(tables)), target.parent / "study.json"
     page = template("template.html").render(
         study=study_info,
         title=study_info.title or study_info.name,
         summary=[*sentences(tables), *rule(tables_folder / "runs.parquet")],
+        explorer=explorer(tables),
         pictures=pictures(figures, target.parent),
         papers=by_paper(read_table(tables_folder / "claims.parquet").to_pylist()),
         bibliography=BIBLIOGRAPHY,
         scale=scale(tables_folder / "claims.parquet"),
-        runs=run_rows(tables),
-        matched=matched_rows(tables),
+        runs=runs,
+        choices=choices(runs),
+        runs_script=script("runs_table.js"),
+        mlflow_view=mlflow_view,
+        matched=matched,
+        bases=bases(matched[:MOST_ROWS]),
+        most_rows=MOST_ROWS,
         provenance=provenance(tables_folder / "runs.parquet"),
         table_files={name: link(tables_folder / f"{name}.parquet", target.parent) for name in TABLES},
+        contents=CONTENTS,
+        config=link(config, target.parent) if config.exists() else None,
     )
     write_text(target, page)
 
@@ -107,6 +137,25 @@ def matched_rows(tables: Tables) -> Iterator[dict[str, Any]]:
     """Predictions of the matched UFMs beside the measurements, a row per fit."""
     for fit in matched_fits(tables).to_dict("records"):
         yield {str(key): value for key, value in fit.items()}
+
+
+def choices(runs: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Values that the runs table can be narrowed to, by column, where there are several."""
+    rows = list(runs)
+    found = {name: list(dict.fromkeys(text(row[name]) for row in rows)) for name in ("kind", "dataset", "loss")}
+    return {name: values for name, values in found.items() if len(values) > 1}
+
+
+def bases(matched: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """A letter for every basis of a prediction, in order of appearance."""
+    names = dict.fromkeys(fit["basis"] for fit in matched if isinstance(fit["basis"], str))
+    return {name: _letters(i) for i, name in enumerate(names)}
+
+
+def _letters(number: int) -> str:
+    """a to z, then aa, ab, .."""
+    rest, last = divmod(number, len(ascii_lowercase))
+    return (_letters(rest - 1) if rest else "") + ascii_lowercase[last]
 
 
 def provenance(table: Path) -> dict[str, str]:

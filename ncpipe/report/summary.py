@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 
+import numpy as np
 import pandas as pd
 
 from ncpipe.claims.wording import counted as counted_verdicts
-from ncpipe.claims.wording import number
 from ncpipe.figures.series import Tables, counted, labels, measured, networks, plural
 
 FRAMES = {
@@ -15,15 +15,33 @@ FRAMES = {
     "classifier weights": ("nc2_weights_of", "nc2_weights_etf"),
 }
 
+DONE = {
+    "network": ("trained", "network"),
+    "declared": ("fitted", "declared UFM"),
+    "continual": ("ran", "class-incremental learning run"),
+}
+MOST_NAMES = 6
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
 
 def sentences(tables: Tables) -> list[str]:
     """What was run, how far it collapsed, towards which frame, and what became of the claims."""
     return [*_runs(tables), *_collapse(tables), *_frames(tables), *_claims(tables["claims"])]
 
 
-def interval(values: pd.Series) -> str:
-    low, high = number(values.min()), number(values.max())
-    return low if low == high else f"{low} to {high}"
+def _ended(values: pd.Series) -> str:
+    low, high = in_words(values.min()), in_words(values.max())
+    return f"ended at {low}" if low == high else f"ended between {low} and {high}"
+
+
+def in_words(value: float) -> str:
+    """Two significant digits as prose has them: '0.012', '1,500', '3.1·10⁻⁹'; small whole numbers as they are."""
+    if value == int(value) and abs(value) < 10_000:
+        return f"{value:,.0f}"
+    if 1e-3 <= abs(value) < 1e6:
+        return f"{float(f'{value:.2g}'):,g}"
+    digits, power = f"{value:.1e}".split("e")
+    return f"{digits.removesuffix('.0')}·10{str(int(power)).translate(RAISED)}"
 
 
 def final_values(tables: Tables, runs: pd.DataFrame, metric: str) -> pd.Series:
@@ -34,22 +52,62 @@ def final_values(tables: Tables, runs: pd.DataFrame, metric: str) -> pd.Series:
 
 def _runs(tables: Tables) -> Iterator[str]:
     runs = tables["runs"]
-    for kind, what in (("network", "network"), ("declared", "declared UFM")):
-        own = runs[runs["kind"] == kind]
-        if len(own):
-            failed = own[own["status"] != "done"]["status"].value_counts()
-            rest = "".join(f"; {count} {status}" for status, count in sorted(failed.items()))
-            yield f"{counted(own, what)}{rest}."
-    reached, of = networks(tables)["zero_error_epoch"].dropna(), len(networks(tables))
-    if of:
-        when = f", at epoch {interval(reached)}" if len(reached) else ": the claims on networks do not apply"
-        yield f"{len(reached)} of {plural(of, 'network')} reached zero training error{when}."
+    by_kind = {kind: runs[runs["kind"] == kind] for kind in DONE}
+    parts = [f"{did} {counted(by_kind[kind], what)}" for kind, (did, what) in DONE.items() if len(by_kind[kind])]
+    if parts:
+        yield f"The study {_joined(parts)}."
+    for kind, (_, what) in DONE.items():
+        failed = by_kind[kind].query("status != 'done'")["status"].value_counts()
+        if len(failed):
+            became = [_became(count, str(status)) for status, count in sorted(failed.items())]
+            yield f"Of the {what}s, {_joined(became)}."
+    yield from _zero_error(networks(tables))
+
+
+def _became(count: int, status: str) -> str:
+    return f"{count} diverged" if status == "diverged" else f"{count} {'is' if count == 1 else 'are'} {status}"
+
+
+def _zero_error(nets: pd.DataFrame) -> Iterator[str]:
+    reached, of = nets["zero_error_epoch"].dropna(), len(nets)
+    if not of:
+        return
+    if reached.empty:
+        yield "No network reached zero training error: the claims on networks do not apply."
+        return
+    whole = {1: "The network", 2: "Both networks"}.get(of, f"All {of} networks")
+    who = whole if len(reached) == of else f"{len(reached)} of {plural(of, 'network')}"
+    first, last = (in_words(epoch) for epoch in (reached.min(), reached.max()))
+    when = f"at epoch {first}" if first == last else f"between epochs {first} and {last}"
+    yield f"{who} reached zero training error, {when}."
 
 
 def _collapse(tables: Tables) -> Iterator[str]:
-    final = final_values(tables, networks(tables), "nc1_pinv").dropna()
-    if len(final):
-        yield f"Final nc1_pinv of the last features on the training split: {interval(final)}."
+    """How far within-class variability fell, and by how much of that after zero error."""
+    nets = networks(tables)
+    final = final_values(tables, nets, "nc1_pinv").dropna()
+    if final.empty:
+        return
+    factors = (_values_at_zero_error(tables, nets) / final).replace([np.inf, 0], np.nan).dropna()
+    if len(factors):
+        middle, low, high = factors.median(), factors.min(), factors.max()
+        verb, sign = ("fell", 1) if middle >= 1 else ("rose", -1)
+        ends = sorted([low**sign, high**sign])
+        spread = f" ({in_words(ends[0])} to {in_words(ends[1])} over the networks)" if len(set(ends)) > 1 else ""
+        yield (
+            f"After zero error, NC1 of the last training features (nc1_pinv) {verb} by a factor of"
+            f" {in_words(middle**sign)}{spread}; it {_ended(final)}."
+        )
+    else:
+        yield f"NC1 of the last training features (nc1_pinv) {_ended(final)}."
+
+
+def _values_at_zero_error(tables: Tables, nets: pd.DataFrame) -> pd.Series:
+    """nc1_pinv of every network at its first measurement without training error, where later ones follow."""
+    rows = measured(tables, nets).query("metric == 'nc1_pinv'").sort_values("time")
+    reached = rows["run_id"].map(dict(zip(nets["run_id"], nets["zero_error_epoch"].astype(float))))
+    after = rows[rows["time"] >= reached].groupby("run_id")["value"]
+    return after.first()[after.size() > 1]
 
 
 def _frames(tables: Tables) -> Iterator[str]:
@@ -60,15 +118,27 @@ def _frames(tables: Tables) -> Iterator[str]:
         label_of = nets.set_index("run_id")["label"].reindex(difference.index)
         by_label = {label: difference[label_of == label] for label in labels(nets)}
         nearer = {label: _nearer(values) for label, values in by_label.items() if len(values)}
-        parts = [f"{frame} ({', '.join(names)})" for frame, names in _inverted(nearer).items()]
-        if parts:
-            yield f"The {what} end nearer {'; '.join(parts)}."
+        frames = _inverted(nearer)
+        if len(frames) == 1 and len(nearer) > 1:
+            yield f"The {what} of all labels end nearer to {next(iter(frames))}."
+        elif frames:
+            parts = [f"{frame} ({_named(names, nearer)})" for frame, names in frames.items()]
+            yield f"The {what} end nearer to {_joined(parts)}."
+
+
+def _named(names: list[str], among: Collection[str]) -> str:
+    return ", ".join(names) if len(names) <= MOST_NAMES else f"{len(names)} of {len(among)} labels"
 
 
 def _nearer(difference: pd.Series) -> str:
     if (difference < 0).all():
         return "an orthogonal frame"
     return "a simplex ETF" if (difference > 0).all() else "one or the other, by seed"
+
+
+def _joined(parts: Sequence[str]) -> str:
+    """'a', 'a and b', 'a, b and c'."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 def _inverted(by_label: dict[str, str]) -> dict[str, list[str]]:
@@ -82,7 +152,7 @@ def _claims(claims: pd.DataFrame) -> Iterator[str]:
     if len(claims):
         papers = f" of {claims['paper'].nunique()} papers" if claims["paper"].nunique() > 1 else ""
         verdicts = counted_verdicts(claims["verdict"])
-        parts = [f"{count} {verdict}" for verdict, count in verdicts.items() if count]
         without = int((claims["count"] == 0).sum())
         rest = f"; no run of the study speaks of {without}" if without else ""
-        yield f"Of {plural(len(claims), 'claim')}{papers} put to the tables: {', '.join(parts)}{rest}."
+        parts = [f"{count} {'is' if count == 1 else 'are'} {verdict}" for verdict, count in verdicts.items() if count]
+        yield f"Of {plural(len(claims), 'claim')}{papers} put to the tables, {_joined(parts)}{rest}."

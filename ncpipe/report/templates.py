@@ -5,24 +5,28 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
 from ncpipe.claims.wording import SYMBOLS, held, needs, number, short_id, span
+
+FOLDER = Path(__file__).parent
 
 
 def template(name: str) -> jinja2.Template:
     """A template of this folder; what it is given is escaped, and what it is not given is an error."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(FOLDER),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters.update(number=number, text=_text, percent=_percent)
+    environment.filters.update(number=number, text=text, percent=_percent, in_mlflow=_in_mlflow)
     environment.filters.update(needs=needs, held=held, span=span, symbol=SYMBOLS.__getitem__, short_id=short_id)
     return environment.get_template(name)
 
@@ -32,7 +36,18 @@ def link(path: Path, page_folder: Path) -> str:
     return Path(os.path.relpath(path, page_folder)).as_posix()
 
 
-def _text(value: Any) -> str:
+def script(name: str) -> Markup:
+    """A script or style sheet of this folder, to stand in a page as it is."""
+    return Markup((FOLDER / name).read_text(encoding="utf-8"))
+
+
+def _in_mlflow(run_id: str, view: str) -> str:
+    """The address of the list of runs ``view``, narrowed to this run."""
+    searched = f'tags."ncpipe.id" = "{run_id}"'
+    return f"{view}&searchFilter={quote(searched, safe='')}"
+
+
+def text(value: Any) -> str:
     return "–" if _unknown(value) else str(value)
 
 

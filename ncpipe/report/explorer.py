@@ -1,0 +1,181 @@
+"""The explorer of the report: what it holds of the tables, bounded in size, and its script."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+
+from ncpipe.figures.collapse_curves import USUAL
+from ncpipe.figures.definitions import DEFINITIONS
+from ncpipe.figures.series import Tables, labels, plural
+from ncpipe.figures.style import LINE_STYLES, Look, looks
+from ncpipe.report.formulas import as_html
+from ncpipe.report.templates import script
+
+DATA_BYTES = 1_500_000
+"""What the data may weigh in the page; past it the explorer leaves out what ``_reductions`` names, in that order."""
+KINDS = {
+    "network": ("Networks", "epoch"),
+    "declared": ("UFMs", "iteration"),
+    "continual": ("Class-incremental learning", "step"),
+}
+"""Kinds of runs: name and unit of time."""
+LAST = "features"
+SERIES = ["run", "quantity", "split", "layer"]
+
+
+@dataclass(frozen=True)
+class Explorer:
+    """What the page needs of it."""
+
+    data: str
+    """base64 of gzip of JSON, as ``_content`` makes it."""
+    left_out: tuple[str, ...]
+    style: Markup
+    scripts: tuple[Markup, ...]
+
+
+def explorer(tables: Tables, most_bytes: int = DATA_BYTES) -> Explorer | None:
+    """Every measured value of the runs that ended well, as far as ``most_bytes`` allow; None where there is none."""
+    runs = tables["runs"].query("status == 'done' and kind in @KINDS").reset_index(drop=True)
+    data, left_out = _bounded(_values(tables, runs), runs, tables, most_bytes)
+    if data is None:
+        return None
+    return Explorer(
+        data,
+        tuple(left_out),
+        style=script("vendor/uPlot.min.css"),
+        scripts=(script("vendor/uPlot.iife.min.js"), script("explorer.js")),
+    )
+
+
+def _values(tables: Tables, runs: pd.DataFrame) -> pd.DataFrame:
+    """Metrics and quantities of the history in one long table, sorted by series and time."""
+    collapse = tables["collapse"].rename(columns={"metric": "quantity"})
+    history = tables["history"].assign(split="", layer="", depth=0)
+    number = pd.Series(runs.index, index=runs["run_id"])
+    columns = ["run_id", "quantity", "split", "layer", "depth", "time", "value"]
+    rows = pd.concat([table.loc[table["run_id"].isin(number.index), columns] for table in (collapse, history)])
+    rows = rows[np.isfinite(rows["value"].to_numpy(float))]
+    names = list(dict.fromkeys([*DEFINITIONS, *sorted(set(rows["quantity"]))]))
+    kept = rows.assign(
+        run=rows["run_id"].map(number),
+        quantity=pd.Categorical(rows["quantity"], names),
+        split=pd.Categorical(rows["split"], ["", "train", "test"]),
+        layer=pd.Categorical(rows["layer"], sorted(set(rows["layer"]))),
+    ).drop(columns="run_id")
+    return kept.sort_values([*SERIES, "time"], ignore_index=True)
+
+
+def _bounded(rows: pd.DataFrame, runs: pd.DataFrame, tables: Tables, most_bytes: int) -> tuple[str | None, list[str]]:
+    """The data that fit, and what has been left out for that."""
+    left_out: list[str] = []
+    reductions = _reductions()
+    while len(rows):
+        # A value takes three bytes or so: far too many need not be written to know it.
+        data = _encoded(_content(rows, runs, tables)) if len(rows) < most_bytes else None
+        if data is not None and len(data) <= most_bytes:
+            return data, left_out
+        name, reduce = next(reductions, ("", _half_of_the_runs))
+        fewer = reduce(rows)
+        if name and len(fewer) < len(rows):
+            left_out.append(name)
+        elif not name:
+            kept = plural(int(fewer["run"].nunique()), "run")
+            left_out = [*(part for part in left_out if not part.startswith("all but")), f"all but the first {kept}"]
+        rows = fewer
+    return None, left_out
+
+
+def _reductions() -> Iterator[tuple[str, Callable[[pd.DataFrame], pd.DataFrame]]]:
+    """What to leave out, by its name in the page, in the order in which readers miss it least."""
+    inner = lambda rows: ~rows["layer"].isin([LAST, ""])  # noqa: E731
+    yield "the test split of inner layers", lambda rows: rows[~(inner(rows) & (rows["split"] == "test"))]
+    yield "inner layers but the first, the middle and the last", lambda rows: rows[~inner(rows) | _landmarks(rows)]
+    yield "inner layers", lambda rows: rows[~inner(rows)]
+    yield "the test split", lambda rows: rows[rows["split"] != "test"]
+    yield "metrics but the usual ones", lambda rows: rows[rows["quantity"].isin(USUAL) | (rows["layer"] == "")]
+
+
+def _landmarks(rows: pd.DataFrame) -> pd.Series:
+    """Whether the row is of the first, middle or last of the layers of its run."""
+    last = rows.groupby("run")["depth"].transform("max")
+    return rows["depth"].isin([0, 1]) | (rows["depth"] == (last + 1) // 2) | (rows["depth"] >= last - 1)
+
+
+def _half_of_the_runs(rows: pd.DataFrame) -> pd.DataFrame:
+    """A single run that is too large goes too."""
+    kept = rows["run"].unique()
+    return rows[rows["run"].isin(np.sort(kept)[: len(kept) // 2])]
+
+
+def _content(rows: pd.DataFrame, runs: pd.DataFrame, tables: Tables) -> dict[str, Any]:
+    """The object that ``explorer.js`` reads.
+
+    ``values`` has, by quantity, split and layer, a list ``[run, depth, times, [value, ..]]`` per run; ``run`` and
+    ``times`` are places in the lists of these names.
+    """
+    used = runs.loc[sorted(rows["run"].unique())]
+    place = {number: i for i, number in enumerate(used.index)}
+    names = labels(used)
+    times: dict[tuple[int, ...], int] = {}
+    values: dict[str, dict[str, dict[str, list[Any]]]] = {}
+    for (run, quantity, split, layer), depth, time, value in _series(rows):
+        series = [place[run], depth, times.setdefault(time, len(times)), value]
+        values.setdefault(quantity, {}).setdefault(split, {}).setdefault(layer, []).append(series)
+    return {
+        "kinds": [{"name": name, "time": time} for name, time in KINDS.values()],
+        "labels": _labels(used, tables["runs"]),
+        "runs": [
+            [run_id, names.index(label), None if pd.isna(seed) else int(seed)]
+            for run_id, label, seed in used[["run_id", "label", "seed"]].astype(object).to_numpy()
+        ],
+        "times": list(times),
+        "values": {name: values[name] for name in rows["quantity"].cat.categories if name in values},
+        "definitions": {name: as_html(text) for name, text in DEFINITIONS.items() if name in values},
+    }
+
+
+def _series(rows: pd.DataFrame) -> Iterator[tuple[tuple[Any, ...], int, tuple[int, ...], list[float]]]:
+    """Key, depth, times and values of every series; the rows are sorted by series and time."""
+    codes = np.column_stack([rows["run"], *(rows[name].cat.codes for name in SERIES[1:])])
+    starts = np.flatnonzero(np.any(codes[1:] != codes[:-1], axis=1)) + 1
+    keys = rows[SERIES].astype(object).to_numpy()
+    depth, time = rows["depth"].tolist(), rows["time"].tolist()
+    value = [float(f"{v:.5g}") for v in rows["value"].tolist()]
+    for low, high in zip([0, *starts], [*starts, len(rows)]):
+        yield tuple(keys[low]), depth[low], tuple(time[low:high]), value[low:high]
+
+
+def _labels(runs: pd.DataFrame, all_runs: pd.DataFrame) -> list[dict[str, Any]]:
+    """Text, kind and look of every label, the look as in the figures."""
+    kinds, continual = list(KINDS), all_runs[all_runs["kind"] == "continual"]
+    look: dict[str, Look] = looks(continual.assign(kind="network")) | looks(all_runs)
+    kind_of = dict(zip(runs["label"], runs["kind"]))
+    return [
+        {
+            "text": text,
+            "kind": kinds.index(kind_of[text]),
+            "colour": look[text].colour,
+            "dash": _dash(look[text].line),
+        }
+        for text in labels(runs)
+    ]
+
+
+def _dash(line: Any) -> list[float]:
+    """A line style of matplotlib as dashes and gaps in widths of the line; empty for a whole line."""
+    return [] if line == LINE_STYLES[0] else list(line[1])
+
+
+def _encoded(content: dict[str, Any]) -> str:
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
+    return base64.b64encode(gzip.compress(text.encode(), compresslevel=9, mtime=0)).decode()
