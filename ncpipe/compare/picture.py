@@ -1,0 +1,62 @@
+"""The curves of two runs as one SVG, for the page."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from ncpipe.compare.runs import Curve, RunComparison
+from ncpipe.figures.axes import heading, scale_time, scale_values
+from ncpipe.figures.style import OKABE_ITO, Look, add_legend, fix_layout, line_handle, new_figure, style
+
+LOOKS = {"A": Look(OKABE_ITO["blue"], "-", "o"), "B": Look(OKABE_ITO["vermillion"], (0, (4, 1.5)), "s")}
+COLUMNS, WIDTH, ROW_HEIGHT = 3, 6.4, 1.25
+
+
+def curves_svg(comparison: RunComparison) -> bytes:
+    """Main metrics of the last features and quantities of the history against time, of both runs.
+
+    Equal comparisons give equal bytes.
+    """
+    with style():
+        curves = comparison.curves
+        lines = -(-len(curves) // COLUMNS)
+        figure = new_figure(WIDTH, ROW_HEIGHT * lines + 0.2)
+        grid = figure.subplots(lines, COLUMNS, squeeze=False).ravel()
+        for number, (axes, curve) in enumerate(zip(grid, curves)):
+            _draw(axes, curve)
+            if number + COLUMNS >= len(curves):  # the lowest of its column
+                axes.set_xlabel(times(comparison))
+        for axes in grid[len(curves) :]:
+            axes.remove()
+        add_legend(figure, [line_handle(f"{side}: {name}", LOOKS[side]) for side, name in _names(comparison)])
+        fix_layout(figure)
+        stream = io.BytesIO()
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+        return stream.getvalue()
+
+
+def times(comparison: RunComparison) -> str:
+    """What the time axis counts."""
+    units = ["epoch" if run.kind == "network" else "iteration" for run in (comparison.a, comparison.b)]
+    return units[0] if units[0] == units[1] else f"{units[0]} (A), {units[1]} (B)"
+
+
+def _names(comparison: RunComparison) -> list[tuple[str, str]]:
+    return [("A", comparison.a.run_id), ("B", comparison.b.run_id)]
+
+
+def _draw(axes: Axes, curve: Curve) -> None:
+    points: dict[str, Sequence[tuple[float, float]]] = {"A": curve.a, "B": curve.b}
+    columns = {side: np.array(given, dtype=float).reshape(-1, 2).T for side, given in points.items()}
+    for side, (x, y) in columns.items():
+        look = LOOKS[side]
+        axes.plot(x, y, color=look.colour, linestyle=look.line)
+        if len(x) == 1:  # a solver of which only the end is kept
+            axes.plot(x, y, look.marker, color=look.colour, clip_on=False, zorder=4)
+    scale_time(axes, max(x.max(initial=1) for x, _ in columns.values()))
+    scale_values(axes, "y", [y for _, y in columns.values()])
+    heading(axes, curve.quantity)

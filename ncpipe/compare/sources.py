@@ -1,0 +1,120 @@
+"""What is compared: a study by its results folder, or a run by its id among the tables of a study."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from ncpipe.errors import UserError
+from ncpipe.study.layout import Layout
+from ncpipe.tables.records import read_table
+from ncpipe.tables.schemas import TABLES
+
+Frames = dict[str, pd.DataFrame]
+
+STAGES = ("runs", "ufm", "continual")
+"""Folders of a study under which a run may be named."""
+NEEDED = {
+    "runs": {"run_id", "kind", "status", "label", "seed", "settings"},
+    "history": {"run_id", "time", "quantity", "value"},
+    "collapse": {"run_id", "split", "layer", "time", "metric", "value"},
+    "ufm": {"run_id"},
+    "claims": {"claim_id", "statement", "direction", "threshold", "effect", "verdict"},
+    "timings": {"run_id", "stage", "seconds"},
+}
+"""Columns that a comparison reads by name; all others may differ between versions of ncpipe."""
+
+
+@dataclass(frozen=True)
+class StudySource:
+    """A study as its tables have it."""
+
+    name: str
+    """Its results folder, as given."""
+    tables: Frames
+    metadata: dict[str, str]
+    """Of the table ``runs``: version, commit, study, scale, hash."""
+
+
+@dataclass(frozen=True)
+class RunSource:
+    """One run of a study."""
+
+    study: StudySource
+    run_id: str
+
+
+def find(name: str) -> StudySource | RunSource:
+    """The study or run that ``name`` means.
+
+    A folder is the results of a study, unless it lies in ``runs``, ``ufm`` or ``continual`` of one. Anything else is
+    ``RESULTS/RUN_ID``, or the id of a run of the studies in ``results`` and ``results/*``. The id may be cut short
+    where its beginning means one run only. It is looked up in the tables; no path is made from it.
+
+    Raises:
+        UserError: no such folder, no tables in it, no such run, or a beginning that several runs have.
+    """
+    path = Path(name)
+    if path.is_dir() and path.parent.name not in STAGES:
+        return read_study(path)
+    parent = path.parent.parent if path.parent.name in STAGES else path.parent
+    if parent != Path() or name.startswith("./"):
+        if not parent.is_dir():
+            raise UserError(f"{name}: no folder {parent}; name a results folder, or a run as RESULTS/RUN_ID")
+        return _found(path.name, [parent])
+    if not (folders := sorted(path.parent for path in [*Path().glob("results/tables"), *_within("results")])):
+        raise UserError(f"{name}: no tables in results or results/*; name a results folder, or RESULTS/RUN_ID")
+    return _found(path.name, folders)
+
+
+def _within(folder: str) -> Iterable[Path]:
+    return Path(folder).glob("*/tables")
+
+
+def read_study(results: Path) -> StudySource:
+    """The tables of the study with this results folder; ``UserError`` where one is missing or lacks a column."""
+    folder = Layout(results).tables
+    tables: Frames = {}
+    for table, needed in NEEDED.items():
+        path = folder / f"{table}.parquet"
+        if not path.exists():
+            raise UserError(f"no table {path}; run `snakemake tables` for this study first")
+        read = read_table(path)
+        if missing := sorted(needed - set(read.column_names)):
+            raise UserError(f"{path} has no column {missing[0]!r}; write it again with `snakemake tables`")
+        if table == "runs":
+            metadata = {key.decode(): value.decode() for key, value in (read.schema.metadata or {}).items()}
+        tables[table] = read.to_pandas().reindex(columns=TABLES[table].names)
+    return StudySource(str(results), tables, {key: text for key, text in metadata.items() if key != "pandas"})
+
+
+def _found(run: str, folders: list[Path]) -> RunSource:
+    """The run of that id, or else of that beginning, in one of the studies."""
+    ids = {folder: _ids(folder) for folder in folders}
+    exact = [(folder, run) for folder in folders if run in ids[folder]]
+    matches = exact or [(folder, name) for folder in folders for name in ids[folder] if name.startswith(run)]
+    if len(matches) == 1:
+        folder, run_id = matches[0]
+        return RunSource(read_study(folder), run_id)
+    if matches:
+        listed = ", ".join(str(folder / name) for folder, name in matches[:6])
+        more = f" and {len(matches) - 6} more" if len(matches) > 6 else ""
+        raise UserError(f"{run!r} is the beginning of several runs: {listed}{more}; give more of the id")
+    where = ", ".join(map(str, folders[:6]))
+    near = difflib.get_close_matches(run, [name for names in ids.values() for name in names], n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else "the table runs and the report list them"
+    raise UserError(f"no run {run!r} in the tables of {where}; {hint}")
+
+
+def _ids(folder: Path) -> list[str]:
+    path = Layout(folder).tables / "runs.parquet"
+    if not path.exists():
+        raise UserError(f"no table {path}; run `snakemake tables` for this study first")
+    read = read_table(path)
+    if "run_id" not in read.column_names:
+        raise UserError(f"{path} has no column 'run_id'; write it again with `snakemake tables`")
+    return read["run_id"].to_pylist()
