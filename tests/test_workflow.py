@@ -137,8 +137,13 @@ def test_every_run_is_in_mlflow_once(finished):
     assert set(runs["kind"]) == {"network", "declared", "matched"}
     client = mlflow.MlflowClient(f"sqlite:///{finished.folder}/results/mlflow/mlflow.db")
     experiment = client.get_experiment_by_name("tiny")
-    logged = [run.data.tags.get("ncpipe.id") for run in client.search_runs([experiment.experiment_id])]
+    found = client.search_runs([experiment.experiment_id])
+    logged = [run.data.tags.get("ncpipe.id") for run in found]
     assert len(logged) == len(set(logged))
+    assert {run.info.status for run in found} == {"FINISHED"}
+    assert not any("ncpipe.live" in run.data.tags for run in found)
+    assert (finished.folder / "results/logs/live.log").read_text() == ""
+    assert not list((finished.folder / "results").rglob("epochs.jsonl"))
     assert set(runs["run_id"]) < set(logged)
     assert len(logged) == len(runs) + 1  # and the study itself
 

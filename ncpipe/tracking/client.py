@@ -23,7 +23,7 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 from mlflow import MlflowClient  # noqa: E402
-from mlflow.entities import Metric, Param, Run  # noqa: E402
+from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, Run, RunTag  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository  # noqa: E402
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # noqa: E402
@@ -91,10 +91,16 @@ def locked(path: Path) -> Iterator[None]:
 
 
 __all__ = [
+    "Dataset",
+    "DatasetInput",
+    "Experiment",
+    "InputTag",
     "Metric",
     "MlflowClient",
+    "MlflowException",
     "Param",
     "Run",
+    "RunTag",
     "SqlAlchemyStore",
     "get_artifact_repository",
     "is_database",

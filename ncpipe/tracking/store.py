@@ -21,6 +21,9 @@ from ncpipe.tracking.client import (
     store_errors,
 )
 
+SCHEMA_LOCK = 0x6E637069
+"""Number of ncpipe's lock in a PostgreSQL database."""
+
 
 def create_store(uri: str | None, folder: Path) -> str:
     """Tracking URI of the store, ready for use: ``uri``, or SQLite in ``folder`` (``layout.mlflow``) without one.
@@ -39,10 +42,21 @@ def create_store(uri: str | None, folder: Path) -> str:
         if path:
             _create_once(path, artifact_root(folder))
         if is_database(uri):
-            engine = sqlalchemy.create_engine(uri)
-            sqlalchemy.inspect(engine).get_table_names()
-            engine.dispose()
+            _open_database(uri, artifact_root(folder))
     return uri
+
+
+def _open_database(uri: str, artifacts: Path) -> None:
+    engine = sqlalchemy.create_engine(uri)
+    try:
+        with engine.connect() as connection:
+            sqlalchemy.inspect(connection).get_table_names()
+            if scheme(uri) == "postgresql":
+                # Of those who come to an empty database one makes MLflow's tables. Disconnecting ends the lock.
+                connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({SCHEMA_LOCK})"))
+                SqlAlchemyStore(uri, artifacts.as_uri()).engine.dispose()
+    finally:
+        engine.dispose()
 
 
 def artifact_root(folder: Path) -> Path:

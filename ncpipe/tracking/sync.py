@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import PIL.Image
+
+from ncpipe.errors import UserError
 from ncpipe.progress import progress
 from ncpipe.study.layout import Layout
 from ncpipe.study.spec import Config
+from ncpipe.tracking.artifacts import Artifact
 from ncpipe.tracking.client import (
+    Dataset,
+    DatasetInput,
+    InputTag,
     Metric,
     MlflowClient,
     Param,
     Run,
+    RunTag,
     SqlAlchemyStore,
     get_artifact_repository,
     is_database,
     locked,
     store_errors,
 )
-from ncpipe.tracking.records import MAX_TAG_CHARACTERS, RunRecord, StudyRecords
-from ncpipe.tracking.store import artifact_root, create_store
-
-MAX_METRICS = 1000
-"""MLflow takes no more in one call."""
-
-ID, STUDY, DIGEST = "ncpipe.id", "ncpipe.study", "ncpipe.digest"
-PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"
+from ncpipe.tracking.experiment import DIGEST, ID, LIVE, PARENT, STUDY, open_experiment, study_runs, write_lock
+from ncpipe.tracking.notes import MAX_TAG_CHARACTERS
+from ncpipe.tracking.points import Point
+from ncpipe.tracking.records import DataUse, RunRecord, StudyRecords, params, study_key
+from ncpipe.tracking.store import create_store
+from ncpipe.tracking.view import VIEW_TAG, runs_view
 
 
 @dataclass
@@ -38,42 +45,31 @@ class Summary:
     uri: str
     experiment_id: str
     created: int = 0
+    completed: int = 0
+    """Runs that were begun while their network trained."""
     replaced: int = 0
     kept: int = 0
     deleted: int = 0
 
     def __str__(self) -> str:
-        return f"{self.created} created, {self.replaced} replaced, {self.kept} kept, {self.deleted} deleted"
+        return (
+            f"{self.created} created, {self.completed} completed, {self.replaced} replaced, {self.kept} kept,"
+            f" {self.deleted} deleted"
+        )
 
 
 def sync(config: Config, layout: Layout) -> Summary:
     """Mirror the tables, figures and report of a study into MLflow.
 
-    A run is known by the tag ``ncpipe.id`` and complete once it bears ``ncpipe.digest``, a hash of all that is logged
-    in it, written last. So a sync may be killed and repeated at will, and one without news writes nothing.
-    A store that cannot be used raises ``UserError``; the results on disk are only read.
+    A run is known by the tag ``ncpipe.id`` and whole once it has ended and bears ``ncpipe.digest``, a hash of all
+    that is logged in it. So a sync may be killed and repeated at will, and one without news writes nothing. A store
+    that cannot be used raises ``UserError``; the results on disk are only read.
     """
     records = StudyRecords(config, layout)
     uri = create_store(config.tracking.uri, layout.mlflow)
-    with store_errors(uri), locked(layout.mlflow / ".sync.lock"):
-        experiment = _open_experiment(uri, config, layout)
-        return _Writer(uri, experiment, config.study.name).write(records)
-
-
-def _open_experiment(uri: str, config: Config, layout: Layout) -> str:
-    """Id of the study's experiment, which is made where there is none and brought back where it was deleted."""
-    client = MlflowClient(uri)
-    name = config.tracking.experiment or config.study.name
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        # A tracking server decides for itself where artifacts lie.
-        artifacts = (artifact_root(layout.mlflow) / name).as_uri() if is_database(uri) else None
-        return client.create_experiment(name, artifacts, {NOTE: config.study.description})
-    if found.lifecycle_stage != "active":
-        client.restore_experiment(found.experiment_id)
-    if found.tags.get(NOTE) != config.study.description:
-        client.set_experiment_tag(found.experiment_id, NOTE, config.study.description)
-    return found.experiment_id
+    with store_errors(uri), locked(write_lock(layout)):
+        experiment = open_experiment(uri, config, layout)
+        return _Writer(uri, experiment, study_key(config)).write(records)
 
 
 class _Writer:
@@ -88,41 +84,40 @@ class _Writer:
         """MLflow's ids of the runs that are in place, by ncpipe's."""
 
     def write(self, records: StudyRecords) -> Summary:
-        existing = self._existing()
+        existing = study_runs(self.client, self.experiment, self.study)
         with progress("mlflow", len(records)) as update:
             for done, record in enumerate(records, start=1):
                 self._bring_in_line(record, existing.pop(record.id, []))
                 update(done, record.id)
         for stale in existing.values():
             self.summary.deleted += self._delete(stale)
+        self._show(records)
         return self.summary
 
-    def _existing(self) -> dict[str, list[Run]]:
-        """Runs of this study in the experiment, by ncpipe's id; several of one id where something went wrong."""
-        runs: dict[str, list[Run]] = {}
-        token = None
-        while token != "":
-            page = self.client.search_runs([self.experiment], f"tags.`{STUDY}` = '{self.study}'", page_token=token)
-            for run in page:
-                runs.setdefault(run.data.tags.get(ID, ""), []).append(run)
-            token = page.token or ""
-        return runs
+    def _show(self, records: StudyRecords) -> None:
+        """The networks, or without any the declared UFMs, as the table that the study's link opens."""
+        kind = "network" if any(row["kind"] == "network" for row in records.rows) else "declared"
+        view = runs_view(kind, [params(row) for row in records.rows if row["kind"] == kind])
+        if self.client.get_experiment(self.experiment).tags.get(VIEW_TAG) != view:
+            self.client.set_experiment_tag(self.experiment, VIEW_TAG, view)
 
     def _bring_in_line(self, record: RunRecord, found: list[Run]) -> None:
         digest = record.digest()
         parent = {PARENT: self.mlflow_ids[record.parent]} if record.parent else {}
-        whole = [run for run in found if run.data.tags.get(DIGEST) == digest]
-        self._delete(run for run in found if run not in whole[:1])
+        whole = [run for run in found if is_whole(run, digest)]
+        begun = [] if whole else [run for run in found if self._is_begun(run, record)]
+        self._delete(run for run in found if run not in (whole + begun)[:1])
         if whole:
             self._hang_beneath(whole[0], parent)
             self.mlflow_ids[record.id] = whole[0].info.run_id
             self.summary.kept += 1
-            return
-        self.mlflow_ids[record.id] = self._create(record, digest, parent)
-        if found:
-            self.summary.replaced += 1
+        elif begun:
+            self.mlflow_ids[record.id] = self._complete(begun[0], record, digest, parent)
+            self.summary.completed += 1
         else:
-            self.summary.created += 1
+            self.mlflow_ids[record.id] = self._create(record, digest, parent)
+            self.summary.replaced += bool(found)
+            self.summary.created += not found
 
     def _hang_beneath(self, run: Run, parent: dict[str, str]) -> None:
         # A replaced parent has a new id in MLflow, which is no news of the child and not in its digest.
@@ -130,43 +125,88 @@ class _Writer:
             if run.data.tags.get(key) != value:
                 self.client.set_tag(run.info.run_id, key, value)
 
+    def _is_begun(self, run: Run, record: RunRecord) -> bool:
+        """Whether all that a live run holds is in the record, so that only the rest has to be written."""
+        if LIVE not in run.data.tags or (run.info.run_name, run.info.start_time) != (record.name, record.start):
+            return False
+        return run.data.params.items() <= record.params.items() and self._logged(run) <= set(record.points)
+
+    def _logged(self, run: Run) -> set[Point]:
+        run_id = run.info.run_id
+        histories = (self.client.get_metric_history(run_id, key) for key in run.data.metrics)
+        return {Point(point.key, point.value, point.timestamp, point.step) for each in histories for point in each}
+
     def _create(self, record: RunRecord, digest: str, parent: dict[str, str]) -> str:
-        tags = {ID: record.id, STUDY: self.study, "mlflow.source.name": "ncpipe", **parent, **record.tags}
-        tags = {key: value[:MAX_TAG_CHARACTERS] for key, value in tags.items()}
-        created = self.client.create_run(self.experiment, record.start, tags, record.name)
-        run_id: str = created.info.run_id
-        metrics = [Metric(*point) for point in record.points]
-        params = [Param(key, value) for key, value in record.params.items()]
-        self.client.log_batch(run_id, metrics[:MAX_METRICS], params)
-        for start in range(MAX_METRICS, len(metrics), MAX_METRICS):
-            self.client.log_batch(run_id, metrics[start : start + MAX_METRICS])
-        self._log_artifacts(run_id, record.artifacts)
-        # Divergence is a result: no run is FAILED, which would say that running it again could help.
-        self.client.set_terminated(run_id, "FINISHED", record.end)
-        self.client.set_tag(run_id, DIGEST, digest)
+        tags = self._tags(record, parent)
+        run_id: str = self.client.create_run(self.experiment, record.start, tags, record.name).info.run_id
+        self._fill(run_id, record, record.points, {DIGEST: digest})
         return run_id
 
-    def _log_artifacts(self, run_id: str, artifacts: dict[str, bytes]) -> None:
+    def _complete(self, run: Run, record: RunRecord, digest: str, parent: dict[str, str]) -> str:
+        run_id: str = run.info.run_id
+        logged = self._logged(run)
+        # First, so that a run left half complete is replaced by the next sync.
+        self.client.delete_tag(run_id, LIVE)
+        missing = [point for point in record.points if point not in logged]
+        self._fill(run_id, record, missing, self._tags(record, parent) | {DIGEST: digest})
+        return run_id
+
+    def _tags(self, record: RunRecord, parent: dict[str, str]) -> dict[str, str]:
+        known = {ID: record.id, STUDY: self.study, "mlflow.source.name": "ncpipe"}
+        tags = known | parent | record.tags | record.origin
+        return {key: value[:MAX_TAG_CHARACTERS] for key, value in tags.items()}
+
+    def _fill(self, run_id: str, record: RunRecord, points: Sequence[Point], tags: dict[str, str]) -> None:
+        """Write what hangs on the run, then its values and ``tags``, and end it: an ended run is whole."""
+        if record.data:
+            self.client.log_inputs(run_id, [as_input(record.data)])
+        self._log_artifacts(run_id, record.artifacts)
+        for picture in record.pictures:
+            self.client.log_image(run_id, opened(picture), key=picture.name, step=0, timestamp=record.end)
+        params = [Param(key, value) for key, value in record.params.items()]
+        marks = [RunTag(key, value) for key, value in tags.items()]
+        self.client.log_batch(run_id, [Metric(*point) for point in points], params, marks)
+        # Divergence is a result: no run is FAILED, which would say that running it again could help.
+        self.client.set_terminated(run_id, "FINISHED", record.end)
+
+    def _log_artifacts(self, run_id: str, artifacts: Iterable[Artifact]) -> None:
         if not artifacts:
             return
         with tempfile.TemporaryDirectory() as folder:
-            for name, content in artifacts.items():
-                path = Path(folder) / name
+            for artifact in artifacts:
+                path = Path(folder) / artifact.name
                 path.parent.mkdir(exist_ok=True)
-                path.write_bytes(content)
+                path.write_bytes(artifact.content())
             self.client.log_artifacts(run_id, folder)
 
     def _delete(self, runs: Iterable[Run]) -> int:
         count = 0
         for run in runs:
-            self.client.delete_run(run.info.run_id)
-            if is_database(self.uri):
-                purge(self.uri, run)
+            delete(self.client, self.uri, run)
             count += 1
         return count
 
 
-def purge(uri: str, run: Run) -> None:
-    """Remove a deleted run for good, as ``mlflow gc`` does; behind a tracking server only its operator can."""
-    get_artifact_repository(run.info.artifact_uri).delete_artifacts()
-    SqlAlchemyStore(uri, run.info.artifact_uri)._hard_delete_run(run.info.run_id)
+def is_whole(run: Run, digest: str) -> bool:
+    return run.info.status == "FINISHED" and run.data.tags.get(DIGEST) == digest
+
+
+def opened(picture: Artifact) -> PIL.Image.Image:
+    try:
+        return PIL.Image.open(io.BytesIO(picture.content()))
+    except PIL.UnidentifiedImageError:
+        raise UserError(f"the picture {picture.name} is damaged; delete its png file and run again") from None
+
+
+def as_input(data: DataUse) -> DatasetInput:
+    """A data set as MLflow lists it among the inputs of a run."""
+    dataset = Dataset(data.name, data.digest, "local", data.source, profile=data.profile)
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
+
+
+def delete(client: MlflowClient, uri: str, run: Run) -> None:
+    """Remove a run with its artifacts, as ``mlflow gc`` does; behind a tracking server only its operator can."""
+    client.delete_run(run.info.run_id)
+    if is_database(uri):
+        get_artifact_repository(run.info.artifact_uri).delete_artifacts()
+        SqlAlchemyStore(uri, run.info.artifact_uri)._hard_delete_run(run.info.run_id)

@@ -15,9 +15,9 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from ncpipe.errors import UserError
-from ncpipe.tracking.client import MlflowClient, is_database, redacted, store_errors
+from ncpipe.tracking.client import Experiment, MlflowClient, is_database, store_errors
+from ncpipe.tracking.view import LOOPBACK, PORT, VIEW_TAG, runs_page, server_address, view_page
 
-LOOPBACK = "127.0.0.1"
 START_SECONDS, STOP_SECONDS = 120.0, 10.0
 
 
@@ -28,11 +28,9 @@ def run_ui(uri: str, experiment: str, host: str = LOOPBACK, port: int = 0) -> No
     """
     with store_errors(uri):
         found = MlflowClient(uri).get_experiment_by_name(experiment)
-    # MLflow would open on language models.
-    view = "?workflowType=machine_learning"
-    page = f"/#/experiments/{found.experiment_id}/runs{view}" if found else f"/#/experiments{view}"
+    page = _page(found) if found else "/#/experiments"
     if not is_database(uri):
-        print(f"MLflow: {redacted(uri.rstrip('/'))}{page}", flush=True)
+        print(f"MLflow: {server_address(uri)}{page}", flush=True)
         return
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -42,6 +40,11 @@ def run_ui(uri: str, experiment: str, host: str = LOOPBACK, port: int = 0) -> No
     except KeyboardInterrupt:
         return
     raise UserError(f"the MLflow server ended by itself with exit status {server.returncode}")
+
+
+def _page(experiment: Experiment) -> str:
+    has_view = VIEW_TAG in experiment.tags
+    return view_page(experiment.experiment_id) if has_view else runs_page(experiment.experiment_id)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
@@ -83,7 +86,10 @@ def ui_environment(uri: str, host: str) -> dict[str, str]:
 
 
 def available_port(host: str, port: int = 0) -> int:
-    """``port`` if it is free, any free one for 0."""
+    """``port`` if it is free; for 0 the usual one, to which reports link, or else any free one."""
+    if port == 0:
+        with suppress(UserError):
+            return available_port(host, PORT)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -19,6 +19,7 @@ from ncpipe.progress import silent
 from ncpipe.study.identity import STAGE_VERSIONS, digest
 from ncpipe.study.spec import NetworkSpec
 from ncpipe.study.study import NetworkRun
+from ncpipe.tables.epoch_log import EpochLog
 from ncpipe.tables.records import write_history, write_timings
 from ncpipe.training.batches import open_batches
 from ncpipe.training.computation import Computation, device_kind
@@ -72,6 +73,9 @@ class Trainer:
         torch.manual_seed(self.spec.seed)
         self.states = [state_folder(run, folder) for run, folder in zip(runs, folders)]
         self._restore([state.load() for state in self.states])
+        self.logs = [EpochLog(folder) for folder in folders] if ranks.is_first else []
+        for log, progress in zip(self.logs, self.progress):
+            log.begin(history | timing for history, timing in zip(progress.history, progress.timings))
         self._saved_at, self._saving_takes = time.monotonic(), 0.0
 
     @property
@@ -202,6 +206,8 @@ class Trainer:
             progress.history.append({"time": self.epochs, **record})
             progress.timings.append({"time": self.epochs, **timing})
             progress.diverged = not (math.isfinite(record["train_loss"]) and not broken[member])
+            for log in self.logs[member : member + 1]:
+                log.add(progress.history[-1] | progress.timings[-1])
         return f"loss {train[0][0]:.2e} accuracy {train[1][0]:.4f} test {test[1][0]:.4f} lr {rate:.1e}"
 
     # --- what is saved ------------------------------------------------------------------------------
@@ -291,6 +297,7 @@ class Trainer:
             },
         )
         self.states[member].remove()
+        self.logs[member].remove()
 
 
 def new_network(spec: NetworkSpec, dataset: Dataset) -> Network:

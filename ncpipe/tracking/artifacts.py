@@ -1,0 +1,133 @@
+"""Files and pictures that hang on the runs of the mirror; made only where a run is written."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from matplotlib.figure import Figure
+
+from ncpipe.figures.axes import heading, scale_time, scale_values
+from ncpipe.figures.series import Band
+from ncpipe.figures.style import style
+from ncpipe.study.layout import Layout
+from ncpipe.study.spec import Config
+
+Row = dict[str, Any]
+
+PLAN_COLUMNS = ["run_id", "kind", "status", "label", "dataset", "seed", "network_id"]
+PICTURED = ("nc1_pinv", "nc2_means_etf")
+"""Metrics of every layer in the picture of a network."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file of a run by its path there, or a picture by its key: pictures have thumbnails and stand side by side."""
+
+    name: str
+    digest: str
+    """Hash of what the content is made of."""
+    content: Callable[[], bytes]
+
+
+def study_artifacts(config: Config, layout: Layout, planned: list[Row], claims: list[Row]) -> list[Artifact]:
+    """Config, plan and claims of a study, its figures, and the report."""
+    plan = pd.DataFrame(planned, columns=PLAN_COLUMNS).to_csv(index=False)
+    settings = json.dumps(config.model_dump(mode="json", exclude={"tracking"}), indent=2)
+    made = [
+        _of_bytes("config.json", settings.encode()),
+        _of_bytes("plan.csv", plan.encode()),
+        _of_bytes("claims.csv", pd.DataFrame(claims).to_csv(index=False).encode()),
+    ]
+    figures = [_of_file(f"figures/{path.name}", path) for path in _figures(layout, "png", "svg", "pdf")]
+    return made + figures + ([_of_file("report.html", layout.report)] if layout.report.exists() else [])
+
+
+def study_pictures(layout: Layout) -> list[Artifact]:
+    """The figures once more, for MLflow's own view of pictures."""
+    return [_of_file(path.stem, path) for path in _figures(layout, "png")]
+
+
+def _figures(layout: Layout, *endings: str) -> list[Path]:
+    return sorted(path for path in layout.figures.glob("*") if path.suffix.removeprefix(".") in endings)
+
+
+def _of_bytes(name: str, content: bytes) -> Artifact:
+    return Artifact(name, hashlib.sha256(content).hexdigest(), lambda: content)
+
+
+def _of_file(name: str, path: Path) -> Artifact:
+    return Artifact(name, hashlib.sha256(path.read_bytes()).hexdigest(), path.read_bytes)
+
+
+class LayerSeries:
+    """The ``collapse`` rows of networks, run by run: a Parquet file and a picture of all layers for each."""
+
+    def __init__(self, collapse: pa.Table) -> None:
+        rows = collapse.to_pandas()
+        own = rows[rows["source"] == "net"]
+        hashes = pd.util.hash_pandas_object(own, index=False)
+        self.digests = {
+            str(run): hashlib.sha256(part.to_numpy().tobytes()).hexdigest()
+            for run, part in hashes.groupby(own["run_id"])
+        }
+        self.rows: Mapping[str, pd.DataFrame] = {str(run): part for run, part in own.groupby("run_id")}
+
+    def files(self, run_id: str) -> list[Artifact]:
+        if run_id not in self.rows:
+            return []
+        return [Artifact("collapse.parquet", self.digests[run_id], lambda: _parquet(self.rows[run_id]))]
+
+    def pictures(self, run_id: str, label: str) -> list[Artifact]:
+        if run_id not in self.rows:
+            return []
+        return [Artifact("collapse", self.digests[run_id], lambda: layer_picture(self.rows[run_id], label))]
+
+
+def _parquet(rows: pd.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pandas(rows, preserve_index=False), buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def layer_picture(rows: pd.DataFrame, label: str) -> bytes:
+    """PNG: metrics of every measured layer of one network against epochs, first layer light, last features dark."""
+    train = rows[rows["split"] == "train"]
+    with style():
+        figure = Figure(figsize=(4.8, 2.2))
+        margins = {"left": 0.085, "right": 0.985, "bottom": 0.16, "top": 0.8, "wspace": 0.16}
+        for axes, metric in zip(figure.subplots(1, len(PICTURED), gridspec_kw=margins), PICTURED):
+            _draw_layers(axes, train[train["metric"] == metric])
+            heading(axes, metric)
+            axes.set_xlabel("epoch")
+        figure.suptitle(label, size=7, x=0.01, ha="left")
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+        return buffer.getvalue()
+
+
+def _draw_layers(axes: Any, rows: pd.DataFrame) -> None:
+    layers = sorted(set(zip(rows["depth"], rows["layer"])))
+    bands = [Band.of(rows[rows["layer"] == layer]) for _, layer in layers]
+    for number, ((_, layer), band) in enumerate(zip(layers, bands), start=1):
+        axes.plot(band.x, band.middle, color=_shade(number / len(layers)), label=layer)
+    scale_time(axes, float(rows["time"].max()) if len(rows) else 1.0)
+    scale_values(axes, "y", _values(bands))
+
+
+def _values(bands: Iterable[Band]) -> list[Any]:
+    return [band.middle for band in bands]
+
+
+def _shade(share: float) -> tuple[float, float, float]:
+    """From light to dark blue."""
+    light, dark = (0.72, 0.83, 0.92), (0.0, 0.2, 0.42)
+    return tuple(a + share * (b - a) for a, b in zip(light, dark))  # type: ignore[return-value]

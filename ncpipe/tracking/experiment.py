@@ -1,0 +1,69 @@
+"""The study's experiment in the store, and the tags by which its runs are known there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ncpipe.study.layout import Layout
+from ncpipe.study.spec import Config
+from ncpipe.tracking.client import MlflowClient, MlflowException, Run, is_database, locked, store_errors
+from ncpipe.tracking.records import NOTE
+from ncpipe.tracking.store import artifact_root, create_store
+from ncpipe.tracking.view import VIEW_TAG, runs_view
+
+ID, STUDY, DIGEST = "ncpipe.id", "ncpipe.study", "ncpipe.digest"
+LIVE = "ncpipe.live"
+"""Of a run that was begun while its network trains, and holds nothing but what its record will hold."""
+PARENT = "mlflow.parentRunId"
+MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
+"""Without this tag MLflow's pages are those for language models."""
+
+
+def write_lock(layout: Layout) -> Path:
+    """Held by whoever writes to the mirror."""
+    return layout.mlflow / ".sync.lock"
+
+
+def experiment_name(config: Config) -> str:
+    return config.tracking.experiment or config.study.name
+
+
+def prepare(config: Config, layout: Layout) -> tuple[str, str]:
+    """URI of the study's store and id of its experiment, both made where they are missing."""
+    uri = create_store(config.tracking.uri, layout.mlflow)
+    with store_errors(uri), locked(write_lock(layout)):
+        return uri, open_experiment(uri, config, layout)
+
+
+def open_experiment(uri: str, config: Config, layout: Layout) -> str:
+    """Id of the study's experiment, which is made where there is none and brought back where it was deleted."""
+    client, name = MlflowClient(uri), experiment_name(config)
+    tags = {NOTE: config.study.description, **MODEL_TRAINING}
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        # A tracking server decides for itself where artifacts lie.
+        artifacts = (artifact_root(layout.mlflow) / name).as_uri() if is_database(uri) else None
+        try:
+            return client.create_experiment(name, artifacts, tags | {VIEW_TAG: runs_view("network", [])})
+        except MlflowException:
+            found = client.get_experiment_by_name(name)
+            if found is None:  # no other study of this experiment was faster
+                raise
+    if found.lifecycle_stage != "active":
+        client.restore_experiment(found.experiment_id)
+    for key, value in tags.items():
+        if found.tags.get(key) != value:
+            client.set_experiment_tag(found.experiment_id, key, value)
+    return found.experiment_id
+
+
+def study_runs(client: MlflowClient, experiment: str, study: str) -> dict[str, list[Run]]:
+    """Runs of a study in the experiment, by ncpipe's id; several of one id where something went wrong."""
+    runs: dict[str, list[Run]] = {}
+    token = None
+    while token != "":
+        page = client.search_runs([experiment], f"tags.`{STUDY}` = '{study}'", page_token=token)
+        for run in page:
+            runs.setdefault(run.data.tags.get(ID, ""), []).append(run)
+        token = page.token or ""
+    return runs

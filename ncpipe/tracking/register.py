@@ -1,0 +1,52 @@
+"""Weights of a trained network in MLflow's model registry, on request; otherwise MLflow only knows where they lie."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from ncpipe.errors import UserError
+from ncpipe.study.study import Study
+from ncpipe.tracking.client import MlflowClient, MlflowException, locked, store_errors
+from ncpipe.tracking.experiment import open_experiment, study_runs, write_lock
+from ncpipe.tracking.records import study_key
+from ncpipe.tracking.store import create_store
+
+FOLDER = "model"
+
+
+def register(study: Study, run_id: str, name: str | None = None) -> tuple[str, str]:
+    """Copy the weights of a network to its MLflow run and register them; returns the model's name and version.
+
+    The same weights under the same name are registered once. ``UserError`` where the study has no such network, it
+    has no weights yet, or it is not in MLflow.
+    """
+    if run_id not in study.networks:
+        raise UserError(f"the study has no network {run_id!r}; `ncpipe plan` lists them")
+    weights = study.layout.run(run_id) / "model.safetensors"
+    if not weights.exists():
+        raise UserError(f"no weights in {weights}; train it first: snakemake models")
+    uri = create_store(study.config.tracking.uri, study.layout.mlflow)
+    with store_errors(uri), locked(write_lock(study.layout)):
+        client = MlflowClient(uri)
+        experiment = open_experiment(uri, study.config, study.layout)
+        runs = study_runs(client, experiment, study_key(study.config)).get(run_id)
+        if not runs:
+            raise UserError(f"network {run_id} is not in MLflow; run `ncpipe sync` first")
+        model = name or study.config.study.name
+        return model, _version(client, model, runs[0].info.run_id, weights)
+
+
+def _version(client: MlflowClient, model: str, mlflow_id: str, weights: Path) -> str:
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    try:
+        client.get_registered_model(model)
+    except MlflowException:
+        client.create_registered_model(model)
+    for version in client.search_model_versions(f"name = '{model}'"):
+        if (version.run_id, version.tags.get("sha256")) == (mlflow_id, digest):
+            return str(version.version)
+    for file in (weights, weights.with_name("spec.json")):
+        client.log_artifact(mlflow_id, str(file), FOLDER)
+    source = f"{client.get_run(mlflow_id).info.artifact_uri}/{FOLDER}"
+    return str(client.create_model_version(model, source, mlflow_id, tags={"sha256": digest}).version)
