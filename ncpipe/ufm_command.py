@@ -184,7 +184,8 @@ def _layers(result: Result) -> dict[str, dict[str, float | None]]:
     found: dict[str, dict[str, float | None]] = {}
     for name, statistics in result.minimiser.statistics().items():
         is_last = name == trace.layers[-1]
-        row = collapse_metrics(statistics, *(trace.heads[last] if is_last else ()))
+        head = trace.heads[last] if is_last else ()
+        row = collapse_metrics(statistics, *head, next_weight=trace.weights.get((last, name)))
         found[name] = {metric: finite(value) for metric, value in row.items()}
         if is_last:
             found[name] |= {metric: finite(value) for metric, value in trace.scalars[last, "train"].items()}

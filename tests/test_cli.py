@@ -133,6 +133,12 @@ def test_ufm_prints_the_optimum_of_the_problem_of_its_options(arguments, problem
     assert "\nfit  " not in lines
 
 
+def test_ufm_measures_hidden_levels_against_the_next_weight():
+    levels = solved("--classes", 3, "--samples", 5, "--weight-decay", "5e-3", "--weight-decay", "5e-3")["layers"]
+    assert levels["H1"]["subspace_alignment"] == pytest.approx(1, abs=1e-6)
+    assert levels["H1"]["nc3_rows"] > 0.1, "W_1 H_1 of a linear model need not follow the rows of W_1"
+
+
 def test_ufm_hands_its_options_to_the_solver():
     printed = solved(
         "--classes", 3, "--samples", 2, "--solver", "gradient_descent", "--steps", 200, "--step-size", 0.2,
