@@ -109,12 +109,13 @@ def _draw_frames(axes: Axes, classes: Iterable[float], reach: float) -> None:
     for number in sorted(set(classes)):
         gap = frame_gap(number)
         axes.plot([0, gap], [gap, 0], "+", color="black", ms=7, mew=0.9, zorder=3)
-        places = (("OF, ", (0, gap), (6, 0), "left", "center"), ("ETF, ", (gap, 0), (6, 0), "left", "center"))
-        for name, point, offset, ha, va in places:
-            text = f"{name}K={number:.0f}"
+        # The ETFs of several K stand side by side: slanted, their names pass each other.
+        for name, point, offset, angle in (("OF", (0, gap), (6, 0), 0), ("ETF", (gap, 0), (4, 4), 45)):
             axes.annotate(
-                text, point, offset, textcoords="offset points", size=SMALL, ha=ha, va=va, zorder=6, path_effects=HALO
-            )
+                f"{name}, K={number:.0f}", point, offset, textcoords="offset points", size=SMALL, ha="left",
+                va="bottom" if angle else "center", rotation=angle, rotation_mode="anchor", zorder=6,
+                path_effects=HALO,
+            )  # fmt: skip
     for text, above in (("nearer an OF", 1), ("nearer an ETF", -1)):
         place = (0.84 * reach * (1 - 0.035 * above), 0.84 * reach * (1 + 0.035 * above))
         axes.text(*place, text, rotation=45, color=GREY, size=SMALL, ha="center", va="center", path_effects=HALO)
