@@ -43,6 +43,7 @@ bench: setup  ## print speed ratios against named baselines
 	$(BIN)/python benchmarks/measuring_share.py
 	$(BIN)/python benchmarks/ufm.py
 	$(BIN)/python benchmarks/train.py
+	$(BIN)/python benchmarks/mirror.py --problems 1000
 
 ui: setup  ## open the MLflow UI on the results of STUDY
 	$(BIN)/ncpipe ui $(STUDY)

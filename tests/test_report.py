@@ -309,7 +309,10 @@ def test_runs_lead_to_mlflow(results, tmp_path, html):
     tags = Parsed((tmp_path / "report.html").read_text(encoding="utf-8")).tags
     links = [attributes["href"] for tag, attributes in tags if tag == "a" and "searchFilter" in attributes["href"]]
     assert len(links) == 12
-    assert links[0] == f"{view}&searchFilter=tags.%22ncpipe.id%22%20%3D%20%22mlp%20MSE%20no%20bias-0%22"
+    assert links[0] == (
+        f"{view}&orderByKey=tags.%60mlflow.runName%60"
+        "&searchFilter=tags.%22ncpipe.id%22%20%3D%20%22mlp%20MSE%20no%20bias-0%22"
+    )
 
 
 def test_downloads_are_in_one_place(results, tmp_path):

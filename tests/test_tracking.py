@@ -19,6 +19,7 @@ from typing import Any
 import pandas as pd
 import PIL.Image
 import pytest
+import sqlalchemy
 from typer.testing import CliRunner
 
 from ncpipe.cli import app
@@ -229,6 +230,12 @@ def test_the_store_is_sqlite_in_wal_mode_and_is_made_once(empty_store: Path) -> 
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         (root,) = connection.execute("SELECT artifact_location FROM experiments").fetchone()
     assert root.startswith((empty_store.parent / "artifacts").as_uri())
+
+
+def test_sqlite_does_not_wait_for_the_disk_at_every_call(empty_store: Path) -> None:
+    engine = sqlalchemy.create_engine(f"sqlite:///{empty_store}")
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1, "NORMAL: safe in WAL mode"
 
 
 def test_racing_callers_make_one_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> None:

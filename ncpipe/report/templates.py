@@ -44,7 +44,9 @@ def script(name: str) -> Markup:
 def _in_mlflow(run_id: str, view: str) -> str:
     """The address of the list of runs ``view``, narrowed to this run."""
     searched = f'tags."ncpipe.id" = "{run_id}"'
-    return f"{view}&searchFilter={quote(searched, safe='')}"
+    # Ordered by creation, MLflow would show the run that it hangs beneath, folded.
+    ordered = "tags.`mlflow.runName`"
+    return f"{view}&orderByKey={quote(ordered, safe='')}&searchFilter={quote(searched, safe='')}"
 
 
 def text(value: Any) -> str:

@@ -27,12 +27,22 @@ from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric,
 from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository  # noqa: E402
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # noqa: E402
+from sqlalchemy import event  # noqa: E402
+from sqlalchemy.engine import Engine  # noqa: E402
 from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
 from ncpipe.errors import UserError  # noqa: E402
 
 # Again for whoever imported MLflow first.
 logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])
+
+
+@event.listens_for(Engine, "connect")
+def _commit_without_waiting(connection: object, _record: object) -> None:
+    """SQLite need not wait for the disk at every call: a mirror that loses its last seconds is filled in again."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous=NORMAL")
+
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 """URI schemes that MLflow opens itself, without a tracking server."""
