@@ -264,6 +264,17 @@ def test_a_store_that_comes_back_gets_what_it_missed(training: Training, monkeyp
     assert [step for step, _, _ in training.points(0, "train/loss")] == [1, 2]
 
 
+def test_a_run_that_was_deleted_in_mlflow_comes_back(training: Training) -> None:
+    training.log(0, epoch(1))
+    training.mirror.update()
+    training.client.delete_run(training.runs()[training.ids[0]].info.run_id)
+    training.log(0, epoch(1), epoch(2))
+    with pytest.raises(UserError, match="MLflow store"):
+        training.mirror.update()
+    training.mirror.update()
+    assert [step for step, _, _ in training.points(0, "train/loss")] == [1, 2]
+
+
 # --- the model registry --------------------------------------------------------------------------
 
 

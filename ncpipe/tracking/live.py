@@ -62,14 +62,20 @@ def _stop(signum: int, frame: FrameType | None) -> None:
 
 def _watch(mirror: LiveMirror, parent: int | None) -> None:
     try:
-        while parent is None or os.getppid() == parent:
+        while _lives(parent):
             start = time.monotonic()
             pause = INTERVAL if _tried(mirror.update) else PATIENCE
-            time.sleep(max(pause, (time.monotonic() - start) / SHARE))
+            until = time.monotonic() + max(pause, (time.monotonic() - start) / SHARE)
+            while _lives(parent) and time.monotonic() < until:
+                time.sleep(INTERVAL / 4)
     except KeyboardInterrupt:
         pass
     _tried(mirror.update)
     _tried(mirror.leave)
+
+
+def _lives(parent: int | None) -> bool:
+    return parent is None or os.getppid() == parent
 
 
 def _tried(action: Callable[[], None]) -> bool:
@@ -111,7 +117,11 @@ class LiveMirror:
             for run_id, epochs in news.items():
                 if run_id not in self.runs:
                     self.runs[run_id] = self._begin(client, experiment, uri, run_id, epochs)
-                self._log(client, run_id, epochs)
+                try:
+                    self._log(client, run_id, epochs)
+                except Exception:
+                    del self.runs[run_id]  # it may have been deleted: the next look finds it or begins another
+                    raise
             for run_id in ended:
                 self._end(client, run_id)
 
