@@ -24,33 +24,7 @@ include: "workflow/rules/tracking.smk"
 include: "workflow/rules/claims.smk"
 
 
-import os
-import subprocess
-
 from ncpipe.plan.profile import workflow_ends, workflow_starts
-
-
-def show_trainings():
-    """Start the process that shows networks in MLflow while they train; it ends with this one."""
-    command = [
-        sys.executable,
-        "-m",
-        "ncpipe",
-        "live",
-        STUDY_FILE,
-        "--parent",
-        str(os.getpid()),
-    ]
-    log = Path(LOGS) / "live.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    # A session of its own: Ctrl-C is for the jobs, and this one sees that Snakemake has ended.
-    subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=log.open("w"),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
 
 
 onstart:

@@ -1,6 +1,8 @@
 # The study, checked before anything is planned, and helpers that name what a rule reads of it.
 
+import os
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -80,3 +82,34 @@ def batch_settings(wildcards):
         i: canonical(spec)
         for i, spec in STUDY.ufm_batches[wildcards.batch].problems.items()
     }
+
+
+def drawn_caption(path):
+    """What stands under a drawn figure, for `snakemake --report`; it is near the start of its SVG, as XML."""
+    if not Path(path).exists():
+        return ""
+    with Path(path).open(encoding="utf-8") as svg:
+        return svg.read(10_000).partition("<dc:description>")[2].partition("</dc:")[0]
+
+
+def show_trainings():
+    """Start the process that shows networks in MLflow while they train; it ends with this one."""
+    command = [
+        sys.executable,
+        "-m",
+        "ncpipe",
+        "live",
+        STUDY_FILE,
+        "--parent",
+        str(os.getpid()),
+    ]
+    log = Path(LOGS) / "live.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    # A session of its own: Ctrl-C is for the jobs, and this one sees that Snakemake has ended.
+    subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=log.open("w"),
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )

@@ -1,14 +1,6 @@
 # The product: tables of all runs, figures drawn from the tables alone, and the report.
 
 
-def drawn_caption(path):
-    """What stands under a drawn figure, for `snakemake --report`; it is near the start of its SVG, as XML."""
-    if not Path(path).exists():
-        return ""
-    with Path(path).open(encoding="utf-8") as svg:
-        return svg.read(10_000).partition("<dc:description>")[2].partition("</dc:")[0]
-
-
 rule tables:
     input:
         networks=expand(
