@@ -156,7 +156,8 @@ def _melted(rows: pd.DataFrame, columns: Sequence[str], places: Sequence[str] = 
 
 
 def _keyed(table: str, rows: pd.DataFrame) -> pd.DataFrame:
-    whole = rows.assign(table=table).reindex(columns=[*KEY, "value"]).fillna({"split": "", "layer": "", "time": -1})
+    whole = rows.assign(table=table).reindex(columns=[*KEY, "value"])
+    whole = whole.astype({"split": object, "layer": object}).fillna({"split": "", "layer": "", "time": -1})
     return whole.assign(value=pd.to_numeric(whole["value"])).astype({"time": "int64", "value": "float64"})
 
 
