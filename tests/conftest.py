@@ -26,3 +26,13 @@ def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def digits(digits_folder: Path):
     return load(digits_folder)
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow store with nothing in it, which takes seconds to make."""
+    from ncpipe.tracking.store import create_store  # imports MLflow
+
+    folder = tmp_path_factory.mktemp("store")
+    create_store(None, folder)
+    return folder / "mlflow.db"

@@ -20,7 +20,6 @@ from ncpipe.tables.schemas import TABLES
 from ncpipe.tracking.client import MlflowClient, Run
 from ncpipe.tracking.live import LiveMirror, watch
 from ncpipe.tracking.register import register
-from ncpipe.tracking.store import create_store
 from ncpipe.tracking.sync import sync
 
 START = 1_750_000_000.25
@@ -97,13 +96,6 @@ class Training:
         run = self.runs()[self.ids[number]]
         history = self.client.get_metric_history(run.info.run_id, key)
         return sorted((point.step, point.value, point.timestamp) for point in history)
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("store")
-    create_store(None, folder)
-    return folder / "mlflow.db"
 
 
 @pytest.fixture

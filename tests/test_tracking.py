@@ -193,14 +193,6 @@ class Study:
         return {name: sorted(rows) for name, rows in json.loads(text).items() if not name.startswith("experiment")}
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with nothing in it; MLflow takes seconds to make one."""
-    folder = tmp_path_factory.mktemp("store")
-    create_store(None, folder)
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
 def study(tmp_path: Path, empty_store: Path) -> Study:
     made = Study(tmp_path / "results")

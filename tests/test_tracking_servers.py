@@ -38,7 +38,6 @@ from ncpipe.study.study import Study as PlannedStudy
 from ncpipe.tables.epoch_log import log_path, read_epochs
 from ncpipe.tracking.client import MlflowClient, Run
 from ncpipe.tracking.live import LiveMirror
-from ncpipe.tracking.store import create_store
 from ncpipe.tracking.sync import sync
 from ncpipe.tracking.ui import serving
 from ncpipe.tracking.view import view_page
@@ -482,10 +481,3 @@ def test_a_store_that_hangs_does_not_hold_up_a_training(
         assert not log_path(folder).exists()
     watcher.join(60)
     assert [str(error).split(";")[0] for error in errors] == [f"MLflow store {address}: no answer"]
-
-
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("store")
-    create_store(None, folder)
-    return folder / "mlflow.db"

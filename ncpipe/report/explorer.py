@@ -29,6 +29,8 @@ KINDS = {
 }
 """Kinds of runs: name and unit of time."""
 LAST = "features"
+SPLITS = ("", "train", "test", "train_mode")
+"""Of ``measure.splits``, in the order in which they are offered; a history has none."""
 SERIES = ["run", "quantity", "split", "layer"]
 
 
@@ -69,7 +71,7 @@ def _values(tables: Tables, runs: pd.DataFrame) -> pd.DataFrame:
     kept = rows.assign(
         run=rows["run_id"].map(number),
         quantity=pd.Categorical(rows["quantity"], names),
-        split=pd.Categorical(rows["split"], ["", "train", "test"]),
+        split=pd.Categorical(rows["split"], SPLITS),
         layer=pd.Categorical(rows["layer"], sorted(set(rows["layer"]))),
     ).drop(columns="run_id")
     return kept.sort_values([*SERIES, "time"], ignore_index=True)
