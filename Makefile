@@ -6,10 +6,10 @@ BIN := .venv/bin
 SETUP := .venv/.ncpipe-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint format bench ui lock
+.PHONY: help setup run test test-slurm lint format bench ui lock
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(SETUP)  ## create .venv with the locked versions
 
@@ -25,6 +25,9 @@ run: setup  ## run the study STUDY (config.yaml) on CORES (all) cores
 
 test: setup  ## run all tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+test-slurm: setup  ## run the default study on a SLURM cluster on this machine (as root)
+	$(BIN)/python -m pytest -m slurm tests/slurm
 
 lint: setup  ## check style, types and workflow
 	$(BIN)/ruff check .

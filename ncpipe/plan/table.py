@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ncpipe.errors import UserError
+from ncpipe.plan.limits import keep_estimates
 from ncpipe.plan.units import Unit, clock, size, units
 from ncpipe.study.study import NetworkRun, Study
 
@@ -35,6 +36,7 @@ def print_plan(study: Study, estimate: bool = True) -> None:
         f"{len(planned)} units, {len(planned) - len(missing)} done, {len(missing)} to do{_total(estimates)}"
     )
     if estimator is not None:
+        keep_estimates(study.layout, estimates, estimator.device.type)
         refuse_what_cannot_fit(estimates, estimator.available, estimator.device.type)
 
 

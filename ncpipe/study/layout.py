@@ -37,5 +37,9 @@ class Layout:
         return self.results / "report.html"
 
     @property
+    def estimates(self) -> Path:
+        return self.results / "estimates.json"
+
+    @property
     def mlflow(self) -> Path:
         return self.results / "mlflow"

@@ -25,7 +25,7 @@ rule study_claims:
     retries: 0
     threads: lambda wildcards: workflow.cores
     resources:
-        mem_mb=8000,
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=1440,
     params:
         snakefile=workflow.main_snakefile,
@@ -50,7 +50,7 @@ rule claims:
         "results/benchmarks/claims.tsv"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
         runtime=30,
     params:
         results=expand("results/{paper}-{scale}", paper=PAPERS, scale=SCALE),

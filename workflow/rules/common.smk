@@ -13,6 +13,7 @@ sys.path.insert(0, str(workflow.basedir))
 
 from ncpipe.errors import UserError
 from ncpipe.files import write_text
+from ncpipe.plan.limits import megabytes, minutes, read_estimates
 from ncpipe.study.identity import STAGE_VERSIONS, canonical, digest
 from ncpipe.study.study import Study
 
@@ -20,6 +21,7 @@ try:
     STUDY = Study(config)
     MATCHED = list(STUDY.networks) if STUDY.config.ufm.matched else []
     (STUDY.ufm_batches, STUDY.figures)
+    ESTIMATES = read_estimates(STUDY.layout)
 except UserError as error:
     sys.exit(f"ncpipe: {error}")
 
@@ -37,6 +39,13 @@ LOGS = f"{RESULTS}/logs"
 BENCHMARKS = f"{RESULTS}/benchmarks"
 # The report links to the runs in MLflow, whose address is known once the store is there.
 STORE = [f"{RESULTS}/mlflow/store.json"] if STUDY.config.tracking.enabled else []
+# Minutes, and megabytes at least, of jobs that `ncpipe plan` has not estimated.
+USUAL = {
+    "train": (1440, 4000),
+    "features": (240, 6000),
+    "continual": (120, 6000),
+    "ufm": (240, 4000),
+}
 FIGURES = expand(f"{RESULTS}/figures/{{figure}}.svg", figure=STUDY.figures)
 
 
@@ -82,6 +91,16 @@ def batch_settings(wildcards):
         i: canonical(spec)
         for i, spec in STUDY.ufm_batches[wildcards.batch].problems.items()
     }
+
+
+def limits(stage, wildcards, attempt):
+    """Minutes and megabytes that a job asks a cluster for; on one machine they limit nothing."""
+    usual_minutes, usual_megabytes = USUAL[stage]
+    name = wildcards.batch if stage == "ufm" else wildcards.run
+    return (
+        minutes(ESTIMATES, stage, name, attempt, usual_minutes),
+        megabytes(ESTIMATES, stage, name, attempt, usual_megabytes),
+    )
 
 
 def drawn_caption(path):

@@ -16,8 +16,9 @@ rule continual:
         f"{BENCHMARKS}/continual/{{run}}.tsv"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 6000 * attempt,
-        runtime=120,
+        gpu=1,
+        mem_mb=lambda wildcards, attempt: limits("continual", wildcards, attempt)[1],
+        runtime=lambda wildcards, attempt: limits("continual", wildcards, attempt)[0],
     params:
         study=STUDY_FILE,
         settings=continual_settings,

@@ -12,7 +12,7 @@ rule dataset:
         f"{BENCHMARKS}/dataset/{{dataset}}.tsv"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=60,
     params:
         study=STUDY_FILE,
@@ -39,8 +39,9 @@ rule train:
     retries: 2
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=1440,
+        gpu=lambda wildcards: STUDY.networks[wildcards.run].spec.gpus,
+        mem_mb=lambda wildcards, attempt: limits("train", wildcards, attempt)[1],
+        runtime=lambda wildcards, attempt: limits("train", wildcards, attempt)[0],
     params:
         study=STUDY_FILE,
         settings=train_settings,
@@ -63,8 +64,9 @@ rule features:
         f"{BENCHMARKS}/features/{{run}}.tsv"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 6000 * attempt,
-        runtime=240,
+        gpu=1,
+        mem_mb=lambda wildcards, attempt: limits("features", wildcards, attempt)[1],
+        runtime=lambda wildcards, attempt: limits("features", wildcards, attempt)[0],
     params:
         study=STUDY_FILE,
         settings=measure_settings,
@@ -85,7 +87,7 @@ rule collapse_network:
         f"{BENCHMARKS}/collapse/{{run}}.tsv"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
         runtime=30,
     params:
         version=STAGE_VERSIONS["collapse"],

@@ -42,7 +42,7 @@ rule tables:
         f"{BENCHMARKS}/tables.tsv"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=60,
     params:
         study=STUDY_FILE,
@@ -74,7 +74,7 @@ rule figure:
         f"{BENCHMARKS}/figures/{{figure}}.tsv"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
         runtime=30,
     params:
         study=STUDY_FILE,
@@ -103,7 +103,7 @@ rule report:
         f"{BENCHMARKS}/report.tsv"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
         runtime=30,
     params:
         study=STUDY_FILE,

@@ -1,5 +1,12 @@
 # The MLflow mirror: a store created once, then filled from the tables by one writer. Snakefile starts another process
-# that shows networks while they train.
+# that shows networks while they train. Under an executor both stay where Snakemake runs: SQLite must not be written
+# from two machines.
+
+
+localrules:
+    store,
+    sync,
+
 
 # Hashed: a URI may hold a password.
 TRACKING = digest([STUDY.config.tracking.uri, STUDY.config.tracking.experiment])
@@ -15,7 +22,7 @@ rule store:
     priority: 100
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
         runtime=30,
     params:
         study=STUDY_FILE,
@@ -38,7 +45,7 @@ rule sync:
         f"{BENCHMARKS}/sync.tsv"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
         runtime=120,
     params:
         study=STUDY_FILE,

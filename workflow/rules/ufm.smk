@@ -14,8 +14,8 @@ rule fit:
         f"{BENCHMARKS}/ufm/{{batch}}.tsv"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=240,
+        mem_mb=lambda wildcards, attempt: limits("ufm", wildcards, attempt)[1],
+        runtime=lambda wildcards, attempt: limits("ufm", wildcards, attempt)[0],
     params:
         study=STUDY_FILE,
         settings=batch_settings,
@@ -42,7 +42,7 @@ rule match:
         f"{BENCHMARKS}/ufm/matched-{{run}}.tsv"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
         runtime=60,
     params:
         study=STUDY_FILE,
@@ -64,7 +64,7 @@ rule collapse_ufm:
         f"{BENCHMARKS}/collapse/ufm-{{batch}}.tsv"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=lambda wildcards, attempt: 2000 * attempt,
         runtime=30,
     params:
         version=STAGE_VERSIONS["collapse"],

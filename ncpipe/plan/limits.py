@@ -1,0 +1,56 @@
+"""What a job asks a cluster for: minutes and memory by the estimates that ``ncpipe plan`` has left, or by default."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from ncpipe.files import read_json, write_json
+from ncpipe.plan.units import Unit
+from ncpipe.study.layout import Layout
+
+if TYPE_CHECKING:
+    from ncpipe.plan.estimates import Estimate
+
+Estimates = dict[str, dict[str, float | None]]
+
+SLOWER = 3.0
+"""A job may take so many times as long as estimated, perhaps on another machine."""
+LARGER = 1.5
+"""And need so many times the memory."""
+SHORTEST = 15
+"""Minutes that every job gets: starting Python from a slow network folder takes some."""
+
+
+def keep_estimates(layout: Layout, estimates: Mapping[Unit, Estimate], device: str) -> None:
+    """Lay the estimates over those of earlier plans.
+
+    Memory is kept where networks are computed on the CPU: that of a GPU is no memory a job asks for.
+    """
+    kept = read_estimates(layout)
+    for unit, (seconds, memory) in estimates.items():
+        if unit.of is not None:
+            kept[_key(unit.stage, unit.id)] = {"seconds": seconds, "bytes": memory if device == "cpu" else None}
+    write_json(layout.estimates, kept)
+
+
+def read_estimates(layout: Layout) -> Estimates:
+    """Estimates by stage and id; none without a plan."""
+    return read_json(layout.estimates) if layout.estimates.exists() else {}
+
+
+def minutes(estimates: Estimates, stage: str, name: str, attempt: int, otherwise: int) -> int:
+    """Wall-clock limit of an attempt of a job: a multiple of its estimate, ``otherwise`` without one."""
+    seconds = estimates.get(_key(stage, name), {}).get("seconds")
+    return attempt * (otherwise if seconds is None else max(SHORTEST, math.ceil(SLOWER * seconds / 60)))
+
+
+def megabytes(estimates: Estimates, stage: str, name: str, attempt: int, at_least: int) -> int:
+    """Memory of an attempt of a job: a multiple of its estimate where that is more than ``at_least``."""
+    memory = estimates.get(_key(stage, name), {}).get("bytes") or 0
+    return attempt * max(at_least, math.ceil(LARGER * memory / 1e6))
+
+
+def _key(stage: str, name: str) -> str:
+    return f"{stage.split()[0]}/{name}"

@@ -1,0 +1,191 @@
+"""The default study on a real SLURM of two nodes, through failed, cancelled and lost jobs and killed controllers.
+
+`make test-slurm` runs it, as root, with Debian's slurm-wlm, munge, slurmdbd and mariadb-server.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+import yaml
+
+from ncpipe.tables.schemas import TABLES
+
+pytestmark = pytest.mark.slurm
+ROOT = Path(__file__).resolve().parent.parent.parent
+CLUSTER = ROOT / "tests/slurm/cluster.sh"
+COMPARED = sorted(set(TABLES) - {"timings"})
+NEEDED = ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd")
+PATIENCE = 600.0
+STUDY = str(ROOT / "config.yaml")
+PROFILE = ("--profile", str(ROOT / "workflow/profiles/slurm"), "--slurm-init-seconds-before-status-checks", "3")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    missing = [name for name in NEEDED if shutil.which(name) is None]
+    if missing or os.geteuid() != 0:
+        pytest.skip(f"no SLURM here: needs root and {', '.join(missing) or 'nothing else'}")
+    state = Path("/tmp/ncpipe-slurm")  # a short path, for the sockets in it
+    os.environ |= {"SLURM_ROOT": str(state), "SLURM_CONF": str(state / "etc/slurm.conf")}
+    subprocess.run([CLUSTER, "down"], check=True)
+    try:
+        subprocess.run([CLUSTER, "up"], check=True)
+        yield state
+    finally:
+        subprocess.run([CLUSTER, "down"], check=False)
+
+
+class Controller:
+    """A Snakemake in a folder of its own."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.folder, self.options, self.starts = folder, options, 0
+        folder.mkdir(exist_ok=True)
+
+    def start(self, *more: str) -> None:
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+        command += ["--directory", str(self.folder), *self.options, *more]
+        self.starts += 1
+        with (self.folder / f"snakemake-{self.starts}.log").open("w") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def finish(self) -> str:
+        code = self.process.wait(timeout=PATIENCE)
+        text = (self.folder / f"snakemake-{self.starts}.log").read_text()
+        assert code == 0, text[-6000:]
+        return text
+
+    def until(self, what: str, condition: Callable[[], object]) -> None:
+        end = time.monotonic() + PATIENCE
+        while not condition():
+            log = self.folder / f"snakemake-{self.starts}.log"
+            assert self.process.poll() is None, f"ended before {what}: {log.read_text()[-3000:]}"
+            assert time.monotonic() < end, f"waited too long for {what}"
+            time.sleep(0.2)
+
+    def tables(self) -> dict[str, bytes]:
+        return {name: (self.folder / f"results/tables/{name}.parquet").read_bytes() for name in COMPARED}
+
+
+def slurm(*command: str) -> list[str]:
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    return done.stdout.splitlines()
+
+
+def running(rule: str) -> dict[str, tuple[str, str]]:
+    """Run or group and node of the running jobs of a rule or group, by SLURM id."""
+    rows = [line.split("|") for line in slurm("squeue", "--noheader", "--states=RUNNING", "--format=%i|%k|%N")]
+    return {job: (name, node) for job, name, node in rows if name.startswith(f"rule_{rule}")}
+
+
+def processes(folder: Path, *words: str) -> list[int]:
+    """Processes of ncpipe with these words in their command, working in the folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            arguments = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            at_work = entry.name.isdigit() and (entry / "cwd").resolve() == folder
+        except OSError:
+            continue
+        if at_work and any(Path(word).name == "ncpipe" for word in arguments[:3]) and set(words) <= set(arguments):
+            found.append(int(entry.name))
+    return found
+
+
+def states() -> set[str]:
+    lines = slurm("sacct", "-X", "--noheader", "--parsable2", "--starttime=now-2hours", "--format=State")
+    return {line.split()[0] for line in lines if line}
+
+
+def test_the_default_study_comes_through_every_fault_with_the_same_tables(cluster, tmp_path):
+    alone = Controller(tmp_path / "alone", "--configfile", STUDY, "--cores", "1")
+    alone.start()
+    place = Controller(tmp_path / "slurm", "--configfile", STUDY, *PROFILE)
+    place.start()
+
+    # A job that fails: its process dies.
+    place.until("a training", lambda: processes(place.folder, "train"))
+    os.kill(processes(place.folder, "train")[0], signal.SIGKILL)
+    place.until("the failure", lambda: "FAILED" in states())
+
+    # A job that is cancelled.
+    place.until("another training", lambda: running("train"))
+    slurm("scancel", next(iter(running("train"))))
+    place.until("the cancellation", lambda: "CANCELLED" in states())
+
+    # SLURM's controller dies and comes back.
+    pid = int((cluster / "run/slurmctld.pid").read_text())
+    os.kill(pid, signal.SIGKILL)
+    (cluster / "run/slurmctld.pid").unlink()
+    time.sleep(5)
+    subprocess.run([CLUSTER, "controller"], check=True)
+
+    # Snakemake dies and is started again, while its jobs go on: they have two writers each.
+    place.until("trainings", lambda: processes(place.folder, "train"))
+    place.kill()
+    assert processes(place.folder, "train")
+    place.start("--unlock")
+    place.finish()
+    place.start()
+
+    # A node is lost while it measures, and what runs on it goes on unseen: two writers again.
+    place.until("a group at work", lambda: running("measure") and processes(place.folder, "features"))
+    node = next(iter(running("measure").values()))[1]
+    pid = int((cluster / f"run/slurmd.{node}.pid").read_text())
+    os.kill(pid, signal.SIGKILL)
+    place.until("the loss", lambda: "NODE_FAIL" in states())
+    (cluster / f"run/slurmd.{node}.pid").unlink()
+    subprocess.run([CLUSTER, "node", node[1:]], check=True)
+
+    place.finish()
+    assert {"FAILED", "CANCELLED", "NODE_FAIL", "COMPLETED"} <= states()
+    alone.finish()
+    assert place.tables() == alone.tables()
+    client = mlflow.MlflowClient(f"sqlite:///{place.folder}/results/mlflow/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("default").experiment_id])
+    names = [run.data.tags.get("ncpipe.id") for run in runs]
+    assert len(names) == len(set(names))
+    place.start()
+    assert "Nothing to be done" in place.finish()
+    assert not list((place.folder / "results").rglob("*.tmp"))
+
+
+TWO_GPUS = {
+    "study": {"name": "two_gpus"},
+    "datasets": {"base": {"name": "digits", "samples_per_class": 30}},
+    "networks": {
+        "base": {
+            "model": {"name": "mlp", "depth": 2, "width": 16},
+            "loss": {"name": "ce"},
+            "epochs": 2,
+            "batch_size": 64,
+            "gpus": 2,
+        },
+    },
+}
+
+
+def test_a_network_on_two_gpus_gets_them_on_one_node_for_one_task(cluster, tmp_path):
+    config = tmp_path / "study.yaml"
+    config.write_text(yaml.safe_dump(TWO_GPUS))
+    place = Controller(tmp_path / "two", "--configfile", str(config), *PROFILE)
+    place.start("models")
+    place.finish()
+    accounts = slurm("sacct", "--noheader", "--parsable2", "--format=JobID,AllocTRES,NTasks,NNodes,Comment")
+    [job] = [row.split("|")[0] for row in accounts if "gres/gpu=2" in row and "." not in row.split("|")[0]]
+    steps = [row.split("|") for row in accounts if row.startswith(f"{job}.") and "batch" not in row]
+    assert [(tasks, nodes) for _, _, tasks, nodes, _ in steps] == [("1", "1")]
