@@ -28,7 +28,7 @@ from ncpipe.plan.profile import workflow_ends, workflow_starts
 
 
 onstart:
-    write_text(Path(STUDY_FILE), STUDY.config.model_dump_json(indent=2))
+    write_study()
     workflow_starts(STUDY.layout, workflow._cores)
     if (
         STUDY.config.tracking.enabled
@@ -55,10 +55,10 @@ rule all:
 
 rule models:
     input:
-        expand(rules.train.output.model, run=STUDY.networks),
-        expand(rules.fit.output.fits, batch=STUDY.ufm_batches),
-        expand(rules.match.output.fits, run=MATCHED),
-        expand(rules.continual.output.history, run=STUDY.continual),
+        expand(f"{RESULTS}/runs/{{run}}/model.safetensors", run=STUDY.networks),
+        expand(f"{RESULTS}/ufm/{{batch}}/fits.parquet", batch=STUDY.ufm_batches),
+        expand(f"{RESULTS}/ufm/matched-{{run}}/fits.parquet", run=MATCHED),
+        expand(f"{RESULTS}/continual/{{run}}/history.parquet", run=STUDY.continual),
 
 
 rule figures:

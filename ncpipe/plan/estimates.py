@@ -9,15 +9,14 @@ import torch
 
 from ncpipe.data.registry import NominalShape, nominal_shape
 from ncpipe.plan.calibration import Calibration, Costs
+from ncpipe.plan.fitting_time import STARTUP, fitting_time
 from ncpipe.plan.memory import available_memory, features_memory, training_memory
 from ncpipe.plan.units import Unit
 from ncpipe.progress import progress
-from ncpipe.study.spec import GradientDescent, Lbfgs, NetworkSpec, UfmSpec
+from ncpipe.study.spec import NetworkSpec
 from ncpipe.study.study import ContinualRun, NetworkRun, Study, UfmBatch
 from ncpipe.training.computation import choose_device
 
-STARTUP = 2.5
-"""Seconds of interpreter and library start per job, on a usual CPU."""
 FORWARD = 1 / 3
 """Share of a training step that a forward pass takes."""
 MEASURING = 1.5
@@ -105,16 +104,3 @@ def continual_time(run: ContinualRun, whole: NominalShape, costs: Costs) -> floa
         return None
     images = (whole.train_samples + whole.test_samples) * costs.seconds_per_image * FORWARD
     return STARTUP + images + CLASSIFIER_STEP * sum(spec.steps for spec in run.ways.values())
-
-
-def fitting_time(specs: list[UfmSpec]) -> float:
-    """A rough count: 4e10 multiplications a second on top of a cost per step."""
-    spec = specs[0]
-    width = max(spec.dim) if isinstance(spec.dim, tuple) else spec.dim
-    work = 6 * spec.depth * width * spec.num_samples * (spec.classes + width * (spec.depth - 1))
-    match spec.solver:
-        case GradientDescent(steps=steps):
-            return STARTUP + steps * (4e-5 * spec.depth + len(specs) * work / 4e10)
-        case Lbfgs(starts=starts):
-            return STARTUP + 1500 * (1e-3 * spec.depth + len(specs) * starts * work / 4e10)
-    return STARTUP + len(specs) * 0.1

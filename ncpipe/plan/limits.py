@@ -40,10 +40,19 @@ def read_estimates(layout: Layout) -> Estimates:
     return read_json(layout.estimates) if layout.estimates.exists() else {}
 
 
-def minutes(estimates: Estimates, stage: str, name: str, attempt: int, otherwise: int) -> int:
-    """Wall-clock limit of an attempt of a job: a multiple of its estimate, ``otherwise`` without one."""
+def minutes(estimates: Estimates, stage: str, name: str, otherwise: int) -> int:
+    """Wall-clock limit of a job: a multiple of its estimate, ``otherwise`` without one.
+
+    It does not grow with the attempt: a training goes on where it stopped, and a job that asks for more than its
+    partition allows waits forever.
+    """
     seconds = estimates.get(_key(stage, name), {}).get("seconds")
-    return attempt * (otherwise if seconds is None else max(SHORTEST, math.ceil(SLOWER * seconds / 60)))
+    return otherwise if seconds is None else minutes_for(seconds)
+
+
+def minutes_for(seconds: float) -> int:
+    """Wall-clock limit of a job that should take so long."""
+    return max(SHORTEST, math.ceil(SLOWER * seconds / 60))
 
 
 def megabytes(estimates: Estimates, stage: str, name: str, attempt: int, at_least: int) -> int:

@@ -41,7 +41,7 @@ rule study_claims:
 
 rule claims:
     input:
-        expand(rules.study_claims.output, paper=PAPERS, scale=SCALE),
+        expand("results/claims/{paper}-{scale}.parquet", paper=PAPERS, scale=SCALE),
     output:
         "results/claims.html",
     log:

@@ -13,7 +13,8 @@ sys.path.insert(0, str(workflow.basedir))
 
 from ncpipe.errors import UserError
 from ncpipe.files import write_text
-from ncpipe.plan.limits import megabytes, minutes, read_estimates
+from ncpipe.plan.fitting_time import fitting_time
+from ncpipe.plan.limits import megabytes, minutes, minutes_for, read_estimates
 from ncpipe.study.identity import STAGE_VERSIONS, canonical, digest
 from ncpipe.study.study import Study
 
@@ -32,6 +33,9 @@ if DeploymentMethod.APPTAINER not in workflow.deployment_settings.deployment_met
     shell.prefix(f"set -euo pipefail; export PATH={BIN}:$PATH; ")
 
 RESULTS = str(STUDY.layout.results)
+# Where a job finds and leaves files: in the results folder, or in Snakemake's copies of what is in an object store.
+PREFIX = workflow.storage_settings.default_storage_prefix
+FOLDER = str(storage(f"{PREFIX}/{RESULTS}")) if PREFIX else RESULTS
 # The resolved config, written when the workflow starts: jobs read their settings from it, and a failed one can be
 # run again by hand. It is no input of theirs: what a job reads of it stands in its params, which decide about reruns.
 STUDY_FILE = f"{RESULTS}/study.json"
@@ -42,9 +46,8 @@ STORE = [f"{RESULTS}/mlflow/store.json"] if STUDY.config.tracking.enabled else [
 # Minutes, and megabytes at least, of jobs that `ncpipe plan` has not estimated.
 USUAL = {
     "train": (1440, 4000),
-    "features": (240, 6000),
-    "continual": (120, 6000),
-    "ufm": (240, 4000),
+    "features": (60, 6000),
+    "continual": (60, 6000),
 }
 FIGURES = expand(f"{RESULTS}/figures/{{figure}}.svg", figure=STUDY.figures)
 
@@ -71,13 +74,20 @@ def measure_settings(wildcards):
 
 
 def dataset_of(wildcards):
-    return f"{RESULTS}/data/{STUDY.networks[wildcards.run].dataset_id}/dataset.json"
+    return dataset_files(STUDY.networks[wildcards.run].dataset_id)
+
+
+def dataset_files(dataset):
+    files = ["dataset.json", "train.safetensors", "test.safetensors"]
+    return [f"{RESULTS}/data/{dataset}/{name}" for name in files]
 
 
 def continual_data(wildcards):
     run = STUDY.continual[wildcards.run]
-    ids = {"kept": run.network.dataset_id, "whole": run.dataset_id}
-    return {name: f"{RESULTS}/data/{i}/dataset.json" for name, i in ids.items()}
+    return {
+        "kept": dataset_files(run.network.dataset_id),
+        "whole": dataset_files(run.dataset_id),
+    }
 
 
 def continual_settings(wildcards):
@@ -95,12 +105,22 @@ def batch_settings(wildcards):
 
 def limits(stage, wildcards, attempt):
     """Minutes and megabytes that a job asks a cluster for; on one machine they limit nothing."""
-    usual_minutes, usual_megabytes = USUAL[stage]
-    name = wildcards.batch if stage == "ufm" else wildcards.run
+    usual_minutes, megabytes_at_least = USUAL[stage]
     return (
-        minutes(ESTIMATES, stage, name, attempt, usual_minutes),
-        megabytes(ESTIMATES, stage, name, attempt, usual_megabytes),
+        minutes(ESTIMATES, stage, wildcards.run, usual_minutes),
+        megabytes(ESTIMATES, stage, wildcards.run, attempt, megabytes_at_least),
     )
+
+
+def fit_minutes(wildcards):
+    problems = STUDY.ufm_batches[wildcards.batch].problems
+    return minutes_for(fitting_time(list(problems.values())))
+
+
+def write_study():
+    study = STUDY.config.study.model_copy(update={"results": FOLDER})
+    config = STUDY.config.model_copy(update={"study": study})
+    write_text(Path(STUDY_FILE), config.model_dump_json(indent=2))
 
 
 def drawn_caption(path):
@@ -132,3 +152,8 @@ def show_trainings():
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
+
+
+# A job on a node that shares no folder with this one finds no study there.
+if workflow.remote_exec and not Path(STUDY_FILE).exists():
+    write_study()

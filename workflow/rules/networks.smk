@@ -88,7 +88,7 @@ rule collapse_network:
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
-        runtime=30,
+        runtime=10,
     params:
         version=STAGE_VERSIONS["collapse"],
     shell:

@@ -4,32 +4,25 @@
 rule tables:
     input:
         networks=expand(
-            [
-                rules.train.output.spec,
-                rules.train.output.history,
-                rules.train.output.timings,
-                rules.collapse_network.output.collapse,
-                rules.collapse_network.output.grams,
-            ],
+            f"{RESULTS}/runs/{{run}}/{{file}}",
             run=STUDY.networks,
+            file=[
+                "spec.json",
+                "history.parquet",
+                "timings.parquet",
+                "collapse.parquet",
+                "grams.parquet",
+            ],
         ),
         problems=expand(
-            [
-                f"{RESULTS}/ufm/{{folder}}/fits.parquet",
-                f"{RESULTS}/ufm/{{folder}}/history.parquet",
-                f"{RESULTS}/ufm/{{folder}}/timings.parquet",
-                f"{RESULTS}/ufm/{{folder}}/collapse.parquet",
-                f"{RESULTS}/ufm/{{folder}}/grams.parquet",
-            ],
+            f"{RESULTS}/ufm/{{folder}}/{{file}}.parquet",
             folder=[*STUDY.ufm_batches, *(f"matched-{run}" for run in MATCHED)],
+            file=["fits", "history", "timings", "collapse", "grams"],
         ),
         continual=expand(
-            [
-                rules.continual.output.history,
-                rules.continual.output.timings,
-                rules.continual.output.runs,
-            ],
+            f"{RESULTS}/continual/{{run}}/{{file}}",
             run=STUDY.continual,
+            file=["history.parquet", "timings.parquet", "runs.json"],
         ),
     output:
         expand(
@@ -75,7 +68,7 @@ rule figure:
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
-        runtime=30,
+        runtime=10,
     params:
         study=STUDY_FILE,
         options=lambda wildcards: canonical(STUDY.figures[wildcards.figure]),

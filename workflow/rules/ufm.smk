@@ -14,8 +14,8 @@ rule fit:
         f"{BENCHMARKS}/ufm/{{batch}}.tsv"
     threads: 1
     resources:
-        mem_mb=lambda wildcards, attempt: limits("ufm", wildcards, attempt)[1],
-        runtime=lambda wildcards, attempt: limits("ufm", wildcards, attempt)[0],
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=fit_minutes,
     params:
         study=STUDY_FILE,
         settings=batch_settings,
@@ -43,7 +43,7 @@ rule match:
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
-        runtime=60,
+        runtime=15,
     params:
         study=STUDY_FILE,
         settings=list(STUDY.config.ufm.matched),
@@ -65,7 +65,7 @@ rule collapse_ufm:
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
-        runtime=30,
+        runtime=10,
     params:
         version=STAGE_VERSIONS["collapse"],
     shell:
