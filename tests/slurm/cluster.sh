@@ -134,7 +134,10 @@ case ${1:-} in
   controller) start_controller ;;
   node) start_node "$2" ;;
   down)
-    [ -s "$ROOT/run/slurmctld.pid" ] && timeout 10 scancel --user=root 2>/dev/null || true
+    if alive "$ROOT/run/slurmctld.pid"; then  # nothing of a job outlives the cluster
+      timeout 10 scancel --user=root || true
+      wait_for 30 bash -c '[ -z "$(squeue -h)" ]' || true
+    fi
     for file in "$ROOT"/run/slurmd.*.pid "$ROOT"/run/{slurmctld,slurmdbd,mariadb}.pid "$ROOT/munge/pid"; do stop "$file"; done
     for file in slurm.conf cgroup.conf gres.conf; do
       [ "$(readlink "/etc/slurm/$file")" != "$ROOT/etc/$file" ] || rm -f "/etc/slurm/$file"

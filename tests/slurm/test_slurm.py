@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 CLUSTER = ROOT / "tests/slurm/cluster.sh"
 COMPARED = sorted(set(TABLES) - {"timings"})
 NEEDED = ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd")
-PATIENCE = 600.0
+PATIENCE = 1500.0
 STUDY = str(ROOT / "config.yaml")
 PROFILE = ("--profile", str(ROOT / "workflow/profiles/slurm"), "--slurm-init-seconds-before-status-checks", "3")
 

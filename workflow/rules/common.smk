@@ -49,7 +49,11 @@ USUAL = {
     "features": (60, 6000),
     "continual": (60, 6000),
 }
-FIGURES = expand(f"{RESULTS}/figures/{{figure}}.svg", figure=STUDY.figures)
+FIGURES = expand(
+    f"{RESULTS}/figures/{{figure}}.{{suffix}}",
+    figure=STUDY.figures,
+    suffix=["svg", "png", "pdf"],
+)
 
 
 wildcard_constraints:
@@ -119,7 +123,13 @@ def fit_minutes(wildcards):
 
 def write_study():
     study = STUDY.config.study.model_copy(update={"results": FOLDER})
-    config = STUDY.config.model_copy(update={"study": study})
+    tracking = STUDY.config.tracking
+    if (
+        PREFIX and tracking.uri is None
+    ):  # MLflow's database is no file for an object store
+        here = f"sqlite:///{Path(RESULTS).resolve()}/mlflow/mlflow.db"
+        tracking = tracking.model_copy(update={"uri": here})
+    config = STUDY.config.model_copy(update={"study": study, "tracking": tracking})
     write_text(Path(STUDY_FILE), config.model_dump_json(indent=2))
 
 

@@ -36,6 +36,7 @@ rule sync:
     input:
         store=rules.store.output,
         tables=rules.tables.output,
+        figures=FIGURES,
         report=rules.report.output,
     output:
         f"{RESULTS}/mlflow/sync.json",
