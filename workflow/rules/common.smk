@@ -18,6 +18,14 @@ from ncpipe.plan.limits import megabytes, minutes, minutes_for, read_estimates
 from ncpipe.study.identity import STAGE_VERSIONS, canonical, digest
 from ncpipe.study.study import Study
 
+
+def forget_missing_folders():
+    """Let the S3 plugin see folders that pods make: 0.3.6 remembers for good that one was not there."""
+    from snakemake_storage_plugin_s3 import StorageObject
+
+    StorageObject._is_dir = property(lambda self: None, lambda self, value: None)
+
+
 try:
     STUDY = Study(config)
     MATCHED = list(STUDY.networks) if STUDY.config.ufm.matched else []
@@ -36,6 +44,8 @@ RESULTS = str(STUDY.layout.results)
 # Where a job finds and leaves files: in the results folder, or in Snakemake's copies of what is in an object store.
 PREFIX = workflow.storage_settings.default_storage_prefix
 FOLDER = str(storage(f"{PREFIX}/{RESULTS}")) if PREFIX else RESULTS
+if workflow.storage_settings.default_storage_provider == "s3":
+    forget_missing_folders()
 # The resolved config, written when the workflow starts: jobs read their settings from it, and a failed one can be
 # run again by hand. It is no input of theirs: what a job reads of it stands in its params, which decide about reruns.
 STUDY_FILE = f"{RESULTS}/study.json"

@@ -35,8 +35,6 @@ rule train:
         f"{LOGS}/train/{{run}}.log",
     benchmark:
         f"{BENCHMARKS}/train/{{run}}.tsv"
-    # A job that was told to stop saves its state and ends with code 75; the next attempt goes on from there.
-    retries: 2
     threads: 1
     resources:
         gpu=lambda wildcards: STUDY.networks[wildcards.run].spec.gpus,
