@@ -6,10 +6,10 @@ BIN := .venv/bin
 SETUP := .venv/.ncpipe-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slurm lint format bench ui lock
+.PHONY: help setup run test test-slurm test-kubernetes lint format bench ui lock
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: $(SETUP)  ## create .venv with the locked versions
 
@@ -29,12 +29,16 @@ test: setup  ## run all tests
 test-slurm: setup  ## run the default study on a SLURM cluster on this machine (as root)
 	$(BIN)/python -m pytest -m slurm tests/slurm
 
+test-kubernetes: setup  ## run a study on pods without a shared folder, over an object store
+	$(BIN)/python -m pytest -m kubernetes tests/kubernetes
+
 lint: setup  ## check style, types and workflow
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
+	$(BIN)/hadolint workflow/Containerfile
 
 format: setup  ## format code and workflow
 	$(BIN)/ruff check --fix .

@@ -113,7 +113,7 @@ def states() -> set[str]:
 
 def test_the_default_study_comes_through_every_fault_with_the_same_tables(cluster, tmp_path):
     alone = Controller(tmp_path / "alone", "--configfile", STUDY, "--cores", "1")
-    alone.start()
+    alone.start("tables")
     place = Controller(tmp_path / "slurm", "--configfile", STUDY, *PROFILE)
     place.start()
 
