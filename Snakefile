@@ -24,11 +24,19 @@ include: "workflow/rules/tracking.smk"
 include: "workflow/rules/claims.smk"
 
 
+from ncpipe.cluster import take_over
 from ncpipe.plan.profile import workflow_ends, workflow_starts
 
 
 onstart:
     write_study()
+    if job_name := getattr(
+        workflow.scheduler._executor, "run_uuid", None
+    ):  # SLURM's
+        try:
+            take_over(STUDY.layout, job_name)
+        except UserError as error:
+            sys.exit(f"ncpipe: {error}")
     workflow_starts(STUDY.layout, workflow._cores)
     if (
         STUDY.config.tracking.enabled

@@ -92,6 +92,10 @@ def running(rule: str) -> dict[str, tuple[str, str]]:
     return {job: (name, node) for job, name, node in rows if name.startswith(f"rule_{rule}")}
 
 
+def queue() -> set[str]:
+    return set(slurm("squeue", "--noheader", "--format=%i"))
+
+
 def processes(folder: Path, *words: str) -> list[int]:
     """Processes of ncpipe with these words in their command, working in the folder."""
     found = []
@@ -134,15 +138,18 @@ def test_the_default_study_comes_through_every_fault_with_the_same_tables(cluste
     time.sleep(5)
     subprocess.run([CLUSTER, "controller"], check=True)
 
-    # Snakemake dies and is started again, while its jobs go on: they have two writers each.
+    # Snakemake dies and is started again, while its jobs go on.
     place.until("trainings", lambda: processes(place.folder, "train"))
     place.kill()
-    assert processes(place.folder, "train")
+    left = queue()
+    assert left
     place.start("--unlock")
     place.finish()
     place.start()
+    place.until("jobs of the second", lambda: queue() - left)
+    assert not queue() & left
 
-    # A node is lost while it measures, and what runs on it goes on unseen: two writers again.
+    # A node is lost while it measures, and what runs on it goes on unseen: its outputs have two writers.
     place.until("a group at work", lambda: running("measure") and processes(place.folder, "features"))
     node = next(iter(running("measure").values()))[1]
     pid = int((cluster / f"run/slurmd.{node}.pid").read_text())
