@@ -279,6 +279,26 @@ def compare(
 
 
 @app.command(rich_help_panel=PEOPLE)
+def reproduce(
+    run: Annotated[str, typer.Argument(help="A run: RESULTS/RUN_ID or its beginning.")],
+    study: Annotated[Path | None, typer.Option(help="Config of its study; default: study.json in RESULTS.")] = None,
+    scale: Scale = None,
+    keep: Annotated[Path | None, typer.Option(help="Keep the rerun in this new folder.")] = None,
+) -> None:
+    """Make a run again from its recorded settings, and compare. Exit code 0: equal, 1: different, 2: not made."""
+    from ncpipe.reproduce import reproduce as make_again
+    from ncpipe.reproduce.result import print_reproduction
+
+    try:
+        found = make_again(run, study, scale, keep)
+    except UserError as error:
+        print(f"ncpipe: {error}", file=sys.stderr, flush=True)
+        raise typer.Exit(2) from None
+    print_reproduction(found)
+    raise typer.Exit(0 if found.equal else 1)
+
+
+@app.command(rich_help_panel=PEOPLE)
 def figure(
     name: Annotated[str | None, typer.Argument(help="Figure to draw; with --study the name of its file.")] = None,
     tables: Annotated[Path | None, typer.Option(help="Folder of tables to draw from, as results/tables.")] = None,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ncpipe.collapse import Trace, save_traces
 from ncpipe.files import write_tensors
+from ncpipe.provenance import in_json, origin
 from ncpipe.tables.records import write_history, write_rows, write_timings
 from ncpipe.tables.schemas import UFM
 
@@ -46,4 +47,4 @@ def write_fits(folder: Path, fits: Mapping[str, FitRecord], start: float) -> Non
     last = {run_id: int(fit.history[-1]["time"]) for run_id, fit in fits.items()}
     timing = {r: [{"time": t, "seconds": now - start, "finished_at": now}] for r, t in last.items()}
     write_timings(folder / "timings.parquet", "ufm", timing)
-    write_rows(folder / "fits.parquet", UFM, [fit.row for fit in fits.values()])
+    write_rows(folder / "fits.parquet", UFM, [fit.row for fit in fits.values()], {"provenance": in_json(origin())})

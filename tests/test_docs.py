@@ -23,7 +23,7 @@ from ncpipe.study.sweep import expand
 from ncpipe.tables.records import write_rows
 from ncpipe.tables.schemas import TABLES
 
-PROVENANCE = dict.fromkeys(("git_commit", "ncpipe_version", "study_hash"), "")
+PROVENANCE = dict.fromkeys(("git_commit", "ncpipe_version", "study_hash"), "") | {"provenance": "{}"}
 """Metadata that ``write_tables`` adds to the study's name and the schema's version."""
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 

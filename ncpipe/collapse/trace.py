@@ -49,8 +49,8 @@ class Trace:
         return sorted(self.heads)
 
 
-def save_traces(path: Path, traces: Mapping[str, Trace]) -> None:
-    """Write the traces of several runs, by run id, to one safetensors file."""
+def save_traces(path: Path, traces: Mapping[str, Trace], metadata: Mapping[str, str] | None = None) -> None:
+    """Write the traces of several runs, by run id, to one safetensors file, which carries ``metadata`` too."""
     tensors: dict[str, Tensor] = {}
     index: dict[str, object] = {}
     for number, (run_id, trace) in enumerate(traces.items()):
@@ -66,7 +66,7 @@ def save_traces(path: Path, traces: Mapping[str, Trace]) -> None:
                 tensors[f"{number}/{time}/bias"] = bias
         for (time, layer), weight in trace.weights.items():
             tensors[f"{number}/{time}/{layer}/weight"] = weight
-    write_tensors(path, tensors, {"index": json.dumps(index)})
+    write_tensors(path, tensors, {"index": json.dumps(index), **(metadata or {})})
 
 
 def load_traces(path: Path) -> dict[str, Trace]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from ncpipe.errors import UserError
+from ncpipe.provenance import summary
 from ncpipe.study.layout import Layout
 from ncpipe.tables.records import read_table
 from ncpipe.tables.schemas import TABLES
@@ -37,7 +39,7 @@ class StudySource:
     """Its results folder, as given."""
     tables: Frames
     metadata: dict[str, str]
-    """Of the table ``runs``: version, commit, study, scale, hash."""
+    """Of the table ``runs``: version, commit, study, scale, hash; packages and hardware of its runs."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,9 @@ def read_study(results: Path) -> StudySource:
         if table == "runs":
             metadata = {key.decode(): value.decode() for key, value in (read.schema.metadata or {}).items()}
         tables[table] = read.to_pandas().reindex(columns=TABLES[table].names)
-    return StudySource(str(results), tables, {key: text for key, text in metadata.items() if key != "pandas"})
+    made_by = summary(json.loads(metadata.pop("provenance", "{}")).values())
+    metadata = {key: text for key, text in metadata.items() if key != "pandas"}
+    return StudySource(str(results), tables, metadata | made_by)
 
 
 def _found(run: str, folders: list[Path]) -> RunSource:

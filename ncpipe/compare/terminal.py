@@ -46,8 +46,8 @@ def _print_runs(console: Console, comparison: RunComparison) -> None:
     for side, run in (("A", comparison.a), ("B", comparison.b)):
         console.print(f"{side}  {_named(run)}", soft_wrap=True)
     settings = [(s.name, value(s.a), value(s.b)) for s in (*comparison.settings, *comparison.words)]
-    _table(console, f"settings ({comparison.equal_settings} equal)", ("A", "B"), settings)
-    _agreement(console, comparison.agreement)
+    print_table(console, f"settings ({comparison.equal_settings} equal)", ("A", "B"), settings)
+    print_agreement(console, comparison.agreement)
     _pairs(console, "course", comparison.course)
     for split in ("train", "test"):
         pairs = tuple(pair for pair in comparison.finals if pair.split == split)
@@ -69,12 +69,12 @@ def _print_studies(console: Console, comparison: StudyComparison) -> None:
         console.print(sentence)
     console.print(f"A  {comparison.a}\nB  {comparison.b}", soft_wrap=True)
     provenance = [(entry.name, value(entry.a), value(entry.b)) for entry in comparison.provenance]
-    _table(console, f"provenance ({len(comparison.equal_provenance)} equal)", ("A", "B"), provenance)
+    print_table(console, f"provenance ({len(comparison.equal_provenance)} equal)", ("A", "B"), provenance)
     for side, ids in (("A", comparison.only_a), ("B", comparison.only_b)):
         if ids:
             console.print(f"\nonly in {side}: {counted(len(ids), 'run')}", style="bold")
             console.print("\n".join(_first(ids)), soft_wrap=True)
-    _agreement(console, comparison.agreement)
+    print_agreement(console, comparison.agreement)
     _labels(console, comparison.labels)
     _claims(console, comparison.claims)
 
@@ -85,7 +85,7 @@ def _first(items: Sequence[str]) -> list[str]:
     return [*items[:LISTED], *([f"and {rest} more"] if rest > 0 else [])]
 
 
-def _agreement(console: Console, agreement: Agreement | None) -> None:
+def print_agreement(console: Console, agreement: Agreement | None) -> None:
     """Deviations by quantity; the run and place where each is largest stand below, by number."""
     if agreement is None:
         return
@@ -105,11 +105,11 @@ def _agreement(console: Console, agreement: Agreement | None) -> None:
     ]
     rest = len(agreement.deviations) - len(listed)
     title = "largest relative difference" + (f" ({rest} more quantities on the page)" if rest else "")
-    _table(console, title, ("differ", "relative", "A", "B", "in"), rows)
+    print_table(console, title, ("differ", "relative", "A", "B", "in"), rows)
     for place, mark in marks.items():
         console.print(f"{mark} {place}", soft_wrap=True)
     words = [(f"{w.column} of {counted(len(w.run_ids), 'run')}", value(w.a), value(w.b)) for w in agreement.words]
-    _table(console, "another end or machine", ("A", "B"), words)
+    print_table(console, "another end or machine", ("A", "B"), words)
     for sentence in not_compared(agreement):
         console.print(f"\n{sentence}")
 
@@ -127,7 +127,7 @@ def _labels(console: Console, pairs: Iterable[LabelledPair]) -> None:
         seeds = " | ".join(str(max(getattr(pair, side).seeds for pair in own)) for side in "ab")
         rows = [(pair.quantity, *cells(pair.median), seed_range(pair)) for pair in own]
         title = f"{label}: medians over {seeds} seeds"
-        _table(console, title, ("A", "B", "B − A", "B / A", "seed range"), rows)
+        print_table(console, title, ("A", "B", "B − A", "B / A", "seed range"), rows)
 
 
 def _claims(console: Console, claims: Sequence[ClaimPair]) -> None:
@@ -137,15 +137,15 @@ def _claims(console: Console, claims: Sequence[ClaimPair]) -> None:
         a, b = (f"{SYMBOLS.get(verdict, '')} {verdict}".strip() for verdict in verdicts(claim))
         x, y, *_ = cells(claim.effect)
         rows.append((("* " if claim.changed else "  ") + claim.claim_id, needed(claim), a, b, x, y))
-    _table(console, "claims: verdict and effect", ("needs", "A", "B", "effect A", "effect B"), rows)
+    print_table(console, "claims: verdict and effect", ("needs", "A", "B", "effect A", "effect B"), rows)
 
 
 def _pairs(console: Console, title: str, pairs: Iterable[Pair]) -> None:
     rows = [(pair.quantity, *cells(pair)) for pair in pairs]
-    _table(console, title, ("A", "B", "B − A", "B / A"), rows)
+    print_table(console, title, ("A", "B", "B − A", "B / A"), rows)
 
 
-def _table(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(console: Console, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table under its title, or nothing where it has no row."""
     if not rows:
         return

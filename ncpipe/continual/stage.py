@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -16,6 +16,7 @@ from ncpipe.errors import UserError
 from ncpipe.files import read_json, read_tensors, write_json
 from ncpipe.networks import Network
 from ncpipe.progress import progress
+from ncpipe.provenance import origin_of
 from ncpipe.stopwatch import work
 from ncpipe.study.identity import STAGE_VERSIONS
 from ncpipe.study.study import ContinualRun
@@ -45,7 +46,7 @@ def learn_classes(
     """
     if whole.num_classes <= kept.num_classes:
         raise UserError(f"{run.network.id} has seen all {whole.num_classes} classes; lower dataset.classes")
-    learnt = dict.fromkeys(run.ways, DIVERGED)
+    learnt, device = dict.fromkeys(run.ways, DIVERGED), computation.device
     timings = {}
     with work(), progress(f"continual {run.network.id}", len(run.ways)) as report:
         if read_json(network_folder / "spec.json")["status"] == "done":
@@ -59,15 +60,16 @@ def learn_classes(
                 report(done, run_id)
         write_history(folder / "history.parquet", "net", {run_id: found.history for run_id, found in learnt.items()})
         write_timings(folder / "timings.parquet", "continual", timings)
-        write_json(folder / "runs.json", {run_id: _about(found) for run_id, found in learnt.items()})
+        write_json(folder / "runs.json", {run_id: _about(found, device) for run_id, found in learnt.items()})
 
 
-def _about(found: Learnt) -> dict[str, str | int]:
+def _about(found: Learnt, device: torch.device) -> dict[str, Any]:
     return {
         "status": found.status,
         "final_step": found.final_step,
         "train_samples": found.train_samples,
         "code_version": STAGE_VERSIONS["continual"],
+        "provenance": origin_of(device),
     }
 
 

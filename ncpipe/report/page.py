@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from string import ascii_lowercase
 from typing import Any
 from xml.etree import ElementTree
 
+import pandas as pd
 import pyarrow.parquet as pq
 
 from ncpipe.claims.bibliography import BIBLIOGRAPHY
@@ -17,6 +19,7 @@ from ncpipe.claims.wording import by_paper
 from ncpipe.figures.matched_ufm import matched_fits
 from ncpipe.figures.series import Tables
 from ncpipe.files import write_text
+from ncpipe.provenance import run_command, study_command
 from ncpipe.report.explorer import explorer
 from ncpipe.report.summary import final_values, sentences
 from ncpipe.report.templates import link, script, template, text
@@ -91,6 +94,8 @@ def write_report(
         bases=bases(matched[:MOST_ROWS]),
         most_rows=MOST_ROWS,
         provenance=provenance(tables_folder / "runs.parquet"),
+        origins=origins(tables_folder / "runs.parquet", tables["runs"].get("provenance", pd.Series(dtype=object))),
+        commands=[study_command(target.parent), run_command(target.parent, "RUN_ID")],
         table_files={name: link(tables_folder / f"{name}.parquet", target.parent) for name in TABLES},
         contents=CONTENTS,
         config=link(config, target.parent) if config.exists() else None,
@@ -161,6 +166,12 @@ def _letters(number: int) -> str:
 def provenance(table: Path) -> dict[str, str]:
     """What the metadata of a table say about its making."""
     return _metadata(table, *PROVENANCE)
+
+
+def origins(table: Path, keys: pd.Series) -> list[tuple[int, dict[str, Any]]]:
+    """Code, packages and hardware that made the runs, with how many: the most frequent first."""
+    known = json.loads(_metadata(table, "provenance").get("provenance", "{}"))
+    return [(int(count), known[key]) for key, count in keys.value_counts().items() if key in known]
 
 
 def scale(table: Path) -> str:

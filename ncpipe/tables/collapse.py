@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ncpipe.collapse import Measurement, Moment, Trace, collapse_metrics, load_traces
+from ncpipe.provenance import in_json, origin
 from ncpipe.tables.grams import gram_rows
 from ncpipe.tables.records import write_rows
 from ncpipe.tables.schemas import COLLAPSE, GRAMS
@@ -18,9 +19,10 @@ def write_collapse(statistics: Path, source: str, target: Path) -> None:
     ``grams.parquet`` beside it."""
     traces = load_traces(statistics)
     rows = (row for run_id, trace in traces.items() for row in collapse_rows(source, run_id, trace))
-    write_rows(target, COLLAPSE, rows)
+    metadata = {"provenance": in_json(origin())}
+    write_rows(target, COLLAPSE, rows, metadata)
     grams = (row for run_id, trace in traces.items() for row in gram_rows(source, run_id, trace))
-    write_rows(target.with_name("grams.parquet"), GRAMS, grams)
+    write_rows(target.with_name("grams.parquet"), GRAMS, grams, metadata)
 
 
 def collapse_rows(source: str, run_id: str, trace: Trace) -> Iterator[dict[str, Any]]:

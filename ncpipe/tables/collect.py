@@ -29,6 +29,7 @@ from ncpipe.study.spec import (
 )
 from ncpipe.study.study import NetworkRun, Study
 from ncpipe.tables.continual import continual_rows
+from ncpipe.tables.origins import origins
 from ncpipe.tables.records import read_table, write_rows
 from ncpipe.tables.schemas import TABLES
 from ncpipe.tables.selection import compared, selected
@@ -52,9 +53,13 @@ def write_tables(study: Study) -> None:
     frames["runs"] = pd.DataFrame(rows["runs"], columns=TABLES["runs"].names)
     config, planned = study.config, [*study.networks, *study.continual_ids, *study.problems]
     rows["claims"] = claim_rows(compared(frames), config.claims, config.scale)
+    keys, known = origins(study)
+    for row in rows["runs"]:
+        row["provenance"] = keys.get(row["run_id"])
     metadata = {
         "ncpipe_version": ncpipe.__version__,
         "git_commit": git_commit(),
+        "provenance": known,
         "study": study.config.study.name,
         "scale": config.scale or "",
         "study_hash": digest([*planned, canonical(study.config.measure)]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 
 def _field(name: str, kind: pa.DataType, meaning: str, unit: str = "") -> pa.Field:
@@ -79,6 +79,12 @@ RUNS = pa.schema(
         _field("final_train_accuracy", _REAL, "evaluation-mode training accuracy", "fraction"),
         _field("final_test_accuracy", _REAL, "evaluation-mode test accuracy", "fraction"),
         _field("device", _TEXT, "device kind the run was computed on"),
+        _field(
+            "provenance",
+            _TEXT,
+            "key of the code, packages and hardware that made it, which stand in the file's metadata;"
+            " `ncpipe reproduce RUN_ID` makes it again",
+        ),
     ]
 )
 

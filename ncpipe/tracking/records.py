@@ -14,6 +14,7 @@ import pyarrow as pa
 from ncpipe.claims.wording import counted
 from ncpipe.errors import UserError
 from ncpipe.files import read_json
+from ncpipe.provenance import Origin, in_json, run_command, study_command
 from ncpipe.study.identity import STAGE_VERSIONS
 from ncpipe.study.layout import Layout
 from ncpipe.study.spec import Config
@@ -30,7 +31,7 @@ NOTE = "mlflow.note.content"
 STAGES = {"network": "train", "declared": "fit", "matched": "match", "continual": "continual"}
 TAGS = ("kind", "status", "label", "dataset", "network_id", "device", "model", "loss", "seed")
 NOT_SETTINGS = {"source", "run_id", "kind", "network_id", "status", "label", "settings", "device"}
-NOT_SETTINGS |= {"zero_error_epoch", "selected", "precision"}  # results
+NOT_SETTINGS |= {"zero_error_epoch", "selected", "precision", "provenance"}  # results
 PARAMS = [name for name in RUNS.names if name not in NOT_SETTINGS and not name.startswith("final_")]
 
 
@@ -61,7 +62,7 @@ class RunRecord:
     pictures: list[Artifact] = field(default_factory=list)
     data: DataUse | None = None
     origin: dict[str, str] = field(default_factory=dict)
-    """Tags that say by which code the tables were made: no news of the run, and not in its digest."""
+    """Tags that say what made it and makes it again: no news of the run, and not in its digest."""
 
     def digest(self) -> str:
         """Hash over all that is logged and the version of this stage."""
@@ -96,6 +97,7 @@ class StudyRecords:
         metadata = tables["runs"].schema.metadata or {}
         self.metadata = {key.decode(): value.decode() for key, value in metadata.items()}
         self.config, self.layout = config, layout
+        self.origins: dict[str, Origin] = json.loads(self.metadata.pop("provenance", "{}"))
         self.planned: list[Row] = tables["runs"].to_pylist()
         self.rows = [row for row in self.planned if row["status"] != "missing"]
         self.by_id = {row["run_id"]: row for row in self.rows}
@@ -116,10 +118,12 @@ class StudyRecords:
         for row in self.rows:
             yield self._run(row)
 
-    @property
-    def _commit(self) -> dict[str, str]:
+    def _origin(self, command: str, made_by: str | None = None) -> dict[str, str]:
+        """The code that made the tables, what made the run, and the command that makes it again."""
         commit = self.metadata.get("git_commit")
-        return {"git_commit": commit, "mlflow.source.git.commit": commit} if commit else {}
+        code = {"git_commit": commit, "mlflow.source.git.commit": commit} if commit else {}
+        found = self.origins.get(made_by or "")
+        return code | {"reproduce": command} | ({"provenance": in_json(found)} if found else {})
 
     def _study(self) -> RunRecord:
         study = self.config.study
@@ -138,7 +142,7 @@ class StudyRecords:
             points=claim_points(self.claims, self.clock),
             artifacts=study_artifacts(self.config, self.layout, self.planned, self.claims),
             pictures=study_pictures(self.layout),
-            origin=self._commit,
+            origin=self._origin(study_command(self.layout.results)),
         )
 
     def _run(self, row: Row) -> RunRecord:
@@ -162,7 +166,7 @@ class StudyRecords:
             artifacts=self.layers.files(run_id),
             pictures=self.layers.pictures(run_id, name),
             data=self.data.get(row["dataset_id"]) if is_network else None,
-            origin=self._commit,
+            origin=self._origin(run_command(self.layout.results, run_id), row.get("provenance")),
         )
 
 

@@ -32,6 +32,7 @@ from ncpipe.errors import UserError
 from ncpipe.files import read_json, read_tensors, write_tensors
 from ncpipe.networks import as_vectors
 from ncpipe.progress import progress
+from ncpipe.provenance import in_json, origin_of
 from ncpipe.stopwatch import work
 from ncpipe.study.spec import AugmentSpec, MeasureSpec
 from ncpipe.study.study import NetworkRun, matches_any
@@ -79,8 +80,9 @@ def extract_features(
             report(done, f"epoch {epoch}")
         if kept:
             kept |= {f"labels/{split}": labels for split, labels in extractor.labels.items()}
+        made_by = in_json(origin_of(computation.device))
         write_tensors(folder / "features.safetensors", kept)
-        save_traces(folder / "statistics.safetensors", {run.id: extractor.trace})
+        save_traces(folder / "statistics.safetensors", {run.id: extractor.trace}, {"provenance": made_by})
 
 
 class Extractor:

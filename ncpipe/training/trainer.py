@@ -16,6 +16,7 @@ from ncpipe.files import write_json, write_tensors
 from ncpipe.networks import Network, build_network
 from ncpipe.progress import progress as progress_bar
 from ncpipe.progress import silent
+from ncpipe.provenance import origin_of
 from ncpipe.study.identity import STAGE_VERSIONS, digest
 from ncpipe.study.spec import NetworkSpec
 from ncpipe.study.study import NetworkRun
@@ -294,6 +295,8 @@ class Trainer:
                 "device": device_kind(self.device),
                 "precision": self.computation.precision,
                 "code_version": STAGE_VERSIONS["train"],
+                "provenance": origin_of(self.device),
+                "reproduce": f"ncpipe reproduce {run.id}",
             },
         )
         self.states[member].remove()

@@ -1,0 +1,104 @@
+"""What came of a reproduction, and how it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from ncpipe.claims.wording import number
+from ncpipe.compare.pairs import Setting, differing
+from ncpipe.compare.terminal import LISTED, print_agreement, print_table
+from ncpipe.compare.values import Agreement
+from ncpipe.compare.wording import counted, value
+from ncpipe.provenance import CODE, HARDWARE, Origin
+from ncpipe.reproduce.tensors import TensorAgreement
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A run beside itself made again: A is the record, B the rerun."""
+
+    run_id: str
+    results: str
+    tables: Agreement
+    """By the tables of the study."""
+    records: Agreement | None
+    """By the files in the run's folder; None where it is gone."""
+    tensors: TensorAgreement
+    recorded: Origin
+    """Empty of a run that was made before origins were recorded."""
+    recorded_commit: str
+    """Of the code that wrote the tables."""
+    now: Origin
+
+    @property
+    def agreements(self) -> list[Agreement]:
+        return [self.tables] if self.records is None else [self.tables, self.records]
+
+    @property
+    def equal(self) -> bool:
+        return not any(each.differing for each in self.agreements) and not self.tensors.deviations
+
+    @property
+    def changes(self) -> tuple[Setting, ...]:
+        """Entries of code, packages and hardware that are not the recorded ones."""
+        return tuple(differing(self.recorded, self.now)) if self.recorded else ()
+
+
+def verdict(found: Reproduction) -> str:
+    """The answer in one line: 'Equal, bit for bit: 412 values and 31 tensors of ID.'"""
+    values, tensors = sum(each.values for each in found.agreements), found.tensors.tensors
+    if found.equal:
+        return f"Equal, bit for bit: {counted(values, 'value')} and {counted(tensors, 'tensor')} of {found.run_id}."
+    largest: list[tuple[float, str]] = [
+        (d.relative, d.quantity) for each in found.agreements for d in each.deviations if d.relative is not None
+    ]
+    largest += [(d.relative, f"{d.file}: {d.name}") for d in found.tensors.deviations if d.relative is not None]
+    differs = sum(each.differing for each in found.agreements)
+    parts = f"{differs:,} of {counted(values, 'value')} and {len(found.tensors.deviations):,} of "
+    parts += f"{counted(tensors, 'tensor')} of {found.run_id}"
+    relative, where = max(largest, default=(None, ""))
+    return f"Differs in {parts}" + (f"; by {number(relative)} relative at most ({where})." if where else ".")
+
+
+def remarks(found: Reproduction) -> Iterator[str]:
+    """What else there is to say: other code, packages or hardware, and what could not be compared."""
+    if not found.recorded:
+        commit = f"{found.recorded_commit}; this is {found.now.get('commit', 'unknown')}"
+        yield f"The record names neither packages nor hardware. Its tables were written at commit {commit}."
+    kinds = dict.fromkeys(_kind(change.name) for change in found.changes)
+    if kinds:
+        yield f"Not as recorded: {', '.join(kinds)}."
+    elif found.recorded:
+        yield "Code, packages and hardware are as recorded."
+    if found.records is None:
+        yield f"The folder of the run is gone from {found.results}: the tables alone are compared."
+    elif found.tensors.unrecorded:
+        yield f"Not compared, since not in the record: {', '.join(found.tensors.unrecorded[:LISTED])}."
+
+
+def _kind(name: str) -> str:
+    return "code" if name in CODE else "hardware" if name in HARDWARE else "packages"
+
+
+def print_reproduction(found: Reproduction) -> None:
+    """Print the verdict, what surrounds it, and what differs most."""
+    console = Console(markup=False, emoji=False, highlight=False)
+    console.print(verdict(found), style="bold", soft_wrap=True)
+    for remark in remarks(found):
+        console.print(remark, soft_wrap=True)
+    rows = [(change.name, value(change.a), value(change.b)) for change in found.changes]
+    print_table(console, "made by", ("recorded", "now"), rows)
+    for each, title in zip(found.agreements, (f"tables of {found.results}", "files of the run")):
+        if each.differing:
+            console.print(f"\n{title}: A is the record, B the rerun", style="bold")
+            print_agreement(console, each)
+    listed = found.tensors.deviations[:LISTED]
+    tensors = [
+        (f"{d.file}: {d.name}", f"{d.differing:,} of {d.values:,}", number(d.relative) if d.relative else "–")
+        for d in listed
+    ]
+    more = len(found.tensors.deviations) - len(listed)
+    print_table(console, "tensors" + (f" ({more} more)" if more else ""), ("differ", "relative"), tensors)
