@@ -138,9 +138,12 @@ class Study:
         self.config = Config.model_validate(
             {
                 "study": {"name": "small", "description": "A *small* study.", "results": str(results)},
-                "tracking": tracking,
+                "tracking": {key: value for key, value in tracking.items() if key != "uri"},
             }
         )
+        # A config may hold no password, but what shows a URI must not rely on that.
+        uri = self.config.tracking.model_copy(update={"uri": tracking.get("uri")})
+        self.config = self.config.model_copy(update={"tracking": uri})
         self.tables = small_tables()
         self.layout.figures.mkdir(parents=True)
         self.draw("white")
@@ -606,8 +609,12 @@ def test_missing_tables_are_named(tmp_path: Path) -> None:
 UFM = {"classes": 3, "samples": 5, "dim": 6, "weight_decay": 5e-3, "feature_decay": 1e-3, "solver": {"name": "lbfgs"}}
 
 
-def test_a_dead_store_stops_no_workflow(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    config = {"study": {"name": "small", "results": str(tmp_path)}, "tracking": {"uri": "http://me:hunter2@127.0.0.1:9"},
+def test_a_dead_store_stops_no_workflow(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hunter2")
+    config = {"study": {"name": "small", "results": str(tmp_path)}, "tracking": {"uri": "http://127.0.0.1:9"},
               "ufm": {"base": UFM}}  # fmt: skip
     write_json(tmp_path / "study.json", config)
     done = CliRunner().invoke(app, ["store", str(tmp_path / "study.json")], catch_exceptions=False)
@@ -615,7 +622,7 @@ def test_a_dead_store_stops_no_workflow(tmp_path: Path, capfd: pytest.CaptureFix
     printed = "".join(capfd.readouterr()) + done.output
     assert "no answer" in printed
     assert "hunter2" not in printed
-    assert read_json(tmp_path / "mlflow" / "store.json") == {"uri": "http://***@127.0.0.1:9", "experiment_id": None}
+    assert read_json(tmp_path / "mlflow" / "store.json") == {"uri": "http://127.0.0.1:9", "experiment_id": None}
     assert study_page(tmp_path / "mlflow") is None
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm"})
 TEST_NAMES = ("test", "val")
+LARGEST_IMAGE = 256 * 2**20
+"""Bytes that a member of a zip may unpack to: a small zip could fill the memory."""
 BLOCK = 16
 """Images that a thread reads in one go."""
 
@@ -114,7 +116,13 @@ class ImageFolder:
             yield lambda name: (self.path / name).read_bytes()
         else:
             with zipfile.ZipFile(self.path) as archive:
-                yield archive.read
+
+                def read(name: str) -> bytes:
+                    if archive.getinfo(name).file_size > LARGEST_IMAGE:
+                        raise ValueError(f"it unpacks to more than {LARGEST_IMAGE // 2**20} MiB")
+                    return archive.read(name)  # no more than that size
+
+                yield read
 
 
 def _decode(content: bytes, side: int) -> PilImage:

@@ -15,7 +15,7 @@ from ncpipe.files import write_text
 from ncpipe.provenance import Origin
 from ncpipe.reproduce.records import frames, origin_of_run
 from ncpipe.reproduce.result import Reproduction
-from ncpipe.reproduce.stages import made_by, recorded_data, records_of, rerun, stages
+from ncpipe.reproduce.stages import commands_of, made_by, recorded_data, records_of, rerun
 from ncpipe.reproduce.tensors import compare_tensors
 from ncpipe.study.layout import Layout
 from ncpipe.study.study import Study
@@ -98,7 +98,7 @@ def _make_again(study: Study, run_id: str, results: Path, recorded: Origin | Non
     file = folder / "study.json"
     write_text(file, study.config.model_dump_json(indent=2))
     recorded_data(study, run_id, Layout(results))
-    rerun(stages(study, file, run_id, threads, "cpu" if device == "cpu" else "auto"), threads)
+    rerun(commands_of(study, file, run_id, threads, "cpu" if device == "cpu" else "auto"), threads)
     write_tables(study)
     return origin_of_run(folder, run_id) or {}
 

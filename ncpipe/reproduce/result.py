@@ -68,8 +68,8 @@ def remarks(found: Reproduction) -> Iterator[str]:
     if not found.recorded:
         commit = f"{found.recorded_commit}; this is {found.now.get('commit', 'unknown')}"
         yield f"The record names neither packages nor hardware. Its tables were written at commit {commit}."
-    kinds = dict.fromkeys(_kind(change.name) for change in found.changes)
-    if kinds:
+    changed = {_kind(change.name) for change in found.changes}
+    if kinds := [kind for kind in ("code", "packages", "hardware") if kind in changed]:
         yield f"Not as recorded: {', '.join(kinds)}."
     elif found.recorded:
         yield "Code, packages and hardware are as recorded."

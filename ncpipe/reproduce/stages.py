@@ -44,7 +44,7 @@ def records_of(study: Study, run_id: str, results: Path) -> Path:
     return layout.ufm(source.id)
 
 
-def stages(study: Study, file: Path, run_id: str, threads: int, device: str) -> list[Command]:
+def commands_of(study: Study, file: Path, run_id: str, threads: int, device: str) -> list[Command]:
     """The commands that make the run, in their order, as the rules of the workflow call them."""
     source, s, cpu = made_by(study, run_id), str(file), ("--threads", str(threads))
     anywhere = (*cpu, "--device", device)

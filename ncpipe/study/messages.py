@@ -8,6 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ncpipe.credentials import redacted
+
 MUST_BE = {
     "dict_type": "a mapping of keys and values",
     "model_type": "a mapping of keys and values",
@@ -75,5 +77,5 @@ def _unknown(got: Any, known: list[str]) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = redacted(repr(value))
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ from sqlalchemy import event  # noqa: E402
 from sqlalchemy.engine import Engine  # noqa: E402
 from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
+from ncpipe.credentials import redacted  # noqa: E402
 from ncpipe.errors import UserError  # noqa: E402
 
 # Again for whoever imported MLflow first.
@@ -58,12 +58,6 @@ def is_database(uri: str) -> bool:
     return scheme(uri) in DATABASES
 
 
-def redacted(text: str) -> str:
-    """``text`` without the credentials of any URI in it: what stands before @, and secrets among the parameters."""
-    text = re.sub(r"//[^\s'\"]*@", "//***@", text)
-    return re.sub(r"(?i)((?:password|passwd|pwd|token|secret|api_?key)=)[^&\s'\"]+", r"\1***", text)
-
-
 @contextmanager
 def store_errors(uri: str) -> Iterator[None]:
     """Turn whatever a dead, read-only or damaged store raises into one line with its name and the remedy."""
@@ -88,7 +82,7 @@ def _remedy(uri: str, error: Exception) -> str:
         return "install the driver of that database"
     if scheme(uri) == "sqlite":
         return "see that its folder is writable and that it is an MLflow database, or delete it"
-    return "see that it runs and that address and credentials in tracking.uri are right"
+    return "see that it runs, and that the address in tracking.uri and the credentials in the environment are right"
 
 
 @contextmanager

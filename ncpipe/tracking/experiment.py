@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from ncpipe.study.layout import Layout
@@ -42,7 +43,9 @@ def open_experiment(uri: str, config: Config, layout: Layout) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         # A tracking server decides for itself where artifacts lie.
-        artifacts = (artifact_root(layout.mlflow) / name).as_uri() if is_database(uri) else None
+        # Of the name, which may be any text, only what is no path.
+        folder = artifact_root(layout.mlflow) / re.sub(r"[^\w-]+", "-", name)
+        artifacts = folder.as_uri() if is_database(uri) else None
         try:
             return client.create_experiment(name, artifacts, tags | {VIEW_TAG: runs_view("network", [])})
         except MlflowException:

@@ -8,7 +8,6 @@ localrules:
     sync,
 
 
-# Hashed: a URI may hold a password.
 TRACKING = digest([STUDY.config.tracking.uri, STUDY.config.tracking.experiment])
 
 

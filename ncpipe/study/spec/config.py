@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from ncpipe.credentials import has_password
 from ncpipe.study.spec.base import Count, Name, Positive, Settings
 from ncpipe.study.spec.ufm import MatchedKind
 
@@ -161,6 +163,17 @@ class TrackingSpec(Settings):
     experiment: str | None = Field(None, description="null: the study's name.")
     live: bool = Field(True, description="Show networks in MLflow while they train.")
 
+    @model_validator(mode="after")
+    def _uri_has_no_password(self) -> TrackingSpec:
+        # the config is committed, and copied into every results folder
+        if self.uri is not None and has_password(self.uri):
+            raise ValueError(
+                "'uri' holds a password, and a config is no place for one; set MLFLOW_TRACKING_USERNAME and"
+                " MLFLOW_TRACKING_PASSWORD for a tracking server, PGPASSWORD or ~/.pgpass for PostgreSQL,"
+                " ?read_default_file=FILE for MySQL"
+            )
+        return self
+
 
 class StudyInfo(Settings):
     """Name and places of a study."""
@@ -168,10 +181,21 @@ class StudyInfo(Settings):
     name: Name
     title: str = ""
     description: str = ""
-    results: str = Field("results", description="Folder of everything produced.")
+    results: str = Field(
+        "results",
+        description="Folder of everything produced. Its path may hold letters, digits and _ - . / + @ % = : ,",
+    )
     data_path: tuple[str, ...] = Field(
         (), description="Folders searched for data-set files before anything is downloaded."
     )
+
+    @field_validator("results")
+    @classmethod
+    def _results_need_no_quotes(cls, value: str) -> str:
+        # the path stands in the shell commands of all rules, and in their wildcards
+        if not re.fullmatch(r"(?!-)[\w./+@%=:,-]+", value):
+            raise ValueError("may hold letters, digits and _ - . / + @ % = : , and not begin with '-'")
+        return value
 
 
 # --- sweeps --------------------------------------------------------------------------------------

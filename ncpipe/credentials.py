@@ -1,0 +1,39 @@
+"""Passwords and tokens: where they may not stand, and what is shown in their place."""
+
+from __future__ import annotations
+
+import os
+import re
+from urllib.parse import urlsplit
+
+PARAMETER = re.compile(r"(?i)((?:password|passwd|pwd|token|secret|api_?key)=)[^&\s'\"]+")
+VARIABLES = (
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "PGPASSWORD",
+    "MYSQL_PWD",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "DATABRICKS_TOKEN",
+)
+"""Of the environment, read by MLflow and its drivers."""
+
+
+def has_password(uri: str) -> bool:
+    """Whether a URI holds a password: after the user's name, or among its parameters."""
+    try:
+        password = urlsplit(uri).password
+    except ValueError:  # of a broken address
+        password = None
+    return password is not None or PARAMETER.search(uri) is not None
+
+
+def redacted(text: str) -> str:
+    """``text`` without the credentials of any URI in it, and without the secrets of the environment.
+
+    Of a URI that is what stands before @, and secrets among the parameters.
+    """
+    for secret in filter(None, map(os.environ.get, VARIABLES)):
+        text = text.replace(secret, "***")
+    text = re.sub(r"//[^\s'\"]*@", "//***@", text)
+    return PARAMETER.sub(r"\1***", text)
