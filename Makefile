@@ -6,7 +6,7 @@ BIN := .venv/bin
 SETUP := .venv/.ncpipe-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slurm test-kubernetes lint format bench ui lock
+.PHONY: help setup run test test-slurm test-kubernetes lint format bench audit ui lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -51,6 +51,10 @@ bench: setup  ## print speed ratios against named baselines
 	$(BIN)/python benchmarks/ufm.py
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/mirror.py --problems 1000
+
+audit: setup  ## list licences and known vulnerabilities of the locked packages
+	@$(PYTHON) -m venv .venv/audit && .venv/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit || true
+	$(BIN)/python docs/audit.py .venv/audit/bin/pip-audit
 
 ui: setup  ## open the MLflow UI on the results of STUDY
 	$(BIN)/ncpipe ui $(STUDY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from urllib.parse import urlsplit
@@ -28,12 +29,19 @@ def has_password(uri: str) -> bool:
     return password is not None or PARAMETER.search(uri) is not None
 
 
+def _secrets() -> list[str]:
+    """Of the environment, also as HTTP's basic authentication sends them."""
+    named = [secret for name in VARIABLES if (secret := os.environ.get(name))]
+    user, password = (os.environ.get(f"MLFLOW_TRACKING_{name}", "") for name in ("USERNAME", "PASSWORD"))
+    return [*named, base64.b64encode(f"{user}:{password}".encode()).decode()] if password else named
+
+
 def redacted(text: str) -> str:
     """``text`` without the credentials of any URI in it, and without the secrets of the environment.
 
     Of a URI that is what stands before @, and secrets among the parameters.
     """
-    for secret in filter(None, map(os.environ.get, VARIABLES)):
+    for secret in _secrets():
         text = text.replace(secret, "***")
     text = re.sub(r"//[^\s'\"]*@", "//***@", text)
     return PARAMETER.sub(r"\1***", text)

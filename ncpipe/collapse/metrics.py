@@ -47,7 +47,7 @@ WEIGHTS = (*(f"nc2_weights_{name}" for name in FRAME), "nc2_weights_of", *(f"wei
 DUALITY = ("nc3_duality", "nc3_etf", "unc3")
 READING = ("nc3_rows", "subspace_alignment")
 UNCENTRED_DUALITY = ("nc3_of", *READING)
-NO_SECOND_PASS = "needs a second pass over the features"
+NO_SECOND_PASS = "needs a second pass over the features"  # noqa: S105
 
 
 def variability_metrics(stats: LayerStatistics) -> dict[str, float]:

@@ -124,7 +124,7 @@ def _picture(name: str, path: Path, kind: str, page_folder: Path) -> Picture:
     return Picture(
         name=name,
         source=f"data:{mime};base64,{base64.b64encode(data).decode()}",
-        caption=ElementTree.fromstring(svg).findtext(f".//{DESCRIPTION}", ""),
+        caption=ElementTree.fromstring(svg).findtext(f".//{DESCRIPTION}", ""),  # noqa: S314 - drawn by ncpipe
         files={suffix: link(file, page_folder) for suffix, file in files.items() if file.exists()},
     )
 
