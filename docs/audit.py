@@ -40,9 +40,9 @@ REVIEWED = {
 
 HEAD = """# Licences
 
-Packages of `requirements.lock` with their licences, as their metadata say. `make audit` writes this page. It fails where
-a licence is not on the list in `docs/audit.py`, which holds permissive ones and MPL-2.0. Nothing of these packages is
-copied into ncpipe, but for uPlot (MIT) in the pages, whose licence stands in `ncpipe/report/vendor`.
+Packages of `requirements.lock` with their licences, as their metadata say. `make audit` writes this page. It fails
+where a licence is not on the list in `docs/audit.py`, which holds permissive ones and MPL-2.0. None of them is copied
+into ncpipe. The pages hold uPlot (MIT), whose licence stands in `ncpipe/report/vendor`.
 
 | package | version | licence |
 |---|---|---|
@@ -111,7 +111,7 @@ def vulnerabilities(program: str) -> tuple[int, list[str]]:
     except (OSError, ValueError, KeyError):
         return 0, []
     return len(packages), [
-        f"{package['name']} {package['version']}: {entry['id']}, mended in {', '.join(entry['fix_versions']) or 'none'}"
+        f"{package['name']} {package['version']}: {entry['id']}, mended in {entry['fix_versions'] or 'none'}"
         for package in packages
         for entry in package["vulns"]
     ]
