@@ -174,7 +174,7 @@ def test_the_value_with_the_best_mean_over_seeds_is_selected(tmp_path):
     by_run = {(0.1, 0): 0.9, (0.1, 1): 0.5, (0.2, 0): 0.8, (0.2, 1): 0.7, (0.4, 0): 0.1, (0.4, 1): 0.2}
     study, rates = chosen_rates(tmp_path, by_run)
     assert rates == {0.2}
-    assert chosen_rates(tmp_path / "by loss", by_run, by="train_loss")[1] == {0.2}
+    assert chosen_rates(tmp_path / "by-loss", by_run, by="train_loss")[1] == {0.2}
     tables = compared(read_tables(study.layout.tables))
     assert set(networks(tables)["learning_rate"]) == {0.2}
     assert lost(tables, "network", "network") == " Not shown: 4 networks not selected."
