@@ -52,9 +52,10 @@ bench: setup  ## print speed ratios against named baselines
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/mirror.py --problems 1000
 
-audit: setup  ## list licences and known vulnerabilities of the locked packages
+audit: setup  ## look for licences and known vulnerabilities of the locked packages, and for secrets that leak
 	@$(PYTHON) -m venv .venv/audit && .venv/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit || true
 	$(BIN)/python docs/audit.py .venv/audit/bin/pip-audit
+	$(BIN)/python -m pytest -m audit
 
 ui: setup  ## open the MLflow UI on the results of STUDY
 	$(BIN)/ncpipe ui $(STUDY)

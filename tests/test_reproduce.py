@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -46,6 +47,8 @@ CONFIG = {
     "measure": {"epochs": [0, 2, 4]},
     "tracking": {"enabled": False},
 }  # fmt: skip
+THREADS_AND_DEVICE = ["--threads", "1", "--device", "cpu"]
+"""As recorded."""
 
 
 def ncpipe(*arguments: str) -> Result:
@@ -56,7 +59,9 @@ def ncpipe(*arguments: str) -> Result:
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stages run without the seconds that a process takes to start."""
 
-    def run(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+    def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        assert options["env"]["OMP_NUM_THREADS"] == "1"
+        assert command[3] not in ("train", "features", "continual") or command[-4:] == THREADS_AND_DEVICE
         return subprocess.CompletedProcess(command, ncpipe(*command[3:]).exit_code)
 
     monkeypatch.setattr(reproduce_stages, "subprocess", SimpleNamespace(run=run))

@@ -296,7 +296,7 @@ def echoing_server() -> Iterator[str]:
         server.shutdown()
 
 
-@pytest.mark.slow
+@pytest.mark.audit
 def test_no_secret_stands_in_anything_that_a_run_leaves(tmp_path: Path) -> None:
     with echoing_server() as address:
         config = ufm_study(figures=[], tracking={"uri": address, "live": False})

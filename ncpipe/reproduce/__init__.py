@@ -40,13 +40,12 @@ def reproduce(
     if not isinstance(source, RunSource):
         raise UserError(f"{name} is a study; name a run as RESULTS/RUN_ID, or use `ncpipe compare` on two studies")
     results = Path(source.study.name)
-    row = source.study.tables["runs"].query("run_id == @source.run_id").iloc[0]
-    if row["status"] == "missing":
+    if _row(source, source.run_id)["status"] == "missing":
         raise UserError(f"{source.run_id} has no result in {results}; there is nothing to compare with")
     recorded = origin_of_run(results, source.run_id)
     with _folder(keep) as folder:
         study = _planned(source, study_file, scale, folder)
-        origin = _make_again(study, source.run_id, results, recorded, str(row["device"]))
+        origin = _make_again(study, source)
         again = find(str(folder / source.run_id))
         assert isinstance(again, RunSource)
         old, new = (records_of(study, source.run_id, place) for place in (results, folder))
@@ -92,13 +91,24 @@ def _planned(source: RunSource, study_file: Path | None, scale: str | None, fold
     return study
 
 
-def _make_again(study: Study, run_id: str, results: Path, recorded: Origin | None, device: str) -> Origin:
-    """Run the stages and write the tables; code, packages and hardware as the records of the rerun name them."""
-    folder, threads = study.layout.results, int((recorded or {}).get("threads", 1))
+def _row(source: RunSource, run_id: str) -> dict[Any, Any]:
+    return source.study.tables["runs"].query("run_id == @run_id").to_dict("records")[0]
+
+
+def _make_again(study: Study, source: RunSource) -> Origin:
+    """Run the stages and write the tables; code, packages and hardware as the records of the rerun name them.
+
+    Threads and device are those recorded, of a run that follows a network the network's.
+    """
+    folder, run_id, results = study.layout.results, source.run_id, Path(source.study.name)
+    network = _row(source, run_id)["network_id"]
+    first = network if isinstance(network, str) else run_id
+    threads = int((origin_of_run(results, first) or {}).get("threads", 1))
+    device = "cpu" if _row(source, first)["device"] == "cpu" else "auto"
     file = folder / "study.json"
     write_text(file, study.config.model_dump_json(indent=2))
     recorded_data(study, run_id, Layout(results))
-    rerun(commands_of(study, file, run_id, threads, "cpu" if device == "cpu" else "auto"), threads)
+    rerun(commands_of(study, file, run_id, threads, device), threads)
     write_tables(study)
     return origin_of_run(folder, run_id) or {}
 
