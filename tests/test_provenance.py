@@ -11,9 +11,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from synthetic_tables import METADATA, MadeUp
 
 from ncpipe import provenance
+from ncpipe.compare.sources import read_study
 from ncpipe.provenance import from_metadata, in_json, key, origin, run_command, study_command, summary
+from ncpipe.report import write_report
+from ncpipe.study.layout import Layout
+from ncpipe.study.spec import Config, StudyInfo
+from ncpipe.tables.records import read_table, write_rows
+from ncpipe.tables.schemas import RUNS
+from ncpipe.tracking.records import StudyRecords
 
 STATE = "import sys; sys.path.insert(0, sys.argv[1]); import provenance; print(provenance.git_state())"
 
@@ -79,3 +87,33 @@ def test_several_origins_in_words() -> None:
 def test_commands_are_quoted() -> None:
     assert run_command(Path("my results"), "run-1") == "ncpipe reproduce 'my results/run-1'"
     assert study_command(Path("results")) == "snakemake --cores all --configfile results/study.json"
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """Tables of a study, all of whose runs have one origin."""
+    path = MadeUp().write(tmp_path / "tables") / "runs.parquet"
+    rows = [row | {"provenance": "0123abcd"} for row in read_table(path).to_pylist()]
+    known = {"0123abcd": {"torch": "9.9+odd", "cpu": "Z80"}}
+    write_rows(path, RUNS, rows, METADATA | {"provenance": json.dumps(known)})
+    return tmp_path
+
+
+def test_a_report_shows_what_made_the_runs_and_makes_them_again(results: Path) -> None:
+    count = read_table(results / "tables/runs.parquet").num_rows
+    write_report(StudyInfo(name="made-up"), results / "tables", {}, results / "report.html")
+    page = (results / "report.html").read_text(encoding="utf-8")
+    assert f"made {count} runs" in page
+    assert "torch <code>9.9+odd</code>, cpu <code>Z80</code>" in page
+    assert f"ncpipe reproduce {results}/RUN_ID" in page
+    assert study_command(results) in page
+
+
+def test_the_mirror_and_a_comparison_name_it_too(results: Path) -> None:
+    config = Config.model_validate({"study": {"name": "made-up", "results": str(results)}})
+    study, run, *_ = StudyRecords(config, Layout(results))
+    assert study.origin["reproduce"] == study_command(results)
+    assert run.origin["reproduce"] == run_command(results, run.id)
+    assert json.loads(run.origin["provenance"]) == {"torch": "9.9+odd", "cpu": "Z80"}
+    assert "provenance" not in run.params
+    assert read_study(results).metadata["torch"] == "9.9+odd"
