@@ -6,7 +6,7 @@ BIN := .venv/bin
 SETUP := .venv/.ncpipe-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slurm test-kubernetes lint format bench audit ui lock
+.PHONY: help setup run test test-slurm test-kubernetes test-faults lint format bench audit ui lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -31,6 +31,9 @@ test-slurm: setup  ## run the default study on a SLURM cluster on this machine (
 
 test-kubernetes: setup  ## run a study on pods without a shared folder, over an object store
 	$(BIN)/python -m pytest -m kubernetes tests/kubernetes
+
+test-faults: setup  ## break a small study in every way and see it recover (an hour; FAULTS_TABLE=FILE keeps the table)
+	$(BIN)/python -m pytest tests/faults -m faults
 
 lint: setup  ## check style, types and workflow
 	$(BIN)/ruff check .

@@ -29,29 +29,29 @@ from ncpipe.plan.profile import workflow_ends, workflow_starts
 
 
 onstart:
-    write_study()
-    if job_name := getattr(
-        workflow.scheduler._executor, "run_uuid", None
-    ):  # SLURM's
-        try:
+    with errors_in_a_line():
+        hold(STUDY.layout.results)
+        write_study()
+        # The name of its jobs, where the executor is SLURM's.
+        if job_name := getattr(workflow.scheduler._executor, "run_uuid", None):
             take_over(STUDY.layout, job_name)
-        except UserError as error:
-            sys.exit(f"ncpipe: {error}")
-    workflow_starts(STUDY.layout, workflow._cores)
-    if (
-        STUDY.config.tracking.enabled
-        and STUDY.config.tracking.live
-        and STUDY.networks
-    ):
-        show_trainings()
+        workflow_starts(STUDY.layout, workflow._cores)
+        if (
+            STUDY.config.tracking.enabled
+            and STUDY.config.tracking.live
+            and STUDY.networks
+        ):
+            show_trainings()
 
 
 onsuccess:
-    workflow_ends(STUDY.layout)
+    with errors_in_a_line():
+        workflow_ends(STUDY.layout)
 
 
 onerror:
-    workflow_ends(STUDY.layout)
+    with errors_in_a_line():
+        workflow_ends(STUDY.layout)
 
 
 rule all:

@@ -1,4 +1,8 @@
-"""Files written whole or not at all: a temporary file beside the target, fsync, rename."""
+"""Files written whole or not at all, and read unaltered or not at all.
+
+Written: a temporary file of a name of its own beside the target, fsync, rename. Read: a CRC-32 of what was written
+stands in the file, as in the pages of Parquet. Files of others, which have none, are read as they are.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,13 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
+from xml.etree import ElementTree
 
 from ncpipe.errors import UserError
 
@@ -63,15 +69,66 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+CHECKSUM = "checksum"
+"""Key of the checksum in a JSON object."""
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write an object, with a checksum of the rest under ``checksum``."""
+    write_text(path, _json({**value, CHECKSUM: f"{zlib.crc32(_json(value).encode()):08x}"}))
 
 
 def read_json(path: Path) -> Any:
+    """Read what ``write_json`` wrote, without the checksum; what was damaged is a ``UserError``."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}; delete it and run again") from None
+        raise unreadable(path, error) from None
+    if isinstance(value, dict) and CHECKSUM in value:
+        checksum = value.pop(CHECKSUM)
+        if checksum != f"{zlib.crc32(_json(value).encode()):08x}":
+            raise unreadable(path, ALTERED)
+    return value
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=2, sort_keys=True) + "\n"
+
+
+def seal_xml(path: Path) -> None:
+    """Append a comment with the checksum of an XML file."""
+    content = path.read_bytes()
+    path.write_bytes(content + _seal(content))
+
+
+def read_xml(path: Path) -> bytes:
+    """Content of an XML file; a ``UserError`` where it is damaged, or other than when it was sealed."""
+    try:
+        content = path.read_bytes()
+        ElementTree.fromstring(content)
+    except (OSError, ElementTree.ParseError) as error:
+        raise unreadable(path, error) from None
+    before, mark, _ = content.rpartition(SEAL)
+    if mark and content != before + _seal(before):
+        raise unreadable(path, ALTERED)
+    return content
+
+
+def _seal(content: bytes) -> bytes:
+    return SEAL + f"{zlib.crc32(content):08x} -->\n".encode()
+
+
+SEAL = b"<!-- checksum "
+ALTERED = "it was altered since it was written"
+
+
+def unreadable(path: Path, reason: object) -> UserError:
+    """What a user is told of a result that is missing or damaged."""
+    return UserError(f"cannot read {path}: {reason}; delete it and run again")
+
+
+CHECKSUMS = "checksums"
+"""Key of the metadata of a safetensors file: one of the other metadata, then those of the tensors by name."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -83,23 +140,58 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     whole = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
+    sums = [_checksum_of(metadata or {}, whole), *(_checksum(whole[name]) for name in sorted(whole))]
+    marked = {**(metadata or {}), CHECKSUMS: " ".join(sums)}
     with replacing(path) as temporary:
         try:
-            # empty metadata would make a broken file
-            save_file(whole, temporary, dict(metadata) if metadata else None)
+            save_file(whole, temporary, marked)
         except SafetensorError as error:
             raise unwritable(path, error) from error
+        _sort_metadata(temporary)
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file; a truncated or foreign file is a ``UserError``."""
+def _sort_metadata(path: Path) -> None:
+    """Safetensors writes metadata in random order; equal content is to give equal bytes."""
+    with path.open("r+b") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        stream.seek(8)
+        stream.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length))
+
+
+def read_tensors(path: Path, wanted: Callable[[str], bool] | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors, all or those of the ``wanted`` names, and metadata of a safetensors file.
+
+    A truncated, altered or foreign file is a ``UserError``.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            names, metadata = sorted(file.keys()), dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in names if wanted is None or wanted(name)}
     except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot read {path}: {error}; delete it and run again") from None
+        raise unreadable(path, error) from None
+    if CHECKSUMS in metadata:
+        first, *rest = metadata.pop(CHECKSUMS).split(" ")
+        known = dict(zip(names, rest))
+        intact = first == _checksum_of(metadata, names) and len(rest) == len(names)
+        if not intact or any(_checksum(tensor) != known[name] for name, tensor in tensors.items()):
+            raise unreadable(path, ALTERED)
+    return tensors, metadata
+
+
+def _checksum_of(metadata: Mapping[str, str], names: Iterable[str]) -> str:
+    return f"{zlib.crc32(json.dumps([sorted(names), sorted(metadata.items())]).encode()):08x}"
+
+
+def _checksum(tensor: Tensor) -> str:
+    """Of the bytes of a tensor, its type and its shape."""
+    import torch
+
+    kind = zlib.crc32(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    return f"{zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, kind):08x}"
 
 
 def sha256(path: Path) -> str:

@@ -22,7 +22,7 @@ from ncpipe.data import load
 from ncpipe.data.registry import PUBLISHED
 from ncpipe.errors import UserError
 from ncpipe.figures import caption, draw
-from ncpipe.files import read_tensors
+from ncpipe.files import read_json, read_tensors
 from ncpipe.plan.units import units
 from ncpipe.study.spec import ContinualSpec, FigureOptions, LossSpec
 from ncpipe.study.study import Study
@@ -341,7 +341,7 @@ def test_network_that_diverged_leaves_diverged_runs(finished, tmp_path):
     kept, whole = (load(finished.layout.dataset(i)) for i in (run.network.dataset_id, run.dataset_id))
     (tmp_path / "spec.json").write_text(json.dumps({"status": "diverged"}))
     learn_classes(run, kept, whole, tmp_path, tmp_path / "out", Computation(torch.device("cpu")))
-    written = json.loads((tmp_path / "out/runs.json").read_text())
+    written = read_json(tmp_path / "out/runs.json")
     assert {about["status"] for about in written.values()} == {"diverged"}
     with pytest.raises(UserError, match="has seen all 6 classes"):
         learn_classes(run, kept, kept, tmp_path, tmp_path / "out", Computation(torch.device("cpu")))

@@ -11,7 +11,7 @@ import pytest
 
 from ncpipe.errors import UserError
 from ncpipe.figures.series import lost, networks
-from ncpipe.files import replacing, write_json
+from ncpipe.files import replacing, write_json, write_text
 from ncpipe.report.page import rule
 from ncpipe.study.study import Study
 from ncpipe.study.sweep import laid_over
@@ -74,7 +74,7 @@ def test_a_damaged_table_is_named_in_one_line(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "x.json"
-    write_json(path, 1)
+    write_text(path, "1\n")
     with pytest.raises(TypeError), replacing(path) as temporary:
         temporary.write_bytes("text where bytes belong")
     assert path.read_text() == "1\n"

@@ -98,7 +98,6 @@ class Workplace:
             time.sleep(0.02)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        self.run("--unlock")
 
     def tables(self) -> dict[str, bytes]:
         return {name: (self.folder / f"results/tables/{name}.parquet").read_bytes() for name in COMPARED}

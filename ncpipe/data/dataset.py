@@ -58,7 +58,7 @@ class Dataset:
 def load(folder: Path) -> Dataset:
     """Load what ``prepare`` wrote; a missing or altered file is a ``UserError``.
 
-    Images of a streamed set stay on disk, and their checksums are not verified (see ``StoredImages``).
+    Images of a streamed set stay on disk and are checked when they are read (see ``StoredImages``).
     """
     if not (folder / RECORD).is_file():
         raise UserError(f"no prepared data set in {folder}: run the 'dataset' stage first")

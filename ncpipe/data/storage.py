@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import zlib
 from collections.abc import Callable, Iterable
 from math import prod
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor
 from ncpipe.errors import UserError
 from ncpipe.files import replacing
 
-IMAGES, LABELS = "images", "labels"
+IMAGES, LABELS, CHECKSUMS = "images", "labels", "checksums"
 PIECE = 64 * 1024**2
 """Bytes of images that are read or decoded at once."""
 MEMORY_SHARE = 0.6
@@ -26,19 +27,20 @@ MEMORY_SHARE = 0.6
 
 def split_bytes(shape: tuple[int, ...]) -> int:
     """Bytes of the file of a split with uint8 images of that shape, (N, C, H, W)."""
-    return len(_header(shape)) + 8 * shape[0] + prod(shape)
+    return len(_header(shape)) + 12 * shape[0] + prod(shape)
 
 
 def write_split(path: Path, shape: tuple[int, ...], pieces: Iterable[Tensor], labels: Tensor) -> tuple[str, Tensor]:
     """Write a safetensors file of 'images', (N, C, H, W) uint8 in ``pieces``, and 'labels', (N,) int64.
 
-    The file is the one that ``ncpipe.files.write_tensors`` writes, to the byte.
+    Its 'checksums', (N, 4) uint8, are the CRC-32 of every image after its label, for who reads single images.
 
     Returns:
         Its SHA-256, and how often every channel has every value, (C, 256) int64.
     """
     checksum = hashlib.sha256()
     counts = torch.zeros(shape[1], 256, dtype=torch.int64)
+    checksums: list[np.ndarray] = []
     with replacing(path) as temporary, temporary.open("wb") as stream:
 
         def write(content: bytes | memoryview) -> None:
@@ -50,29 +52,42 @@ def write_split(path: Path, shape: tuple[int, ...], pieces: Iterable[Tensor], la
         rows = 0
         for images in pieces:
             write(images.contiguous().numpy().data.cast("B"))
+            checksums.append(_checksums(images.contiguous().numpy(), labels[rows : rows + len(images)].numpy()))
             counts += torch.stack([channel.flatten().bincount(minlength=256) for channel in images.unbind(1)])
             rows += len(images)
         assert (rows, len(labels)) == (shape[0], shape[0])
+        write(np.concatenate(checksums).tobytes())
     return checksum.hexdigest(), counts
 
 
-def _header(shape: tuple[int, ...]) -> bytes:
-    """Of a safetensors file: its length as 8 bytes, little-endian, and JSON, padded to a multiple of 8."""
-    ends = 8 * shape[0], 8 * shape[0] + prod(shape)
-    tensors = {
+def _header(shape: tuple[int, ...], checked: bool = True) -> bytes:
+    """Of a safetensors file: its length as 8 bytes, little-endian, and JSON, padded to a multiple of 8.
+
+    Files of earlier versions are not ``checked``: they hold no checksums.
+    """
+    ends = 8 * shape[0], 8 * shape[0] + prod(shape), 12 * shape[0] + prod(shape)
+    tensors: dict[str, dict[str, object]] = {
         LABELS: {"dtype": "I64", "shape": shape[:1], "data_offsets": (0, ends[0])},
-        IMAGES: {"dtype": "U8", "shape": shape, "data_offsets": ends},
+        IMAGES: {"dtype": "U8", "shape": shape, "data_offsets": ends[:2]},
     }
+    if checked:
+        tensors[CHECKSUMS] = {"dtype": "U8", "shape": (shape[0], 4), "data_offsets": ends[1:]}
     content = json.dumps(tensors, separators=(",", ":")).encode()
     content += b" " * (-len(content) % 8)
     return len(content).to_bytes(8, "little") + content
 
 
+def _checksums(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """CRC-32 (n,) of every image of (n, C, H, W), after its label."""
+    starts = (zlib.crc32(label) for label in labels.astype("<i8"))
+    return np.array([zlib.crc32(image, start) for image, start in zip(images, starts)], dtype="<u4")
+
+
 class StoredImages:
     """The uint8 images (N, C, H, W) of a split's file, of which rows are read when they are asked for.
 
-    Raises ``UserError`` where header or size are not those of a split's file. The images are not checked: to read
-    them all at every start would take longer than some runs.
+    Raises ``UserError`` where header or size are not those of a split's file. An image is checked when it is read:
+    to read them all at every start would take longer than some runs.
     """
 
     def __init__(self, path: Path) -> None:
@@ -82,19 +97,27 @@ class StoredImages:
                 length = stream.read(8)
                 header = stream.read(int.from_bytes(length, "little"))
             self.shape: tuple[int, ...] = tuple(json.loads(header)[IMAGES]["shape"])
-            whole = length + header == _header(self.shape) and path.stat().st_size == split_bytes(self.shape)
+            checked = length + header == _header(self.shape)
+            size = len(length + header) + (12 if checked else 8) * self.shape[0] + prod(self.shape)
+            whole = (checked or length + header == _header(self.shape, False)) and path.stat().st_size == size
         except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError):
             whole = False
         if not whole:
             raise altered(path)
-        self._mapped = np.memmap(path, np.uint8, "r", split_bytes(self.shape) - prod(self.shape), self.shape)
+        start, count = len(length + header), self.shape[0]
+        self._mapped = np.memmap(path, np.uint8, "r", start + 8 * count, self.shape)
+        self._labels = np.fromfile(path, "<i8", count, offset=start)
+        self._checksums = np.fromfile(path, "<u4", count if checked else 0, offset=size - 4 * count)
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, rows: np.ndarray) -> Tensor:
-        """Images (n, C, H, W) of the ``rows`` (n,)."""
-        return torch.from_numpy(np.asarray(self._mapped)[rows])
+        """Images (n, C, H, W) of the ``rows`` (n,); a ``UserError`` where one was altered."""
+        images = np.asarray(self._mapped)[rows]
+        if len(self._checksums) and (_checksums(images, self._labels[rows]) != self._checksums[rows]).any():
+            raise altered(self.path)
+        return torch.from_numpy(images)
 
     def __reduce__(self) -> tuple[Callable[[Path], StoredImages], tuple[Path]]:
         return StoredImages, (self.path,)  # to another process goes the path, not what it maps

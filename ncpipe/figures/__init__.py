@@ -30,7 +30,7 @@ from ncpipe.figures import (
 )
 from ncpipe.figures.facts import facts
 from ncpipe.figures.style import fix_layout, style
-from ncpipe.files import replacing
+from ncpipe.files import replacing, seal_xml
 from ncpipe.study.spec import FigureName, FigureOptions
 from ncpipe.tables.collect import read_tables
 from ncpipe.tables.selection import compared
@@ -126,6 +126,8 @@ def _save(figure: Figure, target: Path, kind: str, text: str) -> Path:
     path = target.with_name(f"{target.name}.{kind}")
     with style(), replacing(path) as temporary:
         figure.savefig(temporary, format=kind, metadata=WITHOUT_CLOCK[kind] | {CAPTION_FIELD[kind]: text})
+        if kind == "svg":  # it goes into the report; PNG has checksums of its own
+            seal_xml(temporary)
     return path
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from ncpipe.errors import UserError
 from ncpipe.figures.style import GREY, OKABE_ITO, SMALL, style
-from ncpipe.files import replacing
+from ncpipe.files import read_tensors, replacing
 from ncpipe.progress import progress
 
 Array = NDArray[np.float64]
@@ -124,23 +124,16 @@ def _frame(epoch: int, groups: Sequence[Array], rows: Array, plane: Array) -> Fr
 
 def _read(folder: Path) -> tuple[dict[int, Array], Array, dict[int, Array]]:
     """Last features (N, d) of the training split by epoch, labels (N,), and classifier weights (K, d) by epoch."""
-    from safetensors import SafetensorError, safe_open
-
     from ncpipe.collapse import load_traces
 
     path = folder / "features.safetensors"
     if not path.is_file():
         raise UserError(f"no {path.name} in {folder}: name the folder of a trained network, as results/runs/ID")
-    try:
-        with safe_open(path, framework="np") as file:
-            names = [key.split("/") for key in file.keys()]  # noqa: SIM118
-            epochs = sorted(int(n[0]) for n in names if n[1:] == ["features", "train"])
-            if len(epochs) < 2:
-                raise UserError(f"{folder} kept last features of {len(epochs)} epochs, and two are needed: {KEEP}")
-            kept = {epoch: file.get_tensor(f"{epoch}/features/train") for epoch in epochs}
-            labels = file.get_tensor("labels/train")
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot read {path}: {error}; delete it and run again") from None
+    read, _ = read_tensors(path, lambda name: name.split("/")[1:] in (["features", "train"], ["train"]))
+    epochs = sorted(int(name.split("/")[0]) for name in read if name != "labels/train")
+    if len(epochs) < 2:
+        raise UserError(f"{folder} kept last features of {len(epochs)} epochs, and two are needed: {KEEP}")
+    kept, labels = {epoch: read[f"{epoch}/features/train"].numpy() for epoch in epochs}, read["labels/train"].numpy()
     (trace,) = load_traces(folder / "statistics.safetensors").values()
     return kept, labels, {epoch: trace.heads[epoch][0].numpy() for epoch in epochs}
 

@@ -18,7 +18,7 @@ from ncpipe.claims.bibliography import BIBLIOGRAPHY
 from ncpipe.claims.wording import by_paper
 from ncpipe.figures.matched_ufm import matched_fits
 from ncpipe.figures.series import Tables
-from ncpipe.files import write_text
+from ncpipe.files import read_xml, write_text
 from ncpipe.provenance import run_command, study_command
 from ncpipe.report.explorer import explorer
 from ncpipe.report.summary import final_values, sentences
@@ -116,7 +116,7 @@ def pictures(figures: Mapping[str, Path], page_folder: Path) -> list[Picture]:
 
 
 def _picture(name: str, path: Path, kind: str, page_folder: Path) -> Picture:
-    svg = path.with_name(f"{path.name}.svg").read_bytes()
+    svg = read_xml(path.with_name(f"{path.name}.svg"))
     # An image, not inline SVG: ids of two figures in one document would clash.
     data = svg if kind == "svg" else path.with_name(f"{path.name}.png").read_bytes()
     mime = {"svg": "image/svg+xml", "png": "image/png"}[kind]

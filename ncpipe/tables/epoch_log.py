@@ -50,13 +50,18 @@ def _line(epoch: Mapping[str, float]) -> str:
 def read_epochs(folder: Path) -> list[Epoch]:
     """Epochs of a run that trains, or of one that has ended; none before the first.
 
-    A line that is still being written is left for later.
+    A line that is still being written is left for later, and what follows a damaged one is left out.
     """
     try:
         lines = log_path(folder).read_text(encoding="utf-8").splitlines(keepends=True)
     except FileNotFoundError:
         return _published(folder)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    except ValueError:  # no UTF-8
+        return []
+    epochs: list[Epoch] = []
+    with suppress(ValueError):
+        epochs.extend(json.loads(line) for line in lines if line.endswith("\n"))
+    return epochs
 
 
 def _published(folder: Path) -> list[Epoch]:

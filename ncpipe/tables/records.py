@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,28 +11,47 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ncpipe.errors import UserError
-from ncpipe.files import replacing
+from ncpipe.files import ALTERED, replacing, unreadable
 from ncpipe.tables.schemas import HISTORY, SCHEMA_VERSION, TIMINGS
 
 
 def write_rows(
     path: Path, schema: pa.Schema, rows: Iterable[Mapping[str, Any]], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write rows as Parquet under ``schema``; the file carries the schema version and ``metadata``."""
+    """Write rows as Parquet under ``schema``; the file carries the schema version and ``metadata``.
+
+    Every page has its CRC-32, and the metadata that of the columns and the metadata.
+    """
     marked = schema.with_metadata({"ncpipe_schema_version": str(SCHEMA_VERSION), **(metadata or {})})
+    marked = marked.with_metadata({**marked.metadata, CHECKSUM: _checksum(marked)})
     table = pa.Table.from_pylist(list(rows), schema=marked)
     with replacing(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
 
 def read_table(path: Path) -> pa.Table:
     """Read a Parquet file; a missing or damaged one is a ``UserError``."""
     try:
-        return pq.read_table(path, partitioning=None)
-    except (OSError, pa.ArrowException) as error:
+        table = pq.read_table(path, partitioning=None, page_checksum_verification=True)
+        known = (table.schema.metadata or {}).get(CHECKSUM)
+        altered = known is not None and known != _checksum(table.schema)
+    except (OSError, ValueError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"cannot read {path}: {reason}; delete it and run again") from None
+        raise unreadable(path, reason) from None
+    if altered:
+        raise unreadable(path, ALTERED)
+    return table
+
+
+CHECKSUM = b"ncpipe_checksum"
+
+
+def _checksum(schema: pa.Schema) -> bytes:
+    """CRC-32 of the names and types of the columns and of the metadata."""
+    # Parquet has a name of its own for what is in a list.
+    columns = [(field.name, str(field.type).replace("item: ", "element: ")) for field in schema]
+    metadata = sorted(item for item in (schema.metadata or {}).items() if item[0] != CHECKSUM)
+    return b"%08x" % zlib.crc32(repr((columns, metadata)).encode())
 
 
 def write_history(path: Path, source: str, history: Mapping[str, Iterable[Mapping[str, float]]]) -> None:

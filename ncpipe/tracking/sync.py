@@ -193,8 +193,9 @@ def is_whole(run: Run, digest: str) -> bool:
 
 def opened(picture: Artifact) -> PIL.Image.Image:
     try:
+        PIL.Image.open(io.BytesIO(picture.content())).verify()
         return PIL.Image.open(io.BytesIO(picture.content()))
-    except PIL.UnidentifiedImageError:
+    except (OSError, SyntaxError):
         raise UserError(f"the picture {picture.name} is damaged; delete its png file and run again") from None
 
 

@@ -71,7 +71,7 @@ def extract_features(
     kept: dict[str, Tensor] = {}
     with progress(f"features {run.id}", len(epochs)) as report, work():
         for done, epoch in enumerate(epochs, start=1):
-            weights, _ = read_tensors(folder / "checkpoints" / checkpoint_name(epoch))
+            weights = _weights(folder / "checkpoints", epoch)
             extractor.network.load_state_dict(weights)
             keep = measure.keep.epochs == "all" or (
                 epoch == final if measure.keep.epochs == "last" else epoch in measure.keep.epochs
@@ -83,6 +83,13 @@ def extract_features(
         made_by = in_json(origin_of(computation.device))
         write_tensors(folder / "features.safetensors", kept)
         save_traces(folder / "statistics.safetensors", {run.id: extractor.trace}, {"provenance": made_by})
+
+
+def _weights(folder: Path, epoch: int) -> dict[str, Tensor]:
+    try:
+        return read_tensors(folder / checkpoint_name(epoch))[0]
+    except UserError as error:  # Snakemake knows of the folder alone
+        raise UserError(str(error).replace("delete it", f"delete {folder}")) from None
 
 
 class Extractor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ncpipe.errors import UserError
-from ncpipe.files import read_tensors, write_tensors
+from ncpipe.files import read_tensors, replacing, write_tensors
 
 
 @dataclass
@@ -94,19 +94,31 @@ class StateFolder:
         )
 
     def _has_checkpoints(self, progress: Progress) -> bool:
-        """Whether those of all epochs behind are there; the epoch in which a run diverged has none."""
-        behind = [e for e in self.measured if e < progress.epoch or (e == progress.epoch and not progress.diverged)]
-        return all(self.checkpoint(epoch).exists() for epoch in behind)
+        """Whether those of all epochs behind are there."""
+        return all(self.checkpoint(epoch).exists() for epoch in self._epochs_behind(progress))
 
-    def publish_checkpoints(self, target: Path) -> None:
-        """Give the checkpoints their declared place, keeping them here until the job has ended."""
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir(parents=True)
-        for source in sorted((self.folder / "checkpoints").glob("epoch*.safetensors")):
-            try:
-                os.link(source, target / source.name)
-            except OSError:
-                shutil.copy2(source, target / source.name)
+    def _epochs_behind(self, progress: Progress) -> list[int]:
+        """Measured epochs that have a checkpoint; the one in which a run diverged has none."""
+        return [e for e in self.measured if e < progress.epoch or (e == progress.epoch and not progress.diverged)]
+
+    def publish_checkpoints(self, target: Path, progress: Progress) -> None:
+        """Give the checkpoints their declared place, keeping them here until the job has ended.
+
+        Each is whole at every moment, also where a second job publishes the same ones: a job of a node that was
+        lost may live. ``UserError`` where that one has removed them from here.
+        """
+        names = {checkpoint_name(epoch) for epoch in self._epochs_behind(progress)}
+        target.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            source = self.folder / "checkpoints" / name
+            if source.exists():
+                with replacing(target / name) as temporary:
+                    _link(source, temporary)
+        for other in target.glob("epoch*"):
+            if other.name not in names:
+                other.unlink(missing_ok=True)
+        if missing := sorted(name for name in names if not (target / name).exists()):
+            raise UserError(f"no {missing[0]} in {target}: another job trained this network; run again")
 
     def remove(self) -> None:
         self.file.unlink(missing_ok=True)  # first: without its checkpoints it is worth nothing
@@ -125,6 +137,13 @@ def restore_generators(states: Mapping[str, Tensor], device: torch.device) -> No
         torch.set_rng_state(states["cpu"])
     if "cuda" in states and device.type == "cuda":
         torch.cuda.set_rng_state(states["cuda"], device)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # not on this file system
+        shutil.copy2(source, target)
 
 
 def checkpoint_name(epoch: int) -> str:

@@ -280,7 +280,7 @@ class Trainer:
         # A member that diverged before the others has the weights of then.
         is_last = progress.epoch == self.epochs
         network = self.members.state(member) if is_last else self.states[member].load().network
-        self.states[member].publish_checkpoints(folder / "checkpoints")
+        self.states[member].publish_checkpoints(folder / "checkpoints", progress)
         write_tensors(folder / "model.safetensors", network)
         write_history(folder / "history.parquet", "net", {run.id: progress.history})
         write_timings(folder / "timings.parquet", "train", {run.id: progress.timings})

@@ -4,6 +4,7 @@ import os
 import shlex
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 from snakemake.settings.types import DeploymentMethod
@@ -16,7 +17,16 @@ from ncpipe.files import write_text
 from ncpipe.plan.fitting_time import fitting_time
 from ncpipe.plan.limits import megabytes, minutes, minutes_for, read_estimates
 from ncpipe.study.identity import STAGE_VERSIONS, canonical, digest
+from ncpipe.study.lock import hold
 from ncpipe.study.study import Study
+
+
+@contextmanager
+def errors_in_a_line():
+    try:
+        yield
+    except UserError as error:
+        sys.exit(f"ncpipe: {error}")
 
 
 def forget_missing_folders():
@@ -26,13 +36,11 @@ def forget_missing_folders():
     StorageObject._is_dir = property(lambda self: None, lambda self, value: None)
 
 
-try:
+with errors_in_a_line():
     STUDY = Study(config)
     MATCHED = list(STUDY.networks) if STUDY.config.ufm.matched else []
     (STUDY.ufm_batches, STUDY.figures)
     ESTIMATES = read_estimates(STUDY.layout)
-except UserError as error:
-    sys.exit(f"ncpipe: {error}")
 
 # Jobs find the ncpipe of the interpreter that runs Snakemake, in an activated environment or not.
 # A container brings its own.

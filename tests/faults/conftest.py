@@ -1,0 +1,40 @@
+"""One undisturbed run for all faults, and the table of what was tried."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from place import Ledger, Place
+
+LEDGER = Ledger()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker("faults")
+            item.add_marker("slow")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    place = Place(tmp_path_factory.mktemp("faults") / "study", LEDGER)
+    place.build()
+    return place
+
+
+@pytest.fixture
+def place(finished: Place) -> Place:
+    """The study at the end of its undisturbed run."""
+    finished.restore()
+    return finished
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the table; with FAULTS_TABLE also write it to that file."""
+    if LEDGER.rows:
+        terminalreporter.write_line(LEDGER.markdown())
+        if target := os.environ.get("FAULTS_TABLE"):
+            Path(target).write_text(LEDGER.markdown(), encoding="utf-8")
