@@ -17,7 +17,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
-from xml.etree import ElementTree
 
 from ncpipe.errors import UserError
 
@@ -95,30 +94,25 @@ def _json(value: Mapping[str, Any]) -> str:
     return json.dumps(value, indent=2, sort_keys=True) + "\n"
 
 
-def seal_xml(path: Path) -> None:
-    """Append a comment with the checksum of an XML file."""
-    content = path.read_bytes()
-    path.write_bytes(content + _seal(content))
+def sealed(text: str) -> str:
+    """XML or HTML with a comment at its end that holds a checksum of the rest."""
+    return f"{text}{SEAL}{zlib.crc32(text.encode()):08x} -->\n"
 
 
-def read_xml(path: Path) -> bytes:
-    """Content of an XML file; a ``UserError`` where it is damaged, or other than when it was sealed."""
+def read_sealed(path: Path) -> str:
+    """Read what ``sealed`` made; what was damaged is a ``UserError``."""
     try:
-        content = path.read_bytes()
-        ElementTree.fromstring(content)
-    except (OSError, ElementTree.ParseError) as error:
+        content = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
         raise unreadable(path, error) from None
     before, mark, _ = content.rpartition(SEAL)
-    if mark and content != before + _seal(before):
+    # Of earlier versions, which made no seals, the end is to be there.
+    if content != sealed(before) if mark else not content.rstrip().endswith(("</svg>", "</html>")):
         raise unreadable(path, ALTERED)
     return content
 
 
-def _seal(content: bytes) -> bytes:
-    return SEAL + f"{zlib.crc32(content):08x} -->\n".encode()
-
-
-SEAL = b"<!-- checksum "
+SEAL = "<!-- checksum "
 ALTERED = "it was altered since it was written"
 
 

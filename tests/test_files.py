@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from ncpipe.data.storage import StoredImages, write_split
 from ncpipe.errors import UserError
-from ncpipe.files import read_json, read_tensors, read_xml, seal_xml, write_json, write_tensors
+from ncpipe.files import read_json, read_sealed, read_tensors, sealed, write_json, write_tensors
 from ncpipe.study.lock import HELD, hold
 from ncpipe.tables.records import read_table, write_rows
 
@@ -33,11 +33,6 @@ TENSORS = {
 ROWS = [{"name": f"run {i % 3}", "value": i / 7, "step": i} for i in range(50)]
 SCHEMA = pa.schema([("name", pa.string()), ("value", pa.float64()), ("step", pa.int64())])
 SVG = '<svg xmlns="http://www.w3.org/2000/svg"><path d="M 1.5 2.5 L 3.5 4.5"/></svg>\n'
-
-
-def write_svg(path: Path) -> None:
-    path.write_text(SVG)
-    seal_xml(path)
 
 
 def write_images(path: Path) -> None:
@@ -67,7 +62,7 @@ FORMATS: dict[str, tuple[Callable[[Path], object], Callable[[Path], Any]]] = {
     "some tensors": (lambda p: write_tensors(p, TENSORS), lambda p: read_tensors(p, lambda n: n == "weight")[0]),
     "json": (lambda p: write_json(p, {"mean": [0.5, 1.25], "id": "a"}), read_known),
     "parquet": (lambda p: write_rows(p, SCHEMA, ROWS), lambda p: read_table(p).to_pylist()),
-    "svg": (write_svg, lambda p: read_xml(p).rpartition(b"<!--")[0]),
+    "svg": (lambda p: p.write_text(sealed(SVG)), lambda p: read_sealed(p).rpartition("<!--")[0]),
     "streamed images": (write_images, lambda p: StoredImages(p)[np.arange(4)]),
 }
 

@@ -30,7 +30,7 @@ from ncpipe.figures import (
 )
 from ncpipe.figures.facts import facts
 from ncpipe.figures.style import fix_layout, style
-from ncpipe.files import replacing, seal_xml
+from ncpipe.files import replacing, sealed
 from ncpipe.study.spec import FigureName, FigureOptions
 from ncpipe.tables.collect import read_tables
 from ncpipe.tables.selection import compared
@@ -127,7 +127,7 @@ def _save(figure: Figure, target: Path, kind: str, text: str) -> Path:
     with style(), replacing(path) as temporary:
         figure.savefig(temporary, format=kind, metadata=WITHOUT_CLOCK[kind] | {CAPTION_FIELD[kind]: text})
         if kind == "svg":  # it goes into the report; PNG has checksums of its own
-            seal_xml(temporary)
+            temporary.write_text(sealed(temporary.read_text(encoding="utf-8")), encoding="utf-8")
     return path
 
 

@@ -18,7 +18,7 @@ from ncpipe.claims.bibliography import BIBLIOGRAPHY
 from ncpipe.claims.wording import by_paper
 from ncpipe.figures.matched_ufm import matched_fits
 from ncpipe.figures.series import Tables
-from ncpipe.files import read_xml, write_text
+from ncpipe.files import read_sealed, sealed, write_text
 from ncpipe.provenance import run_command, study_command
 from ncpipe.report.explorer import explorer
 from ncpipe.report.summary import final_values, sentences
@@ -100,7 +100,7 @@ def write_report(
         contents=CONTENTS,
         config=link(config, target.parent) if config.exists() else None,
     )
-    write_text(target, page)
+    write_text(target, sealed(page))
 
 
 def pictures(figures: Mapping[str, Path], page_folder: Path) -> list[Picture]:
@@ -116,7 +116,7 @@ def pictures(figures: Mapping[str, Path], page_folder: Path) -> list[Picture]:
 
 
 def _picture(name: str, path: Path, kind: str, page_folder: Path) -> Picture:
-    svg = read_xml(path.with_name(f"{path.name}.svg"))
+    svg = read_sealed(path.with_name(f"{path.name}.svg")).encode()
     # An image, not inline SVG: ids of two figures in one document would clash.
     data = svg if kind == "svg" else path.with_name(f"{path.name}.png").read_bytes()
     mime = {"svg": "image/svg+xml", "png": "image/png"}[kind]

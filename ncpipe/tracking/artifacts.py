@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from ncpipe.figures.axes import heading, scale_time, scale_values
 from ncpipe.figures.series import Band
 from ncpipe.figures.style import style
+from ncpipe.files import read_sealed
 from ncpipe.study.layout import Layout
 from ncpipe.study.spec import Config
 
@@ -65,6 +66,8 @@ def _of_bytes(name: str, content: bytes) -> Artifact:
 
 
 def _of_file(name: str, path: Path) -> Artifact:
+    if path.suffix in (".svg", ".html"):
+        read_sealed(path)
     return Artifact(name, hashlib.sha256(path.read_bytes()).hexdigest(), path.read_bytes)
 
 

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 from ncpipe.errors import UserError
+from ncpipe.files import read_tensors
 from ncpipe.study.study import Study
 from ncpipe.tracking.client import MlflowClient, MlflowException, locked, store_errors
 from ncpipe.tracking.experiment import open_experiment, study_runs, write_lock
@@ -26,6 +27,7 @@ def register(study: Study, run_id: str, name: str | None = None) -> tuple[str, s
     weights = study.layout.run(run_id) / "model.safetensors"
     if not weights.exists():
         raise UserError(f"no weights in {weights}; train it first: snakemake models")
+    read_tensors(weights)  # whole, or an error
     uri = create_store(study.config.tracking.uri, study.layout.mlflow)
     with store_errors(uri), locked(write_lock(study.layout)):
         client = MlflowClient(uri)

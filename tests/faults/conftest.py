@@ -32,9 +32,12 @@ def place(finished: Place) -> Place:
     return finished
 
 
+def pytest_runtest_teardown() -> None:
+    """With FAULTS_TABLE keep the table in that file, whatever comes."""
+    if LEDGER.rows and (target := os.environ.get("FAULTS_TABLE")):
+        Path(target).write_text(LEDGER.markdown(), encoding="utf-8")
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the table; with FAULTS_TABLE also write it to that file."""
     if LEDGER.rows:
         terminalreporter.write_line(LEDGER.markdown())
-        if target := os.environ.get("FAULTS_TABLE"):
-            Path(target).write_text(LEDGER.markdown(), encoding="utf-8")

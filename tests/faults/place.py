@@ -94,7 +94,15 @@ class Place(Workplace):
         super().__init__(folder)
         self.ledger = ledger
         self.saved = folder.with_name(f"{folder.name}.saved")
+        self.small = SMALL
         self.configure(SMALL)
+
+    def elsewhere(self, folder: Path) -> Place:
+        """A place that is to end as this one."""
+        other = Place(folder, self.ledger)
+        shutil.rmtree(folder)
+        other.reference, other.ids, other.undisturbed = self.reference, self.ids, self.undisturbed
+        return other
 
     @property
     def results(self) -> Path:
@@ -112,11 +120,14 @@ class Place(Workplace):
         """Back to the end of the undisturbed run."""
         shutil.rmtree(self.folder, ignore_errors=True)
         subprocess.run(["cp", "-a", self.saved, self.folder], check=True)
+        self.small = SMALL | {"tracking.live": False}  # a process less where nothing is killed
+        self.configure(self.small)
 
     def clear(self) -> None:
         """Back to before it."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir()
+        self.small = SMALL
         self.configure(SMALL)
 
     def find(self, pattern: str) -> Path:
