@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,17 @@ def test_equal_tensors_give_equal_bytes(tmp_path: Path) -> None:
         write_tensors(tmp_path / str(number), TENSORS, {"c": "\u00e9\x01", "a": "1", "b": "2"})
         written.add((tmp_path / str(number)).read_bytes())
     assert len(written) == 1
+
+
+def test_two_writers_of_one_file_leave_one_of_both_at_every_moment(tmp_path: Path) -> None:
+    path = tmp_path / "tensors"
+    write_tensors(path, {"a": torch.zeros(1000)})
+    with ThreadPoolExecutor() as pool:
+        jobs = [pool.submit(write_tensors, path, {"a": torch.full((1000,), i % 2)}) for i in range(40)]
+        while not all(job.done() for job in jobs):
+            assert read_tensors(path)[0]["a"].unique().numel() == 1
+        assert [job.result() for job in jobs] == [None] * 40
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_files_without_checksums_are_read(tmp_path: Path) -> None:

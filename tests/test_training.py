@@ -36,6 +36,7 @@ from ncpipe.training.features import extract_features
 from ncpipe.training.losses import mean_loss
 from ncpipe.training.members import Stack
 from ncpipe.training.optimization import learning_rate
+from ncpipe.training.preemption import StopRequest
 from ncpipe.training.train import train, train_ensemble
 from ncpipe.training.trainer import Trainer, new_network, state_folder
 
@@ -540,6 +541,22 @@ def test_a_state_without_its_checkpoints_is_worth_nothing(digits, tmp_path, monk
     train(run, digits, tmp_path / "run", CPU)
     train(run, digits, tmp_path / "whole", CPU)
     assert content(tmp_path / "run") == content(tmp_path / "whole")
+
+
+def test_two_jobs_that_train_one_network_leave_it_whole(digits, tmp_path):
+    """As where the job of a lost node lives on beside its successor, and no lock reaches both."""
+    run = planned()
+    train(run, digits, tmp_path / "whole", CPU)
+    jobs = [Trainer([run], [tmp_path / "run"], digits, CPU) for _ in range(3)]
+    for job in jobs:
+        job.fit(StopRequest())
+    for job in jobs[:2]:
+        job.publish()
+        assert content(tmp_path / "run") == content(tmp_path / "whole")
+    shutil.rmtree(tmp_path / "run")  # as Snakemake does with outputs before it runs a job again
+    with pytest.raises(UserError, match=r"no epoch000000\.safetensors in .*: another job trained this network"):
+        jobs[2].publish()
+    assert not (tmp_path / "run/spec.json").exists()
 
 
 def test_what_killed_writers_left_is_removed(tmp_path):

@@ -35,7 +35,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     missing = [name for name in NEEDED if shutil.which(name) is None]
     if missing or os.geteuid() != 0:
         pytest.skip(f"no SLURM here: needs root and {', '.join(missing) or 'nothing else'}")
-    state = Path("/tmp/ncpipe-slurm")  # a short path, for the sockets in it
+    state = Path("/tmp/ncpipe-slurm")  # noqa: S108, a short path for the sockets in it
     os.environ |= {"SLURM_ROOT": str(state), "SLURM_CONF": str(state / "etc/slurm.conf")}
     subprocess.run([CLUSTER, "down"], check=True)
     try:
@@ -151,8 +151,6 @@ def test_the_default_study_comes_through_every_fault_with_the_same_tables(cluste
     place.kill()
     left = queue()
     assert left
-    place.start("--unlock")
-    place.finish()
     place.start()
     place.until("jobs of the second", lambda: queue() - left)
     assert not queue() & left
