@@ -57,6 +57,9 @@ onerror:
 rule all:
     default_target: True
     input:
+        # Named here though the report reads them: Snakemake makes nothing anew that is missing and no target.
+        rules.tables.output,
+        FIGURES,
         rules.report.output,
         rules.sync.output if STUDY.config.tracking.enabled else [],
 

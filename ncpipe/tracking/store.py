@@ -78,6 +78,8 @@ def _create_once(path: Path, artifacts: Path) -> None:
     with locked(path.with_name(f".{path.name}.lock")):
         if path.exists() and path.stat().st_size > 0:
             return
+        for journal in ("-wal", "-shm"):  # of a file that was deleted: SQLite would write it into the new one
+            path.with_name(path.name + journal).unlink(missing_ok=True)
         # MLflow's migrations take seconds and processes that race through them break the file for good: build it
         # aside, so that a half-made one never bears the name.
         with replacing(path) as temporary:

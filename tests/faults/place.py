@@ -142,6 +142,8 @@ class Place(Workplace):
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            # Where the tests run in the background, SIGINT is ignored, and would be by all that they start.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def ended(self, process: subprocess.Popen[str], began: float) -> Outcome:
@@ -208,8 +210,6 @@ class Place(Workplace):
                 target = self.folder / (groups.get("it") or str(Path(groups["parent"]).parent))
                 assert target.exists(), f"the remedy names nothing: {line}"
                 shutil.rmtree(target) if target.is_dir() else target.unlink()
-                for suffix in ("-wal", "-shm"):
-                    target.with_name(target.name + suffix).unlink(missing_ok=True)
                 return True
         return False
 
