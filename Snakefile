@@ -66,12 +66,18 @@ rule all:
 
 rule models:
     input:
-        expand(f"{RESULTS}/runs/{{run}}/model.safetensors", run=STUDY.networks),
-        expand(f"{RESULTS}/ufm/{{batch}}/fits.parquet", batch=STUDY.ufm_batches),
-        expand(f"{RESULTS}/ufm/matched-{{run}}/fits.parquet", run=MATCHED),
-        expand(f"{RESULTS}/continual/{{run}}/history.parquet", run=STUDY.continual),
+        lambda wildcards: expand(
+            f"{RESULTS}/runs/{{run}}/model.safetensors", run=STUDY.networks
+        ),
+        lambda wildcards: expand(
+            f"{RESULTS}/ufm/{{folder}}/fits.parquet",
+            folder=[*STUDY.ufm_batches, *matched(wildcards)],
+        ),
+        lambda wildcards: expand(
+            f"{RESULTS}/continual/{{run}}/history.parquet", run=STUDY.continual
+        ),
 
 
 rule figures:
     input:
-        FIGURES,
+        drawn_figures,

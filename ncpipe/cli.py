@@ -77,13 +77,16 @@ def plan(
     study: StudyFile = Path("config.yaml"),
     estimate: Annotated[bool, typer.Option(help="Time and memory, from a few steps timed on this machine.")] = True,
     profile: Annotated[bool, typer.Option("--profile", help="Instead: where the time of the last run went.")] = False,
+    every: Annotated[
+        bool, typer.Option("--every", help="List every unit of a large study, not stages alone.")
+    ] = False,
     scale: Scale = None,
 ) -> None:
     """Print what a study would run, what is done, and what the rest should take of time and memory."""
     from ncpipe.plan import print_plan, print_profile
 
     s = Study.read(study, scale)
-    print_profile(s.layout) if profile else print_plan(s, estimate)
+    print_profile(s.layout) if profile else print_plan(s, estimate, every)
 
 
 @app.command(rich_help_panel=PEOPLE)
@@ -374,7 +377,7 @@ def dataset(study: StudyFile, name: Annotated[str, typer.Argument(help="Id of th
     from ncpipe.data import prepare
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is half written is removed
-    s = Study.read(study)
+    s = Study.read(study, check=False)
     with work():
         prepare(_named(s.prepared, name, "data set"), s.layout.dataset(name), s.data_path)
 
@@ -393,7 +396,7 @@ def train(
 
     choose_device(device)  # a mistake in it is told first
     _use_threads(threads)
-    s = Study.read(study)
+    s = Study.read(study, check=False)
     train_job(s, _named(s.networks, run, "network"), study, device, threads)
 
 
@@ -411,7 +414,7 @@ def features(
 
     choose_device(device)
     _use_threads(threads)
-    s = Study.read(study)
+    s = Study.read(study, check=False)
     planned = _named(s.networks, run, "network")
     with feature_job(s, planned, device) as (data, chosen):
         extract_features(planned, s.config.measure, data, s.layout.run(run), chosen)
@@ -436,7 +439,7 @@ def fit(
     from ncpipe.fitting import fit_batch
 
     _use_threads(threads)
-    s = Study.read(study)
+    s = Study.read(study, check=False)
     with work():
         fit_batch(_named(s.ufm_batches, batch, "UFM batch"), s.layout.ufm(batch))
 
@@ -450,7 +453,7 @@ def match(
     from ncpipe.tables.collapse import write_collapse
 
     _use_threads(threads)
-    s = Study.read(study)
+    s = Study.read(study, check=False)
     planned = _named(s.networks, run, "network")
     folder = s.layout.ufm(planned.matched_id)
     with work():
@@ -473,7 +476,7 @@ def continual(
 
     choose_device(device)
     _use_threads(threads)
-    s = Study.read(study)
+    s = Study.read(study, check=False)
     planned = _named(s.continual, run, "continual learning on a network")
     with feature_job(s, planned.network, device) as (data, chosen):
         whole = load(s.layout.dataset(planned.dataset_id))

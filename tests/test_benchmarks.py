@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -136,3 +137,12 @@ def test_agreement_says_where_its_data_should_be(benchmark: ModuleType, monkeypa
     monkeypatch.setattr(benchmark, "prepare", missing)
     with pytest.raises(SystemExit, match=r"^agreement: fashion_mnist is in no searched folder$"):
         benchmark.main(["--seeds", "2"])
+
+
+@pytest.mark.parametrize("benchmark", ["planning"], indirect=True)
+def test_planning(benchmark: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    """The study and its twin have as many jobs, or it fails."""
+    benchmark.main(["--networks", "20"])
+    printed = capsys.readouterr().out
+    assert re.search(r"20 +\d+  snakemake -n, study", printed)
+    assert "ratio: wall" in printed

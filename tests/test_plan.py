@@ -16,7 +16,7 @@ from ncpipe import stopwatch
 from ncpipe.data.registry import NominalShape, nominal_shape
 from ncpipe.errors import UserError
 from ncpipe.files import write_text
-from ncpipe.plan import calibration, estimates, memory, print_plan, print_profile
+from ncpipe.plan import calibration, estimates, memory, print_plan, print_profile, table
 from ncpipe.plan.calibration import Calibration, Costs, Line, TrainingStep
 from ncpipe.plan.live_memory import peak_of_live_tensors
 from ncpipe.plan.profile import Profile, covered, record_path, workflow_ends, workflow_starts
@@ -75,11 +75,26 @@ def test_plan_tells_time_and_memory_of_what_is_to_do(study, capsys):
     assert rows["match", second].split()[-1] == "s"
 
 
+def test_plan_of_a_large_study_counts_by_stage(study, capsys, monkeypatch):
+    monkeypatch.setattr(table, "LISTED", 5)
+    write_text(study.layout.run(next(iter(study.networks))) / "spec.json", "{}")
+    print_plan(study)
+    printed = capsys.readouterr().out
+    rows = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if line.strip()}
+    assert rows["train"][:3] == ["2", "1", "1"]
+    assert rows["train"][-1] == "MiB"
+    assert rows["match"] == ["2", "0", "2", "5", "s"]
+    assert not any(run in printed for run in study.networks)
+    print_plan(study, estimate=False, every=True)
+    printed = capsys.readouterr().out
+    assert all(run in printed for run in study.networks)
+
+
 def test_plan_without_estimates_loads_no_torch(study, tmp_path):
     write_text(tmp_path / "study.json", study.config.model_dump_json())
     command = (
         "import sys; from pathlib import Path; from ncpipe.cli import plan;"
-        f" plan(Path({str(tmp_path / 'study.json')!r}), estimate=False, profile=False);"
+        f" plan(Path({str(tmp_path / 'study.json')!r}), estimate=False, profile=False, every=False);"
         " sys.exit('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=False)

@@ -337,3 +337,23 @@ def test_kept_epochs_are_measured_ones():
     config = with_networks() | {"measure": {"epochs": [1], "keep": {"layers": ["*"], "epochs": [77]}}}
     with pytest.raises(UserError, match="77 is not measured"):
         Study(config)
+
+
+def test_two_runs_of_one_id_are_refused_and_equal_ones_are_one(monkeypatch):
+    twice = changed("ufm.sweep.grid", {"seed": [0, 0, 1]})
+    assert len(Study(twice).problems) == 2
+    monkeypatch.setattr("ncpipe.study.identity.digest", lambda value: "00000000")
+    assert len(Study(twice).problems) == 2
+    with pytest.raises(UserError, match=r"the id plain-mse-nobias-lbfgs-s0-00000000, by chance"):
+        Study(changed("ufm.sweep.grid", {"feature_decay": [1e-3, 2e-3]}))
+
+
+def test_a_job_expands_only_what_it_asks_for():
+    """The workflow has checked the study; 100,000 problems are not expanded to train one network."""
+    broken = changed("ufm.base.classes", "many")
+    with pytest.raises(UserError, match=r"ufm\.classes"):
+        Study(broken)
+    study = Study(broken, check=False)
+    assert list(study.networks) == list(Study(CONFIG).networks)
+    with pytest.raises(UserError, match=r"ufm\.classes"):
+        _ = study.problems

@@ -1,4 +1,4 @@
-"""The plan as a table: every unit, its state, and what the rest takes."""
+"""The plan as a table: every unit, or every stage of a large study, its state, and what the rest takes."""
 
 from __future__ import annotations
 
@@ -7,33 +7,36 @@ from typing import TYPE_CHECKING
 from ncpipe.errors import UserError
 from ncpipe.plan.limits import keep_estimates
 from ncpipe.plan.units import Unit, clock, size, units
-from ncpipe.study.study import NetworkRun, Study
+from ncpipe.study.study import NetworkRun, Study, UfmBatch
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from ncpipe.plan.estimates import Estimate, Estimator
 
+LISTED = 200
+"""Units that are listed one by one; more are counted by stage."""
 
-def print_plan(study: Study, estimate: bool = True) -> None:
-    """Print the expansion of a study; times and memory are for one job at a time on this machine.
+
+def print_plan(study: Study, estimate: bool = True, every: bool = False) -> None:
+    """Print the expansion of a study, unit by unit where they are few or ``every`` is set, else stage by stage; times
+    and memory are for one job at a time on this machine.
 
     Raises ``UserError``, after the table, where a run needs more memory than the machine or its GPU has.
     """
     from rich.console import Console
-    from rich.table import Table
 
     planned = list(units(study))
     missing = [unit for unit in planned if not unit.done]
     estimator, estimates = _estimated(study, missing) if estimate else (None, {})
-    table = Table("stage", "id", "state", box=None)
-    for heading in ("time", "memory") if estimate else ():
-        table.add_column(heading, justify="right")
-    for unit in planned:
-        state = "[green]done[/]" if unit.done else "to do"
-        table.add_row(unit.stage, unit.id, state, *(_cells(estimates.get(unit)) if estimate else ()))
+    listed = every or len(planned) <= LISTED
+    table = _unit_table(planned, estimates, estimate) if listed else _stage_table(planned, estimates, estimate)
     console = Console(highlight=False)
     console.print(table)
+    if not listed:
+        console.print("`ncpipe plan --every` lists every unit")
     console.print(
-        f"{len(planned)} units, {len(planned) - len(missing)} done, {len(missing)} to do{_total(estimates)}"
+        f"{len(planned):,} units, {len(planned) - len(missing):,} done, {len(missing):,} to do{_total(estimates)}"
     )
     if estimator is not None:
         keep_estimates(study.layout, estimates, estimator.device.type)
@@ -46,6 +49,47 @@ def _estimated(study: Study, missing: list[Unit]) -> tuple[Estimator, dict[Unit,
     estimator = Estimator(study)
     estimator.calibrate(missing)
     return estimator, {unit: estimator.estimate(unit) for unit in missing}
+
+
+def _unit_table(planned: list[Unit], estimates: dict[Unit, Estimate], estimate: bool) -> Table:
+    table = _table("stage", "id", "state", costs=estimate)
+    for unit in planned:
+        state = "[green]done[/]" if unit.done else "to do"
+        table.add_row(unit.stage, unit.id, state, *(_cells(estimates.get(unit)) if estimate else ()))
+    return table
+
+
+def _stage_table(planned: list[Unit], estimates: dict[Unit, Estimate], estimate: bool) -> Table:
+    """A row per stage: its units, the time of all that are to do, and the memory of the largest."""
+    table = _table("stage", "units", "done", "to do", costs=estimate)
+    stages: dict[str, list[Unit]] = {}
+    for unit in planned:
+        stages.setdefault(unit.stage.split()[0], []).append(unit)
+    for stage, own in stages.items():
+        problems = sum(len(unit.of.problems) for unit in own if isinstance(unit.of, UfmBatch))
+        missing = sum(not unit.done for unit in own)
+        found = [estimates[unit] for unit in own if unit in estimates]
+        cells = _cells(_sum(found)) if estimate else ()
+        name = f"{stage}, {problems:,} problems" if problems else stage
+        table.add_row(name, f"{len(own):,}", f"{len(own) - missing:,}", f"{missing:,}", *cells)
+    return table
+
+
+def _table(*headings: str, costs: bool) -> Table:
+    from rich.table import Table
+
+    table = Table(*headings, box=None)
+    for heading in ("time", "memory") if costs else ():
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _sum(estimates: list[Estimate]) -> Estimate | None:
+    from ncpipe.plan.estimates import Estimate  # loads torch
+
+    seconds = [estimate.seconds for estimate in estimates if estimate.seconds is not None]
+    memory = [estimate.memory for estimate in estimates if estimate.memory is not None]
+    return Estimate(sum(seconds) if seconds else None, max(memory, default=None))
 
 
 def _cells(estimate: Estimate | None) -> tuple[str, str]:

@@ -31,10 +31,12 @@ def canonical(value: Any) -> Any:
     return value
 
 
+ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=canonical)
+
+
 def digest(value: Any) -> str:
     """8 hex digits of the SHA-256 of the canonical JSON of ``value``."""
-    text = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), default=canonical)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return hashlib.sha256(ENCODER.encode(canonical(value)).encode()).hexdigest()[:8]
 
 
 def identify(slug: str, value: Any) -> str:

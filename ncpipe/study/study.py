@@ -33,6 +33,7 @@ from ncpipe.study.spec import (
 from ncpipe.study.sweep import Tree, expand
 
 Model = TypeVar("Model", bound=BaseModel)
+Run = TypeVar("Run")
 
 MAX_BATCH = 1024
 """UFM problems solved by one job at most."""
@@ -77,19 +78,23 @@ class UfmBatch:
 
 
 class Study:
-    """A checked study. Raises ``UserError`` in one line for whatever is wrong with ``config``."""
+    """A checked study. Raises ``UserError`` in one line for whatever is wrong with ``config``.
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    A job of a workflow that has checked it leaves the check out: it then expands no more than it asks for.
+    """
+
+    def __init__(self, config: Mapping[str, Any], check: bool = True) -> None:
         settings = at_scale(config)
         try:
-            self._resolve(settings)
+            self.config: Config = validated(Config, settings, "config")
+            self.layout = Layout(Path(self.config.study.results))
+            if check:
+                self._check()
         except UserError as error:
             where = f" (at scale {config['scale']})" if config.get("scales") else ""
             raise UserError(f"{error}{where}") from None
 
-    def _resolve(self, settings: Tree) -> None:
-        self.config: Config = validated(Config, settings, "config")
-        self.layout = Layout(Path(self.config.study.results))
+    def _check(self) -> None:
         self._check_paths()
         if not self.networks and not self.ufm_batches:
             raise UserError("config: nothing to run; declare a 'networks' or a 'ufm' block")
@@ -102,7 +107,7 @@ class Study:
         self._check_figures()
 
     @classmethod
-    def read(cls, path: Path, scale: str | None = None) -> Study:
+    def read(cls, path: Path, scale: str | None = None, check: bool = True) -> Study:
         """Read a YAML (or JSON) config file, at its own scale or at another."""
         try:
             config = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -114,7 +119,7 @@ class Study:
             raise UserError(f"{path} must hold a mapping with the keys study, datasets, networks, ufm, ...")
         if scale is not None and not config.get("scales"):
             raise UserError(f"{path} has only one size; leave the scale {scale!r} out")
-        return cls(config if scale is None else {**config, "scale": scale})
+        return cls(config if scale is None else {**config, "scale": scale}, check)
 
     @property
     def data_path(self) -> list[Path]:
@@ -148,8 +153,7 @@ class Study:
             update={"sweep": block.sweep.model_copy(update={"grid": grid, "include": include})}
         )
         specs = _specs(NetworkSpec, block, expand(crossed, "networks"), "networks")
-        runs = (self._network_run(spec) for spec in specs)
-        return {run.id: run for run in runs}
+        return _by_id((run.id, run) for run in map(self._network_run, specs))
 
     def _network_run(self, spec: NetworkSpec) -> NetworkRun:
         epochs = measured_epochs(self.config.measure.epochs, spec.epochs)
@@ -199,7 +203,7 @@ class Study:
         if not block.base and not block.sweep.include:
             return {}
         specs = _specs(UfmSpec, block, expand(block, "ufm"), "ufm")
-        return {identify(spec.slug, spec): spec for spec in specs}
+        return _by_id((identify(spec.slug, spec), spec) for spec in specs)
 
     @cached_property
     def ufm_batches(self) -> dict[str, UfmBatch]:
@@ -321,6 +325,16 @@ class Study:
                 )
 
 
+def _by_id(runs: Iterable[tuple[str, Run]]) -> dict[str, Run]:
+    """Runs declared twice are one; different runs of one id, which chance may give in a large study, are refused."""
+    found: dict[str, Run] = {}
+    for run_id, run in runs:
+        same = found.setdefault(run_id, run)
+        if same is not run and same != run:
+            raise UserError(f"config: two different runs have the id {run_id}, by chance; change a setting of one")
+    return found
+
+
 def _continual_run(network: NetworkRun, specs: Iterable[ContinualSpec]) -> ContinualRun:
     whole = network.spec.dataset.model_copy(update={"classes": None})
     ways = {
@@ -362,12 +376,17 @@ def _check_no_data_set(block: Block) -> None:
 def sweeps_a_penalty(specs: Iterable[UfmSpec]) -> bool:
     """Whether a penalty has three values or more within one model that is solved by L-BFGS."""
     penalties = ("feature_decay", "weight_decay", "bias")
-    models: dict[Any, list[UfmSpec]] = {}
+    found: dict[Any, set[Any]] = {}
     for spec in specs:
         if spec.solver.name == "lbfgs":
             fixed = spec.model_dump_json(exclude={"seed", *penalties})
-            models.setdefault((fixed, spec.depth, isinstance(spec.bias, str) and spec.bias), []).append(spec)
-    return any(len({getattr(m, name) for m in same}) >= 3 for same in models.values() for name in penalties)
+            model = fixed, spec.depth, isinstance(spec.bias, str) and spec.bias
+            for name in penalties:
+                values = found.setdefault((model, name), set())
+                values.add(getattr(spec, name))
+                if len(values) >= 3:
+                    return True
+    return False
 
 
 def sweeps_the_width(specs: Iterable[UfmSpec]) -> bool:

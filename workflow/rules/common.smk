@@ -37,9 +37,9 @@ def forget_missing_folders():
 
 
 with errors_in_a_line():
-    STUDY = Study(config)
-    MATCHED = list(STUDY.networks) if STUDY.config.ufm.matched else []
-    (STUDY.ufm_batches, STUDY.figures)
+    # A job under an executor reads this file again. What it does not need of a large study is not expanded then, and
+    # so all that depends on the whole study is a function.
+    STUDY = Study(config, check=workflow.is_main_process)
     ESTIMATES = read_estimates(STUDY.layout)
 
 # Jobs find the ncpipe of the interpreter that runs Snakemake, in an activated environment or not.
@@ -67,11 +67,6 @@ USUAL = {
     "features": (60, 6000),
     "continual": (60, 6000),
 }
-FIGURES = expand(
-    f"{RESULTS}/figures/{{figure}}.{{suffix}}",
-    figure=STUDY.figures,
-    suffix=["svg", "png", "pdf"],
-)
 
 
 wildcard_constraints:
@@ -142,13 +137,24 @@ def fit_minutes(wildcards):
 def write_study():
     study = STUDY.config.study.model_copy(update={"results": FOLDER})
     tracking = STUDY.config.tracking
-    if (
-        PREFIX and tracking.uri is None
-    ):  # MLflow's database is no file for an object store
+    if PREFIX and tracking.uri is None:
+        # MLflow's database is no file for an object store.
         here = f"sqlite:///{Path(RESULTS).resolve()}/mlflow/mlflow.db"
         tracking = tracking.model_copy(update={"uri": here})
     config = STUDY.config.model_copy(update={"study": study, "tracking": tracking})
     write_text(Path(STUDY_FILE), config.model_dump_json(indent=2))
+
+
+def matched(wildcards):
+    return [f"matched-{run}" for run in STUDY.networks] if STUDY.config.ufm.matched else []
+
+
+def drawn_figures(wildcards):
+    return expand(
+        f"{RESULTS}/figures/{{figure}}.{{suffix}}",
+        figure=STUDY.figures,
+        suffix=["svg", "png", "pdf"],
+    )
 
 
 def drawn_caption(path):

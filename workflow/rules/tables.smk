@@ -3,7 +3,7 @@
 
 rule tables:
     input:
-        networks=expand(
+        networks=lambda wildcards: expand(
             f"{RESULTS}/runs/{{run}}/{{file}}",
             run=STUDY.networks,
             file=[
@@ -14,12 +14,12 @@ rule tables:
                 "grams.parquet",
             ],
         ),
-        problems=expand(
+        problems=lambda wildcards: expand(
             f"{RESULTS}/ufm/{{folder}}/{{file}}.parquet",
-            folder=[*STUDY.ufm_batches, *(f"matched-{run}" for run in MATCHED)],
+            folder=[*STUDY.ufm_batches, *matched(wildcards)],
             file=["fits", "history", "timings", "collapse", "grams"],
         ),
-        continual=expand(
+        continual=lambda wildcards: expand(
             f"{RESULTS}/continual/{{run}}/{{file}}",
             run=STUDY.continual,
             file=["history.parquet", "timings.parquet", "runs.json"],
@@ -40,10 +40,12 @@ rule tables:
     params:
         study=STUDY_FILE,
         name=STUDY.config.study.name,
-        runs=[*STUDY.networks, *STUDY.continual_ids, *STUDY.problems],
+        runs=lambda wildcards: digest(
+            [*STUDY.networks, *STUDY.continual_ids, *STUDY.problems]
+        ),
         claims=list(STUDY.config.claims),
         scale=STUDY.config.scale,
-        select=canonical(STUDY.config.networks.select) if STUDY.networks else None,
+        select=canonical(STUDY.config.networks.select) if STUDY.config.networks else None,
         version=STAGE_VERSIONS["tables"],
     shell:
         "ncpipe tables {params.study} > {log} 2>&1"
@@ -81,7 +83,7 @@ rule figure:
 rule report:
     input:
         tables=rules.tables.output,
-        figures=FIGURES,
+        figures=drawn_figures,
         store=STORE,
     output:
         report(
@@ -101,7 +103,7 @@ rule report:
     params:
         study=STUDY_FILE,
         settings=canonical(STUDY.config.study),
-        figures=list(STUDY.figures),
+        figures=lambda wildcards: list(STUDY.figures),
         version=STAGE_VERSIONS["report"],
     shell:
         "ncpipe report {params.study} > {log} 2>&1"

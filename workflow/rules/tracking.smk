@@ -35,7 +35,7 @@ rule sync:
     input:
         store=rules.store.output,
         tables=rules.tables.output,
-        figures=FIGURES,
+        figures=drawn_figures,
         report=rules.report.output,
     output:
         f"{RESULTS}/mlflow/sync.json",

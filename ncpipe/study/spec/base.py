@@ -24,9 +24,10 @@ class Settings(BaseModel):
     def _name_the_nearest_key(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
+        known = cls.model_fields
         for key in values:
-            if key not in cls.model_fields:
-                near = difflib.get_close_matches(str(key), cls.model_fields, n=1, cutoff=0.5)
-                hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(cls.model_fields)}"
+            if key not in known:
+                near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+                hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
                 raise ValueError(f"unknown key {key!r}; {hint}")
         return values
