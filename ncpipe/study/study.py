@@ -96,7 +96,7 @@ class Study:
 
     def _check(self) -> None:
         self._check_paths()
-        if not self.networks and not self.ufm_batches:
+        if not len(self.networks) + len(self.ufm_batches):
             raise UserError("config: nothing to run; declare a 'networks' or a 'ufm' block")
         self._check_layer_patterns()
         self._check_kept_epochs()

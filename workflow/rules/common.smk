@@ -146,7 +146,9 @@ def write_study():
 
 
 def matched(wildcards):
-    return [f"matched-{run}" for run in STUDY.networks] if STUDY.config.ufm.matched else []
+    return (
+        [f"matched-{run}" for run in STUDY.networks] if STUDY.config.ufm.matched else []
+    )
 
 
 def drawn_figures(wildcards):

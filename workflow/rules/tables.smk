@@ -45,7 +45,9 @@ rule tables:
         ),
         claims=list(STUDY.config.claims),
         scale=STUDY.config.scale,
-        select=canonical(STUDY.config.networks.select) if STUDY.config.networks else None,
+        select=(
+            canonical(STUDY.config.networks.select) if STUDY.config.networks else None
+        ),
         version=STAGE_VERSIONS["tables"],
     shell:
         "ncpipe tables {params.study} > {log} 2>&1"
