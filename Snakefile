@@ -59,7 +59,7 @@ rule all:
     input:
         # Named here though the report reads them: Snakemake makes nothing anew that is missing and no target.
         rules.tables.output,
-        FIGURES,
+        drawn_figures,
         rules.report.output,
         rules.sync.output if STUDY.config.tracking.enabled else [],
 
