@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+RUNS_A_PART = 1000
+"""Runs of one part of a long table; up to so many runs, such a table is one file."""
+
 
 @dataclass(frozen=True)
 class Layout:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from ncpipe.data.registry import PUBLISHED
 from ncpipe.errors import UserError
 from ncpipe.study.identity import identify
-from ncpipe.study.layout import Layout
+from ncpipe.study.layout import RUNS_A_PART, Layout
 from ncpipe.study.messages import one_line
 from ncpipe.study.scale import at_scale
 from ncpipe.study.selection import check_select
@@ -120,6 +120,11 @@ class Study:
         if scale is not None and not config.get("scales"):
             raise UserError(f"{path} has only one size; leave the scale {scale!r} out")
         return cls(config if scale is None else {**config, "scale": scale}, check)
+
+    @property
+    def partitioned(self) -> bool:
+        """Whether the runs are so many that the long tables are folders of parts."""
+        return len(self.networks) + len(self.continual_ids) + len(self.problems) > RUNS_A_PART
 
     @property
     def data_path(self) -> list[Path]:

@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
-
-import pandas as pd
 
 from ncpipe.files import read_json
 from ncpipe.study.spec import ContinualSpec
 from ncpipe.study.study import ContinualRun, Study
 
-FINAL = {
-    "final_train_loss": "train_loss",
-    "final_test_loss": "test_loss",
-    "final_train_accuracy": "train_accuracy",
-    "final_test_accuracy": "test_accuracy",
-}
-"""Columns that are the last recorded value of a quantity."""
 
-
-def continual_rows(study: Study, history: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """One row per network and way of learning, planned ones without records too."""
-    by_run = dict(tuple(history.groupby("run_id")))
+def continual_rows(study: Study, ends: Mapping[str, Mapping[str, float]]) -> Iterator[dict[str, Any]]:
+    """One row per network and way of learning, planned ones without records too; ``ends`` are the last values of
+    the history by run id and column."""
     for learning in study.continual.values():
         record = study.layout.continual(learning.network.id) / "runs.json"
         written = read_json(record) if record.exists() else {}
@@ -34,10 +24,7 @@ def continual_rows(study: Study, history: pd.DataFrame) -> Iterator[dict[str, An
             if about := written.get(run_id):
                 row |= {"status": about["status"], "final_epoch": about["final_step"], "device": "cpu"}
                 row |= {"train_samples": about["train_samples"]}
-            if run_id in by_run:
-                last = by_run[run_id].sort_values("time").groupby("quantity")["value"].last()
-                row |= {column: float(last[quantity]) for column, quantity in FINAL.items()}
-            yield row
+            yield row | ends.get(run_id, {})
 
 
 def continual_settings(learning: ContinualRun, spec: ContinualSpec) -> dict[str, Any]:

@@ -14,36 +14,45 @@ import pyarrow.parquet as pq
 from ncpipe.files import ALTERED, replacing, unreadable
 from ncpipe.tables.schemas import HISTORY, SCHEMA_VERSION, TIMINGS
 
+PARQUET = {"compression": "zstd", "write_page_checksum": True}
+"""How every Parquet file is written: every page has its CRC-32."""
+
 
 def write_rows(
     path: Path, schema: pa.Schema, rows: Iterable[Mapping[str, Any]], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write rows as Parquet under ``schema``; the file carries the schema version and ``metadata``.
-
-    Every page has its CRC-32, and the metadata that of the columns and the metadata.
-    """
-    marked = schema.with_metadata({"ncpipe_schema_version": str(SCHEMA_VERSION), **(metadata or {})})
-    marked = marked.with_metadata({**marked.metadata, CHECKSUM: _checksum(marked)})
-    table = pa.Table.from_pylist(list(rows), schema=marked)
+    """Write rows as Parquet under ``schema``; the file carries the schema version and ``metadata``."""
+    table = pa.Table.from_pylist(list(rows), schema=marked(schema, metadata or {}))
     with replacing(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+        pq.write_table(table, temporary, **PARQUET)
 
 
 def read_table(path: Path) -> pa.Table:
     """Read a Parquet file; a missing or damaged one is a ``UserError``."""
     try:
         table = pq.read_table(path, partitioning=None, page_checksum_verification=True)
-        known = (table.schema.metadata or {}).get(CHECKSUM)
-        altered = known is not None and known != _checksum(table.schema)
+        unaltered = is_unaltered(table.schema)
     except (OSError, ValueError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise unreadable(path, reason) from None
-    if altered:
+    if not unaltered:
         raise unreadable(path, ALTERED)
     return table
 
 
 CHECKSUM = b"ncpipe_checksum"
+
+
+def marked(schema: pa.Schema, metadata: Mapping[str, str]) -> pa.Schema:
+    """The schema with metadata: the schema version, ``metadata``, and a checksum of the columns and all of these."""
+    versioned = schema.with_metadata({"ncpipe_schema_version": str(SCHEMA_VERSION), **metadata})
+    return versioned.with_metadata({**versioned.metadata, CHECKSUM: _checksum(versioned)})
+
+
+def is_unaltered(schema: pa.Schema) -> bool:
+    """Whether a schema as read agrees with its checksum, or has none."""
+    known = (schema.metadata or {}).get(CHECKSUM)
+    return known is None or known == _checksum(schema)
 
 
 def _checksum(schema: pa.Schema) -> bytes:

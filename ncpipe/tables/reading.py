@@ -1,0 +1,166 @@
+"""Tables opened for reading, each a file or a folder of parts, so that only the rows that are asked for are read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import reduce
+from operator import and_
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from ncpipe.errors import UserError
+from ncpipe.files import ALTERED, unreadable
+from ncpipe.tables.records import is_unaltered
+from ncpipe.tables.schemas import TABLES
+
+Frames = Mapping[str, pd.DataFrame]
+"""Tables by name."""
+LONG = ("history", "collapse", "grams", "timings")
+"""Tables of many rows a run; of a large study they are folders of parts."""
+
+
+class StoredTables(Frames):
+    """The tables in a folder, each read when it is asked for; ``rows`` reads a part of one.
+
+    Args:
+        folder: holds the Parquet tables.
+        changed: tables that take the place of those on disk.
+
+    Raises:
+        UserError: a table is not there, as in a folder of an older version, or cannot be read.
+    """
+
+    def __init__(self, folder: Path, changed: Frames | None = None) -> None:
+        self.folder, self._read = folder, dict(changed or {})
+        remedy = "write the tables again, with `snakemake tables` or `ncpipe tables`"
+        missing = [name for name in TABLES if not self.path(name).exists()]
+        if len(missing) == len(TABLES):
+            raise UserError(f"no tables in {folder}: name a folder such as results/tables, or {remedy}")
+        if missing:
+            raise UserError(f"no {missing[0]}.parquet in {folder}, which this version of ncpipe needs: {remedy}")
+
+    def path(self, name: str) -> Path:
+        return self.folder / f"{name}.parquet"
+
+    def __getitem__(self, name: str) -> pd.DataFrame:
+        if name not in TABLES:
+            raise KeyError(name)
+        if name not in self._read:
+            self._read[name] = self.rows(name)
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(TABLES)
+
+    def __len__(self) -> int:
+        return len(TABLES)
+
+    def with_tables(self, changed: Frames) -> StoredTables:
+        """The same with other tables in the place of some."""
+        return StoredTables(self.folder, changed)
+
+    def rows(self, name: str, columns: Sequence[str] | None = None, **wanted: Any) -> pd.DataFrame:
+        """See ``rows``."""
+        if name in self._read:
+            return _chosen(self._read[name], columns, wanted)
+        return frame(scan(self.path(name), columns, **wanted))
+
+
+def read_tables(folder: Path) -> StoredTables:
+    """The tables of a study by name, as data frames that are read when they are asked for.
+
+    Raises:
+        UserError: a table is not there, as in a folder of an older version, or cannot be read.
+    """
+    return StoredTables(folder)
+
+
+def rows(tables: Frames, name: str, columns: Sequence[str] | None = None, **wanted: Any) -> pd.DataFrame:
+    """Rows of a table in which every column named in ``wanted`` has the wanted value, or one of a collection of them.
+
+    Of tables on disk only these rows and the chosen columns are read; text columns of long tables are categories.
+    """
+    if isinstance(tables, StoredTables):
+        return tables.rows(name, columns, **wanted)
+    return _chosen(tables[name], columns, wanted)
+
+
+def _chosen(table: pd.DataFrame, columns: Sequence[str] | None, wanted: Mapping[str, Any]) -> pd.DataFrame:
+    for column, value in wanted.items():
+        table = table[table[column].isin(list(_listed(value)))]
+    return table if columns is None else table[list(columns)]
+
+
+def _listed(value: Any) -> Collection[Any]:
+    return [value] if isinstance(value, str | int | float) else value
+
+
+def open_table(path: Path) -> ds.Dataset:
+    """A table on disk, file or folder of parts, its text columns as dictionaries where it is a long one.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    texts = [field.name for field in TABLES.get(path.stem, ()) if field.type == pa.string()]
+    options = ds.ParquetFileFormat(
+        dictionary_columns=texts if path.stem in LONG else [],
+        default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True),
+    )
+    try:
+        found = ds.dataset(path, format=options)
+        altered = [file for file in found.files if not is_unaltered(pq.read_schema(file))]
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from None
+    if altered:
+        raise unreadable(altered[0], ALTERED)
+    return found
+
+
+def scan(path: Path, columns: Sequence[str] | None = None, **wanted: Any) -> pa.Table:
+    """Rows of a table on disk in which columns have wanted values, as in ``rows``."""
+    tests = [ds.field(column).isin(list(_listed(value))) for column, value in wanted.items()]
+    chosen = reduce(and_, tests) if tests else None
+    try:
+        return open_table(path).to_table(None if columns is None else list(columns), filter=chosen)
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from None
+
+
+def frame(table: pa.Table) -> pd.DataFrame:
+    """As pandas has it; the categories of texts in alphabetical order, so that sorting is that of the texts."""
+    found = table.to_pandas(split_blocks=True)
+    for name in found.columns[found.dtypes == "category"]:
+        texts = found[name].cat
+        found[name] = texts.set_categories(sorted(texts.categories))
+    return found
+
+
+def files(path: Path) -> str:
+    """A table on disk as DuckDB's ``read_parquet`` takes it."""
+    return str(path / "*.parquet") if path.is_dir() else str(path)
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """What the metadata of a table say about its making.
+
+    Raises:
+        UserError: the table is missing or damaged.
+    """
+    try:
+        found = pq.read_schema(_first_file(path)).metadata or {}
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from None
+    return {key.decode(): value.decode() for key, value in found.items() if not key.startswith(b"ARROW")}
+
+
+def _first_file(path: Path) -> Path:
+    return min(path.glob("*.parquet"), default=path) if path.is_dir() else path
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return unreadable(path, str(error).splitlines()[0])

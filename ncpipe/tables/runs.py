@@ -1,0 +1,155 @@
+"""Rows of the ``runs`` table: settings of every planned run, and how it ended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ncpipe.files import read_json
+from ncpipe.study.spec import CentralPath, GradientDescent, GradientFlow, HeadSpec, NetworkSpec, Timm, UfmSpec
+from ncpipe.study.study import NetworkRun, Study
+from ncpipe.tables.continual import continual_rows
+from ncpipe.tables.ends import Ends, fit_end
+
+Row = dict[str, Any]
+
+WRITTEN = ("status", "final_epoch", "parameters", "device", "precision")
+"""Columns that come from the record of a training run."""
+
+
+def planned_rows(study: Study, ends: Ends) -> Iterator[Row]:
+    """A row for every planned run, with the label that it has by itself."""
+    yield from network_rows(study, ends)
+    yield from continual_rows(study, ends.continual)
+    yield from _problem_rows(study, ends)
+
+
+def network_rows(study: Study, ends: Ends) -> Iterator[Row]:
+    """The rows of the networks."""
+    data = cache(_data_settings)
+    for run in study.networks.values():
+        record = study.layout.run(run.id) / "spec.json"
+        row = {"source": "net", "run_id": run.id, "kind": "network", "status": "missing", **network_settings(run)}
+        if record.exists():
+            written = read_json(record)
+            row |= {name: written[name] for name in WRITTEN}
+        row |= data(study.layout.dataset(run.dataset_id) / "dataset.json")
+        yield row | {"zero_error_epoch": ends.zero_error_epoch.get(run.id)} | ends.network.get(run.id, {})
+
+
+def _data_settings(path: Path) -> Row:
+    if not path.exists():
+        return {}
+    about = read_json(path)
+    return {"classes": len(about["classes"]), "train_samples": sum(about["counts"]["train"])}
+
+
+def network_settings(run: NetworkRun) -> Row:
+    """Columns of the ``runs`` table that the settings decide."""
+    spec, model = run.spec, model_name(run.spec)
+    return {
+        "dataset": spec.dataset.slug,
+        "dataset_id": run.dataset_id,
+        "model": model,
+        "width": getattr(spec.model, "width", None),
+        "depth": getattr(spec.model, "depth", None),
+        "batch_norm": getattr(spec.model, "batch_norm", None),
+        "loss": spec.loss.name,
+        "loss_scaling": spec.loss.scaling if spec.loss.name == "mse" else None,
+        "bias": "yes" if spec.head.bias else "no",
+        "head": head_name(spec.head),
+        "fixed_etf": spec.head.fixed_etf,
+        "optimizer": spec.optimizer.name,
+        "learning_rate": spec.optimizer.lr,
+        "momentum": spec.optimizer.momentum if spec.optimizer.name == "sgd" else None,
+        "weight_decay": _weight_decays(spec),
+        "feature_decay": spec.head.feature_decay,
+        "decay_group": spec.optimizer.decay,
+        "schedule": spec.schedule.name,
+        "epochs": spec.epochs,
+        "batch_size": spec.batch_size,
+        "gpus": spec.gpus,
+        "seed": spec.seed,
+        "settings": _json(spec),
+        "label": f"{model} {loss_name(spec.loss.name)} {'bias' if spec.head.bias else 'no bias'}",
+    }
+
+
+def model_name(spec: NetworkSpec) -> str:
+    """The architecture; of a model of timm also which."""
+    return spec.model.slug if isinstance(spec.model, Timm) else spec.model.name
+
+
+def head_name(head: HeadSpec) -> str:
+    """'linear', or what the head has beside its classifier: 'hidden 2, temperature 10'."""
+    parts = [f"hidden {head.hidden}"] if head.hidden else []
+    parts += [] if head.temperature is None else [f"temperature {head.temperature:g}"]
+    return ", ".join(parts) or "linear"
+
+
+def loss_name(loss: str) -> str:
+    """A loss as labels have it."""
+    return loss.upper() if loss in ("mse", "ce") else loss.replace("_", " ")
+
+
+def _weight_decays(spec: NetworkSpec) -> list[float]:
+    head = spec.optimizer.head_weight_decay
+    return [spec.optimizer.weight_decay] + ([] if head is None else [head])
+
+
+def _problem_rows(study: Study, ends: Ends) -> Iterator[Row]:
+    for problem_id, spec in study.problems.items():
+        row: Row = {"source": "ufm", "run_id": problem_id, "kind": "declared", "status": "missing"}
+        yield row | problem_settings(spec) | ends.declared.get(problem_id, {})
+    for fit in ends.matched_fits():
+        row = {"source": "ufm", "run_id": fit["run_id"], "kind": "matched", "network_id": fit["network_id"]}
+        copied = ("model", "loss", "bias", "classes", "samples", "dim", "activation", "seed", "feature_decay")
+        row |= {name: fit[name] for name in copied} | {"optimizer": fit["solver"]}
+        row |= {"weight_decay": list(fit["weight_decay"]), "depth": len(fit["weight_decay"])}
+        row |= {"label": f"matched {fit['model']}", "settings": json.dumps({"network": fit["network_id"]})}
+        yield row | fit_end(fit)
+
+
+def problem_settings(spec: UfmSpec) -> Row:
+    """Columns of the ``runs`` table that the settings of a declared UFM problem decide."""
+    solver = spec.solver
+    decays = spec.weight_decay if isinstance(spec.weight_decay, tuple | None) else (spec.weight_decay,)
+    iterations, step_size = getattr(solver, "max_iterations", 0), None
+    if isinstance(solver, GradientDescent | GradientFlow):
+        iterations, step_size = solver.steps, solver.step_size
+    if isinstance(solver, CentralPath):
+        iterations = round(solver.end_time)
+    names = {"gradient_descent": "GD", "lbfgs": "L-BFGS", "gradient_flow": "flow", "central_path": "central path"}
+    bias = {"none": "no bias", "free": "bias"}.get(str(spec.bias), "penalised bias")
+    kind = {1: "plain", 2: "extended"}.get(spec.depth, "deep")
+    name = kind if spec.depth < 3 else f"{kind} {spec.depth}"
+    if spec.temperature is not None:
+        name, bias = "normalised", "no bias"
+    if spec.classifier == "etf":
+        name += ", ETF classifier,"
+    return {
+        "classes": spec.classes,
+        "train_samples": spec.num_samples,
+        "model": kind,
+        "depth": spec.depth,
+        "loss": spec.loss,
+        "bias": str(spec.bias),
+        "optimizer": solver.name,
+        "learning_rate": step_size,
+        "weight_decay": None if decays is None else list(decays),
+        "feature_decay": spec.feature_decay,
+        "epochs": iterations,
+        "activation": spec.activation,
+        "samples": round(spec.num_samples / spec.classes),
+        "dim": spec.dim if isinstance(spec.dim, int) else spec.dim[0],
+        "seed": spec.seed,
+        "settings": _json(spec),
+        "label": f"{name} {spec.activation} {loss_name(spec.loss)} {bias} ({names.get(solver.name, solver.name)})",
+    }
+
+
+def _json(spec: NetworkSpec | UfmSpec) -> str:
+    return json.dumps(spec.model_dump(mode="json"), sort_keys=True)
