@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -12,9 +12,8 @@ from scipy.stats import t as student
 
 from ncpipe.claims.bibliography import BIBLIOGRAPHY
 from ncpipe.study.spec import Paper
+from ncpipe.tables.reading import Frames
 
-Frames: TypeAlias = dict[str, pd.DataFrame]
-"""The tables by name."""
 CONFIDENCE = 0.95
 """Of the interval over seeds."""
 

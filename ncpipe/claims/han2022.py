@@ -15,6 +15,7 @@ from ncpipe.claims.selectors import (
     run_ids,
     since_zero_error,
 )
+from ncpipe.tables.reading import rows_of
 
 MSE, MSE_AT_ZERO_ERROR = f"{TRAINED} and loss == 'mse'", f"{NETWORKS} and loss == 'mse'"
 PATHS = "kind == 'declared' and status == 'done' and optimizer == 'central_path'"
@@ -55,11 +56,10 @@ def _perp_in_training(frames: Frames) -> pd.Series:
 
 def _snr(frames: Frames, name: str) -> pd.DataFrame:
     """Singular values over time: a row per run, time and direction i, from the quantities ``name``_i."""
-    rows = frames["history"]
-    rows = rows[rows["run_id"].isin(run_ids(frames, PATHS))]
-    direction = rows["quantity"].astype(str).str.extract(rf"^{name}_(\d+)$")[0]
-    rows = rows.assign(direction=direction.astype(float)).dropna(subset="direction")
-    return rows[["run_id", "time", "direction", "value"]]
+    recorded = rows_of(frames, "history", run_id=set(run_ids(frames, PATHS)))
+    direction = recorded["quantity"].astype(str).str.extract(rf"^{name}_(\d+)$")[0]
+    recorded = recorded.assign(direction=direction.astype(float)).dropna(subset="direction")
+    return recorded[["run_id", "time", "direction", "value"]]
 
 
 def _law_error(frames: Frames) -> pd.Series:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from ncpipe.claims.claim import Claim, ClaimsOf, Frames
 from ncpipe.claims.selectors import log10
+from ncpipe.tables.reading import rows_of
 
 SPIKE_STEPS = 100
 NO_SPIKE = 1e-9
@@ -20,8 +21,7 @@ Statistic = Callable[[Frames, pd.Index], pd.Series]
 
 def recorded(frames: Frames, runs: pd.Index, quantity: str) -> pd.DataFrame:
     """Rows of the ``history`` table of a quantity of these runs."""
-    table = frames["history"]
-    return table[(table["quantity"] == quantity) & table["run_id"].isin(runs)]
+    return rows_of(frames, "history", quantity=quantity, run_id=set(runs))
 
 
 def at_step(quantity: str, step: int) -> Statistic:

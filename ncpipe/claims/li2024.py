@@ -23,6 +23,7 @@ from ncpipe.claims.selectors import (
     solved,
 )
 from ncpipe.study.spec import MULTI_LABEL
+from ncpipe.tables.reading import rows_of
 
 SEVERAL = f"loss in {list(MULTI_LABEL)}"
 FREE = f"{NETWORKS} and {SEVERAL} and fixed_etf == False"
@@ -43,9 +44,9 @@ def _angle_over_training(frames: Frames) -> pd.Series:
 def last_test_accuracy(frames: Frames, query: str) -> pd.Series:
     """Last accuracy on the whole test split: the m tags of a sample have the m largest logits. The metric 'accuracy'
     is that of the samples of one tag."""
-    rows = frames["history"].query("quantity == 'test_accuracy'")
-    rows = rows[rows["run_id"].isin(run_ids(frames, query))].sort_values("time")
-    return rows.drop_duplicates("run_id", keep="last").set_index("run_id")["value"].astype(float)
+    recorded = rows_of(frames, "history", quantity="test_accuracy", run_id=set(run_ids(frames, query)))
+    last = recorded.sort_values("time").drop_duplicates("run_id", keep="last")
+    return last.set_index("run_id")["value"].astype(float)
 
 
 def _frozen_and_free(frames: Frames, values: Callable[[str], pd.Series]) -> pd.DataFrame:

@@ -10,9 +10,13 @@ import pandas as pd
 
 from ncpipe.claims.claim import Frames
 from ncpipe.claims.selectors import NETWORKS
+from ncpipe.tables.reading import rows_of
 
 SWEEP = ["dataset", "model", "width", "depth", "batch_norm", "loss", "loss_scaling", "bias", "head", "seed"]
 """Networks that agree in these columns of ``runs`` are a sweep: they differ in their weight decay."""
+SIDES = [f"{side}_{what}" for side in ("predicted", "measured")
+         for what in ("loss", "feature_norm", "weight_norm", "means_gram", "weights_gram")]  # fmt: skip
+COMPARED = ["network_id", "kind", "model", *SIDES]
 
 
 def matched_signatures(frames: Frames) -> pd.DataFrame:
@@ -23,7 +27,7 @@ def matched_signatures(frames: Frames) -> pd.DataFrame:
     """
     nets = frames["runs"].query(NETWORKS)
     nets = nets.assign(decay=[classifier_decay(decays) for decays in nets["weight_decay"]])
-    fits = frames["ufm"].query("kind == 'matched'").drop(columns="run_id").rename(columns={"model": "matched"})
+    fits = rows_of(frames, "ufm", COMPARED, kind="matched").rename(columns={"model": "matched"})
     fits = fits[fits["predicted_loss"].notna() & (fits["measured_loss"] > 0)]
     fits = fits.assign(predicted=_signatures(fits, "predicted"), measured=_signatures(fits, "measured"))
     both = nets[[*SWEEP, "run_id", "decay"]].merge(

@@ -11,6 +11,7 @@ import pandas as pd
 
 from ncpipe.claims.claim import Frames
 from ncpipe.study.selection import flat
+from ncpipe.tables.reading import fits_of, rows_of
 
 TRAINED = "kind == 'network' and status == 'done'"
 # The papers speak of training past zero error; NaN, no such epoch, is not equal to itself.
@@ -26,11 +27,8 @@ def measured(
     frames: Frames, runs: pd.Index, metric: str, layer: str | None = "features", split: str = "train"
 ) -> pd.DataFrame:
     """Rows of the ``collapse`` table of a metric of these runs, by time; ``layer`` None takes all."""
-    table = frames["collapse"]
-    chosen = (table["metric"] == metric) & (table["split"] == split) & table["run_id"].isin(runs)
-    if layer is not None:
-        chosen &= table["layer"] == layer
-    return table[chosen].sort_values("time")
+    wanted = {} if layer is None else {"layer": layer}
+    return rows_of(frames, "collapse", metric=metric, split=split, run_id=set(runs), **wanted).sort_values("time")
 
 
 def final(frames: Frames, runs: pd.Index, metric: str, layer: str = "features", split: str = "train") -> pd.Series:
@@ -101,7 +99,7 @@ def alike(frames: Frames, *names: str, without: str = "") -> pd.Series:
 
 def solved(frames: Frames, query: str) -> pd.DataFrame:
     """Rows of the ``ufm`` table that a query selects, of declared problems by L-BFGS: that runs to stationarity."""
-    return frames["ufm"].query(f"kind == 'declared' and solver == 'lbfgs' and status == 'done' and ({query})")
+    return fits_of(frames, kind="declared", solver="lbfgs", status="done").query(query)
 
 
 def optimality(frames: Frames, query: str) -> pd.Series:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from ncpipe.claims.claim import ClaimsOf, Frames
 from ncpipe.claims.selectors import NETWORKS, at_last_time, measured, run_ids
+from ncpipe.tables.reading import fits_of
 
 DEEP = (
     "kind == 'declared' and status == 'done' and optimizer == 'lbfgs' and loss == 'mse' and classes == 2"
@@ -21,7 +22,7 @@ ZERO = 0.5
 
 def _fits(frames: Frames, is_zero: bool) -> pd.DataFrame:
     """Rows of ``ufm``, by run, of the deep UFMs whose optimum is zero, or of the others, with a closed form."""
-    fits = frames["ufm"][frames["ufm"]["run_id"].isin(run_ids(frames, DEEP))].dropna(subset=["optimum"])
+    fits = fits_of(frames, run_id=set(run_ids(frames, DEEP))).dropna(subset=["optimum"])
     return fits[fits["optimum_is_zero"].astype(bool) == is_zero].set_index("run_id")
 
 

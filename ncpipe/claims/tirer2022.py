@@ -13,6 +13,7 @@ from ncpipe.claims.claim import ClaimsOf, Frames
 from ncpipe.claims.misfits import misfit_values
 from ncpipe.claims.selectors import NETWORKS, final, log10, log_change, measured, past_zero_error, run_ids
 from ncpipe.study.spec import UfmSpec
+from ncpipe.tables.reading import fits_of
 
 EARLY = 1e-3
 """UFM runs that end further above their optimum, relative, were stopped early."""
@@ -27,7 +28,7 @@ def _ufm(model: str, activation: str, bias: str) -> str:
 
 def _ufm_runs(frames: Frames, model: str, activation: str, bias: str) -> pd.Index:
     """Runs of the model, without those stopped more than 0.1 % above their optimum: theorems speak of its end."""
-    runs, fits = run_ids(frames, _ufm(model, activation, bias)), frames["ufm"]
+    runs, fits = run_ids(frames, _ufm(model, activation, bias)), fits_of(frames, kind="declared")
     return runs[~runs.isin(fits.loc[fits["gap"] > EARLY * fits["optimum"], "run_id"])]
 
 
@@ -90,7 +91,7 @@ def _level_ratio(frames: Frames) -> pd.Series:
 
 
 def _matched_fits(frames: Frames, model: str) -> pd.DataFrame:
-    fits = frames["ufm"].query(f"kind == 'matched' and model == '{model}'")
+    fits = fits_of(frames, kind="matched", model=model)
     return fits[fits["network_id"].isin(run_ids(frames, NETWORKS))]
 
 
@@ -133,7 +134,7 @@ def _solved(frames: Frames, query: str) -> pd.DataFrame:
     """Declared UFMs of the paper by L-BFGS that have a closed form, with their settings."""
     query = f"kind == 'declared' and optimizer == 'lbfgs' and loss == 'mse' and status == 'done' and {query}"
     runs = frames["runs"].query(query)[["run_id", "settings"]]
-    fits = frames["ufm"].dropna(subset="optimum").merge(runs, on="run_id").set_index("run_id")
+    fits = fits_of(frames, kind="declared").dropna(subset="optimum").merge(runs, on="run_id").set_index("run_id")
     chosen = [_of_the_paper(json.loads(text)) for text in fits["settings"]]
     return fits[np.array(chosen, dtype=bool)]
 

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
 from ncpipe.figures import (
@@ -32,10 +30,9 @@ from ncpipe.figures.facts import facts
 from ncpipe.figures.style import fix_layout, style
 from ncpipe.files import replacing, sealed
 from ncpipe.study.spec import FigureName, FigureOptions
-from ncpipe.tables.collect import read_tables
+from ncpipe.tables.reading import Frames as Tables
+from ncpipe.tables.reading import metadata, read_tables
 from ncpipe.tables.selection import compared
-
-Tables = dict[str, pd.DataFrame]
 
 
 @dataclass(frozen=True)
@@ -112,14 +109,9 @@ def save_figure(
     """
     chosen = FigureOptions(name=options) if isinstance(options, str) else options
     tables = compared(read_tables(tables_folder))
-    text = caption(tables, chosen, _scale(tables_folder / "runs.parquet"))
+    text = caption(tables, chosen, metadata(tables_folder / "runs.parquet").get("scale", ""))
     figure = draw(tables, chosen)
     return [_save(figure, target, kind, text) for kind in kinds]
-
-
-def _scale(table: Path) -> str:
-    """Size of the study, from the metadata of a table; empty where it has only one."""
-    return (pq.read_schema(table).metadata or {}).get(b"scale", b"").decode()
 
 
 def _save(figure: Figure, target: Path, kind: str, text: str) -> Path:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ncpipe.figures.definitions import frame_gap
 from ncpipe.figures.style import GREY, OKABE_ITO, SMALL, mark_handle
 from ncpipe.study.spec import UfmSpec
+from ncpipe.tables.reading import Frames, rows_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,7 +75,7 @@ class BiasAxis:
         axes.xaxis.set_minor_locator(NullLocator())
 
 
-def draw_transition(upper: Axes, lower: Axes, axis: BiasAxis, fits: pd.DataFrame, collapse: pd.DataFrame) -> None:
+def draw_transition(upper: Axes, lower: Axes, axis: BiasAxis, fits: pd.DataFrame, tables: Frames) -> None:
     """Distances to both frames against the penalty, and the objective: lines of the closed form; and the distances
     that were reached.
 
@@ -83,10 +84,10 @@ def draw_transition(upper: Axes, lower: Axes, axis: BiasAxis, fits: pd.DataFrame
         lower: for the objective.
         axis: of the penalties.
         fits: rows of ``ufm`` of one model, with the ``settings`` of ``runs``.
-        collapse: the table.
+        tables: of the study.
     """
     _draw_closed_form(upper, lower, axis, UfmSpec.model_validate_json(fits["settings"].iloc[0]))
-    _draw_reached(upper, axis, fits, collapse)
+    _draw_reached(upper, axis, fits, tables)
     largest = frame_gap(float(fits["classes"].iloc[0]))
     upper.set(ylabel="Gram distance", ylim=(-0.03 * largest, 1.25 * largest))
     lower.set(xlabel="penalty of the bias", ylabel="objective")
@@ -95,8 +96,9 @@ def draw_transition(upper: Axes, lower: Axes, axis: BiasAxis, fits: pd.DataFrame
     axis.scale(upper)
 
 
-def _draw_reached(axes: Axes, axis: BiasAxis, fits: pd.DataFrame, collapse: pd.DataFrame) -> None:
-    rows = collapse[collapse["run_id"].isin(fits["run_id"]) & (collapse["layer"] == "features")]
+def _draw_reached(axes: Axes, axis: BiasAxis, fits: pd.DataFrame, tables: Frames) -> None:
+    columns = ["run_id", "metric", "time", "value"]
+    rows = rows_of(tables, "collapse", columns, layer="features", metric=DISTANCES, run_id=set(fits["run_id"]))
     ends = rows.sort_values("time").groupby(["run_id", "metric"])["value"].last().unstack()
     reached = ends.reindex(index=fits["run_id"], columns=list(DISTANCES))
     x = axis.places(fits["bias"])

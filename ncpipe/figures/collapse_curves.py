@@ -63,7 +63,8 @@ class Column:
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:
-    metrics, columns = options.metrics or USUAL, _columns(tables, options.split)
+    metrics = options.metrics or USUAL
+    columns = _columns(tables, metrics, options.split)
     if not columns:
         return empty_figure(options.width, "collapse_curves: no measured network and no UFM by gradient descent")
     look = looks(tables["runs"])
@@ -86,11 +87,11 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     return figure
 
 
-def _columns(tables: Tables, split: str) -> list[Column]:
+def _columns(tables: Tables, metrics: Sequence[str], split: str) -> list[Column]:
     nets, ufms = networks(tables), declared_ufms(tables, "gradient_descent")
     columns = [
-        Column("epoch (networks)", "", nets, measured(tables, nets, split), zero_error_epochs(nets)),
-        Column("iteration (UFM)", "UFM ", ufms, measured(tables, ufms), {}),
+        Column("epoch (networks)", "", nets, measured(tables, nets, metrics, split), zero_error_epochs(nets)),
+        Column("iteration (UFM)", "UFM ", ufms, measured(tables, ufms, metrics), {}),
     ]
     return [column for column in columns if len(column.rows)]
 

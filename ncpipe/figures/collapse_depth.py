@@ -36,6 +36,7 @@ from ncpipe.figures.style import (
     wrapped,
 )
 from ncpipe.study.spec import FigureOptions
+from ncpipe.tables.reading import fits_of
 
 USUAL = ("nc1_pinv",)
 PANEL_WIDTH, ROW_HEIGHT = 1.3, 1.7
@@ -156,7 +157,7 @@ def _panels(tables: Tables, options: FigureOptions) -> Iterator[Panel]:
     )
     for metric in options.metrics or USUAL:
         for kind, runs, split, zero_error in kinds:
-            rows = measured(tables, runs, split, layer=None).query("metric == @metric")
+            rows = measured(tables, runs, [metric], split, layer=None)
             models = rows["label"].map(model_of if kind == "optimum" else str)
             for _, own in rows.groupby(models, sort=False):
                 if own["value"].notna().any():
@@ -169,9 +170,9 @@ def _descents(tables: Tables) -> pd.DataFrame:
 
 def _optima(tables: Tables) -> pd.DataFrame:
     """ReLU UFMs that L-BFGS took to an optimum other than zero, and no gradient descent was set on."""
-    runs, fits = declared_ufms(tables, "lbfgs").query("activation == 'relu'"), tables["ufm"]
+    runs, own = declared_ufms(tables, "lbfgs").query("activation == 'relu'"), fits_of(tables, kind="declared")
     descended = set(map(without_solver, labels(_descents(tables))))
-    other = fits.loc[fits["missed"].eq(True) | fits["optimum_is_zero"].eq(True), "run_id"]
+    other = own.loc[own["missed"].eq(True) | own["optimum_is_zero"].eq(True), "run_id"]
     return runs[~runs["run_id"].isin(other) & ~runs["label"].map(without_solver).isin(descended)]
 
 
@@ -182,7 +183,7 @@ def model_of(label: str) -> str:
 
 def _first_perfect(tables: Tables, ufms: pd.DataFrame) -> dict[str, float]:
     """First measured iteration at which a UFM classifies every sample."""
-    rows = measured(tables, ufms).query("metric == 'accuracy' and value >= 1")
+    rows = measured(tables, ufms, ["accuracy"]).query("value >= 1")
     return {str(run): float(time) for run, time in rows.groupby("run_id")["time"].min().items()}
 
 

@@ -75,7 +75,7 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
 
 def _panels(tables: Tables, metric: str, split: str) -> Iterator[Panel]:
     nets = networks(tables)
-    rows = measured(tables, nets, split, layer=None).query("metric == @metric")
+    rows = measured(tables, nets, [metric], split, layer=None)
     zero_error = zero_error_epochs(nets)
     for label in varied(nets, _known(rows, nets))[:MOST_LABELS]:
         own = rows[rows["label"] == label]
@@ -150,7 +150,7 @@ def _halo() -> list[Any]:
 
 def caption(tables: Tables, options: FigureOptions) -> str:
     nets, metrics = networks(tables), options.metrics or USUAL
-    names = _known(measured(tables, nets, options.split, layer=None).query("metric in @metrics"), nets)
+    names = _known(measured(tables, nets, metrics, options.split, layer=None), nets)
     more = f" Shown are {MOST_LABELS} of {len(names)} labels." if len(names) > MOST_LABELS else ""
     return (
         f"{' and '.join(metrics)} over depth, from the first measured layer (bottom) to the last features (top), and"

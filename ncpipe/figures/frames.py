@@ -37,7 +37,8 @@ HALO = [withStroke(linewidth=1.8, foreground="white")]
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:
     nets, ufms = networks(tables), _reference_ufms(tables)
-    paths = [measured(tables, nets, options.split), measured(tables, ufms)]
+    names = [name for pair in PANELS.values() for name in pair]
+    paths = [measured(tables, nets, names, options.split), measured(tables, ufms, names)]
     if not any(len(rows) for rows in paths):
         return empty_figure(options.width, "frames: no measured network and no plain UFM")
     look, stacked = looks(tables["runs"]), options.width < 2 * 2.2

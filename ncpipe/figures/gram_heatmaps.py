@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from ncpipe.figures.level_curves import varied
 from ncpipe.figures.series import Tables, counted, labels, lost, networks
 from ncpipe.figures.style import LETTER, SMALL, empty_figure, new_figure
 from ncpipe.study.spec import FigureOptions
+from ncpipe.tables.reading import fits_of, rows_of
 
 Array = NDArray[np.float64]
 
@@ -51,9 +52,10 @@ class Group:
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:
     shown, _ = _chosen(tables, options)
+    grams = _grams(tables, shown.values())
     if not shown:
         return empty_figure(options.width, "gram_heatmaps: no network with Gram matrices, of 100 classes at most")
-    groups = [_network(tables, run_id, label) for label, run_id in shown.items()]
+    groups = [_network(tables, grams, run_id, label) for label, run_id in shown.items()]
     size = max(len(group.columns) for group in groups)
     places = _places(options.width, size)
     lines = [groups[i : i + places] for i in range(0, len(groups), places)]
@@ -95,34 +97,45 @@ def _widths(sizes: Sequence[int]) -> list[float]:
 
 def _chosen(tables: Tables, options: FigureOptions) -> tuple[dict[str, str], list[str]]:
     """The network of each label that is shown, and the labels for which there is no room."""
-    nets, grams = networks(tables), tables["grams"]
-    nets = nets[nets["run_id"].isin(grams["run_id"])]
+    nets = networks(tables)
+    nets = nets[nets["run_id"].isin(_with_grams(tables)["run_id"])]
     names = varied(nets, labels(nets))
     matched = _matched(tables)["network_id"].isin(nets["run_id"]).any()
     most = MOST_LINES * _places(options.width, 1 + len(MODELS) if matched else 1)
-    chosen = {label: _median_seed(tables, nets[nets["label"] == label]) for label in names[:most]}
+    grams = _grams(tables, nets.loc[nets["label"].isin(names[:most]), "run_id"])
+    chosen = {label: _median_seed(grams, nets[nets["label"] == label]) for label in names[:most]}
     return chosen, names[most:]
 
 
-def _median_seed(tables: Tables, nets: pd.DataFrame) -> str:
+def _with_grams(tables: Tables) -> pd.DataFrame:
+    """A row for every run that has Grams."""
+    return rows_of(tables, "grams", ["run_id", "gram", "row", "column"], gram="means_uncentred", row=0, column=0)
+
+
+def _grams(tables: Tables, networks: Iterable[str]) -> pd.DataFrame:
+    """Rows of ``grams`` of these networks and of the UFMs matched to them."""
+    fits = fits_of(tables, kind="matched", network_id=set(networks))
+    return rows_of(tables, "grams", gram=GRAMS, run_id={*networks, *fits["run_id"]})
+
+
+def _median_seed(grams: pd.DataFrame, nets: pd.DataFrame) -> str:
     """The run whose class means have the median distance to an OF; of an even number the lower median."""
     distances = {}
     for run_id in nets["run_id"]:
-        gram = _gram(tables, run_id, "means_uncentred")
+        gram = _gram(grams, run_id, "means_uncentred")
         distances[str(run_id)] = np.inf if gram is None else gram_distance(gram, _frame(len(gram), etf=False))
     ordered = sorted(distances, key=lambda run_id: distances[run_id])
     return ordered[(len(ordered) - 1) // 2]
 
 
-def _gram(tables: Tables, run_id: str, name: str) -> Array | None:
-    table = tables["grams"]
-    rows = table[(table["run_id"] == run_id) & (table["gram"] == name)]
+def _gram(grams: pd.DataFrame, run_id: str, name: str) -> Array | None:
+    rows = grams[(grams["run_id"] == run_id) & (grams["gram"] == name)]
     return unit_gram(rows.sort_values(["row", "column"])["value"])
 
 
 def _matched(tables: Tables) -> pd.DataFrame:
-    fits = tables["ufm"]
-    return fits[(fits["kind"] == "matched") & fits["run_id"].isin(tables["grams"]["run_id"])]
+    fits = fits_of(tables, kind="matched")
+    return fits[fits["run_id"].isin(_with_grams(tables)["run_id"])]
 
 
 def _frame(classes: int, etf: bool) -> Array:
@@ -137,14 +150,14 @@ def _frames(classes: int) -> Group:
     return Group("", columns)
 
 
-def _network(tables: Tables, run_id: str, label: str) -> Group:
+def _network(tables: Tables, grams: pd.DataFrame, run_id: str, label: str) -> Group:
     """The network and what its matched UFMs predict, as far as they are there."""
-    measured = {name: _gram(tables, run_id, name) for name in GRAMS}
+    measured = {name: _gram(grams, run_id, name) for name in GRAMS}
     fits = _matched(tables)
     by_model = dict(fits.loc[fits["network_id"] == run_id, ["model", "run_id"]].itertuples(index=False, name=None))
     columns = [Column("measured" if by_model else "", measured, dict(_frame_notes(measured)), "undefined")]
     for model in MODELS if by_model else ():
-        predicted = {name: _gram(tables, by_model.get(model, ""), name) for name in GRAMS}
+        predicted = {name: _gram(grams, by_model.get(model, ""), name) for name in GRAMS}
         absent = "predicts\nzero" if model in by_model else "no fit"
         columns.append(Column(model, predicted, dict(_distance_notes(measured, predicted)), absent))
     return Group(label, columns)

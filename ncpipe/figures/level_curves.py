@@ -129,10 +129,11 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
 def _panels(tables: Tables, options: FigureOptions) -> Iterator[Panel]:
     """For one metric after the other the networks' labels, then those of the UFMs."""
     nets, ufms = networks(tables), _extended_ufms(tables)
-    of_nets = measured(tables, nets, options.split, layer=None)
-    of_ufms = measured(tables, ufms, layer=None).query("layer in @UFM_LEVELS")
+    metrics = options.metrics or USUAL
+    of_nets = measured(tables, nets, metrics, options.split, layer=None)
+    of_ufms = measured(tables, ufms, metrics, layer=list(UFM_LEVELS))
     zero_error = zero_error_epochs(nets)
-    for metric in options.metrics or USUAL:
+    for metric in metrics:
         for label in varied(nets, _measured_labels(of_nets, nets, metric))[:MOST_LABELS]:
             rows = spread_levels(_of(of_nets, label, metric))
             yield Panel(label, metric, "epoch", rows, {}, zero_error.get(label))

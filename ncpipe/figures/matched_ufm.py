@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from ncpipe.figures.style import (
     wrapped,
 )
 from ncpipe.study.spec import FigureOptions
+from ncpipe.tables.reading import fits_of, rows_of
 
 MODELS = {"plain": ("o", True), "extended": ("s", False)}
 """Matched models: marker and whether it is filled."""
@@ -49,7 +50,7 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     heights = (lines * (cell + (0.42 if narrow else 0.16)) + 0.3, options.width / (1.15 if narrow else 3.3))
     figure = new_figure(options.width, sum(heights))
     upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
-    _draw_grams(upper, fits, blocks, lines)
+    _draw_grams(upper, _with_grams(tables, fits, shown), blocks, lines)
     _draw_scalars(lower, fits, look, narrow)
     models = [mark_handle(f"matched {m}", mark, "black", filled) for m, (mark, filled) in MODELS.items()]
     add_legend(figure, models + label_handles(labels(fits), look))
@@ -57,11 +58,18 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
 
 
 def matched_fits(tables: Tables) -> pd.DataFrame:
-    """Matched fits with the label and seed of their network, networks in the order of ``runs``."""
+    """Matched fits, without Grams, with the label and seed of their network, networks in the order of ``runs``."""
     nets = tables["runs"].query("kind == 'network'")[["run_id", "label", "seed"]]
     nets = nets.rename(columns={"run_id": "network_id", "seed": "network_seed"}).assign(order=range(len(nets)))
-    fits = tables["ufm"].query("kind == 'matched'").merge(nets, on="network_id")
+    fits = fits_of(tables, kind="matched").merge(nets, on="network_id")
     return fits.sort_values(["order", "model"], ascending=[True, False])
+
+
+def _with_grams(tables: Tables, fits: pd.DataFrame, shown: Iterable[str]) -> pd.DataFrame:
+    """The fits of the first seed of these labels with their Grams."""
+    own = pd.concat([_representative(fits, label) for label in shown])
+    names = [f"{side}_{gram}" for side in ("measured", "predicted") for gram in GRAMS]
+    return own.merge(rows_of(tables, "ufm", ["run_id", *names], run_id=set(own["run_id"])), on="run_id")
 
 
 def _draw_grams(figure: Any, fits: pd.DataFrame, blocks: list[tuple[str, str]], lines: int) -> None:
@@ -76,7 +84,7 @@ def _draw_grams(figure: Any, fits: pd.DataFrame, blocks: list[tuple[str, str]], 
     for number, (label, gram) in enumerate(blocks):
         line, first = divmod(number * 3, columns)
         panels = grid[line, first : first + 3]
-        image = _draw_block(panels, _representative(fits, label), gram, limit) or image
+        image = _draw_block(panels, fits[fits["label"] == label], gram, limit) or image
         if line == 0 or columns == 3:
             panels[0].set_title(f"{GRAMS[gram]}\nmeasured", loc="left", pad=3)
             for axes, model in zip(panels[1:], MODELS):

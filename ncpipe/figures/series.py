@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,13 @@ from numpy.typing import NDArray
 
 from ncpipe.figures.style import Look
 from ncpipe.study.selection import flat
+from ncpipe.tables.reading import Frames, rows_of
 
-Tables = dict[str, pd.DataFrame]
+Tables = Frames
+
+MEASURED = ["run_id", "split", "layer", "depth", "time", "metric", "value"]
+RECORDED = ["run_id", "time", "quantity", "value"]
+"""Columns of ``collapse`` and ``history`` that figures read."""
 
 
 @dataclass(frozen=True)
@@ -67,20 +72,26 @@ def labels(runs: pd.DataFrame) -> list[str]:
 
 
 def measured(
-    tables: Tables, runs: pd.DataFrame, split: str = "train", layer: str | None = "features"
+    tables: Tables,
+    runs: pd.DataFrame,
+    metrics: Iterable[str],
+    split: str = "train",
+    layer: str | Sequence[str] | None = "features",
 ) -> pd.DataFrame:
-    """Rows of ``collapse`` of these runs, with their label; ``layer`` None takes all."""
-    table = tables["collapse"]
-    chosen = table["run_id"].isin(runs["run_id"]) & (table["split"] == split)
-    if layer is not None:
-        chosen &= table["layer"] == layer
-    return _labelled(table[chosen], runs)
+    """Rows of ``collapse`` of these runs and metrics, with their label; ``layer`` None takes all."""
+    wanted = {} if layer is None else {"layer": layer}
+    found = rows_of(tables, "collapse", MEASURED, split=split, metric=set(metrics), **wanted, **_of(runs))
+    return _labelled(found, runs)
 
 
-def histories(tables: Tables, runs: pd.DataFrame) -> pd.DataFrame:
-    """Rows of ``history`` of these runs, with their label."""
-    table = tables["history"]
-    return _labelled(table[table["run_id"].isin(runs["run_id"])], runs)
+def histories(tables: Tables, runs: pd.DataFrame, quantities: Iterable[str] | None = None) -> pd.DataFrame:
+    """Rows of ``history`` of these runs, with their label; ``quantities`` None takes all."""
+    wanted = {} if quantities is None else {"quantity": set(quantities)}
+    return _labelled(rows_of(tables, "history", RECORDED, **wanted, **_of(runs)), runs)
+
+
+def _of(runs: pd.DataFrame) -> dict[str, Any]:
+    return {"source": set(runs["source"]), "run_id": set(runs["run_id"])}
 
 
 def _labelled(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:

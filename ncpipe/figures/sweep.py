@@ -189,7 +189,7 @@ def _panels(tables: Tables, runs: pd.DataFrame, options: FigureOptions) -> Itera
     usual = (("accuracy", "test"), ("nc1_pinv", options.split))
     chosen = usual if options.metrics is None else tuple((metric, options.split) for metric in options.metrics)
     for metric, split in chosen:
-        rows = measured(tables, runs, split).query("metric == @metric").sort_values("time")
+        rows = measured(tables, runs, [metric], split).sort_values("time")
         values = rows.drop_duplicates("run_id", keep="last").set_index("run_id")["value"].astype(float)
         if np.isfinite(values).any():
             yield f"{metric} ({split})", DEFINITIONS.get(metric, ""), values

@@ -34,6 +34,7 @@ from ncpipe.figures.style import (
     wrapped,
 )
 from ncpipe.study.spec import FigureOptions
+from ncpipe.tables.reading import fits_of
 
 Array = NDArray[np.float64]
 
@@ -85,17 +86,17 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     figure = new_figure(options.width, lines * PANEL_HEIGHT)
     places = figure.subfigures(lines, columns, squeeze=False).flat  # of one width, with a colour bar or without
     for place, phase in zip(places, found):
-        panel = _draw_panel(place, phase, tables["collapse"])
+        panel = _draw_panel(place, phase, tables)
         letters = int(13 * options.width / columns)
         heading(panel, wrapped(phase.title, letters), shortened(phase.about, letters))
     add_legend(figure, _legend(found))
     return figure
 
 
-def _draw_panel(place: SubFigure, phase: Phase, collapse: pd.DataFrame) -> Axes:
+def _draw_panel(place: SubFigure, phase: Phase, tables: Tables) -> Axes:
     """Draw a phase; the axes that bear its title."""
     if phase.of_bias:
-        return _draw_bias(place, phase, collapse)
+        return _draw_bias(place, phase, tables)
     return (_draw_map if len(phase.penalties) == 2 else _draw_curve)(place, phase)
 
 
@@ -105,7 +106,7 @@ def _draw_panel(place: SubFigure, phase: Phase, collapse: pd.DataFrame) -> Axes:
 def phases(tables: Tables) -> list[Phase]:
     """The models whose penalties the study varies, in the order of the table; seeds are rows of one model."""
     runs = declared_ufms(tables, "lbfgs").dropna(subset="settings")[["run_id", "label", "settings"]]
-    fits = tables["ufm"].merge(runs, on="run_id").dropna(subset=["feature_decay", "weight_decay"])
+    fits = fits_of(tables, kind="declared").merge(runs, on="run_id").dropna(subset=["feature_decay", "weight_decay"])
     models = [_model(fit) for fit in fits.to_dict("records")]
     keys = pd.Series([json.dumps(model, sort_keys=True) for model in models], index=fits.index, dtype=object)
     differing = {name for model in models for name in model if len({str(m.get(name)) for m in models}) > 1}
@@ -319,13 +320,13 @@ def _draw_curve(place: SubFigure, phase: Phase) -> Axes:
     return upper
 
 
-def _draw_bias(place: SubFigure, phase: Phase, collapse: pd.DataFrame) -> Axes:
+def _draw_bias(place: SubFigure, phase: Phase, tables: Tables) -> Axes:
     """Distances to both frames against the penalty of the bias, and under them the objective."""
     upper, lower = place.subplots(2, 1, sharex=True, height_ratios=[2, 1])
     fits = pd.concat([phase.fits, phase.ends], ignore_index=True)
     axis = BiasAxis.of(fits["bias"])
     fits = fits.assign(x=axis.places(fits["bias"]))
-    draw_transition(upper, lower, axis, fits, collapse)
+    draw_transition(upper, lower, axis, fits, tables)
     _mark_curve(lower, fits["x"], fits["value"].astype(float), _outcomes(fits))
     return upper
 

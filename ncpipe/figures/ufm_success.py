@@ -26,6 +26,7 @@ from ncpipe.figures.style import (
     new_figure,
 )
 from ncpipe.study.spec import FigureOptions
+from ncpipe.tables.reading import fits_of
 
 LEAST_WIDTH, HEIGHT = 1.55, 1.75
 LEAST_PENALTIES = 3
@@ -132,7 +133,11 @@ def _panels(fits: pd.DataFrame) -> list[Panel]:
 def _fits(tables: Tables) -> pd.DataFrame:
     """Fits of UFMs with squared error by L-BFGS that have a threshold of zero: with ``excess``, penalties over it."""
     runs = declared_ufms(tables, "lbfgs").reindex(columns=["run_id", "depth"])
-    fits = tables["ufm"].merge(runs, on="run_id").dropna(subset=["zero_threshold", "success_fraction", "depth"])
+    fits = (
+        fits_of(tables, kind="declared")
+        .merge(runs, on="run_id")
+        .dropna(subset=["zero_threshold", "success_fraction", "depth"])
+    )
     finite = np.isfinite(fits["zero_threshold"].astype(float))
     fits = fits[finite & (fits["loss"] == "mse") & (fits["bias"] == "none")]
     excess = (1 / fits["zero_threshold"].astype(float)).map("{:.9g}".format).astype(float)

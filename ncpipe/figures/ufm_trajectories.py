@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 
 import pandas as pd
@@ -38,6 +38,7 @@ from ncpipe.figures.style import (
     wrapped,
 )
 from ncpipe.study.spec import FigureOptions
+from ncpipe.tables.reading import fits_of
 
 COLUMN_WIDTH, ROW_HEIGHT = 1.45, 1.05
 OF, FIRST = (Look(OKABE_ITO[name], "-", "o") for name in ("blue", "green"))
@@ -89,10 +90,10 @@ USUAL = (
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:
-    source = _Source(tables)
+    rows = USUAL if options.metrics is None else tuple(_row(metric) for metric in options.metrics)
+    source = _Source(tables, {curve.name for row in rows for curve in row.curves})
     if not source.labels:
         return empty_figure(options.width, "ufm_trajectories: no UFM by gradient descent")
-    rows = USUAL if options.metrics is None else tuple(_row(metric) for metric in options.metrics)
     columns = max(1, min(len(source.labels), int(options.width / COLUMN_WIDTH)))
     blocks = -(-len(source.labels) // columns)
     figure = new_figure(options.width, blocks * (ROW_HEIGHT * len(rows) + 0.45))
@@ -115,13 +116,13 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
 class _Source:
     """The series of the declared UFMs by label, and where L-BFGS ends for the same problem."""
 
-    def __init__(self, tables: Tables) -> None:
+    def __init__(self, tables: Tables, names: Set[str]) -> None:
         descent, lbfgs = declared_ufms(tables, "gradient_descent"), declared_ufms(tables, "lbfgs")
-        self.measured = measured(tables, descent, layer=None)
-        self.history = histories(tables, descent)
+        self.measured = measured(tables, descent, names | {"nc1_pinv"}, layer=None)  # that every measured one has
+        self.history = histories(tables, descent, names)
         self.labels = [name for name in labels(descent) if (self.measured["label"] == name).any()]
-        self.final = measured(tables, lbfgs, layer=None)
-        self.final_gap = tables["ufm"].merge(lbfgs[["run_id", "label"]], on="run_id")
+        self.final = measured(tables, lbfgs, names, layer=None)
+        self.final_gap = fits_of(tables, kind="declared").merge(lbfgs[["run_id", "label"]], on="run_id")
         self.classes = dict(zip(descent["label"], descent["classes"]))
 
     def band(self, label: str, curve: Curve) -> Band:

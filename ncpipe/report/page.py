@@ -12,7 +12,6 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pandas as pd
-import pyarrow.parquet as pq
 
 from ncpipe.claims.bibliography import BIBLIOGRAPHY
 from ncpipe.claims.wording import by_paper
@@ -24,7 +23,7 @@ from ncpipe.report.explorer import explorer
 from ncpipe.report.summary import final_values, sentences
 from ncpipe.report.templates import link, script, template, text
 from ncpipe.study.spec import StudyInfo
-from ncpipe.tables.collect import read_tables
+from ncpipe.tables.reading import metadata, read_tables
 from ncpipe.tables.records import read_table
 from ncpipe.tables.schemas import TABLES
 from ncpipe.tables.selection import compared
@@ -185,5 +184,5 @@ def rule(table: Path) -> Iterable[str]:
 
 
 def _metadata(table: Path, *keys: str) -> dict[str, str]:
-    metadata = pq.read_schema(table).metadata or {}
-    return {key: metadata[key.encode()].decode() for key in keys if key.encode() in metadata}
+    known = metadata(table)
+    return {key: known[key] for key in keys if key in known}

@@ -41,11 +41,8 @@ def write_tables(study: Study) -> None:
     write_stream(folder / "ufm.parquet", TABLES["ufm"], fits, about, group_rows)
     rows = in_tables(run_rows(study, Ends.of(study), keys), TABLES["runs"], RUNS_A_PART)
     write_stream(folder / "runs.parquet", TABLES["runs"], rows, about, group_rows)
-    claims = claim_rows(
-        compared(StoredTables(folder, {"claims": TABLES["claims"].empty_table().to_pandas()})),
-        study.config.claims,
-        study.config.scale,
-    )
+    unmade = {"claims": TABLES["claims"].empty_table().to_pandas()}
+    claims = claim_rows(compared(StoredTables(folder, unmade)), study.config.claims, study.config.scale)
     write_rows(folder / "claims.parquet", TABLES["claims"], claims, about)
 
 

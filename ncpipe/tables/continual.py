@@ -11,7 +11,7 @@ from ncpipe.study.spec import ContinualSpec
 from ncpipe.study.study import ContinualRun, Study
 
 
-def continual_rows(study: Study, ends: Mapping[str, Mapping[str, float]]) -> Iterator[dict[str, Any]]:
+def continual_rows(study: Study, ends: Mapping[str, dict[str, float]]) -> Iterator[dict[str, Any]]:
     """One row per network and way of learning, planned ones without records too; ``ends`` are the last values of
     the history by run id and column."""
     for learning in study.continual.values():

@@ -32,8 +32,8 @@ SELECT run_id, 'final_' || quantity, arg_max(value, time) FROM read_parquet(?)
 WHERE quantity IN ('train_loss', 'test_loss', 'train_accuracy', 'test_accuracy') AND NOT isnan(value)
 GROUP BY run_id, quantity
 """
-FIT = ("run_id", "kind", "network_id", "model", "loss", "bias", "classes", "samples", "dim", "activation", "seed")
-FIT += ("feature_decay", "solver", "weight_decay", "status", "iterations", "value")
+FIT = ["run_id", "kind", "network_id", "model", "loss", "bias", "classes", "samples", "dim", "activation", "seed"]
+FIT += ["feature_decay", "solver", "weight_decay", "status", "iterations", "value"]
 """Columns of the ``ufm`` table that the ``runs`` table has too."""
 
 
@@ -86,7 +86,7 @@ def fit_end(fit: Mapping[str, Any]) -> dict[str, Any]:
 
 def _fits(path: Path, kind: str) -> Iterator[dict[str, Any]]:
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(RUNS_A_PART, columns=list(FIT)):
+        for batch in file.iter_batches(RUNS_A_PART, columns=FIT):
             own = batch.filter(pc.field("kind") == kind).to_pandas()
             for row in own.to_dict("records"):
                 yield {str(key): value for key, value in row.items()}

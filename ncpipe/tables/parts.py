@@ -21,6 +21,8 @@ from ncpipe.tables.records import PARQUET, marked
 
 GROUP_ROWS = 1 << 20
 """Rows of a row group, as pyarrow has it: what a writer holds in memory."""
+PART_GROUP_ROWS = 122_880
+"""And in a folder of parts, as DuckDB has it: a third of a GB less in memory."""
 Rows = Mapping[str, Any]
 
 
@@ -64,7 +66,7 @@ def write_parts(
     """Write ``part-00000.parquet``, .. into a folder that takes the place of ``folder`` when it is whole."""
     with replacing_folder(folder) as temporary:
         for number, tables in enumerate(parts):
-            write_stream(temporary / f"part-{number:05d}.parquet", schema, tables, metadata)
+            write_stream(temporary / f"part-{number:05d}.parquet", schema, tables, metadata, PART_GROUP_ROWS)
 
 
 def in_tables(rows: Iterable[Rows], schema: pa.Schema, size: int) -> Iterator[pa.Table]:

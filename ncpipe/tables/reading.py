@@ -25,7 +25,7 @@ LONG = ("history", "collapse", "grams", "timings")
 
 
 class StoredTables(Frames):
-    """The tables in a folder, each read when it is asked for; ``rows`` reads a part of one.
+    """The tables in a folder, each read when it is asked for; ``rows`` reads some rows of one.
 
     Args:
         folder: holds the Parquet tables.
@@ -38,7 +38,7 @@ class StoredTables(Frames):
     def __init__(self, folder: Path, changed: Frames | None = None) -> None:
         self.folder, self._read = folder, dict(changed or {})
         remedy = "write the tables again, with `snakemake tables` or `ncpipe tables`"
-        missing = [name for name in TABLES if not self.path(name).exists()]
+        missing = [name for name in TABLES if name not in self._read and not self.path(name).exists()]
         if len(missing) == len(TABLES):
             raise UserError(f"no tables in {folder}: name a folder such as results/tables, or {remedy}")
         if missing:
@@ -65,7 +65,7 @@ class StoredTables(Frames):
         return StoredTables(self.folder, changed)
 
     def rows(self, name: str, columns: Sequence[str] | None = None, **wanted: Any) -> pd.DataFrame:
-        """See ``rows``."""
+        """See ``rows_of``."""
         if name in self._read:
             return _chosen(self._read[name], columns, wanted)
         return frame(scan(self.path(name), columns, **wanted))
@@ -80,7 +80,7 @@ def read_tables(folder: Path) -> StoredTables:
     return StoredTables(folder)
 
 
-def rows(tables: Frames, name: str, columns: Sequence[str] | None = None, **wanted: Any) -> pd.DataFrame:
+def rows_of(tables: Frames, name: str, columns: Sequence[str] | None = None, **wanted: Any) -> pd.DataFrame:
     """Rows of a table in which every column named in ``wanted`` has the wanted value, or one of a collection of them.
 
     Of tables on disk only these rows and the chosen columns are read; text columns of long tables are categories.
@@ -93,7 +93,14 @@ def rows(tables: Frames, name: str, columns: Sequence[str] | None = None, **want
 def _chosen(table: pd.DataFrame, columns: Sequence[str] | None, wanted: Mapping[str, Any]) -> pd.DataFrame:
     for column, value in wanted.items():
         table = table[table[column].isin(list(_listed(value)))]
-    return table if columns is None else table[list(columns)]
+    return table if columns is None else table.loc[:, [name for name in columns if name in table]]
+
+
+def fits_of(tables: Frames, *more: str, **wanted: Any) -> pd.DataFrame:
+    """Rows of the ``ufm`` table, chosen as in ``rows_of``, with the columns ``more`` and all but the Grams, which are
+    K x K numbers each."""
+    columns = [name for name in TABLES["ufm"].names if name in more or not name.endswith("_gram")]
+    return rows_of(tables, "ufm", columns, **wanted)
 
 
 def _listed(value: Any) -> Collection[Any]:
@@ -122,13 +129,19 @@ def open_table(path: Path) -> ds.Dataset:
 
 
 def scan(path: Path, columns: Sequence[str] | None = None, **wanted: Any) -> pa.Table:
-    """Rows of a table on disk in which columns have wanted values, as in ``rows``."""
-    tests = [ds.field(column).isin(list(_listed(value))) for column, value in wanted.items()]
+    """Rows of a table on disk in which columns have wanted values, as in ``rows_of``."""
+    table = open_table(path)
+    tests = [ds.field(column).isin(_values(table.schema, column, value)) for column, value in wanted.items()]
     chosen = reduce(and_, tests) if tests else None
     try:
-        return open_table(path).to_table(None if columns is None else list(columns), filter=chosen)
+        return table.to_table(None if columns is None else list(columns), filter=chosen)
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, error) from None
+
+
+def _values(schema: pa.Schema, column: str, value: Any) -> pa.Array:
+    kind = schema.field(column).type
+    return pa.array(list(_listed(value)), kind.value_type if pa.types.is_dictionary(kind) else kind)
 
 
 def frame(table: pa.Table) -> pd.DataFrame:

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-import pandas as pd
-
 from ncpipe.study.selection import Alternatives, alternatives
 from ncpipe.study.spec import NetworkSpec, SelectSpec
+from ncpipe.tables.reading import Frames, StoredTables
 
 NOT_SELECTED = "not selected"
 """Status that a run has in comparisons where the rule has not chosen it."""
@@ -42,15 +41,18 @@ def _winner(rule: SelectSpec, group: Alternatives, by_id: Mapping[str, Mapping[s
     return group[min(value for value, cost in costs.items() if math.isclose(cost, best, rel_tol=1e-12))]
 
 
-def compared(frames: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+def compared(tables: Frames) -> Frames:
     """The tables as figures, claims and report compare runs: what the study's rule has not chosen has the status
     'not selected', as what was computed on it, and no matched UFM. Without a rule these are the tables themselves."""
-    runs, fits = frames["runs"], frames["ufm"]
+    runs = tables["runs"]
     dropped = runs["selected"].eq(False)  # null, as without a rule, is not
+    if not dropped.any():
+        return tables
     lost = runs.loc[dropped, "run_id"]
     dropped |= runs["network_id"].isin(lost)
-    return {
-        **frames,
+    fits = tables["ufm"]
+    changed = {
         "runs": runs.assign(status=runs["status"].mask(dropped, NOT_SELECTED)),
         "ufm": fits[~fits["network_id"].isin(lost)],
     }
+    return tables.with_tables(changed) if isinstance(tables, StoredTables) else {**tables, **changed}
