@@ -102,7 +102,7 @@ class Panel:
         return (self.group, self.metric) == (other.group, other.metric)
 
     def name_axes(self, axes: Axes, leftmost: bool, letters: int) -> None:
-        names = self.rows.drop_duplicates("depth").set_index("depth")["layer"].sort_index()
+        names = self.rows.drop_duplicates("depth").set_index("depth")["layer"].astype("str").sort_index()
         kind, label = ("", self.label) if self.group == "network" else ("UFM ", without_solver(self.label))
         if self.group == "optimum":
             label = model_of(self.label)

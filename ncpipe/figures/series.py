@@ -96,7 +96,7 @@ def _of(runs: pd.DataFrame) -> dict[str, Any]:
 
 def _labelled(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     by_run = dict(zip(runs["run_id"], runs["label"]))
-    return rows.assign(label=rows["run_id"].map(by_run))
+    return rows.assign(label=rows["run_id"].map(by_run).astype("str"))
 
 
 def bands(rows: pd.DataFrame, column: str, name: str) -> dict[str, Band]:

@@ -15,13 +15,16 @@ from markupsafe import Markup
 
 from ncpipe.figures.collapse_curves import USUAL
 from ncpipe.figures.definitions import DEFINITIONS
-from ncpipe.figures.series import Tables, labels, plural
+from ncpipe.figures.series import MEASURED, RECORDED, Tables, labels, plural
 from ncpipe.figures.style import LINE_STYLES, Look, looks
 from ncpipe.report.formulas import as_html
 from ncpipe.report.templates import script
+from ncpipe.tables.reading import rows_of
 
 DATA_BYTES = 1_500_000
 """What the data may weigh in the page; past it the explorer leaves out what ``_reductions`` names, in that order."""
+MOST_RUNS = 1000
+"""Runs of a kind that are read: more do not fit in any case."""
 KINDS = {
     "network": ("Networks", "epoch"),
     "declared": ("UFMs", "iteration"),
@@ -48,7 +51,8 @@ class Explorer:
 def explorer(tables: Tables, most_bytes: int = DATA_BYTES) -> Explorer | None:
     """Every measured value of the runs that ended well, as far as ``most_bytes`` allow; None where there is none."""
     runs = tables["runs"].query("status == 'done' and kind in @KINDS").reset_index(drop=True)
-    data, left_out = _bounded(_values(tables, runs), runs, tables, most_bytes)
+    read = runs.groupby("kind", sort=False).head(MOST_RUNS)
+    data, left_out = _bounded(_values(tables, read), runs, tables, most_bytes)
     if data is None:
         return None
     return Explorer(
@@ -61,15 +65,14 @@ def explorer(tables: Tables, most_bytes: int = DATA_BYTES) -> Explorer | None:
 
 def _values(tables: Tables, runs: pd.DataFrame) -> pd.DataFrame:
     """Metrics and quantities of the history in one long table, sorted by series and time."""
-    collapse = tables["collapse"].rename(columns={"metric": "quantity"})
-    history = tables["history"].assign(split="", layer="", depth=0)
-    number = pd.Series(runs.index, index=runs["run_id"])
-    columns = ["run_id", "quantity", "split", "layer", "depth", "time", "value"]
-    rows = pd.concat([table.loc[table["run_id"].isin(number.index), columns] for table in (collapse, history)])
+    own, number = set(runs["run_id"]), dict(zip(runs["run_id"], runs.index))
+    collapse = rows_of(tables, "collapse", MEASURED, run_id=own).rename(columns={"metric": "quantity"})
+    history = rows_of(tables, "history", RECORDED, run_id=own).assign(split="", layer="", depth=0)
+    rows = pd.concat([collapse, history])
     rows = rows[np.isfinite(rows["value"].to_numpy(float))]
     names = list(dict.fromkeys([*DEFINITIONS, *sorted(set(rows["quantity"]))]))
     kept = rows.assign(
-        run=rows["run_id"].map(number),
+        run=rows["run_id"].map(number).astype(int),
         quantity=pd.Categorical(rows["quantity"], names),
         split=pd.Categorical(rows["split"], SPLITS),
         layer=pd.Categorical(rows["layer"], sorted(set(rows["layer"]))),
@@ -80,6 +83,8 @@ def _values(tables: Tables, runs: pd.DataFrame) -> pd.DataFrame:
 def _bounded(rows: pd.DataFrame, runs: pd.DataFrame, tables: Tables, most_bytes: int) -> tuple[str | None, list[str]]:
     """The data that fit, and what has been left out for that."""
     left_out: list[str] = []
+    if rows["run"].nunique() < len(runs):
+        left_out.append(_all_but(rows))
     reductions = _reductions()
     while len(rows):
         # A value takes three bytes or so: far too many need not be written to know it.
@@ -91,10 +96,13 @@ def _bounded(rows: pd.DataFrame, runs: pd.DataFrame, tables: Tables, most_bytes:
         if name and len(fewer) < len(rows):
             left_out.append(name)
         elif not name:
-            kept = plural(int(fewer["run"].nunique()), "run")
-            left_out = [*(part for part in left_out if not part.startswith("all but")), f"all but the first {kept}"]
+            left_out = [*(part for part in left_out if not part.startswith("all but")), _all_but(fewer)]
         rows = fewer
     return None, left_out
+
+
+def _all_but(rows: pd.DataFrame) -> str:
+    return f"all but the first {plural(int(rows['run'].nunique()), 'run')}"
 
 
 def _reductions() -> Iterator[tuple[str, Callable[[pd.DataFrame], pd.DataFrame]]]:
