@@ -302,6 +302,21 @@ def reproduce(
 
 
 @app.command(rich_help_panel=PEOPLE)
+def query(
+    sql: Annotated[str | None, typer.Argument(help="A SELECT of DuckDB; default: print the tables' columns.")] = None,
+    study: StudyFile = Path("config.yaml"),
+    tables: Annotated[Path | None, typer.Option(help="Instead of a study: its tables or results folder.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write all rows to this .parquet, .csv or .json file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    scale: Scale = None,
+) -> None:
+    """Query the tables of a study in SQL: runs, history, collapse, grams, ufm, claims and timings."""
+    from ncpipe.query import run_query
+
+    run_query(sql, tables or Study.read(study, scale).layout.tables, output, as_json)
+
+
+@app.command(rich_help_panel=PEOPLE)
 def figure(
     name: Annotated[str | None, typer.Argument(help="Figure to draw; with --study the name of its file.")] = None,
     tables: Annotated[Path | None, typer.Option(help="Folder of tables to draw from, as results/tables.")] = None,

@@ -27,7 +27,7 @@ from ncpipe.plan.units import units
 from ncpipe.study.spec import ContinualSpec, FigureOptions, LossSpec
 from ncpipe.study.study import Study
 from ncpipe.study.sweep import laid_over
-from ncpipe.tables.collect import read_tables
+from ncpipe.tables.reading import read_tables
 from ncpipe.training.trainer import new_network
 
 OLD, CLASSES, DIM = 3, 5, 7

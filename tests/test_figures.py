@@ -30,7 +30,7 @@ from ncpipe.figures.style import SMALL, label_ends, looks, shortened, style, wra
 from ncpipe.figures.training_curves import learning_rate_drops
 from ncpipe.figures.ufm_phase import phases, threshold
 from ncpipe.study.spec import FigureName, FigureOptions
-from ncpipe.tables.collect import read_tables
+from ncpipe.tables.reading import read_tables
 from ncpipe.tables.schemas import TABLES
 from ncpipe.ufm import Problem, snr_law
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from synthetic_tables import MadeUp
@@ -15,8 +16,9 @@ from ncpipe.figures.gram_heatmaps import _chosen
 from ncpipe.figures.gram_panels import colour_limit, unit_gram
 from ncpipe.study.spec import FigureOptions
 from ncpipe.tables.collapse import write_collapse
-from ncpipe.tables.collect import concatenated, read_tables
+from ncpipe.tables.collect import records
 from ncpipe.tables.grams import gram_rows
+from ncpipe.tables.reading import read_tables
 from ncpipe.tables.records import read_table
 from ncpipe.tables.schemas import GRAMS
 
@@ -67,7 +69,7 @@ def test_grams_are_written_beside_the_metrics_and_collected(tmp_path):
     write_collapse(tmp_path / "statistics.safetensors", "ufm", tmp_path / "collapse.parquet")
     table = read_table(tmp_path / "grams.parquet")
     assert table.schema.equals(GRAMS)
-    collected = concatenated([tmp_path, tmp_path / "none"], "grams").to_pandas()
+    collected = pa.concat_tables(records([tmp_path, tmp_path / "none"], "grams")).to_pandas()
     assert collected.groupby("run_id").size().to_dict() == {"a": 3 * 9, "b": 3 * 16}
     assert set(collected["source"]) == {"ufm"}
 

@@ -23,7 +23,7 @@ from ncpipe.report.explorer import explorer
 from ncpipe.report.formulas import as_html
 from ncpipe.report.summary import in_words, sentences
 from ncpipe.study.spec import StudyInfo
-from ncpipe.tables.collect import read_tables
+from ncpipe.tables.reading import read_tables
 from ncpipe.tables.records import write_rows
 from ncpipe.tables.schemas import CLAIMS, TABLES
 

@@ -15,7 +15,7 @@ import pytest
 from ncpipe.claims import CLAIMS
 from ncpipe.study.spec import Paper
 from ncpipe.study.study import Study
-from ncpipe.tables.collect import read_tables
+from ncpipe.tables.reading import read_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 PAPERS = get_args(Paper)

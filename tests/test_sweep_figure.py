@@ -17,7 +17,8 @@ from ncpipe.figures import DRAWINGS, caption, draw, save_figure
 from ncpipe.figures.style import style
 from ncpipe.figures.sweep import Scale, _common
 from ncpipe.study.spec import Config, FigureOptions
-from ncpipe.tables.collect import labelled, read_tables
+from ncpipe.tables.labels import labelled
+from ncpipe.tables.reading import read_tables
 from ncpipe.tables.records import write_rows
 from ncpipe.tables.schemas import TABLES
 

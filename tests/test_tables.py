@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from statistics import fmean
 
-import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
@@ -15,8 +14,11 @@ from ncpipe.files import replacing, write_json, write_text
 from ncpipe.report.page import rule
 from ncpipe.study.study import Study
 from ncpipe.study.sweep import laid_over
-from ncpipe.tables.collect import labelled, network_settings, read_tables, write_tables, zero_error_epoch
+from ncpipe.tables.collect import write_tables
+from ncpipe.tables.labels import labelled
+from ncpipe.tables.reading import read_tables
 from ncpipe.tables.records import read_table, write_history, write_rows
+from ncpipe.tables.runs import network_settings
 from ncpipe.tables.schemas import COLLAPSE, HISTORY, TABLES
 from ncpipe.tables.selection import compared
 
@@ -103,10 +105,17 @@ def test_labels_name_the_settings_that_vary_but_not_the_seed(tmp_path):
     assert [row["label"] for row in labelled(rows)] == ["x", "x"]
 
 
-def test_zero_error_epoch():
-    history = pd.DataFrame({"time": [1, 2, 3], "quantity": "train_accuracy", "value": [0.9, 1.0, 0.99]})
-    assert zero_error_epoch(history) == 2
-    assert zero_error_epoch(history[:1]) is None
+def test_the_zero_error_epoch_is_the_first_with_all_training_samples_right(tmp_path):
+    study = Study(CONFIG | {"study": {"name": "tiny", "results": str(tmp_path)}})
+    first, second, third, _ = study.networks
+    accuracies = {first: [0.9, 1.0, 0.99], second: [0.9], third: [float("nan"), 1.0]}
+    for run_id, values in accuracies.items():
+        rows = [{"time": time, "train_accuracy": value} for time, value in enumerate(values, 1)]
+        write_history(study.layout.run(run_id) / "history.parquet", "net", {run_id: rows})
+    write_tables(study)
+    epochs = read_tables(study.layout.tables)["runs"].set_index("run_id")["zero_error_epoch"]
+    assert (epochs[first], epochs[third]) == (2, 2)
+    assert epochs.drop([first, third]).isna().all()
 
 
 def settings_of(changes: dict) -> dict:

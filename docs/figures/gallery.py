@@ -9,7 +9,7 @@ from pathlib import Path
 from ncpipe.figures import DRAWINGS, draw
 from ncpipe.figures.style import style
 from ncpipe.study.spec import FigureOptions
-from ncpipe.tables.collect import read_tables
+from ncpipe.tables.reading import read_tables
 from ncpipe.tables.selection import compared
 
 IMAGES = Path(__file__).resolve().parent.parent / "images" / "figures"

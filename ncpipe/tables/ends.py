@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import duckdb
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ncpipe.study.layout import RUNS_A_PART
 from ncpipe.study.study import Study
-from ncpipe.tables.reading import files
+from ncpipe.tables.reading import batches
 
-# NaN is above all numbers there.
-ZERO_ERROR = """
-SELECT run_id, min(time) FROM read_parquet(?)
-WHERE quantity = 'train_accuracy' AND value >= 1 AND NOT isnan(value) GROUP BY run_id
-"""
-LAST_TIMES = """
-SELECT run_id, max(time) AS time FROM read_parquet(?) WHERE source = 'net' AND layer = 'features' GROUP BY run_id
-"""
-NETWORK_ENDS = f"""
-SELECT run_id, 'final_' || split || '_' || metric, value FROM read_parquet(?) JOIN ({LAST_TIMES}) USING (run_id, time)
-WHERE source = 'net' AND layer = 'features' AND metric IN ('loss', 'accuracy') AND split IN ('train', 'test')
-"""
-CONTINUAL_ENDS = """
-SELECT run_id, 'final_' || quantity, arg_max(value, time) FROM read_parquet(?)
-WHERE quantity IN ('train_loss', 'test_loss', 'train_accuracy', 'test_accuracy') AND NOT isnan(value)
-GROUP BY run_id, quantity
-"""
+QUANTITIES = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
 FIT = ["run_id", "kind", "network_id", "model", "loss", "bias", "classes", "samples", "dim", "activation", "seed"]
 FIT += ["feature_decay", "solver", "weight_decay", "status", "iterations", "value"]
 """Columns of the ``ufm`` table that the ``runs`` table has too."""
@@ -56,18 +40,13 @@ class Ends:
     def of(cls, study: Study) -> Ends:
         """Of the tables of the study that are on disk."""
         history, collapse, fits = (study.layout.tables / f"{name}.parquet" for name in ("history", "collapse", "ufm"))
-        with duckdb.connect(config={"threads": 1}) as connection:
-
-            def found(query: str, *paths: Path) -> list[tuple[Any, ...]]:
-                return connection.execute(query, [files(path) for path in paths]).fetchall()
-
-            return cls(
-                dict(found(ZERO_ERROR, history)) if study.networks else {},
-                _by_run(found(NETWORK_ENDS, collapse, collapse)) if study.networks else {},
-                _by_run(found(CONTINUAL_ENDS, history)) if study.continual else {},
-                {fit["run_id"]: fit_end(fit) for fit in _fits(fits, "declared")},
-                fits,
-            )
+        return cls(
+            zero_error_epochs(history) if study.networks else {},
+            _network_ends(collapse) if study.networks else {},
+            _continual_ends(history) if study.continual else {},
+            {fit["run_id"]: fit_end(fit) for fit in _fits(fits, "declared")},
+            fits,
+        )
 
     def matched_fits(self) -> Iterator[dict[str, Any]]:
         """Rows of the ``ufm`` table of matched models, columns ``FIT``."""
@@ -92,8 +71,41 @@ def _fits(path: Path, kind: str) -> Iterator[dict[str, Any]]:
                 yield {str(key): value for key, value in row.items()}
 
 
-def _by_run(values: list[tuple[Any, ...]]) -> dict[str, dict[str, float]]:
+def zero_error_epochs(history: Path) -> dict[str, int]:
+    """First epoch with 100 % running training accuracy, by run, where there is one."""
+    found: dict[str, int] = {}
+    for batch in batches(history, ["run_id", "time", "value"], quantity="train_accuracy"):
+        perfect = batch.filter(pc.field("value") >= 1)
+        for run_id, time in zip(perfect["run_id"].to_pylist(), perfect["time"].to_pylist()):
+            found[run_id] = min(time, found.get(run_id, time))
+    return found
+
+
+def _network_ends(collapse: Path) -> dict[str, dict[str, float]]:
+    wanted = {"source": "net", "layer": "features", "metric": ["loss", "accuracy"], "split": ["train", "test"]}
     ends: dict[str, dict[str, float]] = {}
-    for run_id, column, value in values:
-        ends.setdefault(run_id, {})[column] = value
+    for (run_id, split, metric), value in last_values(collapse, ("split", "metric"), **wanted).items():
+        ends.setdefault(run_id, {})[f"final_{split}_{metric}"] = value
     return ends
+
+
+def _continual_ends(history: Path) -> dict[str, dict[str, float]]:
+    """Last values that are defined."""
+    ends: dict[str, dict[str, float]] = {}
+    for (run_id, quantity), value in last_values(history, ("quantity",), defined=True, quantity=QUANTITIES).items():
+        ends.setdefault(run_id, {})[f"final_{quantity}"] = value
+    return ends
+
+
+def last_values(path: Path, by: Sequence[str], defined: bool = False, **wanted: Any) -> dict[tuple[str, ...], float]:
+    """Values at the last time, by run and the columns ``by``; with ``defined`` at the last time that is not NaN."""
+    found: dict[tuple[str, ...], tuple[int, float]] = {}
+    keys = ["run_id", *by]
+    for batch in batches(path, [*keys, "time", "value"], **wanted):
+        rows = pa.Table.from_batches([batch.filter(~pc.is_nan(pc.field("value"))) if defined else batch])
+        last = rows.sort_by("time").group_by(keys, use_threads=False).aggregate([("time", "last"), ("value", "last")])
+        for row in last.to_pylist():
+            key = tuple(row[name] for name in keys)
+            if key not in found or row["time_last"] >= found[key][0]:
+                found[key] = row["time_last"], row["value_last"]
+    return {key: value for key, (_, value) in found.items()}

@@ -60,9 +60,9 @@ class StoredTables(Frames):
     def __len__(self) -> int:
         return len(TABLES)
 
-    def with_tables(self, changed: Frames) -> StoredTables:
+    def __or__(self, changed: Frames) -> StoredTables:
         """The same with other tables in the place of some."""
-        return StoredTables(self.folder, changed)
+        return StoredTables(self.folder, {**self._read, **changed})
 
     def rows(self, name: str, columns: Sequence[str] | None = None, **wanted: Any) -> pd.DataFrame:
         """See ``rows_of``."""
@@ -130,13 +130,26 @@ def open_table(path: Path) -> ds.Dataset:
 
 def scan(path: Path, columns: Sequence[str] | None = None, **wanted: Any) -> pa.Table:
     """Rows of a table on disk in which columns have wanted values, as in ``rows_of``."""
+    scanner = _scanner(path, columns, wanted)
+    try:
+        return scanner.to_table()
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from None
+
+
+def batches(path: Path, columns: Sequence[str], **wanted: Any) -> Iterator[pa.RecordBatch]:
+    """The same a row group after the other."""
+    return iter(_scanner(path, columns, wanted).to_batches())
+
+
+def _scanner(path: Path, columns: Sequence[str] | None, wanted: Mapping[str, Any]) -> ds.Scanner:
     table = open_table(path)
     tests = [ds.field(column).isin(_values(table.schema, column, value)) for column, value in wanted.items()]
     chosen = reduce(and_, tests) if tests else None
-    try:
-        return table.to_table(None if columns is None else list(columns), filter=chosen)
-    except (OSError, pa.ArrowException) as error:
-        raise _unreadable(path, error) from None
+    # Few row groups ahead: what is read and not yet filtered is the most of what is in memory.
+    return table.scanner(
+        None if columns is None else list(columns), filter=chosen, batch_readahead=2, fragment_readahead=1
+    )
 
 
 def _values(schema: pa.Schema, column: str, value: Any) -> pa.Array:
@@ -153,9 +166,9 @@ def frame(table: pa.Table) -> pd.DataFrame:
     return found
 
 
-def files(path: Path) -> str:
-    """A table on disk as DuckDB's ``read_parquet`` takes it."""
-    return str(path / "*.parquet") if path.is_dir() else str(path)
+def files(path: Path) -> list[Path]:
+    """The Parquet files of a table, in the order of their rows."""
+    return sorted(path.glob("*.parquet")) if path.is_dir() else [path]
 
 
 def metadata(path: Path) -> dict[str, str]:
@@ -165,14 +178,10 @@ def metadata(path: Path) -> dict[str, str]:
         UserError: the table is missing or damaged.
     """
     try:
-        found = pq.read_schema(_first_file(path)).metadata or {}
+        found = pq.read_schema(next(iter(files(path)), path)).metadata or {}
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, error) from None
     return {key.decode(): value.decode() for key, value in found.items() if not key.startswith(b"ARROW")}
-
-
-def _first_file(path: Path) -> Path:
-    return min(path.glob("*.parquet"), default=path) if path.is_dir() else path
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:

@@ -55,4 +55,4 @@ def compared(tables: Frames) -> Frames:
         "runs": runs.assign(status=runs["status"].mask(dropped, NOT_SELECTED)),
         "ufm": fits[~fits["network_id"].isin(lost)],
     }
-    return tables.with_tables(changed) if isinstance(tables, StoredTables) else {**tables, **changed}
+    return tables | changed if isinstance(tables, StoredTables) else {**tables, **changed}

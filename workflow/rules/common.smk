@@ -167,6 +167,12 @@ def drawn_caption(path):
         return svg.read(10_000).partition("<dc:description>")[2].partition("</dc:")[0]
 
 
+def long_table(name):
+    """A table of many rows a run: a file, or of many runs a folder of parts."""
+    path = f"{RESULTS}/tables/{name}.parquet"
+    return directory(path) if STUDY.partitioned else path
+
+
 def show_trainings():
     """Start the process that shows networks in MLflow while they train; it ends with this one."""
     command = [

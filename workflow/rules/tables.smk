@@ -27,8 +27,9 @@ rule tables:
     output:
         expand(
             f"{RESULTS}/tables/{{table}}.parquet",
-            table=["runs", "history", "collapse", "grams", "ufm", "claims", "timings"],
+            table=["runs", "ufm", "claims"],
         ),
+        [long_table(name) for name in ("history", "collapse", "grams", "timings")],
     log:
         f"{LOGS}/tables.log",
     benchmark:
