@@ -249,7 +249,7 @@ ORDER = (
 
 
 def test_explorer_leaves_out_what_is_missed_least(tmp_path):
-    tables = read_tables(MadeUp(seeds=8).write(tmp_path))
+    tables = dict(read_tables(MadeUp(seeds=8).write(tmp_path)))
     collapse = tables["collapse"]
     deep = [collapse.assign(layer=f"layer{i}", depth=i) for i in range(1, 9)]
     rows = pd.concat([*deep, collapse.query("layer == 'features'").assign(depth=9)])
