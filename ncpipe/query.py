@@ -73,6 +73,8 @@ def _open_views(connection: duckdb.DuckDBPyConnection, tables: StoredTables) -> 
     """A view per table; from here on their files are all that can be read, and the settings are locked."""
     paths = {name: list(map(str, files(tables.path(name)))) for name in TABLES}
     connection.execute("SET allowed_paths = $1", [[path for listed in paths.values() for path in listed]])
+    # Parquet's least and largest values leave NaN out, by which DuckDB would take columns to have none.
+    connection.execute("SET disabled_optimizers = 'statistics_propagation'")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
     for name, listed in paths.items():
@@ -80,7 +82,7 @@ def _open_views(connection: duckdb.DuckDBPyConnection, tables: StoredTables) -> 
 
 
 def _without_nan(name: str) -> str:
-    """The columns of a table with null for NaN, which DuckDB takes for the largest number, or overlooks."""
+    """The columns of a table with null for NaN, which to DuckDB is the largest number."""
     reals = [field.name for field in TABLES[name] if field.type == pa.float64()]
     replaced = ", ".join(f"CASE WHEN isnan({name}) THEN NULL ELSE {name} END AS {name}" for name in reals)
     return f"* REPLACE ({replaced})" if replaced else "*"

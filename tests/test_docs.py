@@ -20,6 +20,7 @@ from ncpipe.study import spec
 from ncpipe.study.spec import Block
 from ncpipe.study.study import Study
 from ncpipe.study.sweep import expand
+from ncpipe.tables.parts import write_parts
 from ncpipe.tables.records import write_rows
 from ncpipe.tables.schemas import TABLES
 
@@ -217,7 +218,10 @@ def test_examples_of_reading_run_on_tables_of_these_schemas(tmp_path, monkeypatc
         write_rows(tmp_path / f"results/tables/{name}.parquet", schema, [], {"study": "empty", **PROVENANCE})
     monkeypatch.chdir(tmp_path)
     run_examples("tables")
-    queries = blocks(text("tables"), "sql")
+    *queries, of_folder = blocks(text("tables"), "sql")
     assert len(queries) == 2
     for query in queries:
         assert duckdb.sql(query).fetchall() == []
+    collapse = Path("results/tables/collapse.parquet")
+    write_parts(collapse, TABLES["collapse"], [[]], {})
+    assert duckdb.sql(of_folder).fetchall() == []

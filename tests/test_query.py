@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from synthetic_tables import MadeUp
 from typer.testing import CliRunner
@@ -15,7 +16,8 @@ from ncpipe.cli import app
 from ncpipe.errors import UserError
 from ncpipe.query import MOST_ROWS, query
 from ncpipe.tables.reading import LONG
-from ncpipe.tables.schemas import TABLES
+from ncpipe.tables.records import write_rows
+from ncpipe.tables.schemas import COLLAPSE, TABLES
 
 PER_LABEL = "SELECT label, count(*) AS runs FROM runs WHERE kind = 'network' GROUP BY label ORDER BY label"
 
@@ -71,6 +73,20 @@ def test_json_has_null_for_nan(tmp_path):
     MadeUp(value=float("nan"), ufm=False, matched=False).write(tmp_path)
     (row,) = json.loads(run("SELECT value FROM collapse LIMIT 1", "--tables", tmp_path, "--json"))
     assert row == {"value": None}
+
+
+def test_nan_is_null_also_where_the_statistics_of_the_file_leave_it_out(tmp_path):
+    MadeUp(ufm=False, matched=False).write(tmp_path)
+    path = tmp_path / "collapse.parquet"
+    rows = pq.read_table(path).slice(0, 3).to_pylist()
+    write_rows(path, COLLAPSE, [row | {"value": value} for row, value in zip(rows, [float("nan"), 1.0, 0.5])])
+    (row,) = json.loads(
+        run(
+            "SELECT max(value) AS largest, count(*) FILTER (value >= 1) AS ones, count(value) AS known FROM collapse",
+            "--tables", tmp_path, "--json",
+        )
+    )  # fmt: skip
+    assert row == {"largest": 1.0, "ones": 1, "known": 2}
 
 
 @pytest.mark.parametrize(

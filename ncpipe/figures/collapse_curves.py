@@ -18,11 +18,13 @@ from ncpipe.figures.series import (
     counted,
     declared_ufms,
     extremes,
+    few,
     labels,
     last_time,
     lost,
     measured,
     networks,
+    not_drawn,
     zero_error_epochs,
 )
 from ncpipe.figures.style import Look, add_legend, empty_figure, label_handles, looks, mark_handle, new_figure
@@ -88,7 +90,7 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
 
 
 def _columns(tables: Tables, metrics: Sequence[str], split: str) -> list[Column]:
-    nets, ufms = networks(tables), declared_ufms(tables, "gradient_descent")
+    nets, ufms = few(networks(tables)), few(declared_ufms(tables, "gradient_descent"))
     columns = [
         Column("epoch (networks)", "", nets, measured(tables, nets, metrics, split), zero_error_epochs(nets)),
         Column("iteration (UFM)", "UFM ", ufms, measured(tables, ufms, metrics), {}),
@@ -129,5 +131,5 @@ def caption(tables: Tables, options: FigureOptions) -> str:
         " Lines are medians over seeds, bands their range; a triangle marks the first epoch without training error."
         " Time axes are logarithmic with a place for 0. Where the networks decide the scale, a UFM leaves the panel"
         " below on its way to rounding error."
-        f"{lost(tables, 'network', 'network')}{lost(tables, 'declared', 'UFM')}"
+        f"{not_drawn(nets, ufms)}{lost(tables, 'network', 'network')}{lost(tables, 'declared', 'UFM')}"
     )

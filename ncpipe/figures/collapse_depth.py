@@ -19,10 +19,12 @@ from ncpipe.figures.series import (
     counted,
     declared_ufms,
     extremes,
+    few,
     labels,
     lost,
     measured,
     networks,
+    not_drawn,
     plural,
 )
 from ncpipe.figures.style import (
@@ -151,8 +153,8 @@ def _panels(tables: Tables, options: FigureOptions) -> Iterator[Panel]:
     """Every network label, then the ReLU UFMs, for one metric after the other."""
     nets, ufms = networks(tables), _descents(tables)
     kinds: tuple[tuple[str, pd.DataFrame, str, dict[str, float]], ...] = (
-        ("network", nets, options.split, dict(zip(nets["run_id"], nets["zero_error_epoch"]))),
-        ("descent", ufms, "train", _first_perfect(tables, ufms)),
+        ("network", few(nets), options.split, dict(zip(nets["run_id"], nets["zero_error_epoch"]))),
+        ("descent", few(ufms), "train", _first_perfect(tables, ufms)),
         ("optimum", _optima(tables), "train", {}),
     )
     for metric in options.metrics or USUAL:
@@ -209,5 +211,5 @@ def caption(tables: Tables, options: FigureOptions) -> str:
         f"{' and '.join(options.metrics or USUAL)} against the depth of the layer, {options.split} split,"
         f" {', and '.join(of)}{timed or '.'} Medians and ranges over seeds."
         " Networks share one y axis, the UFMs of a solver another."
-        f"{lost(tables, 'network', 'network')}{lost(tables, 'declared', 'UFM')}"
+        f"{not_drawn(nets, ufms)}{lost(tables, 'network', 'network')}{lost(tables, 'declared', 'UFM')}"
     )

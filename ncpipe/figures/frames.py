@@ -11,7 +11,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from ncpipe.figures.definitions import DEFINITIONS, frame_gap
-from ncpipe.figures.series import Tables, counted, declared_ufms, labels, lost, measured, networks
+from ncpipe.figures.series import Tables, counted, declared_ufms, few, labels, lost, measured, networks, not_drawn
 from ncpipe.figures.style import (
     GREY,
     SMALL,
@@ -36,7 +36,7 @@ HALO = [withStroke(linewidth=1.8, foreground="white")]
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:
-    nets, ufms = networks(tables), _reference_ufms(tables)
+    nets, ufms = few(networks(tables)), few(_reference_ufms(tables))
     names = [name for pair in PANELS.values() for name in pair]
     paths = [measured(tables, nets, names, options.split), measured(tables, ufms, names)]
     if not any(len(rows) for rows in paths):
@@ -139,5 +139,5 @@ def caption(tables: Tables, options: FigureOptions) -> str:
         f" (OF) and to a simplex ETF, {options.split} split: {counted(nets, 'network')}, circles at the last epoch"
         f" with their path from initialisation, and {counted(ufms, 'plain UFM')} by gradient descent, diamonds."
         f" Crosses are the exact frames, sqrt(2 - 2 sqrt((K-1)/K)) apart: {gaps}."
-        f"{lost(tables, 'network', 'network')}"
+        f"{not_drawn(nets, ufms)}{lost(tables, 'network', 'network')}"
     )

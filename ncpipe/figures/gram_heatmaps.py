@@ -30,6 +30,7 @@ CELL, GAP = 0.68, 0.25
 ROW, TITLE, LEFT, RIGHT = 0.24, 0.36, 0.35, 0.55
 """Inches under a row, over a line, and at both sides."""
 MOST_LINES = 2
+MOST_NAMES = 20
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,8 @@ def caption(tables: Tables, options: FigureOptions) -> str:
         " Beside it what the matched plain and ReLU extended UFM predict, with the distance of the prediction to the"
         " measurement." * bool(matched)
     )
-    rest = f" No room for {', '.join(left_out)}." if left_out else ""
+    names = ", ".join(left_out) if len(left_out) <= MOST_NAMES else f"{len(left_out):,} other labels"
+    rest = f" No room for {names}." if left_out else ""
     return (
         "Gram matrices of the uncentred class means (upper row) and of the classifier's weight rows (lower row), each"
         " of unit Frobenius norm times sqrt(K), of the last features on the training split at the last measured"

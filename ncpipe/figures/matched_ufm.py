@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ncpipe.figures.axes import scale_values
 from ncpipe.figures.gram_panels import add_gram_bar, colour_limit, draw_gram, unit_gram
-from ncpipe.figures.series import Tables, counted, labels, plural
+from ncpipe.figures.series import Tables, counted, few, labels, not_drawn, plural
 from ncpipe.figures.style import (
     GREY,
     SMALL,
@@ -51,9 +51,9 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     figure = new_figure(options.width, sum(heights))
     upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
     _draw_grams(upper, _with_grams(tables, fits, shown), blocks, lines)
-    _draw_scalars(lower, fits, look, narrow)
+    _draw_scalars(lower, few(fits), look, narrow)
     models = [mark_handle(f"matched {m}", mark, "black", filled) for m, (mark, filled) in MODELS.items()]
-    add_legend(figure, models + label_handles(labels(fits), look))
+    add_legend(figure, models + label_handles(labels(few(fits)), look))
     return figure
 
 
@@ -154,5 +154,5 @@ def caption(tables: Tables, options: FigureOptions) -> str:
         " Top: Gram matrices of uncentred class means and of classifier weights, scaled to unit norm, of the first"
         " seed of each label, with the distance of the prediction to the measurement."
         " Bottom: Frobenius norms of last features and classifier and the training loss of"
-        f" {counted(nets, 'network')}; the dashed line is equality.{''.join(_missing(fits))}"
+        f" {counted(nets, 'network')}; the dashed line is equality.{''.join(_missing(fits))}{not_drawn(fits)}"
     )

@@ -18,6 +18,8 @@ from ncpipe.tables.reading import Frames, rows_of
 
 Tables = Frames
 
+MOST_LABELS = 60
+"""Labels that are drawn in a panel of lines."""
 MEASURED = ["run_id", "split", "layer", "depth", "time", "metric", "value"]
 RECORDED = ["run_id", "time", "quantity", "value"]
 """Columns of ``collapse`` and ``history`` that figures read."""
@@ -69,6 +71,20 @@ def flat_settings(runs: pd.DataFrame) -> list[dict[str, Any]]:
 def labels(runs: pd.DataFrame) -> list[str]:
     """Labels in the order of the table."""
     return list(dict.fromkeys(runs["label"]))
+
+
+def few(runs: pd.DataFrame) -> pd.DataFrame:
+    """The rows of at most ``MOST_LABELS`` labels, evenly spaced in their order."""
+    names = labels(runs)
+    places = np.unique(np.linspace(0, len(names) - 1, MOST_LABELS).round().astype(int))
+    return runs if len(names) <= MOST_LABELS else runs[runs["label"].isin([names[i] for i in places])]
+
+
+def not_drawn(*kinds: pd.DataFrame) -> str:
+    """A sentence where ``few`` leaves labels out, or nothing."""
+    counts = [len(labels(runs)) for runs in kinds]
+    parts = [f"{MOST_LABELS} of {count:,}" for count in counts if count > MOST_LABELS]
+    return f" Drawn are {' and '.join(parts)} labels, evenly spaced in the order of the plan." if parts else ""
 
 
 def measured(

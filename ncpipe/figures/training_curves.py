@@ -12,11 +12,13 @@ from ncpipe.figures.series import (
     bands,
     counted,
     extremes,
+    few,
     histories,
     labels,
     last_time,
     lost,
     networks,
+    not_drawn,
     zero_error_epochs,
 )
 from ncpipe.figures.style import GREY, add_legend, empty_figure, label_handles, looks, mark_handle, new_figure
@@ -30,7 +32,7 @@ MOST_DROPS = 6
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:
-    nets = networks(tables)
+    nets = few(networks(tables))
     rows = _with_errors(histories(tables, nets))
     if rows.empty:
         return empty_figure(options.width, "training_curves: no network has been trained")
@@ -88,5 +90,5 @@ def caption(tables: Tables, options: FigureOptions) -> str:
     return (
         f"Loss and error of {counted(nets, 'network')} against epochs: running averages in training mode (left),"
         " test split in evaluation mode (right). Medians over seeds with their range; an error of 0 stands at the"
-        f" bottom of its axis.{lost(tables, 'network', 'network')}"
+        f" bottom of its axis.{not_drawn(nets)}{lost(tables, 'network', 'network')}"
     )

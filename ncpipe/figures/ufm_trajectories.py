@@ -19,11 +19,13 @@ from ncpipe.figures.series import (
     counted,
     declared_ufms,
     extremes,
+    few,
     histories,
     labels,
     last_time,
     lost,
     measured,
+    not_drawn,
 )
 from ncpipe.figures.style import (
     GREY,
@@ -117,7 +119,7 @@ class _Source:
     """The series of the declared UFMs by label, and where L-BFGS ends for the same problem."""
 
     def __init__(self, tables: Tables, names: Set[str]) -> None:
-        descent, lbfgs = declared_ufms(tables, "gradient_descent"), declared_ufms(tables, "lbfgs")
+        descent, lbfgs = few(declared_ufms(tables, "gradient_descent")), declared_ufms(tables, "lbfgs")
         self.measured = measured(tables, descent, names | {"nc1_pinv"}, layer=None)  # that every measured one has
         self.history = histories(tables, descent, names)
         self.labels = [name for name in labels(descent) if (self.measured["label"] == name).any()]
@@ -221,5 +223,5 @@ def caption(tables: Tables, options: FigureOptions) -> str:
         " iterations (logarithmic, with a place for 0). Medians over seeds with their range. Grey: the distance of"
         " one exact frame to the other, to which the distance of the frame that is not approached tends; triangles at"
         " the right edge are the ends of L-BFGS on the same problem."
-        f"{lost(tables, 'declared', 'UFM')}"
+        f"{not_drawn(ufms)}{lost(tables, 'declared', 'UFM')}"
     )

@@ -107,7 +107,8 @@ def records(folders: Iterable[Path], name: str, file: str | None = None) -> Iter
 
 def _under(schema: pa.Schema, path: Path) -> pa.Table:
     try:
-        return read_table(path).cast(schema)
+        table = read_table(path)
+        return table if table.schema.equals(schema) else table.cast(schema)
     except (ValueError, pa.ArrowException):
         raise UserError(
             f"{path} has other columns than this version of ncpipe writes; delete it and run again"

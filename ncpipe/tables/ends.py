@@ -82,7 +82,12 @@ def zero_error_epochs(history: Path) -> dict[str, int]:
 
 
 def _network_ends(collapse: Path) -> dict[str, dict[str, float]]:
-    wanted = {"source": "net", "layer": "features", "metric": ["loss", "accuracy"], "split": ["train", "test"]}
+    wanted: dict[str, Any] = {
+        "source": "net",
+        "layer": "features",
+        "metric": ["loss", "accuracy"],
+        "split": ["train", "test"],
+    }
     ends: dict[str, dict[str, float]] = {}
     for (run_id, split, metric), value in last_values(collapse, ("split", "metric"), **wanted).items():
         ends.setdefault(run_id, {})[f"final_{split}_{metric}"] = value
