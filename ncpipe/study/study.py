@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from ncpipe.data.registry import PUBLISHED
@@ -18,6 +17,7 @@ from ncpipe.errors import UserError
 from ncpipe.study.identity import identify
 from ncpipe.study.layout import RUNS_A_PART, Layout
 from ncpipe.study.messages import one_line
+from ncpipe.study.reading import check_plain, read_config
 from ncpipe.study.scale import at_scale
 from ncpipe.study.selection import check_select
 from ncpipe.study.spec import (
@@ -84,6 +84,7 @@ class Study:
     """
 
     def __init__(self, config: Mapping[str, Any], check: bool = True) -> None:
+        check_plain(config)
         settings = at_scale(config)
         try:
             self.config: Config = validated(Config, settings, "config")
@@ -109,14 +110,7 @@ class Study:
     @classmethod
     def read(cls, path: Path, scale: str | None = None, check: bool = True) -> Study:
         """Read a YAML (or JSON) config file, at its own scale or at another."""
-        try:
-            config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-        if not isinstance(config, dict):
-            raise UserError(f"{path} must hold a mapping with the keys study, datasets, networks, ufm, ...")
+        config = read_config(path)
         if scale is not None and not config.get("scales"):
             raise UserError(f"{path} has only one size; leave the scale {scale!r} out")
         return cls(config if scale is None else {**config, "scale": scale}, check)

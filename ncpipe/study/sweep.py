@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,10 +12,14 @@ from ncpipe.study.spec import Block, Columns, Sweep
 
 Tree = dict[str, Any]
 
+MAX_RUNS = 250_000
+"""Runs of a block: more than Snakemake or one folder of results can hold."""
+
 
 def expand(block: Block, where: str) -> list[Tree]:
     """The settings of every run of a block, in the order of declaration; ``where`` names the block in errors."""
     sweep, base = block.sweep, block.base
+    _check_number(sweep, where)
     runs = [laid_over(base, variation) for variation in _product(sweep, where)]
     for pattern in sweep.exclude:
         kept = [run for run in runs if not _matches(run, pattern)]
@@ -25,6 +30,15 @@ def expand(block: Block, where: str) -> list[Tree]:
     if not runs:
         raise UserError(f"{where}.sweep: every run is excluded; relax 'exclude' or drop the block")
     return runs
+
+
+def _check_number(sweep: Sweep, where: str) -> None:
+    zips = (sweep.zip,) if isinstance(sweep.zip, dict) else sweep.zip
+    lengths = [*map(len, sweep.grid.values()), *(len(next(iter(columns.values()), ())) for columns in zips)]
+    if (runs := math.prod(lengths) + len(sweep.include)) > MAX_RUNS:
+        product = " x ".join(map(str, lengths[:8])) + (" x .." if len(lengths) > 8 else "")
+        number = f"{runs:,}" if runs < 10**15 else f"over 10^{int(math.log10(runs))}"
+        raise UserError(f"{where}.sweep: {product} is {number} runs, at most {MAX_RUNS:,}; shorten a list")
 
 
 def laid_over(base: Tree, changes: Mapping[str, Any]) -> Tree:

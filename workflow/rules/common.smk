@@ -18,6 +18,7 @@ from ncpipe.plan.fitting_time import fitting_time
 from ncpipe.plan.limits import megabytes, minutes, minutes_for, read_estimates
 from ncpipe.study.identity import STAGE_VERSIONS, canonical, digest
 from ncpipe.study.lock import hold
+from ncpipe.study.reading import read_config
 from ncpipe.study.study import Study
 
 
@@ -37,6 +38,9 @@ def forget_missing_folders():
 
 
 with errors_in_a_line():
+    # Snakemake has read them, but keeps the last of two equal keys and says nothing.
+    for file in filter(os.path.isfile, workflow.configfiles):
+        read_config(Path(file))
     # A job under an executor reads this file again. What it does not need of a large study is not expanded then, and
     # so all that depends on the whole study is a function.
     STUDY = Study(config, check=workflow.is_main_process)

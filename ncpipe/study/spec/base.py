@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+PATH_BYTES, NAME_BYTES = 2000, 200
+"""Of a path and of each name in it; file systems allow some 4,096 and 255, and ours stand below and beside it."""
+
+
+def check_path(value: str) -> str:
+    """The path of a file or folder as a user gives it; raises ``ValueError`` where it cannot be one."""
+    too_long = len(value.encode()) > PATH_BYTES or any(len(part.encode()) > NAME_BYTES for part in value.split("/"))
+    if not value.strip() or too_long:
+        raise ValueError(f"must be a path of at most {PATH_BYTES} bytes, {NAME_BYTES} a name")
+    try:
+        Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError("starts with '~' and a user whom this machine does not know; write the whole path") from None
+    return value
+
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+"""Beyond a thousand million nothing here can be computed, and products of two counts still have 64 bits."""
+PathText = Annotated[str, AfterValidator(check_path)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from ncpipe.credentials import has_password
-from ncpipe.study.spec.base import Count, Name, Positive, Settings
+from ncpipe.study.spec.base import Count, Name, PathText, Positive, Settings
 from ncpipe.study.spec.ufm import MatchedKind
 
 
@@ -29,7 +30,7 @@ class MeasureSpec(Settings):
         "average", description="How a convolutional layer's map becomes a feature vector."
     )
     flatten: tuple[str, ...] = Field((), description="Layer names or globs that are flattened instead.")
-    epochs: Count | tuple[Annotated[int, Field(ge=0)], ...] = Field(
+    epochs: Annotated[int, Field(ge=1, le=10_000)] | tuple[Annotated[int, Field(ge=0)], ...] = Field(
         12, description="That many log-spaced epochs (with 0 and the last), or the listed ones."
     )
     splits: tuple[Literal["train", "test", "train_mode"], ...] = Field(
@@ -146,7 +147,9 @@ class FigureOptions(Settings):
     over: str | None = Field(
         None, description="sweep: dotted key of the setting on the horizontal axis, as 'model.width'."
     )
-    width: Positive = Field(6.75, description="Inches; 6.75 is a page of two columns, 3.25 one column.")
+    width: Annotated[float, Field(ge=1, le=40)] = Field(
+        6.75, description="Inches; 6.75 is a page of two columns, 3.25 one column."
+    )
 
     @model_validator(mode="after")
     def _sweep_has_its_setting(self) -> FigureOptions:
@@ -181,17 +184,19 @@ class StudyInfo(Settings):
     name: Name
     title: str = ""
     description: str = ""
-    results: str = Field(
+    results: PathText = Field(
         "results",
         description="Folder of everything produced. Its path may hold letters, digits and _ - . / + @ % = : ,",
     )
-    data_path: tuple[str, ...] = Field(
+    data_path: tuple[PathText, ...] = Field(
         (), description="Folders searched for data-set files before anything is downloaded."
     )
 
     @field_validator("results")
     @classmethod
     def _results_need_no_quotes(cls, value: str) -> str:
+        if PurePath(value).name in ("", ".."):
+            raise ValueError("must name a folder, as results")
         # the path stands in the shell commands of all rules, and in their wildcards
         if not re.fullmatch(r"(?!-)[\w./+@%=:,-]+", value):
             raise ValueError("may hold letters, digits and _ - . / + @ % = : , and not begin with '-'")

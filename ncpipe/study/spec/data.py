@@ -8,14 +8,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ncpipe.study.spec.base import Count, Seed, Settings
+from ncpipe.study.spec.base import Count, PathText, Seed, Settings
 
 
 class DatasetSpec(Settings):
     """A data set and the balanced subset, pairing or corruption of it that networks are trained on."""
 
     name: Literal["digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "stl10", "imagefolder"]
-    path: str | None = Field(None, description="imagefolder: a folder or zip holding {train,test}/<class>/*.")
+    path: PathText | None = Field(None, description="imagefolder: a folder or zip holding {train,test}/<class>/*.")
     image_size: Count | None = Field(
         None, description="imagefolder: images are cropped to the central square and resized to this side (pixels)."
     )

@@ -21,7 +21,7 @@ class HeadSpec(Settings):
         None,
         description="Project the backbone's output to this width (Linear-BatchNorm-ReLU); 'classes' means K.",
     )
-    hidden: Annotated[int, Field(ge=0)] = Field(
+    hidden: Annotated[int, Field(ge=0, le=1000)] = Field(
         0, description="Hidden linear layers without bias, each followed by ReLU, before the classifier (a deep UFM)."
     )
     hidden_width: Count | None = Field(None, description="Width of the hidden layers; null: that of their input.")

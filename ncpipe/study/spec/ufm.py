@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ncpipe.study.spec.base import Count, NonNegative, Positive, Seed, Settings
 
+MAX_SAMPLES = 10**9
 MULTI_LABEL = ("pick_all_labels", "pick_all_labels_normalized")
 
 
@@ -53,7 +54,7 @@ class CentralPath(Settings):
     """Renormalised gradient flow of the least-squares loss on the central path (mse, free bias, no penalty)."""
 
     name: Literal["central_path"]
-    end_time: Positive = Field(1e6, description="Time at which the flow ends.")
+    end_time: Annotated[float, Field(gt=0, le=1e15)] = Field(1e6, description="Time at which the flow ends.")
     points: Annotated[int, Field(ge=2, le=1000)] = Field(
         40, description="Times that are measured: 0, and log-spaced ones from end_time/10^4 on."
     )
@@ -90,7 +91,7 @@ CENTRAL_PATH: dict[str, Any] = {
 class UfmSpec(Settings):
     """One UFM problem and how to solve it; fields as in ``ncpipe.ufm.Problem``."""
 
-    classes: Annotated[int, Field(ge=2)]
+    classes: Annotated[int, Field(ge=2, le=100_000)]
     samples: Count | Annotated[tuple[Count, ...], Field(min_length=2)] | dict[Count, Count] = Field(
         description="Samples per class, n, or one number per class; pick_all_labels: multiplicity -> samples per set."
     )
@@ -159,6 +160,8 @@ class UfmSpec(Settings):
             raise ValueError(f"samples has {len(self.samples)} numbers for {self.classes} classes")
         if isinstance(self.samples, dict) and (1 not in self.samples or max(self.samples) >= self.classes):
             raise ValueError(f"samples needs multiplicity 1, and none beyond {self.classes - 1}")
+        if self.num_samples > MAX_SAMPLES:
+            raise ValueError(f"samples makes more than {MAX_SAMPLES:,} in all; lower samples or classes")
         if isinstance(self.dim, tuple) and len(self.dim) != self.depth:
             raise ValueError(f"dim has {len(self.dim)} widths for {self.depth} weight layers")
         width = self.dim[-1] if isinstance(self.dim, tuple) else self.dim
