@@ -6,7 +6,7 @@ BIN := .venv/bin
 SETUP := .venv/.ncpipe-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slurm test-kubernetes test-faults lint format bench audit ui lock
+.PHONY: help setup run test test-slurm test-kubernetes test-faults lint format fuzz bench audit ui lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -47,6 +47,9 @@ format: setup  ## format code and workflow
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
+
+fuzz: setup  ## run 10,000 cases of bad input and count their outcomes
+	PYTHONPATH=tests $(BIN)/python -m fuzz
 
 bench: setup  ## print speed ratios against named baselines
 	$(BIN)/python benchmarks/collapse.py

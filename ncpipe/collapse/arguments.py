@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 Array = Tensor | np.ndarray
+MOST_CLASSES = 30_000
+"""Distances between all classes are held, 7 GB of them for this many."""
 MANY_CLASSES = 1000
 """Largest label from which on a label may be a mistake: an index, or a mark of what is to be ignored."""
 
@@ -23,6 +25,8 @@ def as_count(value: Any) -> int:
         raise ValueError(f"num_classes must be a whole number, got {value!r}") from None
     if isinstance(value, bool) or count < 1:
         raise ValueError(f"num_classes must be at least 1, got {value}")
+    if count > MOST_CLASSES:
+        raise ValueError(f"num_classes must be at most {MOST_CLASSES:,}, got {count}: K x K distances are held")
     return count
 
 
@@ -105,6 +109,8 @@ def as_labels(value: Any, features: Tensor, num_classes: int | None) -> Tensor:
         raise ValueError(
             f"labels must lie in [0, {upper}), got values from {low} to {high}: drop ignored samples, count from 0"
         )
+    if high >= MOST_CLASSES:
+        raise ValueError(f"labels go up to {high}: at most {MOST_CLASSES:,} classes, numbered from 0")
     if num_classes is None and high >= max(MANY_CLASSES, 10 * len(features)):
         raise ValueError(f"labels go up to {high} for {len(features)} samples: if that is right, pass num_classes")
     return tensor

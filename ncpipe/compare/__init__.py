@@ -6,6 +6,7 @@ from ncpipe.compare.runs import RunComparison, compare_runs
 from ncpipe.compare.sources import RunSource, StudySource, find
 from ncpipe.compare.studies import StudyComparison, compare_studies
 from ncpipe.errors import UserError
+from ncpipe.tables.checks import reading
 
 
 def compare(a: str, b: str) -> RunComparison | StudyComparison:
@@ -15,10 +16,11 @@ def compare(a: str, b: str) -> RunComparison | StudyComparison:
         UserError: a name that means nothing or several runs, tables that are missing, or a study beside a run.
     """
     one, two = find(a), find(b)
-    if isinstance(one, StudySource) and isinstance(two, StudySource):
-        return compare_studies(one, two)
-    if isinstance(one, RunSource) and isinstance(two, RunSource):
-        return compare_runs(one, two)
+    with reading(f"{a} and {b}"):
+        if isinstance(one, StudySource) and isinstance(two, StudySource):
+            return compare_studies(one, two)
+        if isinstance(one, RunSource) and isinstance(two, RunSource):
+            return compare_runs(one, two)
     study, run = (a, b) if isinstance(one, StudySource) else (b, a)
     raise UserError(f"{study} is a study and {run} a run; name two results folders or two runs")
 

@@ -13,6 +13,7 @@ import pandas as pd
 from ncpipe.errors import UserError
 from ncpipe.provenance import summary
 from ncpipe.study.layout import Layout
+from ncpipe.tables.checks import check_schema, check_values
 from ncpipe.tables.records import read_table
 from ncpipe.tables.schemas import TABLES
 
@@ -88,6 +89,8 @@ def read_study(results: Path) -> StudySource:
         read = read_table(path)
         if missing := sorted(needed - set(read.column_names)):
             raise UserError(f"{path} has no column {missing[0]!r}; write it again with `snakemake tables`")
+        check_schema(table, read.schema, path, whole=False)
+        check_values(table, read, path)
         if table == "runs":
             metadata = {key.decode(): value.decode() for key, value in (read.schema.metadata or {}).items()}
         tables[table] = read.to_pandas().reindex(columns=TABLES[table].names)

@@ -63,9 +63,10 @@ def load(folder: Path) -> Dataset:
     if not (folder / RECORD).is_file():
         raise UserError(f"no prepared data set in {folder}: run the 'dataset' stage first")
     record = read_json(folder / RECORD)
+    damaged = f"{folder / RECORD} is no record of a data set: delete {folder} and run again"
     try:
         name, classes = record["name"], tuple(record["classes"])
-        return Dataset(
+        dataset = Dataset(
             name=name,
             class_names=classes,
             train=_split(folder, "train", record),
@@ -74,8 +75,14 @@ def load(folder: Path) -> Dataset:
             std=torch.tensor(record["std"]),
             tag_sets=_tags(record["tag_sets"], len(classes)) if "tag_sets" in record else None,
         )
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise UserError(f"{folder / RECORD} lacks {error}: delete {folder} and run again") from None
+    except (TypeError, ValueError, AttributeError, IndexError, RuntimeError):
+        raise UserError(damaged) from None
+    channels = dataset.image_shape[:1]
+    if not dataset.mean.shape == dataset.std.shape == channels or not all(isinstance(c, str) for c in classes):
+        raise UserError(damaged)
+    return dataset
 
 
 def _split(folder: Path, name: str, record: dict[str, Any]) -> Split:

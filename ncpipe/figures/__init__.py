@@ -30,6 +30,7 @@ from ncpipe.figures.facts import facts
 from ncpipe.figures.style import fix_layout, style
 from ncpipe.files import replacing, sealed
 from ncpipe.study.spec import FigureName, FigureOptions
+from ncpipe.tables.checks import reading
 from ncpipe.tables.reading import Frames as Tables
 from ncpipe.tables.reading import metadata, read_tables
 from ncpipe.tables.selection import compared
@@ -108,9 +109,11 @@ def save_figure(
         kinds: of ``svg``, ``pdf`` and ``png``, those to write.
     """
     chosen = FigureOptions(name=options) if isinstance(options, str) else options
-    tables = compared(read_tables(tables_folder))
-    text = caption(tables, chosen, metadata(tables_folder / "runs.parquet").get("scale", ""))
-    figure = draw(tables, chosen)
+    tables = read_tables(tables_folder)
+    with reading(tables_folder):
+        tables = compared(tables)
+        text = caption(tables, chosen, metadata(tables_folder / "runs.parquet").get("scale", ""))
+        figure = draw(tables, chosen)
     return [_save(figure, target, kind, text) for kind in kinds]
 
 

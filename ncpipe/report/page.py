@@ -23,6 +23,7 @@ from ncpipe.report.explorer import explorer
 from ncpipe.report.summary import final_values, sentences
 from ncpipe.report.templates import link, script, template, text
 from ncpipe.study.spec import StudyInfo
+from ncpipe.tables.checks import reading
 from ncpipe.tables.reading import metadata, read_tables
 from ncpipe.tables.records import read_table
 from ncpipe.tables.schemas import TABLES
@@ -74,31 +75,33 @@ def write_report(
         target: the HTML file.
         mlflow_view: address of the study's list of runs in MLflow, for links to it; without it there are none.
     """
-    tables = compared(read_tables(tables_folder))
-    runs, matched, config = run_rows(tables), list(matched_rows(tables)), target.parent / "study.json"
-    page = template("template.html").render(
-        study=study_info,
-        title=study_info.title or study_info.name,
-        summary=[*sentences(tables), *rule(tables_folder / "runs.parquet")],
-        explorer=explorer(tables),
-        pictures=pictures(figures, target.parent),
-        papers=by_paper(read_table(tables_folder / "claims.parquet").to_pylist()),
-        bibliography=BIBLIOGRAPHY,
-        scale=scale(tables_folder / "claims.parquet"),
-        runs=runs,
-        choices=choices(runs),
-        runs_script=script("runs_table.js"),
-        mlflow_view=mlflow_view,
-        matched=matched,
-        bases=bases(matched[:MOST_ROWS]),
-        most_rows=MOST_ROWS,
-        provenance=provenance(tables_folder / "runs.parquet"),
-        origins=origins(tables_folder / "runs.parquet", tables["runs"].get("provenance", pd.Series(dtype=object))),
-        commands=[study_command(target.parent), run_command(target.parent, "RUN_ID")],
-        table_files={name: link(tables_folder / f"{name}.parquet", target.parent) for name in TABLES},
-        contents=CONTENTS,
-        config=link(config, target.parent) if config.exists() else None,
-    )
+    tables = read_tables(tables_folder)
+    with reading(tables_folder):
+        tables = compared(tables)
+        runs, matched, config = run_rows(tables), list(matched_rows(tables)), target.parent / "study.json"
+        page = template("template.html").render(
+            study=study_info,
+            title=study_info.title or study_info.name,
+            summary=[*sentences(tables), *rule(tables_folder / "runs.parquet")],
+            explorer=explorer(tables),
+            pictures=pictures(figures, target.parent),
+            papers=by_paper(read_table(tables_folder / "claims.parquet").to_pylist()),
+            bibliography=BIBLIOGRAPHY,
+            scale=scale(tables_folder / "claims.parquet"),
+            runs=runs,
+            choices=choices(runs),
+            runs_script=script("runs_table.js"),
+            mlflow_view=mlflow_view,
+            matched=matched,
+            bases=bases(matched[:MOST_ROWS]),
+            most_rows=MOST_ROWS,
+            provenance=provenance(tables_folder / "runs.parquet"),
+            origins=origins(tables_folder / "runs.parquet", tables["runs"].get("provenance", pd.Series(dtype=object))),
+            commands=[study_command(target.parent), run_command(target.parent, "RUN_ID")],
+            table_files={name: link(tables_folder / f"{name}.parquet", target.parent) for name in TABLES},
+            contents=CONTENTS,
+            config=link(config, target.parent) if config.exists() else None,
+        )
     write_text(target, sealed(page))
 
 

@@ -96,7 +96,7 @@ def _check_scalar(place: str, value: Any) -> None:
         control = CONTROL_IN_PROSE if place.rpartition(".")[2] in PROSE else CONTROL
         if len(value) > MAX_TEXT:
             raise UserError(f"{where}: a text of {len(value):,} characters; at most {MAX_TEXT:,}")
-        if found := control.search(value):
+        if (found := control.search(value)) is not None:
             raise UserError(f"{where}: the text holds the control character {found[0]!a}; take it out")
     elif isinstance(value, int) and not -MAX_NUMBER <= value < MAX_NUMBER:
         raise UserError(f"{where}: a whole number beyond 64 bits")
@@ -124,7 +124,7 @@ def _one_line(error: Exception) -> str:
 # --- YAML ------------------------------------------------------------------------------------------
 
 
-class _StrictLoader(_Loader):  # type: ignore[misc]
+class _StrictLoader(_Loader):
     """No key twice in one mapping: PyYAML would keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -157,13 +157,13 @@ def _check_events(events: Iterable[Any]) -> None:
         elif isinstance(event, yaml.AliasEvent):
             if any(event.anchor == anchor for anchor, _ in open_nodes):
                 raise yaml.YAMLError(f"the alias *{event.anchor} stands within what it means")
-            count += sizes.get(event.anchor, 1)
+            count += sizes.get(event.anchor or "", 1)
         elif isinstance(event, yaml.NodeEvent):
             count += 1
-            if event.tag is not None:
-                raise yaml.YAMLError(
-                    f"line {event.start_mark.line + 1}: the tag {event.tag[:MAX_KEY]!r}; write plain values"
-                )
+            node: Any = event
+            if node.tag is not None:
+                line = node.start_mark.line + 1
+                raise yaml.YAMLError(f"line {line}: the tag {node.tag[:MAX_KEY]!r}; write plain values")
             if isinstance(event, yaml.CollectionStartEvent):
                 open_nodes.append((event.anchor, count))
             elif event.anchor:

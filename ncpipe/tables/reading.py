@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from ncpipe.errors import UserError
 from ncpipe.files import ALTERED, unreadable
+from ncpipe.tables.checks import REMEDY, check_schema, check_values
 from ncpipe.tables.records import is_unaltered
 from ncpipe.tables.schemas import TABLES
 
@@ -37,12 +38,11 @@ class StoredTables(Frames):
 
     def __init__(self, folder: Path, changed: Frames | None = None) -> None:
         self.folder, self._read = folder, dict(changed or {})
-        remedy = "write the tables again, with `snakemake tables` or `ncpipe tables`"
         missing = [name for name in TABLES if name not in self._read and not self.path(name).exists()]
         if len(missing) == len(TABLES):
-            raise UserError(f"no tables in {folder}: name a folder such as results/tables, or {remedy}")
+            raise UserError(f"no tables in {folder}: name a folder such as results/tables, or {REMEDY}")
         if missing:
-            raise UserError(f"no {missing[0]}.parquet in {folder}, which this version of ncpipe needs: {remedy}")
+            raise UserError(f"no {missing[0]}.parquet in {folder}, which this version of ncpipe needs: {REMEDY}")
 
     def path(self, name: str) -> Path:
         return self.folder / f"{name}.parquet"
@@ -120,11 +120,14 @@ def open_table(path: Path) -> ds.Dataset:
     )
     try:
         found = ds.dataset(path, format=options)
-        altered = [file for file in found.files if not is_unaltered(pq.read_schema(file))]
+        schemas = {Path(file): pq.read_schema(file) for file in found.files}
+        altered = [file for file, schema in schemas.items() if not is_unaltered(schema)]
     except (OSError, ValueError, pa.ArrowException) as error:
         raise _unreadable(path, error) from None
     if altered:
         raise unreadable(altered[0], ALTERED)
+    for file, schema in schemas.items():
+        check_schema(path.stem, schema, file)
     return found
 
 
@@ -132,9 +135,11 @@ def scan(path: Path, columns: Sequence[str] | None = None, **wanted: Any) -> pa.
     """Rows of a table on disk in which columns have wanted values, as in ``rows_of``."""
     scanner = _scanner(path, columns, wanted)
     try:
-        return scanner.to_table()
+        found = scanner.to_table()
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, error) from None
+    check_values(path.stem, found, path)
+    return found
 
 
 def batches(path: Path, columns: Sequence[str], **wanted: Any) -> Iterator[pa.RecordBatch]:

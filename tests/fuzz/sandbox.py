@@ -30,7 +30,7 @@ CHANGES = {
     "os.utime", "os.mkfifo", "os.mknod", "shutil.rmtree",
 }  # fmt: skip
 HARMLESS = re.compile(r"/dev/(null|tty)|/proc/self/.*|.*/__pycache__/.*|pipe:.*")
-PROGRAMS = ("git", sys.executable)
+PROGRAMS = ("git", "uname", sys.executable)
 """What ncpipe starts of itself, and the command line under test."""
 
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from fuzz import test_config, test_data_files
+from fuzz import test_command_line, test_config, test_data_files, test_tables
 from fuzz.runner import Surface
 
-SURFACES: tuple[Surface, ...] = (*test_config.SURFACES, test_config.SNAKEMAKE, *test_data_files.SURFACES)
+SURFACES: tuple[Surface, ...] = (
+    *test_config.SURFACES,
+    test_config.SNAKEMAKE,
+    *test_command_line.SURFACES,
+    *test_data_files.SURFACES,
+    *test_tables.SURFACES,
+)

@@ -296,7 +296,7 @@ SNAKEMAKE = Surface(
     writes=lambda case: ["config.yaml", ".snakemake", "../home"],
 )  # fmt: skip
 SURFACES = (
-    Surface("config: changed", mutated(TREES), of_tree, 3000, 20, writes=lambda case: ["config.yaml",
+    Surface("config: changed", mutated(TREES), of_tree, 5000, 20, writes=lambda case: ["config.yaml",
     "study.json"]),
     Surface("config: from the schema", from_schema(), of_tree, 1500, 20, writes=lambda case: ["config.yaml",
     "study.json"]),

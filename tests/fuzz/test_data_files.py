@@ -30,6 +30,9 @@ from ncpipe.data.idx import FILES
 from ncpipe.errors import UserError
 from ncpipe.foreign import read_arrays
 from ncpipe.study.spec import DatasetSpec
+from ncpipe.vision import import_torchvision
+
+import_torchvision()  # which makes a folder of its own for temporary files
 
 
 class Command:

@@ -1,0 +1,104 @@
+"""What must hold of tables before anything is drawn or written from them: they may come from anywhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ncpipe.errors import UserError
+from ncpipe.tables.schemas import TABLES
+
+NEVER_NULL = {
+    "runs": ("source", "run_id", "kind", "status", "label"),
+    "history": ("source", "run_id", "time", "quantity"),
+    "collapse": ("source", "run_id", "split", "layer", "time", "metric"),
+    "grams": ("source", "run_id", "layer", "time", "gram", "row", "column"),
+    "ufm": ("run_id", "kind", "model"),
+    "claims": ("paper", "claim_id", "verdict"),
+    "timings": ("run_id", "stage"),
+}
+RANGES = {
+    "time": (0, 2**53),
+    "depth": (0, 10_000),
+    "classes": (1, 100_000),
+    "row": (0, 999),
+    "column": (0, 999),
+    "seed": (0, 2**31),
+}
+"""Of whole numbers; others have no bounds."""
+LONGEST = {"label": 2000, "settings": 100_000}
+"""Characters of a text; 10,000 of all others."""
+REMEDY = "write the tables again, with `snakemake tables` or `ncpipe tables`"
+
+
+def check_schema(name: str, schema: pa.Schema, path: Path, whole: bool = True) -> None:
+    """``UserError`` where a column is not of its type or stands twice, or, of a ``whole`` table, is missing."""
+    for field in TABLES[name]:
+        count = schema.names.count(field.name)
+        if count > 1:
+            raise UserError(f"{path} has more than one column {field.name!r}: {REMEDY}")
+        if not count:
+            if whole:
+                raise UserError(f"{path} has no column {field.name!r}: {REMEDY}")
+        elif (kind := schema.field(field.name).type) != field.type:
+            raise UserError(f"{path}: column {field.name!r} is of type {kind}, not {field.type}: {REMEDY}")
+
+
+def check_values(name: str, table: pa.Table, path: Path) -> None:
+    """``UserError`` where a column of the table holds what no table of ours holds."""
+    for field in TABLES[name]:
+        if field.name in table.column_names and (problem := _problem(name, field, table.column(field.name))):
+            raise UserError(f"{path}: column {field.name!r} {problem}: {REMEDY}")
+
+
+def _problem(name: str, field: pa.Field, column: pa.ChunkedArray) -> str:
+    if column.null_count and field.name in NEVER_NULL[name]:
+        return "holds a null"
+    if field.name in RANGES and pa.types.is_integer(field.type):
+        low, high = (end.as_py() for end in pc.min_max(column).values())
+        least, most = RANGES[field.name]
+        if low is not None and not least <= low <= high <= most:
+            return f"reaches from {low} to {high}, beyond {least} to {most}"
+    if pa.types.is_string(field.type):
+        longest = max((_longest(chunk) for chunk in column.chunks), default=0)
+        if longest > (most := LONGEST.get(field.name, 10_000)):
+            return f"holds a text of {longest:,} characters, at most {most:,}"
+    return _no_settings(column) if field.name == "settings" else ""
+
+
+def _longest(texts: pa.Array) -> int:
+    values = texts.dictionary if pa.types.is_dictionary(texts.type) else texts
+    return pc.max(pc.utf8_length(values)).as_py() or 0
+
+
+def _no_settings(column: pa.ChunkedArray) -> str:
+    for text in column.unique().to_pylist():
+        try:
+            settings = {} if text is None else json.loads(text)
+        except (ValueError, RecursionError):
+            settings = None
+        if not isinstance(settings, dict):
+            return "holds settings that are no JSON mapping"
+    return ""
+
+
+@contextmanager
+def reading(folder: object) -> Iterator[None]:
+    """Around the use of checked tables: what still does not fit is told in one line that says where it was found."""
+    try:
+        yield
+    except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, pa.ArrowException) as error:
+        place = error.__traceback__
+        while (
+            place is not None and place.tb_next is not None and "ncpipe" in place.tb_next.tb_frame.f_code.co_filename
+        ):
+            place = place.tb_next
+        where = "" if place is None else f" ({Path(place.tb_frame.f_code.co_filename).name}, line {place.tb_lineno})"
+        raise UserError(
+            f"the tables in {folder} do not fit together: {type(error).__name__}: {error}{where}; {REMEDY}"
+        ) from error
