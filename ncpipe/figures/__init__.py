@@ -109,9 +109,9 @@ def save_figure(
         kinds: of ``svg``, ``pdf`` and ``png``, those to write.
     """
     chosen = FigureOptions(name=options) if isinstance(options, str) else options
-    tables = read_tables(tables_folder)
+    found = read_tables(tables_folder)
     with reading(tables_folder):
-        tables = compared(tables)
+        tables = compared(found)
         text = caption(tables, chosen, metadata(tables_folder / "runs.parquet").get("scale", ""))
         figure = draw(tables, chosen)
     return [_save(figure, target, kind, text) for kind in kinds]

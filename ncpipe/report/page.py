@@ -75,9 +75,9 @@ def write_report(
         target: the HTML file.
         mlflow_view: address of the study's list of runs in MLflow, for links to it; without it there are none.
     """
-    tables = read_tables(tables_folder)
+    found = read_tables(tables_folder)
     with reading(tables_folder):
-        tables = compared(tables)
+        tables = compared(found)
         runs, matched, config = run_rows(tables), list(matched_rows(tables)), target.parent / "study.json"
         page = template("template.html").render(
             study=study_info,
@@ -96,7 +96,9 @@ def write_report(
             bases=bases(matched[:MOST_ROWS]),
             most_rows=MOST_ROWS,
             provenance=provenance(tables_folder / "runs.parquet"),
-            origins=origins(tables_folder / "runs.parquet", tables["runs"].get("provenance", pd.Series(dtype=object))),
+            origins=origins(
+                tables_folder / "runs.parquet", tables["runs"].get("provenance", pd.Series(dtype=object))
+            ),
             commands=[study_command(target.parent), run_command(target.parent, "RUN_ID")],
             table_files={name: link(tables_folder / f"{name}.parquet", target.parent) for name in TABLES},
             contents=CONTENTS,

@@ -143,7 +143,7 @@ class _StrictLoader(_Loader):
 def _from_yaml(text: str) -> Any:
     # The events first: PyYAML builds nested values by recursion, in C without a limit, and merges (<<) at full size.
     _check_events(yaml.parse(text, _Loader))
-    return yaml.load(text, _StrictLoader)  # derived from the safe loader
+    return yaml.load(text, _StrictLoader)  # noqa: S506, derived from the safe loader
 
 
 def _check_events(events: Iterable[Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ncpipe.credentials import has_password
-from ncpipe.study.spec.base import Count, Name, PathText, Positive, Settings
+from ncpipe.study.spec.base import Count, Name, PathText, Settings
 from ncpipe.study.spec.ufm import MatchedKind
 
 
