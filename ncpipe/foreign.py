@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ncpipe.data.storage import check_memory
 from ncpipe.errors import UserError
 from ncpipe.files import read_tensors
 
+BROKEN = (zipfile.BadZipFile, zlib.error, KeyError, TypeError, SyntaxError, NotImplementedError, UnicodeError)
+"""What NumPy and zipfile raise for damaged files."""
 NAMES = ("features", "labels", "weight", "bias", "train_means", "ood_features")
 
 
@@ -20,9 +24,10 @@ def read_arrays(path: Path) -> dict[str, Any]:
     if path.suffix == ".npz":
         try:
             with np.load(path, allow_pickle=False) as file:
-                arrays: dict[str, Any] = {name: file[name] for name in file.files}
-        except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-            raise UserError(f"cannot read {path}: {error}") from None
+                check_memory(str(path), sum(info.file_size for info in file.zip.infolist()), "measure fewer samples")
+                arrays: dict[str, Any] = {name: file[name] if name in NAMES else None for name in file.files}
+        except (OSError, EOFError, ValueError, AttributeError, MemoryError, RuntimeError, *BROKEN) as error:
+            raise UserError(f"cannot read {path}: {error or 'an array is larger than the memory'}") from None
     elif path.suffix == ".safetensors":
         try:
             arrays = dict(read_tensors(path)[0])

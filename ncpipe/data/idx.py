@@ -7,11 +7,13 @@ import struct
 import zlib
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ncpipe.data.storage import check_memory
 from ncpipe.errors import UserError
 
 FILES = {
@@ -48,15 +50,19 @@ def read_idx_pair(images_path: Path, labels_path: Path) -> tuple[Tensor, Tensor]
 def read_idx(path: Path, ndim: int) -> Tensor:
     """The uint8 array of an idx file, which must have ``ndim`` dimensions."""
     remedy = "replace the file by the published one"
+    opened: Any = gzip.open if path.suffix == ".gz" else open
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with opened(path, "rb") as stream:
+            # Two zeros, the type (8: unsigned byte) and the number of dimensions; then their lengths, big-endian.
+            header = stream.read(4 * (1 + ndim))
+            if header[:4] != bytes([0, 0, 8, ndim]) or len(header) < 4 * (1 + ndim):
+                raise UserError(f"{path} is not an idx file of {ndim}-dimensional bytes; {remedy}")
+            shape = struct.unpack(f">{ndim}I", header[4:])
+            check_memory(str(path), prod(shape), remedy)
+            content = stream.read(prod(shape) + 1)  # and no more, whatever a packed file unfolds to
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"cannot read {path}: {error}; {remedy}") from None
-    header = 4 * (1 + ndim)
-    # Two zeros, the type (8: unsigned byte) and the number of dimensions; then their lengths, big-endian.
-    if content[:4] != bytes([0, 0, 8, ndim]) or len(content) < header:
-        raise UserError(f"{path} is not an idx file of {ndim}-dimensional bytes; {remedy}")
-    shape = struct.unpack(f">{ndim}I", content[4:header])
-    if len(content) - header != prod(shape):
-        raise UserError(f"{path} holds {len(content) - header} bytes of data instead of {prod(shape)}; {remedy}")
-    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy())
+    if len(content) != prod(shape):
+        held = f"{len(content)} bytes" if len(content) < prod(shape) else "more bytes"
+        raise UserError(f"{path} holds {held} of data instead of {prod(shape)}; {remedy}")
+    return torch.from_numpy(np.frombuffer(content, np.uint8).reshape(shape).copy())

@@ -42,7 +42,8 @@ FILES = (
     "results/tables",
     "nowhere",
 )
-WORDS = ("digits", "net", "ufm", "frames", "sweep", "collapse_curves", "train", "none", "free", "mse", "ce", "lbfgs", "auto",
+WORDS = ("digits", "net", "ufm", "frames", "sweep", "collapse_curves", "train", "none", "free", "mse", "ce",
+"lbfgs", "auto",
          "cpu", "cuda:99", "nc1_pinv", "0,1,2", "1:3,2:1", "20,10", "plain-mse-nobias-lbfgs-s0")  # fmt: skip
 NUMBERS = (
     "0",
@@ -62,7 +63,8 @@ NUMBERS = (
     "²",
 )
 TARGETS = ("out.svg", "out.html", "out.safetensors", "out.gif", "out", "folder/out.png", "folder")
-SMALL = {"classes": ("2", "3", "0", "-1", "x"), "samples": ("2", "3", "2,2", "1:2", "0", "1:2,2:1", "x:y"), "steps": ("3",),
+SMALL = {"classes": ("2", "3", "0", "-1", "x"), "samples": ("2", "3", "2,2", "1:2", "0", "1:2,2:1", "x:y"),
+"steps": ("3",),
          "dim": ("2", "4", "1", "0", "2,2"), "max-iterations": ("5",), "starts": ("1", "0")}  # fmt: skip
 """Options of ``ufm`` that would only make it take long."""
 
