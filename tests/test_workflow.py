@@ -85,10 +85,10 @@ class Workplace:
         rows = (line.split() for line in counts.group(1).splitlines()) if counts else []
         return {name: int(number) for name, number in rows if name not in ("all", "total")}
 
-    def kill_at(self, marker: str, stage: str) -> None:
+    def kill_at(self, marker: str, stage: str, *options: str) -> None:
         """Start Snakemake, wait for a file that shows where it is, kill everything it started with SIGKILL."""
         process = subprocess.Popen(
-            self.command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            self.command(*options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
         deadline = time.monotonic() + 120
         # A log is there from the job's start; its first line comes from the work itself.
@@ -152,20 +152,14 @@ def test_the_second_run_has_nothing_to_do(finished):
 
 
 def test_a_change_runs_what_reads_it_and_no_more(finished):
-    finished.configure({"figures": [{"name": "frames", "width": 3.25}]})
-    assert finished.planned() == {"figure": 1, "report": 1, "sync": 1}
-    finished.configure({"figures": ["frames", "training_curves"]})
-    assert finished.planned() == {"figure": 1, "report": 1, "sync": 1}
-    finished.configure({"networks.sweep.grid.seed": [0, 1]})
+    finished.configure({"figures": [{"name": "frames", "width": 3.25}, "training_curves"]})
+    assert finished.planned() == {"figure": 2, "report": 1, "sync": 1}
     downstream = {"tables": 1, "figure": 1, "report": 1, "sync": 1}
-    network = {"train": 1, "features": 1, "collapse_network": 1, "match": 1}
+    finished.configure({"networks.sweep.grid.seed": [0, 1], "measure.pool": "flatten"})
+    network = {"train": 1, "features": 2, "collapse_network": 2, "match": 2}
     assert finished.planned() == network | downstream
-    finished.configure({"measure.pool": "flatten"})
-    assert finished.planned() == {k: v for k, v in network.items() if k != "train"} | downstream
-    finished.configure({"ufm.base.feature_decay": 2e-3})
+    finished.configure({"ufm.base.feature_decay": 2e-3, "study.data_path": [str(ROOT)]})
     assert finished.planned() == {"fit": 1, "collapse_ufm": 1} | downstream
-    finished.configure({"study.data_path": [str(ROOT)]})
-    assert "dataset" not in finished.planned()
     finished.configure({})
 
 
@@ -174,7 +168,9 @@ def test_a_failed_job_says_why_and_the_rest_goes_on(tmp_path):
     (tmp_path / "images").mkdir()
     place.configure({"datasets.sweep": {"include": [{"name": "imagefolder", "path": str(tmp_path / "images"),
                                                      "image_size": 8, "samples_per_class": None}],
-                                        "grid": {"name": ["digits"]}}})  # fmt: skip
+                                        "grid": {"name": ["digits"]}},
+                     "networks.base.epochs": 5, "measure.epochs": 2, "ufm": {"matched": []}, "claims": [],
+                     "tracking": {"enabled": False}})  # fmt: skip
     done = subprocess.run(place.command(), capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert re.search(r"ncpipe: .*images", done.stdout + done.stderr)
@@ -183,25 +179,21 @@ def test_a_failed_job_says_why_and_the_rest_goes_on(tmp_path):
 
 
 KILLS = {
-    "training": "results/runs/*/.state/checkpoints/epoch000099.safetensors",
-    "extraction": "results/logs/features/*.log",
-    "ufm": "results/logs/ufm/extended-*.log",
+    "ufm": ("results/logs/ufm/extended-*.log", "results/ufm/extended-*/fits.parquet", "--until", "fit"),
+    "training": ("results/runs/*/.state/checkpoints/epoch000099.safetensors", "results/runs/*/spec.json"),
+    "extraction": ("results/logs/features/*.log", "results/runs/*/statistics.safetensors"),
 }
-
-UNFINISHED = {
-    "training": "results/runs/*/spec.json",
-    "extraction": "results/runs/*/statistics.safetensors",
-    "ufm": "results/ufm/extended-*/fits.parquet",
-}
+"""What shows that a stage is at work, and that it has ended, and options of Snakemake; in the order of the kills."""
 
 
-@pytest.mark.parametrize("stage", KILLS)
-def test_a_killed_workflow_ends_with_the_same_tables(stage, finished, tmp_path):
+def test_a_workflow_killed_three_times_ends_with_the_same_tables(finished, tmp_path):
     place = Workplace(tmp_path / "study")
     shutil.copytree(finished.folder / "results/data", place.folder / "results/data")
-    place.kill_at(KILLS[stage], stage)
-    assert not any(place.folder.glob(UNFINISHED[stage])), "the stage had ended before the kill"
-    assert not (place.folder / "results/tables").exists()
+    for stage, (at_work, ended, *options) in KILLS.items():
+        assert not any(place.folder.glob(at_work)), stage
+        place.kill_at(at_work, stage, *options)
+        assert not any(place.folder.glob(ended)), "the stage had ended before the kill"
+        assert not (place.folder / "results/tables").exists()
     place.run()
     assert place.tables() == finished.tables()
     assert "Nothing to be done" in place.run()
