@@ -1,5 +1,6 @@
 # The study, checked before anything is planned, and helpers that name what a rule reads of it.
 
+import gc
 import os
 import shlex
 import subprocess
@@ -39,12 +40,16 @@ def forget_missing_folders():
 
 with errors_in_a_line():
     # Snakemake has read them, but keeps the last of two equal keys and says nothing.
-    for file in filter(os.path.isfile, workflow.configfiles):
+    for file in filter(os.path.isfile, workflow.configfiles if workflow.is_main_process else ()):
         read_config(Path(file))
     # A job under an executor reads this file again. What it does not need of a large study is not expanded then, and
     # so all that depends on the whole study is a function.
+    gc.disable()
     STUDY = Study(config, check=workflow.is_main_process)
     ESTIMATES = read_estimates(STUDY.layout)
+    # They live to the end: Python's collector need not visit their many objects again and again.
+    gc.freeze()
+    gc.enable()
 
 # Jobs find the ncpipe of the interpreter that runs Snakemake, in an activated environment or not.
 # A container brings its own.
