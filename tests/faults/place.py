@@ -130,6 +130,12 @@ class Place(Workplace):
         self.small = SMALL
         self.configure(SMALL)
 
+    def forget(self, folder: str) -> None:
+        """Remove what a stage wrote and what follows: Snakemake makes nothing anew that nothing missing needs."""
+        followed = {"data": ["runs", "tables"], "runs": ["tables"], "ufm": ["tables"]}
+        for name in [folder, *followed.get(folder, [])]:
+            shutil.rmtree(self.results / name)
+
     def find(self, pattern: str) -> Path:
         return min(self.folder.glob(pattern))
 

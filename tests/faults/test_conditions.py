@@ -39,7 +39,7 @@ def test_a_full_disk(folder: str, place: Place) -> None:
         mounted(results, ["mount", "-t", "tmpfs", "-o", "size=64m", "ncpipe", str(results)]),
     ):
         subprocess.run(["cp", "-a", f"{place.saved}/results/.", results], check=True)
-        shutil.rmtree(results / folder)
+        place.forget(folder)
         process, began = place.start(), time.monotonic()
         place.wait_for(process, lambda: place.job(process, JOBS[folder]) is not None)
         ballast = results / "ballast"
@@ -58,7 +58,7 @@ def test_a_full_disk(folder: str, place: Place) -> None:
 def test_a_read_only_folder(folder: str, place: Place) -> None:
     """The results as a whole, or the folder of a stage."""
     path = place.results / folder
-    shutil.rmtree(place.results / (folder or "runs"))
+    place.forget(folder or "runs")
     path.mkdir(exist_ok=True)
     with place.ledger.trying("Read-only results, or a read-only folder in them") as row:
         with mounted(path, ["mount", "--bind", str(path), str(path)], ["mount", "-o", "remount,bind,ro", str(path)]):
@@ -72,7 +72,7 @@ def test_a_read_only_folder(folder: str, place: Place) -> None:
 def test_a_dead_tracking_server(place: Place) -> None:
     with place.ledger.trying("A tracking server that does not answer") as row:
         place.configure(place.small | {"tracking.uri": "http://127.0.0.1:9"})
-        shutil.rmtree(place.results / "runs")
+        place.forget("runs")
         done = place.attempt()
         assert done.code != 0
         place.tell(row, done)
@@ -83,7 +83,7 @@ def test_a_dead_tracking_server(place: Place) -> None:
 
 def test_a_store_deleted_while_running(place: Place) -> None:
     with place.ledger.trying("MLflow's store deleted while networks train") as row:
-        shutil.rmtree(place.results / "runs")
+        place.forget("runs")
         process = place.start()
         place.wait_for(process, lambda: place.job(process, "train") is not None)
         shutil.rmtree(place.results / "mlflow")
@@ -106,7 +106,7 @@ def test_a_locked_store(place: Place) -> None:
 @pytest.mark.parametrize("hours", [-24, 24])
 def test_files_of_another_time(hours: int, place: Place) -> None:
     """A clock set back is results from the future."""
-    shutil.rmtree(place.results / "tables")
+    place.forget("tables")
     moment = time.time() + 3600 * hours
     for path in place.results.rglob("*"):
         os.utime(path, (moment, moment), follow_symlinks=False)
@@ -118,7 +118,7 @@ def test_snakemakes_folder_deleted(place: Place) -> None:
     shutil.rmtree(place.folder / ".snakemake")
     with place.ledger.trying("`.snakemake` deleted, after a run and after a kill") as row:
         place.recover(row)
-    shutil.rmtree(place.results / "runs")
+    place.forget("runs")
     with place.ledger.trying("`.snakemake` deleted, after a run and after a kill") as row:
         process = place.start()
         place.wait_for(process, lambda: place.job(process, "train") is not None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,7 +61,7 @@ def test_a_damaged_file(file: str, place: Place) -> None:
     pattern, damage = FILES[file]
     damage(place.find(f"results/{pattern}"))
     if file == "a data set's images":  # which are no input in Snakemake's eyes
-        shutil.rmtree(place.results / "runs")
+        place.forget("runs")
     with place.ledger.trying(f"{file}: {DAMAGES[damage]} (`{pattern}`)") as row:
         place.recover(row)
 
@@ -77,7 +76,7 @@ def test_a_damaged_store(damage: Callable[[Path], None], place: Place) -> None:
 def test_a_damaged_journal_of_the_store(place: Place) -> None:
     """Of a sync that was killed: SQLite drops what its own checksums do not cover."""
     with place.ledger.trying("A sync killed, then its SQLite journal (`mlflow.db-wal`) damaged") as row:
-        shutil.rmtree(place.results / "mlflow")
+        place.forget("mlflow")
         process = place.start()
         journal = place.results / "mlflow/mlflow.db-wal"
         place.wait_for(process, lambda: place.job(process, "sync") is not None and size(journal) > 50_000)
@@ -100,7 +99,7 @@ def test_damaged_records_of_snakemake(damage: Callable[[Path], None], place: Pla
 )
 def test_a_damaged_state(file: str, place: Place) -> None:
     with place.ledger.trying(f"A run killed while it trained, then a bit of its `{file}` flipped") as row:
-        shutil.rmtree(place.results / "runs")
+        place.forget("runs")
         process, states = place.start(), []
         pattern = "results/runs/*/.state/state.safetensors"
         place.wait_for(process, lambda: states.extend(place.folder.glob(pattern)) or states)
