@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -64,8 +65,11 @@ def test_a_read_only_folder(folder: str, place: Place) -> None:
         with mounted(path, ["mount", "--bind", str(path), str(path)], ["mount", "-o", "remount,bind,ro", str(path)]):
             done = place.attempt()
             assert done.code != 0
-            place.tell(row, done)
-            assert any("Read-only file system" in line for line in done.lines), done.text
+            assert "Traceback" not in done.text, done.text
+            # Snakemake looks at the outputs of jobs before any of our code runs.
+            told = re.search(r"Write-protected output files for rule|ncpipe: .*Read-only file system.*", done.text)
+            assert told, done.text
+            row.told.append(f"{told[0]} (and the files)" if "Write" in told[0] else place.anonymous(told[0]))
         place.recover(row)
 
 
