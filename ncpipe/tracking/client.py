@@ -80,6 +80,8 @@ def _reason(error: Exception) -> str:
 def _remedy(uri: str, error: Exception) -> str:
     if isinstance(error, ImportError):
         return "install the driver of that database"
+    if "database is locked" in str(error):
+        return "end the program that uses it"
     if scheme(uri) == "sqlite":
         return "see that its folder is writable and that it is an MLflow database, or delete it"
     return "see that it runs, and that the address in tracking.uri and the credentials in the environment are right"
