@@ -251,7 +251,7 @@ def test_ufm_claims_leave_out_runs_stopped_early():
             for name in ("gd0", "gd1")
         ]
     )  # fmt: skip
-    fits = pd.DataFrame({"run_id": ["gd0", "gd1"], "gap": [1e-6, 2e-3], "optimum": [0.02, 0.02]})
+    fits = pd.DataFrame({"run_id": ["gd0", "gd1"], "kind": "declared", "gap": [1e-6, 2e-3], "optimum": [0.02, 0.02]})
     table = pd.DataFrame(
         [
             {"run_id": r, "layer": layer, "metric": m, "value": v, "time": 1, "split": "train"}

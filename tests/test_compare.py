@@ -22,6 +22,7 @@ from ncpipe.cli import app
 from ncpipe.compare import RunComparison, StudyComparison, compare
 from ncpipe.compare.pairs import Pair
 from ncpipe.compare.wording import (
+from ncpipe.tables.records import write_rows
     as_json,
     cells,
     counted,
@@ -53,7 +54,7 @@ def edit(results: Path, table: str, change: Callable[[Rows], Rows | None], **met
     rows = read.to_pylist()
     rows = change(rows) or rows
     kept = {key.decode(): text.decode() for key, text in read.schema.metadata.items()} | metadata
-    pq.write_table(pa.Table.from_pylist(rows, schema=read.schema.with_metadata(kept)), path)
+    write_rows(path, read.schema, rows, kept)
 
 
 def first(rows: Rows, **conditions: Any) -> dict[str, Any]:

@@ -310,7 +310,13 @@ def path_tables(starts: dict[str, tuple[float, ...]]) -> dict[str, pd.DataFrame]
         runs.append(same | {"run_id": run, "label": label, "classes": classes, "train_samples": 20 * classes})
         law = snr_law(list(start), times, classes=classes, samples=20 * classes).numpy()
         history += [
-            {"run_id": run, "time": int(time), "quantity": f"{name}_{i}", "value": value * law[k, i - 1]}
+            {
+                "source": "ufm",
+                "run_id": run,
+                "time": int(time),
+                "quantity": f"{name}_{i}",
+                "value": value * law[k, i - 1],
+            }
             for name, value in (("snr", 1.01), ("snr_law", 1.0))
             for k, time in enumerate(times)
             for i in range(1, classes)

@@ -22,6 +22,7 @@ from ncpipe.reproduce import stages as reproduce_stages
 from ncpipe.reproduce.stages import commands_of
 from ncpipe.reproduce.tensors import compare_tensors, deviation
 from ncpipe.study.study import Study
+from ncpipe.tables.records import write_rows
 
 CONFIG = {
     "study": {"name": "tiny"},
@@ -222,7 +223,8 @@ def with_metadata(results: Path, change: Callable[[dict[bytes, bytes]], None]) -
     table = pq.read_table(path)
     metadata = dict(table.schema.metadata)
     change(metadata)
-    pq.write_table(table.replace_schema_metadata(metadata), path)
+    texts = {key.decode(): value.decode() for key, value in metadata.items()}
+    write_rows(path, table.schema, table.to_pylist(), texts)
 
 
 def test_other_packages_and_hardware_are_told(results: Path) -> None:

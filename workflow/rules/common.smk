@@ -40,7 +40,9 @@ def forget_missing_folders():
 
 with errors_in_a_line():
     # Snakemake has read them, but keeps the last of two equal keys and says nothing.
-    for file in filter(os.path.isfile, workflow.configfiles if workflow.is_main_process else ()):
+    for file in filter(
+        os.path.isfile, workflow.configfiles if workflow.is_main_process else ()
+    ):
         read_config(Path(file))
     # A job under an executor reads this file again. What it does not need of a large study is not expanded then, and
     # so all that depends on the whole study is a function.
