@@ -22,7 +22,6 @@ from ncpipe.cli import app
 from ncpipe.compare import RunComparison, StudyComparison, compare
 from ncpipe.compare.pairs import Pair
 from ncpipe.compare.wording import (
-from ncpipe.tables.records import write_rows
     as_json,
     cells,
     counted,
@@ -36,6 +35,7 @@ from ncpipe.tables.records import write_rows
 )
 from ncpipe.errors import UserError
 from ncpipe.report.compare_page import write_compare_page
+from ncpipe.tables.records import write_rows
 
 Rows = list[dict[str, Any]]
 NET = "mlp MSE no bias-0"

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import mlflow
@@ -115,6 +116,17 @@ def job_of(process: int) -> str:
     return dict(line.split("=", 1) for line in variables if line)["SLURM_JOB_ID"]
 
 
+def processes_of(job: str) -> list[int]:
+    """Everything that runs for a job, its shepherds included."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError, KeyError, ValueError):
+            command = (entry / "cmdline").read_bytes()
+            if command.startswith(f"slurmstepd: [{job}.".encode()) or job_of(int(entry.name)) == job:
+                found.append(int(entry.name))
+    return found
+
+
 def state(job: str) -> str:
     [line] = slurm("sacct", "-X", "--noheader", "--parsable2", f"--jobs={job}", "--format=State") or ["UNKNOWN"]
     return line.split()[0]
@@ -155,13 +167,20 @@ def test_the_default_study_comes_through_every_fault_with_the_same_tables(cluste
     place.until("jobs of the second", lambda: queue() - left)
     assert not queue() & left
 
-    # A node is lost while it measures, and what runs on it goes on unseen: its outputs have two writers.
+    # A node is lost while it measures. What runs on it is cut off, and goes on when another node has the job: its
+    # outputs have two writers.
     place.until("a group at work", lambda: running("measure") and processes(place.folder, "features"))
     [(lost, (_, node)), *_] = running("measure").items()
-    pid = int((cluster / f"run/slurmd.{node}.pid").read_text())
-    os.kill(pid, signal.SIGKILL)
+    cut_off = [*processes_of(lost), int((cluster / f"run/slurmd.{node}.pid").read_text())]
+    for process in cut_off:
+        os.kill(process, signal.SIGSTOP)
     place.until("the loss", lambda: state(lost) == "NODE_FAIL")
+    place.until("its successor", lambda: running("measure").keys() - {lost})
+    os.kill(cut_off.pop(), signal.SIGKILL)
     (cluster / f"run/slurmd.{node}.pid").unlink()
+    for process in cut_off:
+        os.kill(process, signal.SIGCONT)
+    time.sleep(10)
     subprocess.run([CLUSTER, "node", node[1:]], check=True)
 
     place.finish()
