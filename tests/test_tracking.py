@@ -147,8 +147,8 @@ class Study:
         self.tables = small_tables()
         self.layout.figures.mkdir(parents=True)
         self.draw("white")
-        (self.layout.figures / "frames.svg").write_bytes(b"picture")
-        self.layout.report.write_text("<h1>report</h1>")
+        (self.layout.figures / "frames.svg").write_bytes(b"<svg></svg>")
+        self.layout.report.write_text("<h1>report</h1></html>")
         self.write()
 
     def write(self) -> None:
@@ -616,7 +616,7 @@ def test_a_dead_store_stops_no_workflow(
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hunter2")
     config = {"study": {"name": "small", "results": str(tmp_path)}, "tracking": {"uri": "http://127.0.0.1:9"},
               "ufm": {"base": UFM}}  # fmt: skip
-    write_json(tmp_path / "study.json", config)
+    (tmp_path / "study.json").write_text(json.dumps(config))
     done = CliRunner().invoke(app, ["store", str(tmp_path / "study.json")], catch_exceptions=False)
     assert done.exit_code == 0
     printed = "".join(capfd.readouterr()) + done.output

@@ -205,6 +205,7 @@ TWO_GPUS = {
             "epochs": 2,
             "batch_size": 64,
             "gpus": 2,
+            "optimizer": {"lr": 0.05},
         },
     },
 }
