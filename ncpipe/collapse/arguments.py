@@ -109,10 +109,10 @@ def as_labels(value: Any, features: Tensor, num_classes: int | None) -> Tensor:
         raise ValueError(
             f"labels must lie in [0, {upper}), got values from {low} to {high}: drop ignored samples, count from 0"
         )
-    if high >= MOST_CLASSES:
-        raise ValueError(f"labels go up to {high}: at most {MOST_CLASSES:,} classes, numbered from 0")
     if num_classes is None and high >= max(MANY_CLASSES, 10 * len(features)):
         raise ValueError(f"labels go up to {high} for {len(features)} samples: if that is right, pass num_classes")
+    if high >= MOST_CLASSES:
+        raise ValueError(f"labels go up to {high}: at most {MOST_CLASSES:,} classes, numbered from 0")
     return tensor
 
 

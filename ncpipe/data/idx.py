@@ -22,6 +22,10 @@ FILES = {
 }
 
 
+MOST_UNPACKED = 1100
+"""Bytes that gzip can make of one."""
+
+
 def find_idx_files(folder: Path) -> dict[str, Path] | None:
     """The four files of a data set by their plain names, with ``.gz`` or without; None where none is there.
 
@@ -58,6 +62,8 @@ def read_idx(path: Path, ndim: int) -> Tensor:
             if header[:4] != bytes([0, 0, 8, ndim]) or len(header) < 4 * (1 + ndim):
                 raise UserError(f"{path} is not an idx file of {ndim}-dimensional bytes; {remedy}")
             shape = struct.unpack(f">{ndim}I", header[4:])
+            if prod(shape) > MOST_UNPACKED * path.stat().st_size:
+                raise UserError(f"{path} holds less data than {prod(shape)} bytes; {remedy}")
             check_memory(str(path), prod(shape), remedy)
             content = stream.read(prod(shape) + 1)  # and no more, whatever a packed file unfolds to
     except (OSError, EOFError, zlib.error) as error:

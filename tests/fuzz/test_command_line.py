@@ -86,20 +86,21 @@ def prepare(folder: Path) -> None:
 @st.composite
 def commands(draw: st.DrawFn) -> list[str]:
     """A subcommand with its arguments, some of its options, and perhaps words that it does not know."""
-    name = draw(st.sampled_from((*COMMANDS, "ufm", "measure", "figure", "compare", "plan", "none-of-these")))
+    random = draw(st.randoms(use_true_random=True))  # even chances, not hypothesis's own
+    name = random.choice((*COMMANDS, "ufm", "measure", "figure", "compare", "plan", "none-of-these"))
     line = [name]
     for parameter in COMMANDS[name].params if name in COMMANDS else ():
         if parameter.param_type_name == "argument":
-            if draw(st.integers(0, 9)):
+            if random.random() < 0.95:
                 line.append(draw(_argument(name, parameter)))
-        elif parameter.name in ("help",) or draw(st.integers(0, 3)):
+        elif parameter.name in ("help",) or random.random() < 0.85:
             continue
         else:
             flag = parameter.opts[-1]
             line += [flag] if parameter.is_flag else [flag, draw(_option(name, parameter))]
     if name == "ufm" and "--classes" not in line:
         line += ["--classes", "2"]
-    return line + (draw(st.lists(_words, max_size=2)) if not draw(st.integers(0, 5)) else [])
+    return line + (draw(st.lists(_words, max_size=2)) if random.random() < 0.1 else [])
 
 
 _words = st.sampled_from(
@@ -112,7 +113,10 @@ def _argument(command: str, parameter: Any) -> st.SearchStrategy[str]:
         return st.sampled_from(("bad.yaml", "nowhere", "folder", "a.npz"))
     if parameter.name == "target":
         return st.sampled_from(TARGETS)
-    return st.one_of(st.sampled_from(FILES), st.sampled_from(FILES), _words)
+    right = {"study": "a.yaml", "file": "a.npz", "a": "results", "b": "results", "results": "results"}
+    right |= {"name": "frames" if command == "figure" else "digits"}
+    sound = st.just(right.get(parameter.name, "results"))
+    return st.one_of(sound, sound, sound, st.sampled_from(FILES), _words)
 
 
 def _option(command: str, parameter: Any) -> st.SearchStrategy[str]:
@@ -122,7 +126,7 @@ def _option(command: str, parameter: Any) -> st.SearchStrategy[str]:
     if command == "ufm" and name in SMALL:
         return st.sampled_from(SMALL[name])
     if name in ("tables", "study"):
-        return st.one_of(st.sampled_from(FILES), _words)
+        return st.one_of(st.just("results/tables" if name == "tables" else "a.yaml"), st.sampled_from(FILES), _words)
     return _words
 
 
