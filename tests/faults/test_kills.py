@@ -14,7 +14,7 @@ import pytest
 from place import Place, family, kill_all
 
 KILLS = 50
-SHARES = (0.02, 0.25)
+SHARES = (0.05, 0.5)
 """Of the time of an undisturbed run: when a kill comes."""
 KILLED = "SIGKILL to Snakemake and all its processes, at random moments"
 
