@@ -100,7 +100,7 @@ def run(surface: Surface, case: Any, box: Sandbox) -> Outcome:
     before = box.files()
     with box.inside():
         allowed = [Path(name) for name in surface.writes(case)]
-        with growth() as grown, watched([box.work / path for path in allowed]) as seen:
+        with growth() as grown, watched([box.temporary, *(box.work / path for path in allowed)]) as seen:
             outcome = _outcome(surface.act, case)
         outcome = _judged(outcome, seen, grown[0])
         places = {str((box.work / path).resolve()) for path in allowed}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,9 @@ SMALL = {"classes": ("2", "3", "0", "-1", "x"), "samples": ("2", "3", "2,2", "1:
 def prepare(folder: Path) -> None:
 
     import ncpipe.figures  # noqa: F401
+    from ncpipe.vision import import_torchvision
 
+    import_torchvision()
     labels = np.repeat(np.arange(2), 3)
     np.savez(folder / "a.npz", features=np.eye(2, 3)[labels], labels=labels)
     (folder / "a.yaml").write_text(STUDY)
@@ -143,19 +146,21 @@ def act(line: list[str]) -> Outcome:
             main()
         except SystemExit as stop:
             code = stop.code
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # `dataset` has its own way to stop
     err.flush()
     told = err.buffer.getvalue().decode()
     if isinstance(code, str):
         return refusal(code)
     if code in (None, 0):
         return Outcome(ACCEPTED)
-    if code == 2 and "Traceback" not in told and "Usage:" in told:
+    if code == 2 and "Traceback" not in told and "Error" in told:
         return Outcome(REFUSED, told.splitlines()[-2] if told.count("\n") > 1 else told)
     return Outcome(FAILED, f"code {code}: {told[-2000:]}")
 
 
 def _written(line: list[str]) -> list[str]:
-    return ["results", "collapse.gif", "grams.parquet", *(word for word in line if word in TARGETS),
+    return ["results", "../home/c", "collapse.gif", "grams.parquet", *(word for word in line if word in TARGETS),
             *(f"{word}.{kind}" for word in line for kind in ("svg", "pdf", "png") if word.isidentifier()),
             *(f"folder/{kind}" for kind in ("grams.parquet", "out.png"))]  # fmt: skip
 
