@@ -159,21 +159,37 @@ def read_tensors(path: Path, wanted: Callable[[str], bool] | None = None) -> tup
 
     A truncated, altered or foreign file is a ``UserError``.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            names, metadata = sorted(file.keys()), dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in names if wanted is None or wanted(name)}
-    except (OSError, SafetensorError) as error:
-        raise unreadable(path, error) from None
+    before = _identity(path)
+    names, tensors, metadata = _read_tensors(path, wanted)
     if CHECKSUMS in metadata:
         first, *rest = metadata.pop(CHECKSUMS).split(" ")
         known = dict(zip(names, rest))
         intact = first == _checksum_of(metadata, names) and len(rest) == len(names)
         if not intact or any(_checksum(tensor) != known[name] for name, tensor in tensors.items()):
+            if _identity(path) != before:  # replaced meanwhile: safetensors opens the name twice
+                return read_tensors(path, wanted)
             raise unreadable(path, ALTERED)
     return tensors, metadata
+
+
+def _read_tensors(
+    path: Path, wanted: Callable[[str], bool] | None
+) -> tuple[list[str], dict[str, Tensor], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            names, metadata = sorted(file.keys()), dict(file.metadata() or {})
+            return names, {name: file.get_tensor(name) for name in names if wanted is None or wanted(name)}, metadata
+    except (OSError, SafetensorError) as error:
+        raise unreadable(path, error) from None
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    with suppress(OSError):
+        known = path.stat()
+        return known.st_ino, known.st_mtime_ns
+    return None
 
 
 def _checksum_of(metadata: Mapping[str, str], names: Iterable[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import yaml
 
 from ncpipe.cluster import take_over
 from ncpipe.errors import UserError
+from ncpipe.files import read_json
 from ncpipe.plan.estimates import Estimate
 from ncpipe.plan.limits import SHORTEST, keep_estimates, megabytes, minutes, read_estimates
 from ncpipe.plan.units import Unit, units
@@ -99,7 +99,7 @@ def test_a_new_snakemake_cancels_the_jobs_of_the_last_one_on_these_results_only(
     take_over(layout, "second")
     assert slurm.jobs() == {"3"}
     assert "cancelling 2 jobs" in capsys.readouterr().out
-    assert json.loads((tmp_path / "results/logs/slurm.json").read_text()) == {"job_name": "second"}
+    assert read_json(tmp_path / "results/logs/slurm.json") == {"job_name": "second"}
 
 
 def test_a_silent_slurm_is_one_line_and_forgets_nothing(tmp_path, monkeypatch):
@@ -110,4 +110,4 @@ def test_a_silent_slurm_is_one_line_and_forgets_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=r"squeue does not answer .*Unable to contact"):
         take_over(layout, "second")
-    assert json.loads((tmp_path / "results/logs/slurm.json").read_text()) == {"job_name": "first"}
+    assert read_json(tmp_path / "results/logs/slurm.json") == {"job_name": "first"}

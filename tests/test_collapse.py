@@ -782,7 +782,7 @@ BAD = {
     "complex labels": ({"labels": torch.zeros(6).cfloat()}, "labels must be integers, got torch.complex64"),
     "list of labels": ({"labels": [0, 1, 2, 0, 1, 2]}, "labels must be a NumPy array or a Torch tensor, got list"),
     "fractional classes": ({"num_classes": 3.0}, "num_classes must be a whole number, got 3.0"),
-    "stray label": ({"labels": torch.tensor([0, 1, 2, 0, 1, 65535])}, "labels go up to 65535 for 6 samples"),
+    "stray label": ({"labels": torch.tensor([0, 1, 2, 0, 1, 20_000])}, "labels go up to 20000 for 6 samples"),
     "masked array": ({"features": np.ma.masked_array(np.ones((6, 2)))}, "got MaskedArray"),
     "sparse": ({"features": torch.eye(6).to_sparse()}, r"features must be a dense tensor, .* call to_dense\(\)"),
     "bias decay without bias": (

@@ -19,8 +19,8 @@ from ncpipe.study.spec import NetworkSpec, UfmSpec
 from ncpipe.study.study import NetworkRun, UfmBatch
 from ncpipe.study.sweep import laid_over
 from ncpipe.tables.collapse import write_collapse
-from ncpipe.tables.collect import problem_settings
 from ncpipe.tables.records import read_table
+from ncpipe.tables.runs import problem_settings
 from ncpipe.ufm import Problem
 
 NETWORK = {

@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from ncpipe.errors import UserError
-from ncpipe.files import write_json, write_text
+from ncpipe.files import write_json, write_tensors, write_text
 from ncpipe.study.study import Study
 from ncpipe.tables.collect import planned_networks
 from ncpipe.tables.epoch_log import EpochLog, log_path, read_epochs
@@ -277,7 +278,8 @@ def test_weights_are_registered_once(training: Training) -> None:
         register(training.study, training.ids[0])
     training.log(0, epoch(1))
     training.publish(0)
-    (training.folder(0) / "model.safetensors").write_bytes(b"weights")
+    weights = training.folder(0) / "model.safetensors"
+    write_tensors(weights, {"weight": torch.zeros(2)})
     record = {"status": "done", "final_epoch": 1, "parameters": 9, "device": "cpu", "precision": "float32"}
     write_json(training.folder(0) / "spec.json", record)
     with pytest.raises(UserError, match="ncpipe sync"):
@@ -287,11 +289,11 @@ def test_weights_are_registered_once(training: Training) -> None:
     assert register(training.study, training.ids[0]) == ("tiny", "1")
     assert register(training.study, training.ids[0]) == ("tiny", "1")
     assert register(training.study, training.ids[0], "best") == ("best", "1")
-    (training.folder(0) / "model.safetensors").write_bytes(b"other weights")
+    write_tensors(weights, {"weight": torch.ones(2)})
     assert register(training.study, training.ids[0]) == ("tiny", "2")
     version = training.client.get_model_version("tiny", "2")
     file = Path(version.source.removeprefix("file://")) / "model.safetensors"
-    assert file.read_bytes() == b"other weights"
+    assert file.read_bytes() == weights.read_bytes()
     assert sync(training.study.config, training.study.layout).kept == 3, "registered weights are no news to the sync"
 
 

@@ -230,7 +230,7 @@ def content(uri: str, folder: Path) -> dict[str, Any]:
         shown[name] = {
             "info": (run.info.run_name, run.info.status, run.info.start_time, run.info.end_time),
             "params": run.data.params,
-            "tags": {key: names.get(value, value) for key, value in run.data.tags.items()},
+            "tags": {key: names.get(value, value) for key, value in run.data.tags.items() if key != "reproduce"},
             "points": {key: sorted((p.step, p.value, p.timestamp) for p in each) for key, each in histories.items()},
             "data": [(used.dataset.name, used.dataset.digest) for used in run.inputs.dataset_inputs],
             "files": files(client, run, folder / name),
@@ -470,6 +470,7 @@ def test_a_store_that_hangs_does_not_hold_up_a_training(
         (run,) = planned.networks.values()
         folder = planned.layout.run(run.id)
         trainer = Trainer([run], [folder], digits, Computation(torch.device("cpu")))
+        trainer._checkpoint(0)
         trainer.epoch(StopRequest())
         watcher = threading.Thread(target=look, args=(LiveMirror(planned),))
         watcher.start()

@@ -14,7 +14,7 @@ from ncpipe.errors import UserError
 from ncpipe.provenance import summary
 from ncpipe.study.layout import Layout
 from ncpipe.tables.checks import check_schema, check_values
-from ncpipe.tables.records import read_table
+from ncpipe.tables.records import CHECKSUM, read_table
 from ncpipe.tables.schemas import TABLES
 
 Frames = dict[str, pd.DataFrame]
@@ -95,7 +95,7 @@ def read_study(results: Path) -> StudySource:
             metadata = {key.decode(): value.decode() for key, value in (read.schema.metadata or {}).items()}
         tables[table] = read.to_pandas().reindex(columns=TABLES[table].names)
     made_by = summary(json.loads(metadata.pop("provenance", "{}")).values())
-    metadata = {key: text for key, text in metadata.items() if key != "pandas"}
+    metadata = {key: text for key, text in metadata.items() if key not in ("pandas", CHECKSUM.decode())}
     return StudySource(str(results), tables, metadata | made_by)
 
 

@@ -105,7 +105,7 @@ def _collapse(tables: Tables) -> Iterator[str]:
 def _values_at_zero_error(tables: Tables, nets: pd.DataFrame) -> pd.Series:
     """nc1_pinv of every network at its first measurement without training error, where later ones follow."""
     rows = measured(tables, nets, ["nc1_pinv"]).sort_values("time")
-    reached = rows["run_id"].map(dict(zip(nets["run_id"], nets["zero_error_epoch"].astype(float))))
+    reached = rows["run_id"].map(dict(zip(nets["run_id"], nets["zero_error_epoch"]))).astype(float)
     after = rows[rows["time"] >= reached].groupby("run_id")["value"]
     return after.first()[after.size() > 1]
 

@@ -26,7 +26,7 @@ from ncpipe.figures.command import figure_options, save_from_tables
 from ncpipe.report import write_report
 from ncpipe.report.claims_page import read_claims, write_claims_page
 from ncpipe.study.spec import StudyInfo
-from ncpipe.tables.collect import read_tables
+from ncpipe.tables.reading import read_tables
 from ncpipe.tables.schemas import TABLES
 
 Files = dict[str, bytes]
