@@ -245,3 +245,15 @@ def test_a_mapping_of_all_tables(both):
     assert list(StoredTables(both[1])) == list(TABLES)
     with pytest.raises(KeyError):
         read_tables(both[1])["none"]
+
+
+def test_the_report_refuses_a_table_that_was_altered_where_it_reads_nothing(tmp_path):
+    folder = MadeUp(seeds=2).write(tmp_path)
+    path = folder / "timings.parquet"
+    rows = [{"run_id": f"run-{i}", "stage": "train", "time": i, "seconds": 0.1 * i} for i in range(1000)]
+    write_rows(path, TABLES["timings"], rows, {})
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"cannot read .*timings\.parquet.*delete it and run again"):
+        write_report(StudyInfo(name="x"), folder, {}, tmp_path / "report.html")

@@ -76,6 +76,7 @@ def write_report(
         mlflow_view: address of the study's list of runs in MLflow, for links to it; without it there are none.
     """
     found = read_tables(tables_folder)
+    found.check_whole()
     with reading(tables_folder):
         tables = compared(found)
         runs, matched, config = run_rows(tables), list(matched_rows(tables)), target.parent / "study.json"

@@ -64,6 +64,12 @@ class StoredTables(Frames):
         """The same with other tables in the place of some."""
         return StoredTables(self.folder, {**self._read, **changed})
 
+    def check_whole(self) -> None:
+        """``UserError`` where a table was altered anywhere since it was written: figures read only parts."""
+        for name in self:
+            for _ in batches(self.path(name), TABLES[name].names):
+                pass
+
     def rows(self, name: str, columns: Sequence[str] | None = None, **wanted: Any) -> pd.DataFrame:
         """See ``rows_of``."""
         if name in self._read:
@@ -144,7 +150,10 @@ def scan(path: Path, columns: Sequence[str] | None = None, **wanted: Any) -> pa.
 
 def batches(path: Path, columns: Sequence[str], **wanted: Any) -> Iterator[pa.RecordBatch]:
     """The same a row group after the other."""
-    return iter(_scanner(path, columns, wanted).to_batches())
+    try:
+        yield from _scanner(path, columns, wanted).to_batches()
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from None
 
 
 def _scanner(path: Path, columns: Sequence[str] | None, wanted: Mapping[str, Any]) -> ds.Scanner:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
@@ -18,7 +19,7 @@ from matplotlib.figure import Figure
 from ncpipe.figures.axes import heading, scale_time, scale_values
 from ncpipe.figures.series import Band
 from ncpipe.figures.style import style
-from ncpipe.files import read_sealed
+from ncpipe.files import ALTERED, read_sealed, unreadable
 from ncpipe.study.layout import Layout
 from ncpipe.study.spec import Config
 
@@ -68,7 +69,17 @@ def _of_bytes(name: str, content: bytes) -> Artifact:
 def _of_file(name: str, path: Path) -> Artifact:
     if path.suffix in (".svg", ".html"):
         read_sealed(path)
+    if path.suffix == ".png":
+        _check_picture(path)
     return Artifact(name, hashlib.sha256(path.read_bytes()).hexdigest(), path.read_bytes)
+
+
+def _check_picture(path: Path) -> None:
+    try:
+        with PIL.Image.open(path) as picture:
+            picture.verify()
+    except (OSError, SyntaxError):
+        raise unreadable(path, ALTERED) from None
 
 
 class LayerSeries:

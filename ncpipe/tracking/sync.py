@@ -10,7 +10,6 @@ from pathlib import Path
 
 import PIL.Image
 
-from ncpipe.errors import UserError
 from ncpipe.progress import progress
 from ncpipe.study.layout import Layout
 from ncpipe.study.spec import Config
@@ -162,7 +161,9 @@ class _Writer:
             self.client.log_inputs(run_id, [as_input(record.data)])
         self._log_artifacts(run_id, record.artifacts)
         for picture in record.pictures:
-            self.client.log_image(run_id, opened(picture), key=picture.name, step=0, timestamp=record.end)
+            self.client.log_image(
+                run_id, PIL.Image.open(io.BytesIO(picture.content())), key=picture.name, step=0, timestamp=record.end
+            )
         params = [Param(key, value) for key, value in record.params.items()]
         marks = [RunTag(key, value) for key, value in tags.items()]
         self.client.log_batch(run_id, [Metric(*point) for point in points], params, marks)
@@ -189,14 +190,6 @@ class _Writer:
 
 def is_whole(run: Run, digest: str) -> bool:
     return run.info.status == "FINISHED" and run.data.tags.get(DIGEST) == digest
-
-
-def opened(picture: Artifact) -> PIL.Image.Image:
-    try:
-        PIL.Image.open(io.BytesIO(picture.content())).verify()
-        return PIL.Image.open(io.BytesIO(picture.content()))
-    except (OSError, SyntaxError):
-        raise UserError(f"the picture {picture.name} is damaged; delete its png file and run again") from None
 
 
 def as_input(data: DataUse) -> DatasetInput:
