@@ -305,7 +305,8 @@ def path_tables(starts: dict[str, tuple[float, ...]]) -> dict[str, pd.DataFrame]
     runs, history = [], []
     for seed, (run, start) in enumerate(starts.items()):
         classes = len(start) + 1
-        same = {"kind": "declared", "status": "done", "optimizer": "central_path", "seed": seed, "dim": 12}
+        same = {"source": "ufm", "kind": "declared", "status": "done", "optimizer": "central_path"}
+        same |= {"seed": seed, "dim": 12}
         label = f"plain linear MSE bias (central path) classes={classes}"
         runs.append(same | {"run_id": run, "label": label, "classes": classes, "train_samples": 20 * classes})
         law = snr_law(list(start), times, classes=classes, samples=20 * classes).numpy()

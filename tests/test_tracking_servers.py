@@ -472,6 +472,7 @@ def test_a_store_that_hangs_does_not_hold_up_a_training(
         trainer = Trainer([run], [folder], digits, Computation(torch.device("cpu")))
         trainer._checkpoint(0)
         trainer.epoch(StopRequest())
+        trainer._checkpoint(1)
         watcher = threading.Thread(target=look, args=(LiveMirror(planned),))
         watcher.start()
         assert asked.wait(60)
