@@ -51,6 +51,8 @@ def main() -> None:
     except BrokenPipeError:
         sys.exit(1)
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            sys.exit(f"ncpipe: no file has a name as long as {str(error.filename)[:40]!r}...")
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
             raise
         sys.exit(f"ncpipe: {unwritable(error.filename, error)}")

@@ -154,6 +154,8 @@ def act(line: list[str]) -> Outcome:
         return refusal(code)
     if code in (None, 0):
         return Outcome(ACCEPTED)
+    if code == 2 and told.startswith("ncpipe: "):  # of `reproduce`, whose code 1 means another thing
+        return refusal(told.strip())
     if code == 2 and "Traceback" not in told and "Error" in told:
         return Outcome(REFUSED, told.splitlines()[-2] if told.count("\n") > 1 else told)
     return Outcome(FAILED, f"code {code}: {told[-2000:]}")
