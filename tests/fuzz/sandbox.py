@@ -31,7 +31,7 @@ CHANGES = {
     "os.utime", "os.mkfifo", "os.mknod", "shutil.rmtree",
 }  # fmt: skip
 # MLflow takes artifacts from a folder: a sync makes one where the system has its temporary files, and removes it.
-HARMLESS = re.compile(rf"/dev/(null|tty)|/proc/self/.*|.*/__pycache__/.*|pipe:.*|{gettempdir()}/tmp\w{{8}}(/.*)?")
+HARMLESS = re.compile(rf"/dev/(null|tty)|/proc/self/.*|.*/__pycache__/.*|pipe:.*|{gettempdir()}/tmp\w{{8}}(/.*)?")  # noqa: S108
 PROGRAMS = ("git", "uname", sys.executable)
 """What ncpipe starts of itself, and the command line under test."""
 

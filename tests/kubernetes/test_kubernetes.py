@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
-import pyarrow.parquet as pq
+import pandas as pd
 import pytest
 import yaml
 from kubernetes_api import Api
@@ -130,7 +130,12 @@ def test_pods_that_share_only_the_store_make_the_same_tables(store, tmp_path):
         for name in COMPARED:
             there = tmp_path / f"{name}.parquet"
             store.client.download_file("bucket", f"study/results/tables/{name}.parquet", str(there))
-            assert pq.read_table(there).equals(pq.read_table(alone.folder / f"results/tables/{name}.parquet")), name
+            pd.testing.assert_frame_equal(
+                pd.read_parquet(there),
+                pd.read_parquet(alone.folder / f"results/tables/{name}.parquet"),
+                check_exact=True,
+                obj=name,
+            )
         assert "study/results/report.html" in store.names()
         assert (place.folder / "results/mlflow/mlflow.db").exists()
         assert "Nothing to be done" in place.run()
