@@ -14,6 +14,7 @@ from ncpipe.files import write_text
 from ncpipe.report.templates import link, template
 from ncpipe.study.layout import Layout
 from ncpipe.study.spec import Paper
+from ncpipe.tables.checks import check_values
 from ncpipe.tables.records import read_table
 from ncpipe.tables.schemas import CLAIMS, TABLES
 
@@ -63,6 +64,7 @@ def read_claims(results: Path) -> StudyClaims:
     table = read_table(path)
     if not table.schema.equals(CLAIMS):
         raise UserError(f"{path} was written by another version of ncpipe; run the study again")
+    check_values("claims", table, path)
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     return StudyClaims(layout, tuple(table.to_pylist()), metadata)
 

@@ -33,6 +33,8 @@ RANGES = {
 """Of whole numbers; others have no bounds."""
 LONGEST = {"label": 2000, "settings": 100_000}
 """Characters of a text; 10,000 of all others."""
+CHOICES = {"verdict": {"supported", "contradicted", "undecided"}, "direction": {"below", "above"}}
+"""All values of a text."""
 REMEDY = "write the tables again, with `snakemake tables` or `ncpipe tables`"
 
 
@@ -68,6 +70,8 @@ def _problem(name: str, field: pa.Field, column: pa.ChunkedArray) -> str:
         longest = max((_longest(chunk) for chunk in column.chunks), default=0)
         if longest > (most := LONGEST.get(field.name, 10_000)):
             return f"holds a text of {longest:,} characters, at most {most:,}"
+    if field.name in CHOICES and (others := set(column.unique().to_pylist()) - CHOICES[field.name] - {None}):
+        return f"holds {min(others)!r}"
     return _no_settings(column) if field.name == "settings" else ""
 
 
