@@ -3,6 +3,9 @@
 
 rule tables:
     input:
+        datasets=lambda wildcards: expand(
+            f"{RESULTS}/data/{{dataset}}/dataset.json", dataset=STUDY.prepared
+        ),
         networks=lambda wildcards: expand(
             f"{RESULTS}/runs/{{run}}/{{file}}",
             run=STUDY.networks,
