@@ -9,7 +9,7 @@ STARTUP = 2.5
 
 
 def fitting_time(specs: list[UfmSpec]) -> float:
-    """A rough count: 4e10 multiplications a second on top of a cost per step."""
+    """Seconds of a batch, roughly: a cost per step, and 4e10 multiplications a second on a usual CPU."""
     spec = specs[0]
     width = max(spec.dim) if isinstance(spec.dim, tuple) else spec.dim
     work = 6 * spec.depth * width * spec.num_samples * (spec.classes + width * (spec.depth - 1))
