@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 os.environ["MKL_CBWR"] = "AUTO,STRICT"  # as the ncpipe command does, before the first product
@@ -14,6 +15,8 @@ from ncpipe.data import load, prepare
 from ncpipe.study.spec import DatasetSpec
 
 torch.set_num_threads(1)
+# A shell ignores it in what it runs in the background, and so would all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

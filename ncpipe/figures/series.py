@@ -73,17 +73,17 @@ def labels(runs: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(runs["label"]))
 
 
-def few(runs: pd.DataFrame) -> pd.DataFrame:
-    """The rows of at most ``MOST_LABELS`` labels, evenly spaced in their order."""
+def few(runs: pd.DataFrame, most: int = MOST_LABELS) -> pd.DataFrame:
+    """The rows of at most ``most`` labels, evenly spaced in their order."""
     names = labels(runs)
-    places = np.unique(np.linspace(0, len(names) - 1, MOST_LABELS).round().astype(int))
-    return runs if len(names) <= MOST_LABELS else runs[runs["label"].isin([names[i] for i in places])]
+    places = np.unique(np.linspace(0, len(names) - 1, most).round().astype(int))
+    return runs if len(names) <= most else runs[runs["label"].isin([names[i] for i in places])]
 
 
-def not_drawn(*kinds: pd.DataFrame) -> str:
+def not_drawn(*kinds: pd.DataFrame, most: int = MOST_LABELS) -> str:
     """A sentence where ``few`` leaves labels out, or nothing."""
     counts = [len(labels(runs)) for runs in kinds]
-    parts = [f"{MOST_LABELS} of {count:,}" for count in counts if count > MOST_LABELS]
+    parts = [f"{most} of {count:,}" for count in counts if count > most]
     return f" Drawn are {' and '.join(parts)} labels, evenly spaced in the order of the plan." if parts else ""
 
 

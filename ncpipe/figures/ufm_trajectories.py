@@ -43,6 +43,8 @@ from ncpipe.study.spec import FigureOptions
 from ncpipe.tables.reading import fits_of
 
 COLUMN_WIDTH, ROW_HEIGHT = 1.45, 1.05
+MOST_COLUMNS = 12
+"""Labels that are drawn: each has a column of panels, and twelve fill a page."""
 OF, FIRST = (Look(OKABE_ITO[name], "-", "o") for name in ("blue", "green"))
 ETF = Look(OKABE_ITO["vermillion"], (0, (4, 1.5)), "o")  # dashed: the two distances may be equal
 NEUTRAL = Look("black", "-", "o")
@@ -119,12 +121,13 @@ class _Source:
     """The series of the declared UFMs by label, and where L-BFGS ends for the same problem."""
 
     def __init__(self, tables: Tables, names: Set[str]) -> None:
-        descent, lbfgs = few(declared_ufms(tables, "gradient_descent")), declared_ufms(tables, "lbfgs")
+        descent, lbfgs = few(declared_ufms(tables, "gradient_descent"), MOST_COLUMNS), declared_ufms(tables, "lbfgs")
+        lbfgs = lbfgs[lbfgs["label"].map(without_solver).isin(descent["label"].map(without_solver))]
         self.measured = measured(tables, descent, names | {"nc1_pinv"}, layer=None)  # that every measured one has
         self.history = histories(tables, descent, names)
         self.labels = [name for name in labels(descent) if (self.measured["label"] == name).any()]
         self.final = measured(tables, lbfgs, names, layer=None)
-        self.final_gap = fits_of(tables, kind="declared").merge(lbfgs[["run_id", "label"]], on="run_id")
+        self.final_gap = fits_of(tables, run_id=set(lbfgs["run_id"])).merge(lbfgs[["run_id", "label"]], on="run_id")
         self.classes = dict(zip(descent["label"], descent["classes"]))
 
     def band(self, label: str, curve: Curve) -> Band:
@@ -223,5 +226,5 @@ def caption(tables: Tables, options: FigureOptions) -> str:
         " iterations (logarithmic, with a place for 0). Medians over seeds with their range. Grey: the distance of"
         " one exact frame to the other, to which the distance of the frame that is not approached tends; triangles at"
         " the right edge are the ends of L-BFGS on the same problem."
-        f"{not_drawn(ufms)}{lost(tables, 'declared', 'UFM')}"
+        f"{not_drawn(ufms, most=MOST_COLUMNS)}{lost(tables, 'declared', 'UFM')}"
     )

@@ -148,8 +148,6 @@ class Place(Workplace):
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            # Where the tests run in the background, SIGINT is ignored, and would be by all that they start.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def ended(self, process: subprocess.Popen[str], began: float) -> Outcome:
