@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import os
 import signal
 import sys
 from collections.abc import Mapping
@@ -39,10 +40,12 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 
 
 def main() -> None:
-    """Run the command; a user's mistake is one line and exit code 1, never a traceback."""
+    """Run the command; a user's mistake is one line and exit code 1, a traceback only with NCPIPE_TRACEBACK=1."""
     try:
         app()
     except UserError as error:
+        if os.environ.get("NCPIPE_TRACEBACK") == "1":
+            raise
         sys.exit(f"ncpipe: {error}")
     except SystemExit as stop:
         if message := getattr(stop, "message", None):  # a job that was told to stop, and has saved

@@ -40,6 +40,17 @@ def test_help_lists_the_commands():
     assert "Id of the network" in run("train", "--help").stdout
 
 
+def test_a_mistake_is_one_line_and_a_traceback_only_on_demand(tmp_path, monkeypatch):
+    missing = tmp_path / "missing.npz"
+    done = run("measure", missing)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    monkeypatch.setenv("NCPIPE_TRACEBACK", "1")
+    shown = run("measure", missing)
+    assert shown.returncode == 1
+    assert "Traceback" in shown.stderr
+    assert str(missing) in shown.stderr
+
+
 def test_plan_prints_what_would_run():
     done = run("plan", "config.yaml", "--no-estimate")
     assert done.returncode == 0

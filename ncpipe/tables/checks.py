@@ -104,5 +104,6 @@ def reading(folder: object) -> Iterator[None]:
             place = place.tb_next
         where = "" if place is None else f" ({Path(place.tb_frame.f_code.co_filename).name}, line {place.tb_lineno})"
         raise UserError(
-            f"the tables in {folder} do not fit together: {type(error).__name__}: {error}{where}; {REMEDY}"
+            f"the tables in {folder} do not fit together: {type(error).__name__}: {error}{where}; {REMEDY};"
+            " NCPIPE_TRACEBACK=1 shows the place in the code"
         ) from error
