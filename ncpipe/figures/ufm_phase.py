@@ -51,6 +51,8 @@ SHADES = LinearSegmentedColormap.from_list("fit", mpl.colormaps["YlGnBu"](np.lin
 UNKNOWN = LinearSegmentedColormap.from_list("value", mpl.colormaps["Purples"](np.linspace(0.08, 0.62, 256)))
 MARGIN = "margin $t$"
 MARK_AREA = 16.0
+MARKED_CELLS = 40
+"""Along an axis of a map; on finer cells only what was missed is marked."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,9 @@ def phases(tables: Tables) -> list[Phase]:
     """The models whose penalties the study varies, in the order of the table; seeds are rows of one model."""
     runs = declared_ufms(tables, "lbfgs").dropna(subset="settings")[["run_id", "label", "settings"]]
     fits = fits_of(tables, kind="declared").merge(runs, on="run_id").dropna(subset=["feature_decay", "weight_decay"])
-    models = [_model(fit) for fit in fits.to_dict("records")]
-    keys = pd.Series([json.dumps(model, sort_keys=True) for model in models], index=fits.index, dtype=object)
+    texts = [json.dumps(_model(fit), sort_keys=True) for fit in fits.to_dict("records")]
+    keys = pd.Series(texts, index=fits.index, dtype=object)
+    models = [json.loads(text) for text in dict.fromkeys(texts)]  # few, where the fits may be 100,000
     differing = {name for model in models for name in model if len({str(m.get(name)) for m in models}) > 1}
     groups = {str(key): group for key, group in fits.groupby(keys, sort=False)}
     found = [phase for key, group in groups.items() for phase in _split(group, json.loads(key), differing)]
@@ -270,7 +273,7 @@ def _label(axes: Axes, x: float, y: float, text: str) -> None:
 
 
 def _mark_reached(axes: Axes, points: pd.DataFrame) -> None:
-    kinds = _outcomes(points)
+    kinds = _map_outcomes(points)
     reached = points[kinds == "reached"]
     area = MARK_AREA * reached["share"].clip(lower=0.06).to_numpy(float)
     axes.scatter(reached["x"], reached["y"], area, REACHED, linewidths=0, zorder=4)
@@ -292,6 +295,13 @@ def _outcomes(fits: pd.DataFrame) -> pd.Series:
     below = value < optimum - SAME * optimum.abs()
     kinds = np.select([optimum.isna(), below, fits["missed"].eq(True)], ["unknown", "below", "missed"], "reached")
     return pd.Series(kinds, index=fits.index)
+
+
+def _map_outcomes(points: pd.DataFrame) -> pd.Series:
+    """Of these, what a map marks: where marks would cover it only what went wrong."""
+    kinds = _outcomes(points)
+    fine = max(points["x"].nunique(), points["y"].nunique()) > MARKED_CELLS
+    return kinds.replace(["reached", "unknown"], "unmarked") if fine else kinds
 
 
 # --- one penalty: curves --------------------------------------------------------------------------
@@ -354,7 +364,11 @@ def _mark_curve(axes: Axes, x: pd.Series, y: pd.Series, kinds: pd.Series) -> Non
 def _legend(found: list[Phase]) -> Iterator[Artist]:
     maps = [phase for phase in found if len(phase.penalties) == 2]
     curves = [phase for phase in found if len(phase.penalties) == 1]
-    kinds = set(pd.concat([_outcomes(phase.fits) for phase in found]))
+    kinds = {
+        kind
+        for phase in found
+        for kind in (_map_outcomes if len(phase.penalties) == 2 else _outcomes)(phase.fits).unique()
+    }
     if any(threshold(phase) is not None for phase in found):
         yield Line2D([], [], color=THRESHOLD, linewidth=1.3, label="threshold of the zero solution")
     if any(phase.fits["optimum_is_zero"].eq(True).any() for phase in maps):
@@ -397,7 +411,8 @@ MAPS = (
     " Maps: colours are the fit of a class at the optimum (its margin for losses of margins), the line is the"
     " threshold beyond which the zero solution is optimal, both from the closed form; where the optimum changes its"
     " rank there is a dotted line. A dot says that the best start reached the optimum to 1e-8, relative, its area how"
-    " many starts did; a cross that none did, with the directions that are dead in the best."
+    " many starts did; a cross that none did, with the directions that are dead in the best. Maps of more than"
+    f" {MARKED_CELLS} values of a penalty have no dots."
 )
 CURVES = (
     " Curves: objective, and rank of the fit, of the optimum (line) and as reached (marks; the rank not with a"
