@@ -26,11 +26,13 @@ include: "workflow/rules/claims.smk"
 
 from ncpipe.cluster import take_over
 from ncpipe.plan.profile import workflow_ends, workflow_starts
+from ncpipe.study.clock import bring_back
 
 
 onstart:
     with errors_in_a_line():
         hold(STUDY.layout.results)
+        bring_back(STUDY.layout.results)
         write_study()
         # The name of its jobs, where the executor is SLURM's.
         if job_name := getattr(workflow.scheduler._executor, "run_uuid", None):

@@ -1,0 +1,36 @@
+"""Results of a clock that was set back since: Snakemake would refuse what is made from files of the future."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from contextlib import suppress
+from itertools import chain
+from pathlib import Path
+
+
+def bring_back(results: Path) -> None:
+    """Date what is from the future to now, in its order, and say so in one line.
+
+    Files are written beside their place and renamed, which dates their folder: only where one of the folders of
+    results, or of their stages and runs, is from the future is everything looked at.
+    """
+    now = time.time_ns()
+    if not any(_time(path) > now for path in chain([results], results.glob("*/"), results.glob("*/*/"))):
+        return
+    future = sorted((moment, path) for path in results.rglob("*") if (moment := _time(path)) > now)
+    for place, (_, path) in enumerate(future, start=1 - len(future)):
+        moment = now + 1000 * place  # some file systems know no less than a microsecond
+        with suppress(PermissionError):  # of another user; Snakemake names it where it matters
+            os.utime(path, ns=(moment, moment), follow_symlinks=False)
+    if future:
+        note = f"ncpipe: {len(future)} files in {results} were from the future, as where the clock was set back"
+        print(f"{note}: they are dated to now", file=sys.stderr, flush=True)
+
+
+def _time(path: Path) -> int:
+    try:
+        return path.lstat().st_mtime_ns
+    except FileNotFoundError:  # a temporary file of a job that lives on
+        return 0
