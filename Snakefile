@@ -25,6 +25,7 @@ include: "workflow/rules/claims.smk"
 
 
 from ncpipe.cluster import take_over
+from ncpipe.files import check_writable
 from ncpipe.plan.profile import workflow_ends, workflow_starts
 from ncpipe.study.clock import bring_back
 
@@ -32,6 +33,7 @@ from ncpipe.study.clock import bring_back
 onstart:
     with errors_in_a_line():
         hold(STUDY.layout.results)
+        check_writable([STUDY.layout.tables, STUDY.layout.figures])
         bring_back(STUDY.layout.results)
         write_study()
         # The name of its jobs, where the executor is SLURM's.

@@ -6,6 +6,7 @@ stands in the file, as in the pages of Parquet. Files of others, which have none
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import json
@@ -61,6 +62,14 @@ def unwritable(path: object, error: Exception) -> UserError:
     """What a user is told of a file that cannot be written."""
     reason = getattr(error, "strerror", None) or str(error)
     return UserError(f"cannot write {path}: {reason}; make room or give access, and run again")
+
+
+def check_writable(folders: Iterable[Path]) -> None:
+    """``UserError`` where a folder that is there cannot be written to: Snakemake ends in a traceback there."""
+    for folder in folders:
+        if folder.is_dir() and not os.access(folder, os.W_OK):
+            code = errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES
+            raise unwritable(folder, OSError(code, os.strerror(code)))
 
 
 def write_text(path: Path, text: str) -> None:

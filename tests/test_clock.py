@@ -14,13 +14,14 @@ DAY = 86_400
 
 
 def tree(results: Path, ahead: float) -> list[Path]:
-    """Three files, each a minute after the one before, and their folders."""
-    names = ["runs/a/spec.json", "tables/runs.parquet", "report.html"]
+    """Four files, the last two at the same time, each other a minute after the one before, and their folders."""
+    names = ["runs/a/spec.json", "tables/runs.parquet", "report.html", "figures/frames.svg"]
     paths = [results / name for name in names]
-    for place, path in enumerate(paths):
+    start = time.time() + ahead
+    for place, path in zip((0, 1, 2, 2), paths):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(path.name)
-        moment = time.time() + ahead + 60 * place
+        moment = start + 60 * place
         for one in (path, path.parent):
             os.utime(one, (moment, moment))
     return paths
@@ -32,6 +33,7 @@ def test_files_from_the_future_are_dated_to_now_in_their_order(tmp_path, capsys)
     times = [path.stat().st_mtime_ns for path in paths]
     assert times == sorted(times)
     assert len(set(times)) == 3
+    assert times[2] == times[3]
     assert time.time_ns() - 60 * 10**9 < times[0] < times[-1] <= time.time_ns()
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from ncpipe.data.storage import StoredImages, write_split
 from ncpipe.errors import UserError
-from ncpipe.files import read_json, read_sealed, read_tensors, sealed, write_json, write_tensors
+from ncpipe.files import check_writable, read_json, read_sealed, read_tensors, sealed, write_json, write_tensors
 from ncpipe.study.lock import HELD, hold
 from ncpipe.tables.records import read_table, write_rows
 
@@ -158,3 +158,10 @@ def test_where_nothing_can_be_locked_a_line_says_so(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("fcntl.flock", refuse)
     hold(tmp_path)
     assert re.fullmatch(r"ncpipe: .*\.lock cannot be locked \(No locks available\): .*\n", capsys.readouterr().err)
+
+
+def test_a_folder_without_access_is_named_before_a_workflow_writes_to_it(tmp_path, monkeypatch):
+    check_writable([tmp_path, tmp_path / "missing"])
+    monkeypatch.setattr("os.access", lambda folder, mode: folder != tmp_path)  # root may write anywhere
+    with pytest.raises(UserError, match=rf"cannot write {re.escape(str(tmp_path))}: Permission denied; .* run again"):
+        check_writable([tmp_path])

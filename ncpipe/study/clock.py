@@ -19,11 +19,12 @@ def bring_back(results: Path) -> None:
     now = time.time_ns()
     if not any(_time(path) > now for path in chain([results], results.glob("*/"), results.glob("*/*/"))):
         return
-    future = sorted((moment, path) for path in results.rglob("*") if (moment := _time(path)) > now)
-    for place, (_, path) in enumerate(future, start=1 - len(future)):
-        moment = now + 1000 * place  # some file systems know no less than a microsecond
+    future = {path: moment for path in results.rglob("*") if (moment := _time(path)) > now}
+    latest_first = sorted(set(future.values()), reverse=True)
+    dated = {moment: now - 1000 * place for place, moment in enumerate(latest_first)}  # a microsecond apart
+    for path, moment in future.items():
         with suppress(PermissionError):  # of another user; Snakemake names it where it matters
-            os.utime(path, ns=(moment, moment), follow_symlinks=False)
+            os.utime(path, ns=(dated[moment], dated[moment]), follow_symlinks=False)
     if future:
         note = f"ncpipe: {len(future)} files in {results} were from the future, as where the clock was set back"
         print(f"{note}: they are dated to now", file=sys.stderr, flush=True)

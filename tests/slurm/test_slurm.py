@@ -151,8 +151,8 @@ def test_the_default_study_comes_through_every_fault_with_the_same_tables(cluste
     slurm("scancel", cancelled)
     place.until("the cancellation", lambda: state(cancelled) == "CANCELLED")
 
-    # SLURM's controller dies and comes back. It saves its state every five seconds: of a job that ended since, the node
-    # would tell it minutes later.
+    # SLURM's controller dies and comes back. It saves its state every five seconds: of a job that ended since, the
+    # node would tell it minutes later.
     time.sleep(6)
     pid = int((cluster / "run/slurmctld.pid").read_text())
     os.kill(pid, signal.SIGKILL)
