@@ -97,6 +97,8 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
         if isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC):
             _check(f"open for writing ({mode})", path)
     elif event in CHANGES:
+        if event in ("os.remove", "os.rmdir") and arguments[1] != -1:  # relative to an open folder, as rmtree does it
+            arguments = (os.path.join(os.readlink(f"/proc/self/fd/{arguments[1]}"), arguments[0]),)  # noqa: PTH115, PTH118
         for path in arguments[: 2 if event in ("os.rename", "os.link") else 1]:
             _check(event, path)
 
