@@ -258,7 +258,7 @@ def test_explorer_leaves_out_what_is_missed_least(tmp_path):
     )  # as hard to compress as real ones
     whole = len(explorer(tables).data)
     seen, layers = set(), {}
-    for share in np.geomspace(1, 0.01, 40):
+    for share in np.geomspace(1, 0.01, 24):
         most = int(share * whole)
         kept = explorer(tables, most)
         if kept is None:

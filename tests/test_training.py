@@ -197,7 +197,7 @@ def test_a_signal_saves_and_ends_with_a_code_of_its_own(name, tmp_path):
 def test_kills_at_random_moments_change_nothing(tmp_path):
     """SIGKILL and SIGTERM at random moments of the real command, from its start-up to its last epoch."""
     changes = {
-        "epochs": 600,
+        "epochs": 300,
         "augment": {"flip": True, "crop": 1},
         "model": {"name": "convnet", "depth": 2, "width": 4},
     }
@@ -205,7 +205,7 @@ def test_kills_at_random_moments_change_nothing(tmp_path):
     (run_id,) = study.networks
     folder, random, kills = study.layout.run(run_id), Random(0), 0
     quiet = {"stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
-    while kills < 6:
+    while kills < 4:
         process = subprocess.Popen(command(config, run_id), **quiet)
         try:
             code = process.wait(timeout=random.uniform(1.0, 4.5))
