@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from synthetic_tables import GRID, MISSED, SAMPLES, MadeUp, Penalties
 from typer.testing import CliRunner
@@ -166,6 +167,26 @@ def test_phase_map_marks_what_was_missed_and_colours_the_optimum(studies):
     fit = np.clip(1 - 4 * np.sqrt(SAMPLES * np.outer(GRID[1], GRID[0])), 0, None)
     np.testing.assert_allclose(mesh.get_array(), fit, atol=1e-12)
     assert mesh.cmap(mesh.norm(0.0)) == tuple(mesh.cmap.get_under())
+
+
+def test_a_fine_map_marks_only_what_was_missed(studies, monkeypatch):
+    options = FigureOptions(name="ufm_phase")
+    dots = "optimum reached; area: share of starts"
+    assert dots in texts(draw(studies["penalties"], options))
+    monkeypatch.setattr("ncpipe.figures.ufm_phase.MARKED_CELLS", 1)
+    fine = draw(studies["penalties"], options)
+    dotted = [marks for marks in fine.axes[0].collections if isinstance(marks, PathCollection)]
+    assert not any(len(marks.get_offsets()) for marks in dotted)
+    assert "optimum missed" in texts(fine)
+
+
+def test_trajectories_of_many_labels_are_thinned_and_the_caption_says_so(studies, monkeypatch):
+    options = FigureOptions(name="ufm_trajectories")
+    assert "Drawn are" not in caption(studies["ordinary"], options)
+    whole = len(draw(studies["ordinary"], options).axes)
+    monkeypatch.setattr("ncpipe.figures.ufm_trajectories.MOST_COLUMNS", 2)
+    assert "Drawn are 2 of 4 labels" in caption(studies["ordinary"], options)
+    assert len(draw(studies["ordinary"], options).axes) == whole / 2
 
 
 def test_phase_figure_says_what_has_no_closed_form_and_redraws_equal(tmp_path: Path):

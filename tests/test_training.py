@@ -197,7 +197,7 @@ def test_a_signal_saves_and_ends_with_a_code_of_its_own(name, tmp_path):
 def test_kills_at_random_moments_change_nothing(tmp_path):
     """SIGKILL and SIGTERM at random moments of the real command, from its start-up to its last epoch."""
     changes = {
-        "epochs": 300,
+        "epochs": 600,
         "augment": {"flip": True, "crop": 1},
         "model": {"name": "convnet", "depth": 2, "width": 4},
     }

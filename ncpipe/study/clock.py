@@ -26,8 +26,8 @@ def bring_back(results: Path) -> None:
         with suppress(PermissionError):  # of another user; Snakemake names it where it matters
             os.utime(path, ns=(dated[moment], dated[moment]), follow_symlinks=False)
     if future:
-        note = f"ncpipe: {len(future)} files in {results} were from the future, as where the clock was set back"
-        print(f"{note}: they are dated to now", file=sys.stderr, flush=True)
+        what = f"ncpipe: {len(future)} files and folders in {results} were from the future"
+        print(f"{what}, as where the clock was set back: they are dated to now", file=sys.stderr, flush=True)
 
 
 def _time(path: Path) -> int:
