@@ -19,15 +19,14 @@ def bring_back(results: Path) -> None:
     now = time.time_ns()
     if not any(_time(path) > now for path in chain([results], results.glob("*/"), results.glob("*/*/"))):
         return
-    future = {path: moment for path in results.rglob("*") if (moment := _time(path)) > now}
+    future = {path: moment for path in chain([results], results.rglob("*")) if (moment := _time(path)) > now}
     latest_first = sorted(set(future.values()), reverse=True)
     dated = {moment: now - 1000 * place for place, moment in enumerate(latest_first)}  # a microsecond apart
     for path, moment in future.items():
         with suppress(PermissionError):  # of another user; Snakemake names it where it matters
             os.utime(path, ns=(dated[moment], dated[moment]), follow_symlinks=False)
-    if future:
-        what = f"ncpipe: {len(future)} files and folders in {results} were from the future"
-        print(f"{what}, as where the clock was set back: they are dated to now", file=sys.stderr, flush=True)
+    what = f"ncpipe: {len(future)} files and folders of {results} were from the future"
+    print(f"{what}, as where the clock was set back: they are dated to now", file=sys.stderr, flush=True)
 
 
 def _time(path: Path) -> int:
