@@ -234,6 +234,7 @@ ASSORTED = [
     Problem(3, 40, 17, weight_decay=(0.05, 0.02)),
     Problem(3, 4, (5, 4), weight_decay=(0.01, 0.02), activation="relu"),
     Problem(3, 4, 5, classifier="etf", bias="free"),
+    Problem(3, 60, 1, weight_decay=0.01),  # products with vectors
 ]
 OTHER_LOSSES = [
     Problem(3, 40, 17, loss="ce", temperature=4.0),

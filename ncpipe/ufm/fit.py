@@ -17,10 +17,11 @@ from ncpipe.ufm.layout import Layout, balancing_scales
 from ncpipe.ufm.minimiser import Minimiser
 from ncpipe.ufm.objective import Objective
 from ncpipe.ufm.problem import Problem
+from ncpipe.ufm.products import ALWAYS_ALONE
 from ncpipe.ufm.result import Recorder, Result
 from ncpipe.ufm.solvers import MEMORY, Ends, gradient_descent, lbfgs
 
-CHUNK = 2**19
+CHUNK = ALWAYS_ALONE
 """Parameters of the problems that one thread solves at once."""
 GPU_CHUNK = 2**26
 LARGE = 2**20

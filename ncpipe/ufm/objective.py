@@ -11,6 +11,7 @@ from torch import Tensor
 from ncpipe.ufm.frames import simplex_etf
 from ncpipe.ufm.layout import Layout
 from ncpipe.ufm.losses import LOSSES
+from ncpipe.ufm.products import batched_product
 
 if TYPE_CHECKING:
     from ncpipe.ufm.problem import Problem
@@ -106,10 +107,10 @@ class Objective:
 
     def _forward(self) -> None:
         for level, weight in enumerate(self._weights[:-1]):
-            torch.bmm(weight, self._layers[level], out=self._layers[level + 1])
+            batched_product(weight, self._layers[level], out=self._layers[level + 1])
             if self.layout.activation == "relu":
                 self._layers[level + 1].clamp_min_(0)
-        torch.bmm(self._weights[-1], self._layers[-1], out=self._logits)
+        batched_product(self._weights[-1], self._layers[-1], out=self._logits)
         if self._scales_logits:
             self._logits.mul_(self._logit_scale)
         if self._at.bias is not None:
@@ -124,11 +125,11 @@ class Objective:
             delta.mul_(self._logit_scale)
         for level in range(self.layout.depth - 1, 0, -1):
             self._weight_gradient(level, delta)
-            delta = torch.bmm(self._transposed[level], delta, out=self._hidden_deltas[level - 1])
+            delta = batched_product(self._transposed[level], delta, out=self._hidden_deltas[level - 1])
             if self.layout.activation == "relu":
                 delta.mul_(torch.sign(self._layers[level], out=self._active[level - 1]))
         self._weight_gradient(0, delta)
-        torch.bmm(self._transposed[0], delta, out=self._feature_gradient)
+        batched_product(self._transposed[0], delta, out=self._feature_gradient)
         if self._feature_gradient is not self._out.features:
             self._out.features.copy_(self._feature_gradient)
             for view, written in zip(self._out.weights, self._weight_gradients, strict=True):
@@ -136,7 +137,7 @@ class Objective:
 
     def _weight_gradient(self, level: int, delta: Tensor) -> None:
         if level < len(self._weight_gradients):  # the last may be frozen
-            torch.bmm(delta, self._layers_transposed[level], out=self._weight_gradients[level])
+            batched_product(delta, self._layers_transposed[level], out=self._weight_gradients[level])
 
 
 class UnitSpheres(Objective):

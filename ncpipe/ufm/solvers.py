@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ncpipe.ufm.objective import Objective
+from ncpipe.ufm.products import batched_product
 
 MEMORY = 10
 """Pairs that L-BFGS keeps."""
@@ -133,7 +134,7 @@ class _Memory:
         rows = self.rows if bool(chosen.all()) else chosen.nonzero()[:, 0]
         slot = self.newest[rows]
         self.pairs[rows, slot], self.pairs[rows, m + slot] = step[rows], change[rows]
-        products = torch.bmm(gradient[:, None], self.pairs.mT)[:, 0]
+        products = batched_product(gradient[:, None], self.pairs.mT)[:, 0]
         with_change = (products - self.products)[rows]
         self.products = torch.where(chosen[:, None], products, self.products)
         curvature, size = torch.linalg.vecdot(step, change)[rows], torch.linalg.vecdot(change, change)[rows]
@@ -164,7 +165,7 @@ class _Memory:
         weights = torch.zeros_like(self.products)
         weights.scatter_(1, order, s_part * valid)
         weights.scatter_(1, order + m, -scale * y_part[:, :, 0] * valid)
-        return torch.bmm(weights[:, None], self.pairs)[:, 0].addcmul_(scale, gradient).neg_()
+        return batched_product(weights[:, None], self.pairs)[:, 0].addcmul_(scale, gradient).neg_()
 
     def subset(self, indices: Tensor) -> _Memory:
         kept = object.__new__(_Memory)
