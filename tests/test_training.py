@@ -412,6 +412,18 @@ def test_two_processes_told_to_stop_save_and_go_on(tmp_path):
     assert 100 <= progress.epoch < 3000
 
 
+def test_kernels_compiled_for_another_instruction_set_are_not_read(monkeypatch, tmp_path):
+    """torch's cache would hand them out, and training end in NaN: see test_compiled_training_agrees_with_eager under
+    ATEN_CPU_CAPABILITY=avx2 after avx512."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    for capability in ("AVX512", "AVX2", "AVX2"):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+        replace(CPU, compiled=True).configure()
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", os.environ["TORCHINDUCTOR_CACHE_DIR"])
+        assert os.environ["TORCHINDUCTOR_CACHE_DIR"].endswith(f"/{capability}")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "AVX512" / "AVX2")
+
+
 @pytest.mark.slow
 def test_compiled_training_agrees_with_eager(digits, tmp_path):
     run = planned(optimizer__lr=0.01, epochs=2)

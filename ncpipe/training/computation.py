@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import os
 import re
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -57,6 +60,8 @@ class Computation:
     def configure(self) -> None:
         """Set torch's switches of this process: exact float32 unless tf32 is asked for, deterministic or fast."""
         torch.set_flush_denormal(True)
+        if self.compiled:
+            _keep_kernels_by_processor()
         if self.device.type != "cuda":
             return
         exact = "tf32" if self.precision == "tf32" else "ieee"
@@ -72,6 +77,15 @@ class Computation:
         if self.precision != "bf16":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
+
+
+def _keep_kernels_by_processor() -> None:
+    """Give compiled code a folder for each instruction set: torch 2.13 takes from its cache what was compiled for
+    another one, as by another node of a cluster, and then computes NaN."""
+    usual = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"
+    folder, capability = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", usual)), torch.backends.cpu.get_cpu_capability()
+    if folder.name != capability:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / capability)
 
 
 def memory_format(device: torch.device) -> torch.memory_format:
