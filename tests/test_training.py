@@ -417,7 +417,7 @@ def test_kernels_compiled_for_another_instruction_set_are_not_read(monkeypatch, 
     ATEN_CPU_CAPABILITY=avx2 after avx512."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     for capability in ("AVX512", "AVX2", "AVX2"):
-        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda name=capability: name)
         replace(CPU, compiled=True).configure()
         monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", os.environ["TORCHINDUCTOR_CACHE_DIR"])
         assert os.environ["TORCHINDUCTOR_CACHE_DIR"].endswith(f"/{capability}")

@@ -83,7 +83,8 @@ def _keep_kernels_by_processor() -> None:
     """Give compiled code a folder for each instruction set: torch 2.13 takes from its cache what was compiled for
     another one, as by another node of a cluster, and then computes NaN."""
     usual = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}"
-    folder, capability = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", usual)), torch.backends.cpu.get_cpu_capability()
+    folder = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", usual))
+    capability = torch.backends.cpu.get_cpu_capability()
     if folder.name != capability:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / capability)
 
