@@ -445,8 +445,8 @@ def test_message_where_the_optimum_underflows() -> None:
 
 
 def test_starts_that_crawl_at_kinks_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    rounds, once = [], solvers._round
-    monkeypatch.setattr(solvers, "_round", lambda *state: rounds.append(1) or once(*state))
+    rounds, once = [], solvers.lbfgs_round
+    monkeypatch.setattr(solvers, "lbfgs_round", lambda *state: rounds.append(1) or once(*state))
     problem = Problem(4, 5, 6, weight_decay=(2e-3, 3e-3), feature_decay=1e-3, activation="relu")
     assert not fit(problem, starts=8, seed=0).missed
     assert len(rounds) < 3000  # 17,000 to the end of all starts

@@ -155,7 +155,7 @@ class Study:
         return _by_id((run.id, run) for run in map(self._network_run, specs))
 
     def _network_run(self, spec: NetworkSpec) -> NetworkRun:
-        epochs = measured_epochs(self.config.measure.epochs, spec.epochs)
+        epochs = measured_times(self.config.measure.epochs, spec)
         run_id = identify(spec.slug, {"network": spec, "epochs": epochs})
         layers = self._measured_layers(spec.layers())
         return NetworkRun(run_id, spec, identify(spec.dataset.slug, spec.dataset), epochs, layers)
@@ -401,6 +401,15 @@ def log_spaced(points: int, last: int) -> tuple[int, ...]:
     """0, 1 and ``last`` with about ``points`` integers in all, the positive ones evenly spaced in the logarithm."""
     steps = max(1, points - 2)
     return tuple(sorted({0, last, *(round(math.exp(math.log(last) * i / steps)) for i in range(steps))}))
+
+
+def measured_times(wanted: int | tuple[int, ...], spec: NetworkSpec) -> tuple[int, ...]:
+    """Measured epochs, and after the last as many iterations of the end phase, log-spaced."""
+    epochs = measured_epochs(wanted, spec.epochs)
+    if spec.terminal is None:
+        return epochs
+    iterations = log_spaced(max(2, len(epochs)), spec.terminal.iterations)
+    return (*epochs, *(spec.epochs + iteration for iteration in iterations if iteration))
 
 
 def measured_epochs(wanted: int | tuple[int, ...], last: int) -> tuple[int, ...]:

@@ -63,7 +63,7 @@ def extract_features(
     """
     record = read_json(folder / "spec.json")
     final = int(record["final_epoch"])
-    epochs = [epoch for epoch in run.epochs if epoch < final or (epoch == final and record["status"] == "done")]
+    epochs = [epoch for epoch in run.epochs if epoch < final] + [final] * (record["status"] == "done")
     for epoch in epochs:
         if not (folder / "checkpoints" / checkpoint_name(epoch)).exists():
             raise UserError(f"no {checkpoint_name(epoch)} in {folder / 'checkpoints'}; delete {folder} and run again")

@@ -79,7 +79,7 @@ class StateFolder:
         if metadata.get("digest") != self.digest:
             return SavedState()
         progress = Progress(**json.loads(metadata["progress"]))
-        if not self._has_checkpoints(progress):
+        if not self.has_checkpoints(progress):
             return SavedState()
         optimizer: dict[str, dict[str, Tensor]] = {}
         for key, value in _below(tensors, "optimizer/").items():
@@ -93,13 +93,16 @@ class StateFolder:
             _below(tensors, "random/"),
         )
 
-    def _has_checkpoints(self, progress: Progress) -> bool:
+    def has_checkpoints(self, progress: Progress) -> bool:
         """Whether those of all epochs behind are there."""
         return all(self.checkpoint(epoch).exists() for epoch in self._epochs_behind(progress))
 
     def _epochs_behind(self, progress: Progress) -> list[int]:
-        """Measured epochs that have a checkpoint; the one in which a run diverged has none."""
-        return [e for e in self.measured if e < progress.epoch or (e == progress.epoch and not progress.diverged)]
+        """Times that have a checkpoint: measured ones, and the end where the end phase stopped before its last
+        iteration; the one in which a run diverged has none."""
+        behind = [e for e in self.measured if e < progress.epoch or (e == progress.epoch and not progress.diverged)]
+        ends_between = progress.epoch < self.measured[-1] and self.checkpoint(progress.epoch).exists()
+        return [*behind, progress.epoch] if ends_between and progress.epoch not in behind else behind
 
     def publish_checkpoints(self, target: Path, progress: Progress) -> None:
         """Give the checkpoints their declared place, keeping them here until the job has ended.

@@ -31,7 +31,7 @@ def train(run: NetworkRun, dataset: Dataset, folder: Path, computation: Computat
         with work():
             trainer.fit(stop)
             if ranks.is_first:
-                trainer.publish()
+                trainer.publish(stop)
 
 
 def train_ensemble(
@@ -53,7 +53,7 @@ def train_ensemble(
         trainer = Trainer(list(runs.values()), list(runs), dataset, computation)
         with work():
             trainer.fit(stop)
-            trainer.publish()
+            trainer.publish(stop)
 
 
 def run_lock(folder: Path) -> BaseFileLock:

@@ -24,12 +24,14 @@ from ncpipe.tables.epoch_log import EpochLog
 from ncpipe.tables.records import write_history, write_timings
 from ncpipe.training.batches import open_batches
 from ncpipe.training.computation import Computation, device_kind
+from ncpipe.training.full_batch import FullBatch
 from ncpipe.training.losses import correct, feature_penalty, sample_losses
 from ncpipe.training.members import Members, Single, Stack
 from ncpipe.training.optimization import build_optimizer, learning_rate
 from ncpipe.training.preemption import Preempted, StopRequest
 from ncpipe.training.ranks import Ranks
 from ncpipe.training.state import Progress, SavedState, StateFolder, generator_states, restore_generators
+from ncpipe.training.terminal import EndPhase
 
 SAVE_INTERVAL = 20.0
 """Seconds of training that a kill can cost; more where saving takes long."""
@@ -63,6 +65,7 @@ class Trainer:
         ranks: Ranks = Ranks(),  # noqa: B008
     ) -> None:
         self.runs, self.folders, self.ranks, self.computation = runs, folders, ranks, computation
+        self.dataset = dataset
         self.spec, self.device = runs[0].spec, computation.device
         self.train_data = open_batches(dataset, "train", self.device)
         self.test_data = open_batches(dataset, "test", self.device)
@@ -274,13 +277,29 @@ class Trainer:
             if not progress.diverged:
                 write_tensors(folder.checkpoint(epoch), self.members.state(member), {"epoch": str(epoch)})
 
-    def publish(self, member: int = 0) -> None:
-        """Write the declared outputs of a member's finished run from its state, then remove the state."""
-        run, folder, progress = self.runs[member], self.folders[member], self.progress[member]
+    def publish(self, stop: StopRequest | None = None) -> None:
+        """The end phase of the first member, where it has one, and its declared outputs; then remove its state.
+
+        Other members have theirs in jobs of their own.
+        """
+        run, progress = self.runs[0], self.progress[0]
         # A member that diverged before the others has the weights of then.
-        is_last = progress.epoch == self.epochs
-        network = self.members.state(member) if is_last else self.states[member].load().network
-        self.states[member].publish_checkpoints(folder / "checkpoints", progress)
+        network = self.members.state(0) if progress.epoch == self.epochs else self.states[0].load().network
+        if run.spec.terminal is not None and not progress.diverged:
+            network = self._end_phase(network, stop or StopRequest())
+        self._write_outputs(network)
+
+    def _end_phase(self, network: dict[str, Tensor], stop: StopRequest) -> dict[str, Tensor]:
+        fresh = new_network(self.spec, self.dataset)
+        fresh.load_state_dict(network)
+        full = FullBatch(fresh, self.spec, self.train_data, self.device)
+        phase = EndPhase(self.runs[0], full, self.test_data, self.states[0], self.progress[0], self.logs[0].add)
+        phase.fit(stop)
+        return phase.weights()
+
+    def _write_outputs(self, network: dict[str, Tensor]) -> None:
+        run, folder, progress = self.runs[0], self.folders[0], self.progress[0]
+        self.states[0].publish_checkpoints(folder / "checkpoints", progress)
         write_tensors(folder / "model.safetensors", network)
         write_history(folder / "history.parquet", "net", {run.id: progress.history})
         write_timings(folder / "timings.parquet", "train", {run.id: progress.timings})
@@ -299,8 +318,8 @@ class Trainer:
                 "reproduce": f"ncpipe reproduce {run.id}",
             },
         )
-        self.states[member].remove()
-        self.logs[member].remove()
+        self.states[0].remove()
+        self.logs[0].remove()
 
 
 def new_network(spec: NetworkSpec, dataset: Dataset) -> Network:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -101,7 +102,7 @@ def _repeater(step: Callable[[], None], device: torch.device) -> Callable[[int],
     return replayed
 
 
-class _Memory:
+class Memory:
     """The last m pairs of steps s and gradient changes y of every problem, and their products.
 
     Directions come from the compact form of Byrd, Nocedal & Schnabel (1994): with S^T Y = R + (strictly lower part),
@@ -167,12 +168,16 @@ class _Memory:
         weights.scatter_(1, order + m, -scale * y_part[:, :, 0] * valid)
         return batched_product(weights[:, None], self.pairs)[:, 0].addcmul_(scale, gradient).neg_()
 
-    def subset(self, indices: Tensor) -> _Memory:
-        kept = object.__new__(_Memory)
+    def subset(self, indices: Tensor) -> Memory:
+        kept = object.__new__(Memory)
         kept.most, kept.rows = self.most, self.rows[: len(indices)]
-        for name in ("pairs", "products", "sy", "yy", "valid", "newest", "scale"):
-            setattr(kept, name, getattr(self, name)[indices])
+        for name, value in self.tensors().items():
+            setattr(kept, name, value[indices])
         return kept
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that it keeps, by name."""
+        return {name: getattr(self, name) for name in ("pairs", "products", "sy", "yy", "valid", "newest", "scale")}
 
 
 @dataclass
@@ -190,7 +195,7 @@ class Ends:
 
 
 @dataclass
-class _State:
+class State:
     """Where every problem of a batch stands: its point, and the line search that leaves it."""
 
     number: Tensor
@@ -216,7 +221,7 @@ class _State:
     stopped: Tensor
 
     @classmethod
-    def at(cls, point: Tensor, value: Tensor, gradient: Tensor) -> _State:
+    def at(cls, point: Tensor, value: Tensor, gradient: Tensor) -> State:
         zero, none = torch.zeros_like(value), torch.zeros_like(value, dtype=torch.bool)
         count = torch.zeros_like(value, dtype=torch.int64)
         step, high = unit_step(gradient), torch.full_like(value, torch.inf)
@@ -233,8 +238,12 @@ class _State:
         self.high = self.high.masked_fill(chosen, torch.inf)
         self.trials = self.trials.masked_fill(chosen, 0)
 
-    def subset(self, indices: Tensor) -> _State:
-        return _State(*(getattr(self, f.name)[indices] for f in fields(self)))
+    def subset(self, indices: Tensor) -> State:
+        return State(*(value[indices] for value in self.tensors().values()))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
 def unit_step(gradient: Tensor) -> Tensor:
@@ -258,7 +267,7 @@ def lbfgs(objective: Objective, start: Tensor, max_iterations: int, pairs: int =
         pairs: of steps and gradient changes that are kept.
     """
     value, gradient = objective.evaluate(start)
-    state, memory = _State.at(start, value, gradient), _Memory(pairs, start)
+    state, memory = State.at(start, value, gradient), Memory(pairs, start)
     none = torch.zeros_like(state.stopped)
     ends = Ends(start.clone(), torch.zeros_like(state.number), none, none.clone())
     _stop(objective, state, ends, max_iterations, stuck=none)
@@ -267,7 +276,7 @@ def lbfgs(objective: Objective, start: Tensor, max_iterations: int, pairs: int =
         if 8 * state.stopped.sum() >= len(state.stopped):
             keep = (~state.stopped).nonzero()[:, 0]
             objective, state, memory = objective.subset(keep), state.subset(keep), memory.subset(keep)
-        stuck = _round(objective, state, memory)
+        stuck = lbfgs_round(objective, state, memory)
         rounds += 1
         if rounds % KINK_ROUNDS == 0:
             stuck |= _crawls(state)
@@ -275,8 +284,16 @@ def lbfgs(objective: Objective, start: Tensor, max_iterations: int, pairs: int =
     return ends
 
 
-def _round(objective: Objective, state: _State, memory: _Memory) -> Tensor:
-    """One step of every problem: those that may take it go on from there; returns those that found no descent."""
+class Differentiable(Protocol):
+    """What L-BFGS minimises."""
+
+    def evaluate(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Objective (B,) and gradient (B, P) at vectors (B, P)."""
+
+
+def lbfgs_round(objective: Differentiable, state: State, memory: Memory) -> Tensor:
+    """One trial step of L-BFGS on every problem: those that may take it go on from there; returns those that found no
+    descent."""
     point = torch.addcmul(state.point, state.step[:, None], state.direction)
     value, gradient = objective.evaluate(point)
     accepted, decrease = _weak_wolfe(state, value, gradient)
@@ -304,7 +321,7 @@ def _round(objective: Objective, state: _State, memory: _Memory) -> Tensor:
     return stuck
 
 
-def _crawls(state: _State) -> Tensor:
+def _crawls(state: State) -> Tensor:
     """Whether the last rounds were mostly failed trials and gained little."""
     few = state.iterations - state.seen < KINK_ITERATIONS
     crawls = few & (state.level - state.value <= KINK_DECREASE * state.value)
@@ -312,7 +329,7 @@ def _crawls(state: _State) -> Tensor:
     return crawls
 
 
-def _weak_wolfe(state: _State, value: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+def _weak_wolfe(state: State, value: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """Whether the step of each problem is acceptable, and whether it decreases the objective enough."""
     slope = torch.linalg.vecdot(state.gradient, state.direction)
     new_slope = torch.linalg.vecdot(gradient, state.direction)
@@ -321,7 +338,7 @@ def _weak_wolfe(state: _State, value: Tensor, gradient: Tensor) -> tuple[Tensor,
     return decrease & (new_slope >= WOLFE * slope) & ~state.stopped, decrease
 
 
-def _stop(objective: Objective, state: _State, ends: Ends, max_iterations: int, stuck: Tensor) -> None:
+def _stop(objective: Objective, state: State, ends: Ends, max_iterations: int, stuck: Tensor) -> None:
     """Write down the problems that are done."""
     # not where a search along the gradient begins anew: it stands where the last look may have been
     look = (state.iterations % STALL_ITERATIONS == 0) & (state.trials == 0) & ~state.steepest

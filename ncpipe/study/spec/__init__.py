@@ -40,6 +40,7 @@ from ncpipe.study.spec.network import (
     NetworkSpec,
     OptimizerSpec,
     ScheduleSpec,
+    TerminalSpec,
 )
 from ncpipe.study.spec.ufm import (
     MULTI_LABEL,
@@ -92,6 +93,7 @@ __all__ = [
     "SolverSpec",
     "StudyInfo",
     "Sweep",
+    "TerminalSpec",
     "Timm",
     "TrackingSpec",
     "UfmBlock",

@@ -84,9 +84,10 @@ class OptimizerSpec(Settings):
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="sgd only.")
     nesterov: bool = False
     weight_decay: NonNegative = 5e-4
-    decay: Literal["all", "weights", "head"] = Field(
+    decay: Literal["all", "effective", "weights", "head"] = Field(
         "all",
-        description="Decayed parameters: all; weight matrices only (no bias, no BatchNorm); those of the head only.",
+        description="Decayed parameters: all; effective: all but those whose scale a BatchNorm after them takes away;"
+        " weights: matrices only (no bias, no BatchNorm); head: those of the head only.",
     )
     head_weight_decay: NonNegative | None = Field(
         None, description="Weight decay of the head's parameters among them; null: weight_decay."
@@ -122,6 +123,15 @@ class ScheduleSpec(Settings):
     warmup_epochs: Annotated[int, Field(ge=0)] = Field(0, description="Linear warm-up from zero.")
 
 
+class TerminalSpec(Settings):
+    """The end phase after the last epoch: L-BFGS on the objective over all images at once, in float64."""
+
+    iterations: Count = Field(description="At most so many; the times of a run go on after its epochs.")
+    tolerance: NonNegative = Field(
+        1e-3, description="It ends where the gradient's norm is this share of that of the weight decay's gradient."
+    )
+
+
 class AugmentSpec(Settings):
     """Random changes of training images; off by default, as collapse protocols have it."""
 
@@ -144,6 +154,7 @@ class NetworkSpec(Settings):
     schedule: ScheduleSpec = ScheduleSpec()
     augment: AugmentSpec = AugmentSpec()
     epochs: Count
+    terminal: TerminalSpec | None = Field(None, description="The end phase after the last epoch; null: none.")
     batch_size: Count = 128
     precision: Literal["auto", "float32", "tf32", "bf16"] = Field(
         "auto",
@@ -157,6 +168,20 @@ class NetworkSpec(Settings):
     def _warmup_is_shorter_than_the_run(self) -> NetworkSpec:
         if self.schedule.warmup_epochs >= self.epochs:
             raise ValueError(f"schedule.warmup_epochs must be below epochs ({self.epochs})")
+        return self
+
+    @model_validator(mode="after")
+    def _terminal_phase_has_one_objective(self) -> NetworkSpec:
+        if self.terminal is None:
+            return self
+        if self.optimizer.name == "adamw":
+            raise ValueError("'terminal' minimises a penalised loss, and adamw's decoupled decay is no penalty")
+        if self.augment != AugmentSpec():
+            raise ValueError("'terminal' goes without augmentation, whose images are never twice the same")
+        if self.gpus > 1:
+            raise ValueError("'terminal' runs on one GPU: set gpus to 1")
+        if self.optimizer.weight_decay == 0 or self.optimizer.classifier_decay == 0:
+            raise ValueError("'terminal' needs a weight_decay: without one the loss has no minimum to reach")
         return self
 
     @model_validator(mode="after")

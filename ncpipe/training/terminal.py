@@ -1,0 +1,201 @@
+"""The end phase of a training: L-BFGS on the objective over all images at once, to a stationary point."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+
+import torch
+from torch import Tensor
+
+from ncpipe.errors import UserError
+from ncpipe.files import read_tensors, write_tensors
+from ncpipe.progress import progress as progress_bar
+from ncpipe.study.study import NetworkRun
+from ncpipe.training.batches import Batches
+from ncpipe.training.full_batch import Evaluation, FullBatch
+from ncpipe.training.losses import correct, sample_losses
+from ncpipe.training.optimization import before_normalisation
+from ncpipe.training.preemption import Preempted, StopRequest
+from ncpipe.training.state import Progress, StateFolder
+from ncpipe.ufm.solvers import Memory, State, lbfgs_round
+
+PAIRS, PAIRS_BUDGET = 40, 2**27
+"""Steps and gradient changes that L-BFGS keeps, and numbers that they may hold: large networks keep fewer."""
+SAVE_INTERVAL, SAVE_SHARE = 20.0, 20.0
+"""Seconds that a kill can cost, and how many times as long as saving the work between takes at least."""
+TEST_BATCH = 512
+
+
+class EndPhase:
+    """L-BFGS from the last weights of a run; iteration i is its time ``epochs`` + i.
+
+    Weights whose scale a BatchNorm takes away are measured in units of the norm of their rows at the start, since a
+    step's effect goes with it. At every checkpoint BatchNorm's running statistics are those of all images.
+    """
+
+    def __init__(
+        self,
+        run: NetworkRun,
+        full: FullBatch,
+        test: Batches,
+        states: StateFolder,
+        progress: Progress,
+        log: Callable[[dict[str, float]], None],
+    ) -> None:
+        assert run.spec.terminal is not None
+        self.run, self.full, self.test, self.states, self.log = run, full, test, states, log
+        self.limits, self.progress = run.spec.terminal, progress
+        self.scales = _row_norms(full)
+        self.file = states.folder / "terminal.safetensors"
+        self.last: Evaluation | None = None
+        start = full.parameters / self.scales
+        self.memory = Memory(min(PAIRS, max(3, PAIRS_BUDGET // (2 * len(start)))), start[None])
+        self.ended = ""
+        if not self._restore():
+            self.state = State.at(start[None], *self.evaluate(start[None]))
+            self._end()
+        self._saved_at, self._saving_takes = time.monotonic(), 0.0
+
+    @property
+    def iterations(self) -> int:
+        return int(self.state.iterations)
+
+    def evaluate(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Objective (1,) and gradient (1, P) in the scaled parameters, for ``lbfgs_round``."""
+        self.full.load(vectors[0] * self.scales)
+        self.last = self.full.evaluate()
+        return self.last.gradient.new_tensor([self.last.value]), (self.last.gradient * self.scales)[None]
+
+    def fit(self, stop: StopRequest) -> None:
+        """Go on until the gradient is within tolerance, no step descends or the iterations are used up; the network
+        has the parameters of the end. ``Preempted`` when told to stop."""
+        if left_out := before_normalisation(self.full.network):
+            print(f"{self.run.id}: end phase without decay of {len(left_out)} tensors before a BatchNorm", flush=True)
+        with progress_bar(f"end phase {self.run.id}", self.limits.iterations, self.iterations) as report:
+            while not self.ended:
+                start, before = time.perf_counter(), self.iterations
+                stuck = bool(lbfgs_round(self, self.state, self.memory))
+                if self.iterations > before:
+                    self._end()
+                    self._record(time.perf_counter() - start)
+                    report(self.iterations, self._summary())
+                self.ended = self.ended or "no step descends further" * stuck
+                if stop and not self.ended:
+                    self.save()
+                    raise Preempted(f"{stop.name}: saved at iteration {self.iterations}; run again to go on")
+                if self.ended or self._is_time_to_save():
+                    self.save()
+        self._stand_at_the_point()
+        print(f"{self.run.id}: {self.ended} after {self.iterations} iterations", flush=True)
+
+    def _end(self) -> None:
+        """Say why the phase ends here, if it does."""
+        assert self.last is not None
+        if self.full.relative_gradient(self.last.gradient) <= self.limits.tolerance:
+            self.ended = "gradient within tolerance"
+        elif self.iterations >= self.limits.iterations:
+            self.ended = "iterations used up"
+
+    def _record(self, seconds: float) -> None:
+        """History and a checkpoint where the iteration is measured, and at the end."""
+        now = self.run.spec.epochs + self.iterations
+        self.progress.epoch = now
+        if now not in self.run.epochs and not self.ended:
+            return
+        assert self.last is not None
+        last = self.last
+        self._stand_at_the_point()
+        test_loss, test_accuracy = self._tested()
+        row = {
+            "train_loss": last.loss,
+            "train_accuracy": last.accuracy,
+            "test_loss": test_loss,
+            "test_accuracy": test_accuracy,
+            "objective": last.value,
+            "gradient_norm": self.full.relative_gradient(last.gradient),
+        }
+        timing = {
+            "seconds": seconds, "images_per_second": len(self.full.data) / seconds, "finished_at": time.time()
+        }  # fmt: skip
+        self.progress.history.append({"time": now, **row})
+        self.progress.timings.append({"time": now, **timing})
+        self.log(self.progress.history[-1] | self.progress.timings[-1])
+        write_tensors(self.states.checkpoint(now), self.weights(), {"epoch": str(now)})
+
+    def weights(self) -> dict[str, Tensor]:
+        """The network's state in the format of all checkpoints, float32."""
+        state = self.full.network.state_dict()
+        return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+
+    def _stand_at_the_point(self) -> None:
+        self.full.load(self.state.point[0] * self.scales)
+        self.full.set_statistics()
+
+    @torch.no_grad()
+    def _tested(self) -> tuple[float, float]:
+        """Mean loss and accuracy on the test data."""
+        loss, hits = 0.0, 0
+        for images, labels in self.test.in_order(TEST_BATCH):
+            logits = self.full.network.forward(images.double()).logits
+            targets = self.test.targets(labels)
+            loss += float(sample_losses(self.run.spec.loss, logits, targets).sum())
+            hits += int(correct(logits, targets).sum())
+        return loss / len(self.test), hits / len(self.test)
+
+    def _summary(self) -> str:
+        assert self.last is not None
+        return f"objective {self.last.value:.4e} gradient {self.full.relative_gradient(self.last.gradient):.1e}"
+
+    # --- what is saved --------------------------------------------------------------------------------
+
+    def _is_time_to_save(self) -> bool:
+        return time.monotonic() - self._saved_at > max(SAVE_INTERVAL, SAVE_SHARE * self._saving_takes)
+
+    def save(self) -> None:
+        """Write all that the next step depends on."""
+        start = time.monotonic()
+        tensors = {f"state/{name}": value for name, value in self.state.tensors().items()}
+        tensors |= {f"memory/{name}": value for name, value in self.memory.tensors().items()}
+        about = {"digest": self.states.digest, "progress": json.dumps(asdict(self.progress)), "ended": self.ended}
+        write_tensors(self.file, tensors | {"scales": self.scales}, about)
+        self._saved_at = time.monotonic()
+        self._saving_takes = self._saved_at - start
+
+    def _restore(self) -> bool:
+        """Go on from what was saved for the same settings; False where there is nothing."""
+        if not self.file.exists():
+            return False
+        try:
+            tensors, about = read_tensors(self.file)
+        except UserError as error:
+            print(f"{error}; the end phase starts again", flush=True)
+            return False
+        progress = Progress(**json.loads(about.get("progress", "{}")))
+        if about.get("digest") != self.states.digest or not self.states.has_checkpoints(progress):
+            return False
+        device = self.scales.device
+        parts = {name: value.to(device) for name, value in tensors.items()}
+        self.scales = parts["scales"]
+        self.state = State(**{n.removeprefix("state/"): v for n, v in parts.items() if n.startswith("state/")})
+        for name in self.memory.tensors():
+            setattr(self.memory, name, parts[f"memory/{name}"])
+        self.progress.__dict__.update(progress.__dict__)
+        self.ended = about["ended"]
+        return True
+
+
+def _row_norms(full: FullBatch) -> Tensor:
+    """Norm of the row of every parameter that a BatchNorm follows, 1 of the others, (P,)."""
+    free, parts = before_normalisation(full.network), []
+    for name, parameter in full.network.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        rows = parameter.detach().flatten(1) if parameter.ndim > 1 else parameter.detach()[:, None]
+        norms = (
+            rows.norm(dim=1, keepdim=True) if name in free and parameter.ndim > 1 else torch.ones_like(rows[:, :1])
+        )
+        parts.append(norms.clamp_min(torch.finfo(torch.float64).tiny).expand_as(rows).flatten())
+    return torch.cat(parts)
