@@ -38,7 +38,7 @@ def history(folder) -> dict[int, dict[str, float]]:
 
 @pytest.mark.parametrize("loss", ["mse", "ce"])
 def test_the_end_is_stationary_and_near_the_optimum_of_the_non_negative_model(loss, digits, tmp_path) -> None:
-    tolerance = {"mse": 0.08, "ce": 0.2}[loss]
+    tolerance = {"mse": 0.05, "ce": 0.12}[loss]
     run = run_of(4000, tolerance, loss__name=loss, head__bias=False)
     train(run, digits, tmp_path, CPU)
     times = history(tmp_path)
@@ -120,7 +120,7 @@ def test_told_to_stop_it_saves(digits, tmp_path) -> None:
     stop.name = "SIGTERM"
     with pytest.raises(Preempted) as told:
         trainer.publish(stop)
-    assert told.value.message.startswith("SIGTERM: saved at iteration 1;")
+    assert told.value.message.startswith("SIGTERM: saved at iteration 0;")
     assert (tmp_path / ".state/terminal.safetensors").exists()
     train(run, digits, tmp_path, CPU)
     assert read_json(tmp_path / "spec.json")["final_epoch"] == 44
