@@ -38,6 +38,7 @@ from ncpipe.study.spec import AugmentSpec, MeasureSpec
 from ncpipe.study.study import NetworkRun, matches_any
 from ncpipe.training.batches import open_batches
 from ncpipe.training.computation import Computation
+from ncpipe.training.full_batch import FullBatch
 from ncpipe.training.losses import (
     classifier_decay,
     classifier_stationarity,
@@ -101,11 +102,14 @@ class Extractor:
         self.layers_and_logits = (
             torch.compile(self.network.features) if computation.compiled else self.network.features
         )
-        # train first: its means decide for test; train_mode last, since it moves the running statistics
-        self.splits: list[str] = [split for split in ("train", "test", "train_mode") if split in measure.splits]
+        # train first: its means decide for test; the others last, since they move the running statistics
+        order = ("train", "test", "full_batch", "train_mode")
+        self.splits: list[str] = [split for split in order if split in measure.splits]
         self.data = {split: open_batches(dataset, _images_of(split), computation.device) for split in self.splits}
         self.penalties = squared_error_penalties(run.spec, dataset.num_classes)
         self.decay = classifier_decay(run.spec)
+        self.full = self._full_batch(dataset) if "full_batch" in self.splits else None
+        self.optimum = predicted_optimum(run.spec, dataset.split("train").labels.bincount().tolist())
         self.trace = Trace(run.layers)
         self.labels: dict[str, Tensor] = {}
         """(N,) by split, in the order in which it is measured."""
@@ -119,19 +123,41 @@ class Extractor:
         One forward pass per split. Layers that would exceed ``MEMORY_BUDGET`` are not held: the first pass finds
         their class means, a second one the rest.
         """
+        if self.full is not None:
+            self.full.network.load_state_dict(self.network.state_dict())
         weight, bias = self.network.head.effective()
         self.trace.heads[epoch] = (weight.detach().double(), None if bias is None else bias.detach().double())
         kept: dict[str, Tensor] = {}
         for split in self.splits:
+            distances = self._distances(split)  # of the full batch: its statistics are the network's from here on
             wanted = {layer for layer in self.run.layers if keep and matches_any(layer, self.measure.keep.layers)}
             first = self._first_pass(epoch, split, wanted | self._of_tags())
             for layer, found in self._second_pass(epoch, split, first).items():
                 self._add(epoch, layer, split, found)
             self.labels[split] = first.labels
-            self.trace.scalars[epoch, split] |= self._scalars(epoch, split, first)
+            self.trace.scalars[epoch, split] |= self._scalars(epoch, split, first) | distances
             kept |= {f"{epoch}/{layer}/{split}": first.held[layer] for layer in wanted}
         self._add_weights(epoch)
         return kept
+
+    def _full_batch(self, dataset: Dataset) -> FullBatch:
+        return FullBatch(new_network(self.spec, dataset), self.spec, self.data["train"], self.network.head.weight.device)
+
+    def _distances(self, split: str) -> dict[str, float]:
+        """How far the weights are from a minimum of what training minimises, in evaluation mode for 'train' and with
+        BatchNorm's statistics of all images for 'full_batch': objective, its gap to the optimum that is known,
+        relative norm of the gradient. The network has these statistics from then on."""
+        if self.full is None or split not in ("train", "full_batch"):
+            return {}
+        with torch.enable_grad():
+            found = self.full.evaluate("evaluation" if split == "train" else "full_batch")
+        if split == "full_batch":
+            self.full.set_statistics()
+            self.network.load_state_dict(self.full.network.state_dict())
+        scalars = {"objective": found.value, "stationarity": self.full.relative_gradient(found.gradient)}
+        if self.optimum:
+            scalars["objective_gap"] = found.value / self.optimum - 1
+        return {name: value for name, value in scalars.items() if math.isfinite(value)}
 
     def _batches(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
         """Images and labels; of 'train_mode' in batches as in training, mixed and not augmented, always the same."""
@@ -197,7 +223,7 @@ class Extractor:
 
     def _is_penalised(self, split: str) -> bool:
         """Whether training minimises the mean loss of the split plus a penalty of the classifier's weight."""
-        return split == "train" and self.decay is not None
+        return split in ("train", "full_batch") and self.decay is not None
 
     def _scalars(self, epoch: int, split: str, first: FirstPass) -> dict[str, float]:
         """What takes more than statistics: the loss and, where they apply, its penalised form, stationarity of the

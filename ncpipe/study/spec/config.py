@@ -33,9 +33,10 @@ class MeasureSpec(Settings):
     epochs: Annotated[int, Field(ge=1, le=10_000)] | tuple[Annotated[int, Field(ge=0)], ...] = Field(
         12, description="That many log-spaced epochs (with 0 and the last), or the listed ones."
     )
-    splits: tuple[Literal["train", "test", "train_mode"], ...] = Field(
+    splits: tuple[Literal["train", "test", "full_batch", "train_mode"], ...] = Field(
         ("train", "test"),
-        description="train_mode: training images with BatchNorm in training mode, by the statistics of each batch.",
+        description="full_batch: training images with BatchNorm's statistics of all of them, and distances from"
+        " stationarity there and in evaluation mode; train_mode: by the statistics of each batch.",
     )
     robustness: Annotated[int, Field(ge=0)] = Field(
         0, description="Test images whose smallest adversarial change (DeepFool) is measured; 0: none."
@@ -131,6 +132,9 @@ MetricName = Literal[
     "tag_sets_1nn",
     "robustness",
     "classifier_stationarity",
+    "stationarity",
+    "objective",
+    "objective_gap",
     "loss",
 ]
 
