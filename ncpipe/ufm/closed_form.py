@@ -434,11 +434,12 @@ def _tag_profiles(problem: Problem, left: Tensor, margins: dict[int, float], sig
 
 
 def _nonnegative(problem: Problem) -> Optimum:
-    """Bias-free squared loss: the optimum without the constraint, where it has one, is attained by features >= 0.
+    """The closed form with features >= 0, where one is derived.
 
-    Its singular directions are those of the classes one by one, so that class means lie on the axes.
+    Bias-free squared loss has the optimum of the problem without the constraint: its singular directions are those of
+    the classes one by one, so that class means lie on the axes.
     """
-    K, margins = problem.classes, problem.loss in ("ce", "label_smoothing")
+    margins = problem.loss in ("ce", "label_smoothing")
     if problem.loss == "mse" and problem.bias == "none" and problem.classifier == "free":
         found = solve(replace(problem, nonnegative=False))
         return replace(found, problem=problem, basis=f"{found.basis}; attained by non-negative features")

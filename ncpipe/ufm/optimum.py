@@ -25,8 +25,8 @@ class Optimum:
     """The smallest objective of a problem, and what it rests on.
 
     The fit W_L .. W_1 H of all samples has the singular value decomposition sum_j sigma_j u_j v_j^T; every factor is
-    diagonal in these directions. With non-negative features and a classifier that is no orthogonal frame, ``left`` and
-    ``right`` hold K directions, whatever the rank r of the fit: features have the same gain in all of them.
+    diagonal in these directions. With non-negative features and a classifier that is no orthogonal frame, there are K
+    directions, whatever the rank r of the fit: features have the same gain in all of them.
     """
 
     value: float
