@@ -61,6 +61,7 @@ def fit_row(run_id: str, spec: UfmSpec, last: dict[str, float]) -> dict[str, Any
         "model": "plain",
         "activation": spec.activation,
         "classifier": spec.classifier,
+        "nonnegative": spec.nonnegative,
         "loss": spec.loss,
         "bias": str(spec.bias),
         "classes": spec.classes,

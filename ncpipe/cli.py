@@ -159,6 +159,7 @@ def ufm(
     temperature: Annotated[float | None, typer.Option(help="ce: unit features and weight rows, logits scaled by this;"
                                                            " no penalties.")] = None,
     classifier: Annotated[str, typer.Option(help="free, or etf: frozen at a simplex ETF.")] = "free",
+    nonnegative: Annotated[bool, typer.Option("--nonnegative", help="Constrain the features to be >= 0.")] = False,
     solver: Annotated[str, typer.Option(help="lbfgs, gradient_descent, gradient_flow or construction.")] = "lbfgs",
     starts: Annotated[int | None, typer.Option(help="lbfgs: random starts; default: 8.")] = None,
     max_iterations: Annotated[int | None, typer.Option(help="lbfgs; default: 5000.")] = None,
@@ -192,6 +193,7 @@ def ufm(
             "rescale": rescale,
             "temperature": temperature,
             "classifier": classifier,
+            "nonnegative": nonnegative,
         }
     )
     options = {

@@ -224,6 +224,7 @@ def problem_columns(problem: Problem) -> dict[str, Any]:
         "model": {1: "plain", 2: "extended"}.get(problem.depth, "deep"),
         "activation": problem.activation,
         "classifier": problem.classifier,
+        "nonnegative": problem.nonnegative,
         "loss": problem.loss,
         "smoothing": problem.smoothing or None,
         "gamma": problem.gamma or None,

@@ -130,6 +130,7 @@ def _settings(problem: Problem) -> Content:
         "classifier": problem.classifier,
     }
     special = {"smoothing": problem.smoothing, "gamma": problem.gamma, "temperature": problem.temperature}
+    special |= {"nonnegative": problem.nonnegative}
     settings |= {name: value for name, value in special.items() if value}
     return settings | ({} if problem.rescale == (1, 1) else {"rescale": list(problem.rescale)})
 

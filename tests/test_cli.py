@@ -124,6 +124,7 @@ def test_ufm_needs_the_classes_only():
         (["--bias", "free"], Problem(4, 50, 20, bias="free")),
         (["--loss", "ce", "--temperature", "5"], Problem(4, 50, 20, loss="ce", temperature=5)),
         (["--classifier", "etf"], Problem(4, 50, 20, classifier="etf")),
+        (["--nonnegative", "--bias", "free"], Problem(4, 50, 20, bias="free", nonnegative=True)),
         (["--classifier", "etf", "--weight-decay", "1e-3", "--dim", "7,5"],
          Problem(4, 50, (7, 5), classifier="etf", weight_decay=1e-3)),
         (["--loss", "pick_all_labels", "--samples", "1:3,2:1"], Problem(4, {1: 3, 2: 1}, 20, loss="pick_all_labels")),

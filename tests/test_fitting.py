@@ -196,6 +196,7 @@ def declared(folder, **settings: object) -> dict[str, object]:
             {"dim": (5, 4), "weight_decay": (1e-3, 2e-3), "feature_decay": 1e-3},
             NULL | {"model": "extended", "dim": 5, "dims": [5, 4], "weight_decay": [1e-3, 2e-3]},
         ),
+        ({"nonnegative": True, "bias": "free", **DECAYS}, NULL | {"nonnegative": True, "bias": "free", "rank": 2}),
         ({"samples": (9, 4, 2), **DECAYS}, NULL | {"samples": 5, "rank": 3}),
         (
             {"loss": "pick_all_labels", "samples": {1: 4, 2: 1}, **DECAYS},

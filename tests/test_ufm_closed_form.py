@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from test_ufm_objective import formula_at, simplex
 
+from ncpipe import measure
 from ncpipe.ufm import NoClosedForm, Problem
 from ncpipe.ufm.closed_form import shrunken_fit
 from ncpipe.ufm.layout import Layout
+from ncpipe.ufm.objective import Objective
 from ncpipe.ufm.problem import MULTI_LABEL
 
+NONNEGATIVE = Problem(4, 5, 6, weight_decay=5e-3, feature_decay=1e-3, nonnegative=True)
 CHECK_VALUES = {  # value to the digits given, and the fit or margin
     "bias-free": (Problem(4, 5, 6, weight_decay=5e-3, feature_decay=1e-3), "0.01980000", 0.98),
     "free bias": (Problem(5, 4, 6, weight_decay=0.01, feature_decay=0.02, bias="free"), "0.10513708", None),
@@ -54,6 +57,20 @@ CHECK_VALUES = {  # value to the digits given, and the fit or margin
         "0.5540453121",
         5.3471234468,
     ),
+    "non-negative": (NONNEGATIVE, "0.0198000000", 0.98),
+    "non-negative, free bias": (replace(NONNEGATIVE, bias="free"), "0.0171205081", None),
+    "non-negative, penalised bias": (replace(NONNEGATIVE, bias=5e-3), "0.0176340322", None),
+    "non-negative, strongly penalised bias": (replace(NONNEGATIVE, bias=0.1), "0.0193676720", None),
+    "non-negative ce": (
+        Problem(4, 3, 5, loss="ce", weight_decay=5e-3, feature_decay=5e-3, bias="free", nonnegative=True),
+        "0.1677005368",
+        None,
+    ),
+    "non-negative ce of ten classes": (
+        Problem(10, 100, 12, loss="ce", weight_decay=5e-3, feature_decay=5e-6, bias=5e-3, nonnegative=True),
+        "0.1108408781",
+        None,
+    ),
 }
 
 small = st.floats(1e-5, 0.2)
@@ -61,12 +78,30 @@ RELATIVES = ("ce", "label_smoothing", "focal")
 DEEP = ("linear", "linear bias", "relu", "penalised", "etf")
 NARROW = ("none", "free", "linear", "linear bias", "imbalanced", "penalised")
 KINDS = [*DEEP, "none", "free", "imbalanced", *RELATIVES, "rescaled", "etf relative", *MULTI_LABEL, "temperature"]
+KINDS += ["non-negative"] * 3
+
+
+@st.composite
+def nonnegative_problems(draw: st.DrawFn, spare: int = 0) -> Problem:
+    """Problems of non-negative features that have a closed form, of ``spare`` widths beyond K or more."""
+    classes, samples = draw(st.integers(2, 6)), draw(st.integers(1, 20))
+    fields: dict[str, Any] = {"weight_decay": draw(small), "feature_decay": draw(small), "nonnegative": True}
+    fields["loss"] = draw(st.sampled_from(["mse", "mse", "ce", "label_smoothing"]))
+    fields["bias"] = draw(st.sampled_from(["none", "free", draw(st.floats(1e-3, 10))]))
+    if fields["loss"] == "label_smoothing":
+        fields["smoothing"] = draw(st.floats(0.01, 0.9))
+    counts = [draw(st.integers(1, 20)) for _ in range(classes)] if draw(st.booleans()) else samples
+    bias_free = fields["loss"] == "mse" and fields["bias"] == "none"
+    dim = classes + spare + draw(st.integers(0, 6))
+    return Problem(classes, counts if bias_free else samples, dim, **fields)
 
 
 @st.composite
 def closed_form_problems(draw: st.DrawFn, deepest: int = 5) -> Problem:
     """Problems of every family that has a closed form, in and out of the zero phase."""
     kind = draw(st.sampled_from(KINDS))
+    if kind == "non-negative":
+        return draw(nonnegative_problems(spare=6 if deepest <= 2 else 0))  # at width K many starts end elsewhere
     classes, samples = draw(st.integers(2, 6)), draw(st.integers(1, 20))
     if kind == "temperature":
         wide, tau = draw(st.integers(max(2, classes - 1), classes + 6)), draw(st.floats(0.1, 20))
@@ -237,6 +272,23 @@ TINY: dict[str, dict[str, Any]] = {
     "pick-all normalised": {"loss": "pick_all_labels_normalized", "samples": {1: 2, 2: 1}, "weight_decay": 0.05},
     "pick-all of four": {"loss": "pick_all_labels", "samples": {1: 1, 3: 1}, "weight_decay": 0.02, "classes": 4},
     "pick-all, zero": {"loss": "pick_all_labels", "samples": {1: 1, 2: 1}, "weight_decay": 20.0},
+    "non-negative": {"weight_decay": 0.02, "nonnegative": True},
+    "non-negative, narrow": {"weight_decay": 0.02, "nonnegative": True, "dim": 2},
+    "non-negative, imbalanced": {"weight_decay": 0.02, "nonnegative": True, "samples": (3, 2, 1)},
+    "non-negative, rescaled": {"weight_decay": 0.1, "nonnegative": True, "rescale": (2.5, 2.0)},
+    "non-negative, linear": {"weight_decay": (0.01, 0.02), "nonnegative": True},
+    "non-negative binary relu": {
+        "weight_decay": (0.01, 0.02), "activation": "relu", "classes": 2, "nonnegative": True,
+    },
+    "non-negative, free bias": {"weight_decay": 0.03, "bias": "free", "nonnegative": True},
+    "non-negative, weakly penalised bias": {"weight_decay": 0.03, "bias": 0.02, "nonnegative": True},
+    "non-negative, penalised bias": {"weight_decay": 0.03, "bias": 2.0, "nonnegative": True},
+    "non-negative, penalised bias, zero": {"weight_decay": 3.0, "bias": 0.5, "nonnegative": True},
+    "non-negative ce": {"weight_decay": 0.02, "loss": "ce", "bias": 0.1, "nonnegative": True},
+    "non-negative label smoothing": {
+        "weight_decay": 0.02, "loss": "label_smoothing", "smoothing": 0.3, "bias": "free", "nonnegative": True,
+    },
+    "non-negative ce, zero": {"weight_decay": 3.0, "loss": "ce", "nonnegative": True},
 }  # fmt: skip
 
 
@@ -253,7 +305,9 @@ def numerical_minimum(problem: Problem, starts: int) -> float:
 
     options = {"maxiter": 5_000, "maxfun": 10_000, "ftol": 1e-15, "gtol": 1e-9}
     draws = [np.random.default_rng(seed).standard_normal(size) for seed in range(starts)]
-    return min(minimize(value, draw, jac=True, method="L-BFGS-B", options=options).fun for draw in draws)
+    bounds = [(0 if problem.nonnegative and i < Layout.of(problem).sizes[0] else None, None) for i in range(size)]
+    fits = [minimize(value, draw, jac=True, method="L-BFGS-B", bounds=bounds, options=options) for draw in draws]
+    return min(fit.fun for fit in fits)
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -366,6 +420,57 @@ def test_narrow_imbalanced_models_keep_the_best_of_all_choices(seed: int) -> Non
     assert problem.optimum().value == pytest.approx(1 / 2 - sum(gains[:width]), abs=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("problem", "weight", "features", "bias", "from_of", "from_etf"),
+    [  # |W|^2, |H|^2, b to the digits given, distances of the classifier's Gram
+        (replace(NONNEGATIVE, bias="free"), "3.38410", "16.92051", "0.2500000", ".5176", ".0000"),
+        (replace(NONNEGATIVE, bias=5e-3), None, None, "0.2053125", ".4998", ".0184"),
+        (CHECK_VALUES["non-negative ce"][0], "27.44827", "27.44827", "0.0000000", ".5176", ".0000"),
+        (CHECK_VALUES["non-negative ce of ten classes"][0], "19.14545", None, "0.0000000", None, ".0000"),
+    ],
+    ids=["free bias", "penalised bias", "ce", "ce of ten classes"],
+)
+def test_nonnegative_check_values(
+    problem: Problem, weight: str | None, features: str | None, bias: str, from_of: str | None, from_etf: str
+) -> None:
+    point, optimum = problem.construct(), problem.optimum()
+    assert point.bias is not None
+    row = measure(point.features, point.labels, point.weights[0], point.bias)
+    assert f"{optimum.bias:.7f}" == bias
+    assert weight is None or f"{float(point.weights[0].square().sum()):.5f}" == weight
+    assert features is None or f"{float(point.features.square().sum()):.5f}" == features
+    assert from_of is None or f"{row['nc2_weights_of']:.4f}" == f"0{from_of}"
+    assert f"{row['nc2_weights_etf']:.4f}" == f"0{from_etf}"
+    assert row["nc2_means_of"] < 1e-14
+
+
+@given(nonnegative_problems(), st.integers(0, 2**31))
+@settings(max_examples=100, deadline=None)
+def test_nothing_feasible_around_a_nonnegative_optimum_is_below_it(problem: Problem, seed: int) -> None:
+    optimum, point = problem.optimum(), problem.construct()
+    assert optimum.is_global
+    assert float(point.features.min()) >= 0
+    assert point.value() == pytest.approx(optimum.value, rel=1e-12)
+    objective, generator = Objective.of([problem] * 64, tied=True), torch.Generator().manual_seed(seed)
+    steps = torch.randn(64, len(point.pack()), generator=generator, dtype=torch.float64)
+    sizes = torch.logspace(-6, 0, 64, dtype=torch.float64)[:, None] * point.pack().norm().clamp_min(0.1)
+    values, _ = objective.evaluate(objective.inside(point.pack() + steps * sizes))
+    assert float(values.min()) >= optimum.value * (1 - 1e-12)
+    _, gradient = Objective.of([problem], tied=True).evaluate(point.pack()[None])
+    penalties = torch.tensor([min(problem.decays)], dtype=torch.float64)
+    assert float(gradient.norm()) < 1e-7 * float((penalties * optimum.value).sqrt())
+
+
+@given(nonnegative_problems())
+@settings(max_examples=50, deadline=None)
+def test_a_bias_that_costs_all_or_nothing_makes_the_limits_of_a_penalised_one(problem: Problem) -> None:
+    unfitted = replace(problem, loss="mse", smoothing=0, samples=3)
+    for penalty, bias in [(1e-13, "free"), (1e13, "none")]:
+        near, limit = replace(unfitted, bias=penalty).optimum(), replace(unfitted, bias=bias).optimum()
+        assert near.value == pytest.approx(limit.value, rel=1e-9)
+        assert near.norms() == pytest.approx(limit.norms(), rel=1e-4, abs=1e-4)
+
+
 def test_geometries() -> None:
     orthogonal = CHECK_VALUES["bias-free"][0].construct()
     means = orthogonal.class_features()
@@ -463,6 +568,21 @@ def test_shrunken_fit_is_the_minimum(strength: float, depth: int) -> None:
         ({"samples": [1, 2, 3, 4], "loss": "ce"}, "imbalanced"),
         ({"samples": [1, 2, 3, 4], "bias": "free"}, "imbalanced"),
         ({"samples": [1, 2, 3, 4], "weight_decay": (1e-3, 1e-3), "activation": "relu"}, "imbalanced"),
+        ({"nonnegative": True, "loss": "focal", "gamma": 2}, "^non-negative features: none derived for loss 'focal'"),
+        ({"nonnegative": True, "loss": "pick_all_labels", "samples": {1: 3}}, "^non-negative .*'pick_all_labels'"),
+        (
+            {"nonnegative": True, "rescale": (2, 1), "bias": "free"},
+            "^non-negative features: .*rescaled .* with a bias",
+        ),
+        ({"nonnegative": True, "rescale": (2, 1), "dim": 3}, "rescaled squared loss with dim 3"),
+        ({"nonnegative": True, "classifier": "etf"}, "^non-negative features: .*how a frozen classifier lies"),
+        ({"nonnegative": True, "classifier": "etf", "loss": "ce"}, "^non-negative features: .*frozen classifier"),
+        ({"nonnegative": True, "bias": "free", "dim": 3}, "^non-negative features with dim 3 < classes 4"),
+        ({"nonnegative": True, "loss": "ce", "dim": 3}, "^non-negative features with dim 3 < classes 4"),
+        ({"nonnegative": True, "bias": "free", "weight_decay": (1e-3, 1e-3)}, "^non-negative .*two or more weight"),
+        ({"nonnegative": True, "loss": "ce", "weight_decay": (1e-3, 1e-3)}, "^non-negative .*two or more weight"),
+        ({"nonnegative": True, "bias": 0.1, "samples": [1, 2, 3, 4]}, "^non-negative features: .*imbalanced"),
+        ({"nonnegative": True, "loss": "ce", "samples": [1, 2, 3, 4]}, "^non-negative features: .*imbalanced"),
     ],
 )
 def test_no_closed_form_says_why(fields: dict[str, Any], reason: str) -> None:
@@ -470,6 +590,21 @@ def test_no_closed_form_says_why(fields: dict[str, Any], reason: str) -> None:
     for ask in (problem.optimum, problem.construct):
         with pytest.raises(NoClosedForm, match=reason):
             ask()
+
+
+def test_nonnegative_features_cost_nothing_where_the_optimum_has_them_anyway() -> None:
+    for fields in ({}, {"dim": 3}, {"samples": (9, 4, 2, 1)}, {"weight_decay": (1e-3, 1e-3), "activation": "relu"}):
+        problem = replace(NONNEGATIVE, **fields)
+        found, free = problem.optimum(), replace(problem, nonnegative=False).optimum()
+        assert (found.value, found.zero_threshold, found.is_global) == (
+            free.value,
+            free.zero_threshold,
+            free.is_global,
+        )
+        assert found.basis == f"{free.basis}; attained by non-negative features"
+        assert found.problem == problem
+        assert float(found.construct().features.min()) >= 0
+    assert replace(NONNEGATIVE, bias="free", weight_decay=1.0, feature_decay=1.0, dim=2).optimum().is_zero
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
-from test_ufm_closed_form import CHECK_VALUES, closed_form_problems
-from test_ufm_objective import by_formula
+from test_ufm_closed_form import CHECK_VALUES, closed_form_problems, nonnegative_problems
+from test_ufm_objective import by_formula, formula_at
 
 from ncpipe.collapse import Moment, layer_statistics, nc3_rows, subspace_alignment
 from ncpipe.tables.collapse import collapse_rows
@@ -51,8 +51,10 @@ def test_lbfgs_reaches_every_closed_form_and_never_passes_below(problem: Problem
         Problem(3, 5, 4, weight_decay=(1e-3,) * 4, feature_decay=2e-3, bias="free"),
         Problem(3, [9, 6, 4], 4, weight_decay=(1e-3, 2e-3), feature_decay=1e-3),
         Problem(2, 5, 6, weight_decay=(1e-3,) * 4, feature_decay=1e-3, activation="relu"),
+        Problem(2, 5, 6, weight_decay=(1e-3,) * 3, feature_decay=1e-3, activation="relu", nonnegative=True),
+        Problem(3, [9, 6, 4], 6, weight_decay=(1e-3, 2e-3), feature_decay=1e-3, nonnegative=True),
     ],
-    ids=["linear", "free bias", "imbalanced", "relu"],
+    ids=["linear", "free bias", "imbalanced", "relu", "non-negative relu", "non-negative imbalanced"],
 )
 def test_lbfgs_reaches_deep_optima_from_some_of_many_starts(problem: Problem) -> None:
     result = fit(problem, starts=32, seed=0, tied=True)
@@ -82,6 +84,11 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
     "frozen focal": {"loss": "focal", "gamma": 3.0, "classifier": "etf", "weight_decay": 0.1},
     "pick-all": {"loss": "pick_all_labels", "samples": {1: 2, 2: 1, 3: 1}},
     "pick-all normalised": {"loss": "pick_all_labels_normalized", "samples": {1: 2, 3: 1}},
+    "non-negative": {"nonnegative": True},
+    "non-negative with bias": {"nonnegative": True, "bias": "free"},
+    "non-negative with penalised bias": {"nonnegative": True, "bias": 0.3},
+    "non-negative ce": {"nonnegative": True, "loss": "ce", "bias": 0.3},
+    "non-negative label smoothing": {"nonnegative": True, "loss": "label_smoothing", "smoothing": 0.2},
 }
 
 
@@ -127,6 +134,59 @@ def test_tied_features_lose_nothing_without_a_closed_form() -> None:
     assert free.gap is None
     assert free.success_fraction > 0
     assert tied.value == pytest.approx(free.value, rel=1e-11)
+
+
+@given(nonnegative_problems(spare=2))
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+def test_fits_of_nonnegative_features_reach_the_closed_form(problem: Problem) -> None:
+    result = fit(problem, starts=8, seed=2)
+    assert float(result.features.min()) >= 0
+    assert result.gap is not None
+    assert -1e-12 * result.value <= result.gap <= 1e-8 * result.value
+    assert result.converged
+    assert result.value == pytest.approx(result.minimiser.value(), rel=1e-14)
+
+
+NO_THEOREM: dict[str, dict[str, Any]] = {
+    "focal": {"loss": "focal", "gamma": 2.0},
+    "several labels": {"loss": "pick_all_labels", "samples": {1: 2, 2: 1}},
+    "frozen": {"classifier": "etf", "weight_decay": None},
+    "narrow with bias": {"bias": "free", "dim": 3},
+    "imbalanced ce": {"loss": "ce", "samples": (5, 3, 2, 2)},
+    "deep linear with bias": {"weight_decay": (5e-3, 5e-3), "bias": "free"},
+}
+
+
+@pytest.mark.parametrize("name", NO_THEOREM)
+def test_nonnegative_features_are_fitted_where_there_is_no_closed_form(name: str) -> None:
+    """The constraint costs something, or nothing; and one feature vector a class loses nothing."""
+    problem = Problem(
+        **{"classes": 4, "samples": 3, "dim": 8, "weight_decay": 5e-3, "nonnegative": True} | NO_THEOREM[name]
+    )
+    free, tied = fit(problem, starts=16), fit(problem, starts=16, tied=True)
+    assert free.optimum is None
+    assert tied.converged
+    assert float(free.features.min()) >= 0
+    assert tied.value == pytest.approx(free.value, rel=1e-8)
+    assert free.value >= fit(replace(problem, nonnegative=False), starts=16, tied=True).value * (1 - 1e-9)
+
+
+def test_descent_on_nonnegative_features_is_projected_and_reaches_the_optimum() -> None:
+    problem = Problem(3, 2, 5, weight_decay=0.05, feature_decay=0.05, bias=0.1, nonnegative=True)
+    start, ends = fit(problem, "gradient_descent", steps=1, points=2, seed=1), problem.num_samples * 5
+    first = fit(problem, "gradient_descent", steps=20, points=2, seed=1, step_size=0.3)
+    x = torch.from_numpy(np.random.default_rng([1, 0]).standard_normal(len(start.minimiser.pack())))
+    x[:ends] = x[:ends].abs()
+    for _ in range(20):
+        leaf = x.clone().requires_grad_()
+        formula_at(problem, leaf).backward()
+        x = x - 0.3 * leaf.grad
+        x[:ends] = x[:ends].relu()
+    torch.testing.assert_close(first.minimiser.pack(), x, rtol=1e-11, atol=1e-13)
+    assert 0 < float((x[:ends] == 0).sum()) < ends
+    last = fit(problem, "gradient_descent", steps=20_000, points=3, seed=1, momentum=0.9)
+    assert not last.missed
+    assert last.gradient_norm < 1e-9
 
 
 def test_partial_success_counts_starts_at_the_best_value() -> None:

@@ -22,6 +22,9 @@ SHAPES: dict[str, dict[str, Any]] = {
     "widths": {"weight_decay": (0.3, 0.4, 0.2), "dim": (5, 2, 3), "activation": "relu"},
     "frozen": {"classifier": "etf", "bias": 0.2},
     "deep frozen": {"classifier": "etf", "weight_decay": (0.3, 0.4), "dim": (2, 5, 4)},
+    "non-negative": {"weight_decay": 0.3, "bias": 0.2, "nonnegative": True},
+    "deep non-negative": {"weight_decay": (0.3, 0.4), "activation": "relu", "nonnegative": True},
+    "frozen non-negative": {"classifier": "etf", "nonnegative": True},
 }
 
 LOSSES: dict[str, dict[str, Any]] = {
@@ -113,9 +116,11 @@ def formula_at(problem: Problem, vector: Tensor, tied: bool = False, frame: Tens
 
 
 def random_vectors(problem: Problem, tied: bool, batch: int = 2) -> Tensor:
+    """Parameters in the domain, on spheres of any length."""
     generator = torch.Generator().manual_seed(0)
     size = sum(Layout.of(problem, tied).sizes)
-    return torch.randn(batch, size, generator=generator, dtype=torch.float64)
+    found = torch.randn(batch, size, generator=generator, dtype=torch.float64)
+    return Objective.of([problem] * batch, tied).start(found) if problem.nonnegative else found
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -131,6 +136,32 @@ def test_value_and_gradient_against_autograd(name: str, tied: bool) -> None:
         expected.backward()
         torch.testing.assert_close(value, expected.detach(), rtol=1e-13, atol=0)
         torch.testing.assert_close(gradient, leaf.grad, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("name", [name for name in PROBLEMS if "non-negative" in name])
+def test_gradient_at_the_bounds_is_the_projected_one(name: str, tied: bool) -> None:
+    """At features of zero: downhill of the objective as it is written, among the directions that stay inside."""
+    problem = PROBLEMS[name]
+    objective = Objective.of([problem] * 2, tied)
+    draws = random_vectors(problem, tied) - 0.7  # some features below zero
+    vectors = objective.inside(draws.clone())
+    before, features = objective.layout.views(draws).features, objective.layout.views(vectors).features
+    assert torch.equal(features, before.relu())
+    assert torch.equal(vectors[:, features[0].numel() :], draws[:, features[0].numel() :])
+    values, gradients = objective.evaluate(vectors)
+    for number, vector in enumerate(vectors):
+        leaf = vector.clone().requires_grad_()
+        expected = formula_at(problem, leaf, tied)
+        expected.backward()
+        at_bound = (vector == 0) & (torch.arange(len(vector)) < features[0].numel())
+        assert 0 < at_bound.sum() < features[0].numel()
+        downhill = torch.where(at_bound, leaf.grad.clamp_max(0), leaf.grad)
+        torch.testing.assert_close(values[number], expected.detach(), rtol=1e-13, atol=0)
+        torch.testing.assert_close(gradients[number], downhill, rtol=1e-11, atol=1e-13)
+        held, clear = at_bound & (leaf.grad > 0), leaf.grad.abs() > 1e-12
+        moved = objective.along_bounds(vectors, gradients, torch.ones_like(vectors))[number]
+        assert torch.equal(moved[clear], (~held)[clear].double())
 
 
 def test_frozen_classifier_is_a_simplex_of_unit_rows() -> None:
@@ -185,7 +216,8 @@ def test_small_cross_entropy_keeps_its_digits_and_those_of_its_gradient(fields: 
 
 
 @pytest.mark.parametrize(
-    "name", ["relu with bias, ce", "widths, mse", "deep frozen, mse", "frozen, ce", "temperature"]
+    "name",
+    ["relu with bias, ce", "widths, mse", "deep frozen, mse", "frozen, ce", "non-negative, focal", "temperature"],
 )
 @pytest.mark.parametrize("tied", [False, True])
 def test_balancing_leaves_the_objective_and_equals_the_penalties(name: str, tied: bool) -> None:
@@ -246,6 +278,7 @@ def test_nothing_is_left_on_the_cpu_when_the_penalties_are_elsewhere(
     value, gradient = elsewhere.evaluate(vectors)
     elsewhere.retract()
     scales, balanced = balancing_scales(layout, elsewhere.decays)
-    for tensor in (value, gradient, elsewhere.points(vectors), elsewhere.tolerance(value), scales, balanced):
+    inside = elsewhere.along_bounds(elsewhere.inside(vectors), gradient, vectors)
+    for tensor in (value, gradient, elsewhere.points(vectors), elsewhere.tolerance(value), scales, balanced, inside):
         assert tensor.is_meta
         assert tensor.dtype == torch.float64

@@ -50,6 +50,8 @@ VALID: dict[str, Any] = {
         ("bias", "yes", "'none', 'free' or a penalty"),
         ("bias", -0.1, ">= 0"),
         ("activation", "tanh", "'linear', 'relu'"),
+        ("nonnegative", 1, "True or False"),
+        ("nonnegative", "yes", "True or False"),
     ],
 )
 def test_bad_field_is_named_with_what_it_got_and_needs(field: str, value: Any, needs: str) -> None:
@@ -80,6 +82,7 @@ PLAIN: dict[str, Any] = {"classes": 4, "samples": 5, "dim": 6}
         ({"temperature": 2, "loss": "ce", "weight_decay": 1e-3}, "^weight_decay: .*norms are fixed, leave it out"),
         ({"temperature": 2, "loss": "ce", "feature_decay": 1e-3}, "^feature_decay: .*norms are fixed, leave it out"),
         ({"temperature": 2, "loss": "ce", "bias": "free"}, "^bias: got 'free' with temperature 2.0; needs 'none'"),
+        ({"temperature": 2, "loss": "ce", "nonnegative": True}, "^nonnegative: got True with temperature 2.0"),
         ({"temperature": 2, "loss": "ce", "dim": (4, 4)}, "^dim: got 2 widths for 1 weight layers"),
         ({"temperature": 2, "loss": "ce", "activation": "relu"}, "^activation: got 'relu'"),
         ({"temperature": float("inf"), "loss": "ce"}, "^temperature: got inf"),
@@ -178,7 +181,8 @@ def test_sets_of_tags_are_listed_with_their_samples() -> None:
 
 def test_problems_can_be_told_apart_in_sets() -> None:
     first, again = (Problem(4, {1: 5, 2: 3}, 6, "pick_all_labels") for _ in range(2))
-    assert len({first, again, replace(first, samples={1: 5}), Problem(4, 5, 6)}) == 3
+    plain = Problem(4, 5, 6)
+    assert len({first, again, replace(first, samples={1: 5}), plain, replace(plain, nonnegative=True)}) == 4
 
 
 @pytest.mark.parametrize("value", [True, False])

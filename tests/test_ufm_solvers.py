@@ -108,6 +108,7 @@ def test_flow_ends_at_the_optimum(name: str) -> None:
         ({"samples": (1, 2, 3), "bias": "free"}, "different size"),
         ({"weight_decay": (1e-2, 1e-2), "activation": "relu", "bias": 0.1}, "behind a ReLU"),
         ({"loss": "ce", "temperature": 2}, "squared error alone"),
+        ({"nonnegative": True}, "constrained to be non-negative"),
     ],
 )
 def test_flow_says_what_it_does_not_cover(fields: dict[str, Any], reason: str) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from ncpipe.claims.claim import Frames
 from ncpipe.study.selection import flat
-from ncpipe.tables.reading import fits_of, rows_of
+from ncpipe.tables.reading import fits_of, rows_of, unconstrained
 
 TRAINED = "kind == 'network' and status == 'done'"
 # The papers speak of training past zero error; NaN, no such epoch, is not equal to itself.
@@ -99,7 +99,7 @@ def alike(frames: Frames, *names: str, without: str = "") -> pd.Series:
 
 def solved(frames: Frames, query: str) -> pd.DataFrame:
     """Rows of the ``ufm`` table that a query selects, of declared problems by L-BFGS: that runs to stationarity."""
-    return fits_of(frames, kind="declared", solver="lbfgs", status="done").query(query)
+    return unconstrained(fits_of(frames, kind="declared", solver="lbfgs", status="done").query(query))
 
 
 def optimality(frames: Frames, query: str) -> pd.Series:

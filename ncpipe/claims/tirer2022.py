@@ -13,7 +13,7 @@ from ncpipe.claims.claim import ClaimsOf, Frames
 from ncpipe.claims.misfits import misfit_values
 from ncpipe.claims.selectors import NETWORKS, final, log10, log_change, measured, past_zero_error, run_ids
 from ncpipe.study.spec import UfmSpec
-from ncpipe.tables.reading import fits_of
+from ncpipe.tables.reading import fits_of, unconstrained
 
 EARLY = 1e-3
 """UFM runs that end further above their optimum, relative, were stopped early."""
@@ -29,7 +29,8 @@ def _ufm(model: str, activation: str, bias: str) -> str:
 def _ufm_runs(frames: Frames, model: str, activation: str, bias: str) -> pd.Index:
     """Runs of the model, without those stopped more than 0.1 % above their optimum: theorems speak of its end."""
     runs, fits = run_ids(frames, _ufm(model, activation, bias)), fits_of(frames, kind="declared")
-    return runs[~runs.isin(fits.loc[fits["gap"] > EARLY * fits["optimum"], "run_id"])]
+    constrained = ~fits["run_id"].isin(unconstrained(fits)["run_id"])
+    return runs[~runs.isin(fits.loc[constrained | (fits["gap"] > EARLY * fits["optimum"]), "run_id"])]
 
 
 def _ufm_metric(
@@ -140,8 +141,9 @@ def _solved(frames: Frames, query: str) -> pd.DataFrame:
 
 
 def _of_the_paper(settings: dict[str, Any]) -> bool:
-    """Classes of one size, the plain squared loss, a trained classifier."""
+    """Classes of one size, the plain squared loss, a trained classifier, features of any sign."""
     usual = tuple(settings.get("rescale", (1, 1))) == (1, 1) and settings.get("classifier", "free") == "free"
+    usual = usual and not settings.get("nonnegative", False)
     return isinstance(settings["samples"], int) and usual
 
 

@@ -26,7 +26,7 @@ from ncpipe.figures.style import (
     new_figure,
 )
 from ncpipe.study.spec import FigureOptions
-from ncpipe.tables.reading import fits_of
+from ncpipe.tables.reading import fits_of, unconstrained
 
 LEAST_WIDTH, HEIGHT = 1.55, 1.75
 LEAST_PENALTIES = 3
@@ -134,7 +134,7 @@ def _fits(tables: Tables) -> pd.DataFrame:
     """Fits of UFMs with squared error by L-BFGS that have a threshold of zero: with ``excess``, penalties over it."""
     runs = declared_ufms(tables, "lbfgs").reindex(columns=["run_id", "depth"])
     fits = (
-        fits_of(tables, kind="declared")
+        unconstrained(fits_of(tables, kind="declared"))
         .merge(runs, on="run_id")
         .dropna(subset=["zero_threshold", "success_fraction", "depth"])
     )

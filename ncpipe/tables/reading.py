@@ -109,6 +109,11 @@ def fits_of(tables: Frames, *more: str, **wanted: Any) -> pd.DataFrame:
     return rows_of(tables, "ufm", columns, **wanted)
 
 
+def unconstrained(fits: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the ``ufm`` table without the problems of non-negative features, of which the papers say nothing."""
+    return fits[fits["nonnegative"].ne(True)] if "nonnegative" in fits else fits
+
+
 def _listed(value: Any) -> Collection[Any]:
     return [value] if isinstance(value, str | int | float) else value
 

@@ -130,6 +130,8 @@ def problem_settings(spec: UfmSpec) -> Row:
         name, bias = "normalised", "no bias"
     if spec.classifier == "etf":
         name += ", ETF classifier,"
+    if spec.nonnegative:
+        name += ", non-negative,"
     return {
         "classes": spec.classes,
         "train_samples": spec.num_samples,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 
 
 def _field(name: str, kind: pa.DataType, meaning: str, unit: str = "") -> pa.Field:
@@ -148,6 +148,7 @@ UFM = pa.schema(
         _field("model", _TEXT, "plain | extended | deep: one, two or more weight matrices"),
         _field("activation", _TEXT, "linear | relu"),
         _field("classifier", _TEXT, "free | etf: frozen at a simplex ETF with unit rows"),
+        _field("nonnegative", _FLAG, "the features H_1 are constrained to be >= 0"),
         _field("loss", _TEXT, _LOSSES),
         _field("smoothing", _REAL, "label_smoothing: alpha"),
         _field("gamma", _REAL, "focal: the exponent"),

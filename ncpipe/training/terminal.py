@@ -69,6 +69,14 @@ class EndPhase:
         self.last = self.full.evaluate()
         return self.last.gradient.new_tensor([self.last.value]), (self.last.gradient * self.scales)[None]
 
+    def inside(self, vectors: Tensor) -> Tensor:
+        """The vectors as they are: nothing bounds them."""
+        return vectors
+
+    def along_bounds(self, point: Tensor, gradient: Tensor, direction: Tensor) -> Tensor:
+        """The direction as it is."""
+        return direction
+
     def fit(self, stop: StopRequest) -> None:
         """Go on until the gradient is within tolerance, no step descends or the iterations are used up; the network
         has the parameters of the end. ``Preempted`` when told to stop."""

@@ -8,12 +8,16 @@ so the problem is a spectral one in the fit Z = W_L ... W_1 H: its minimiser sha
 the targets and shrinks each singular value by itself (von Neumann's trace inequality; a width d below the rank
 keeps the d largest). F = L + 1; a frozen classifier, a simplex whose singular values are sqrt(K/(K-1)), is none of
 them: F = L, and Z / sqrt(K/(K-1)) takes the place of Z on its K - 1 directions.
+
+Non-negative features are the exception: class means are an orthogonal frame on the axes, also along directions that
+the classifier does not read, and the penalties of a direction are not alike in features and classifier.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from statistics import geometric_mean
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +42,8 @@ def solve(problem: Problem) -> Optimum:
     Raises:
         NoClosedForm: with the reason.
     """
+    if problem.nonnegative:
+        return _nonnegative(problem)
     if problem.multi_label:
         return _pick_all_labels(problem)
     if problem.temperature is not None:
@@ -114,9 +120,9 @@ def _optimum(
     """An optimum with the directions ``left`` (K, r) and singular values ``sigma``, by default for one label each."""
     rank = left.shape[1]
     sizes = sigma if isinstance(sigma, Tensor) else torch.full((rank,), sigma, dtype=torch.float64)
-    usual = {"is_global": True, "bias": None if problem.bias == "none" else 0.0, "right": left.T}
+    usual = {"is_global": True, "bias": None if problem.bias == "none" else 0.0, "right": left.T, "rank": rank}
     return Optimum(
-        value, rank == 0, scale, rank, basis, problem=problem, left=left, singular_values=sizes, **(usual | fields)
+        value, rank == 0, scale, basis=basis, problem=problem, left=left, singular_values=sizes, **(usual | fields)
     )
 
 
@@ -422,3 +428,86 @@ def _tag_profiles(problem: Problem, left: Tensor, margins: dict[int, float], sig
     for column, (tags, count) in enumerate(zip(problem.tag_sets, problem.counts, strict=True)):
         fits[list(tags), column] = margins[len(tags)] * math.sqrt(count)
     return left.T @ fits / sigma
+
+
+# --- non-negative features ---------------------------------------------------------------------------
+
+
+def _nonnegative(problem: Problem) -> Optimum:
+    """The closed form with features >= 0, where one is derived.
+
+    Bias-free squared loss has the optimum of the problem without the constraint: its singular directions are those of
+    the classes one by one, so that class means lie on the axes.
+    """
+    margins = problem.loss in ("ce", "label_smoothing")
+    if problem.loss == "mse" and problem.bias == "none" and problem.classifier == "free":
+        found = solve(replace(problem, nonnegative=False))
+        return replace(found, problem=problem, basis=f"{found.basis}; attained by non-negative features")
+    reasons = {
+        "the optimum depends on how a frozen classifier lies to the axes": problem.classifier == "etf",
+        f"none derived for loss {problem.loss!r}": not margins and problem.loss != "mse",
+        "none derived for the rescaled squared loss with a bias": problem.rescale != (1, 1),
+        "none derived for two or more weight layers with a bias or with cross entropy": problem.depth > 1,
+        "none derived for imbalanced classes with a bias or with cross entropy": not problem.balanced,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise NoClosedForm(f"non-negative features: {reason}")
+    return _nonnegative_margin(problem) if margins else _nonnegative_bias(problem)
+
+
+def _nonnegative_bias(problem: Problem) -> Optimum:
+    """MSE with a bias: W = a P + w (I - P), P = I - 11^T/K, class means r e_c, b = rho / (K lambda_b).
+
+    With u = r^2 / (K lambda_W), c = K sqrt(n lW lH) and rho = 1 - r w - K b the residual along ones,
+
+        f(u) = (K-1) / (2K (1 + u)) + rho / (2K) + c^2 u / 2,   rho = lambda_b / (1 + lambda_b (1 + u)),
+
+    is convex; r a = u / (1 + u) and r w = u rho. A free bias is lambda_b = 0.
+    """
+    K, penalty, c = problem.classes, problem.bias_decay, _strength(problem)
+    assert penalty is not None
+
+    def rho(u: float) -> float:
+        return penalty / (1 + penalty * (1 + u))
+
+    def fall(u: float) -> float:
+        """Square of c at which u is stationary."""
+        return (K - 1) / K / (1 + u) ** 2 + rho(u) ** 2 / K
+
+    threshold = math.sqrt(fall(0)) / c
+    u = _root(lambda u: c - math.sqrt(fall(u)), 0, 1 / c) if threshold > 1 else 0.0
+    value = (K - 1) / (2 * K * (1 + u)) + rho(u) / (2 * K) + c**2 * u / 2
+    return _nonnegative_frame(
+        problem, value, u / (1 + u), u * rho(u),
+        zero_threshold=threshold, bias=1 / (K * (1 + penalty * (1 + u))),
+    )  # fmt: skip
+
+
+def _nonnegative_margin(problem: Problem) -> Optimum:
+    """Cross entropy and label smoothing, any bias: a margin costs sqrt(K/(K-1)) times as much, c'' for c'."""
+    price = _strength(problem) / problem.classes * math.sqrt(problem.classes / (problem.classes - 1))
+    margin, value, threshold = _cross_entropy(problem, price)
+    return _nonnegative_frame(problem, value, margin, 0.0, zero_threshold=threshold)
+
+
+def _nonnegative_frame(problem: Problem, value: float, fit: float, common: float, **fields: Any) -> Optimum:
+    """Class means r e_c with the fit ``fit`` P + ``common`` (I - P), P = I - 11^T/K: W is that fit over r.
+
+    Features and classifier pay alike, lambda_H n K r^2 = lambda_W |W|^2.
+    """
+    K, n, (feature_decay, weight_decay) = problem.classes, problem.counts[0], problem.decays
+    basis = "orthogonal frame on the axes, a bound by duality is attained (derived in docs/ufm.md)"
+    if fit == 0:
+        return _optimum(problem, value, 0.0, helmert(K)[:, :0], 0.0, basis, **fields)
+    if min(problem.widths) < K:
+        raise NoClosedForm(
+            f"non-negative features with dim {min(problem.widths)} < classes {K}: no orthogonal frame fits"
+        )
+    ones = torch.full((K, 1), 1 / math.sqrt(K), dtype=torch.float64)
+    fits = torch.tensor([fit] * (K - 1) + [common], dtype=torch.float64)
+    r = (weight_decay / (feature_decay * n * K) * float(fits.square().sum())) ** 0.25
+    rank = K if common else K - 1
+    sigma, left = fits[:rank] * math.sqrt(n), torch.cat([helmert(K), ones], 1)
+    gains = torch.stack([torch.full_like(fits, r * math.sqrt(n)), fits / r])
+    return _optimum(problem, value, fit, left, sigma, basis, rank=rank, frame_gains=gains, **fields)

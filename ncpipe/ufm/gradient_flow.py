@@ -53,6 +53,8 @@ def _check(problem: Problem) -> None:
     reason = None
     if problem.loss != "mse" or problem.rescale != (1, 1):
         reason = "exact for the half squared error alone"
+    elif problem.nonnegative:
+        reason = "not of features that are constrained to be non-negative"
     elif not problem.balanced and (problem.bias != "none" or problem.classifier == "etf"):
         reason = "classes of different size need bias 'none' and a trained classifier"
     elif problem.activation == "relu" and (problem.bias != "none" or problem.classifier == "etf"):

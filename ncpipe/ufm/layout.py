@@ -44,6 +44,7 @@ class Layout:
     frozen: bool
     """The classifier is a fixed simplex."""
     temperature: float | None
+    nonnegative: bool
     tied: bool
 
     @classmethod
@@ -59,6 +60,7 @@ class Layout:
             has_bias=problem.bias_decay is not None,
             frozen=problem.classifier == "etf",
             temperature=problem.temperature,
+            nonnegative=problem.nonnegative,
             tied=tied,
         )
 

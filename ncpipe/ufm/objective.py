@@ -67,6 +67,7 @@ class Objective:
         """The objective of problems that share a layout."""
         layout = Layout.of(problems[0], tied)
         kind = Objective if layout.temperature is None else UnitSpheres
+        kind = NonNegative if layout.nonnegative else kind
         return kind(layout, torch.tensor([_decays(p) for p in problems], dtype=torch.float64, device=device))
 
     def subset(self, indices: Tensor) -> Objective:
@@ -83,6 +84,14 @@ class Objective:
 
     def retract(self) -> None:
         """Bring ``parameters`` back to the domain after a step."""
+
+    def inside(self, vectors: Tensor) -> Tensor:
+        """The nearest vectors (B, P) of a domain with bounds."""
+        return vectors
+
+    def along_bounds(self, point: Tensor, gradient: Tensor, direction: Tensor) -> Tensor:
+        """The direction (B, P) without what would leave a bound that the gradient of ``evaluate`` holds on to."""
+        return direction
 
     def tolerance(self, value: Tensor) -> Tensor:
         """Gradient norm of a stationary point (B,), given its objective (B,); in balanced variables."""
@@ -189,6 +198,37 @@ class UnitSpheres(Objective):
         for (block, axis), norm in zip(self._blocks(scaled), norms, strict=False):
             block.mul_(norm / block.norm(dim=axis, keepdim=True))
         return scaled
+
+
+class NonNegative(Objective):
+    """Features on the non-negative orthant, for solvers that project every step onto it.
+
+    ``evaluate`` gives the projected gradient: at a feature of zero, its negative part alone. It vanishes where the
+    conditions of Karush, Kuhn and Tucker hold, and nowhere else: no unit is dead, as behind a ReLU.
+    """
+
+    def start(self, draws: Tensor) -> Tensor:
+        found = draws.clone()
+        self.layout.views(found).features.abs_()
+        return found
+
+    def retract(self) -> None:
+        self._at.features.clamp_min_(0)
+
+    def inside(self, vectors: Tensor) -> Tensor:
+        self.layout.views(vectors).features.clamp_min_(0)
+        return vectors
+
+    def evaluate(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        value, gradient = super().evaluate(vectors)
+        slope = self._out.features
+        slope.copy_(torch.where(self._at.features > 0, slope, slope.clamp_max(0)))
+        return value, gradient
+
+    def along_bounds(self, point: Tensor, gradient: Tensor, direction: Tensor) -> Tensor:
+        held = (self.layout.views(point).features <= 0) & (self.layout.views(gradient).features == 0)
+        self.layout.views(direction).features.masked_fill_(held, 0)
+        return direction
 
 
 def _contiguous(view: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,7 +25,8 @@ class Optimum:
     """The smallest objective of a problem, and what it rests on.
 
     The fit W_L .. W_1 H of all samples has the singular value decomposition sum_j sigma_j u_j v_j^T; every factor is
-    diagonal in these directions.
+    diagonal in these directions. With non-negative features and a classifier that is no orthogonal frame, there are K
+    directions, whatever the rank r of the fit: features have the same gain in all of them.
     """
 
     value: float
@@ -55,13 +56,18 @@ class Optimum:
     """u_j over classes, (K, r)."""
     right: Tensor = field(kw_only=True, repr=False)
     """v_j over classes, or over sets of tags, each entry times the square root of its samples, (r, C)."""
+    frame_gains: Tensor | None = field(default=None, kw_only=True, repr=False)
+    """Gains of H_1 and W_1 in K directions where features are a non-negative frame, (2, K); else they pay alike."""
 
     def gains(self) -> Tensor:
         """Singular values alpha_j of the factors H_1, W_1 .. W_L, (L + 1, r); their products are ``singular_values``.
 
         Penalised factors pay alike, lambda_j alpha_j^2 = (Lambda sigma^2)^(1/F), Lambda the product of their F
-        penalties; a frozen classifier has sqrt(K/(K-1)); with a temperature only norms are given.
+        penalties; a frozen classifier has sqrt(K/(K-1)); with a temperature only norms are given. With a bias or
+        cross entropy, non-negative features and their classifier have K gains, and pay alike in all, not in each.
         """
+        if self.frame_gains is not None:
+            return self.frame_gains
         p, sigma = self.problem, self.singular_values
         frozen = math.sqrt(p.classes / (p.classes - 1))
         if p.temperature is not None:
@@ -106,8 +112,18 @@ class Optimum:
         return {name: means.T @ (level[:, None] * means) for name, level in zip(names, levels, strict=False) if name}
 
     def construct(self) -> Minimiser:
-        """The point whose factors are diagonal in the first r coordinates; see ``Problem.construct``."""
-        return diagonal_point(self.problem, self.left, self.right, self.gains(), self.bias)
+        """The point whose factors are diagonal in the first r coordinates; see ``Problem.construct``.
+
+        Non-negative features of class c lie on axis c.
+        """
+        point = diagonal_point(self.problem, self.left, self.right, self.gains(), self.bias)
+        if self.frame_gains is None:
+            return point
+        K = self.problem.classes
+        features = self.frame_gains[0, 0] / math.sqrt(self.problem.counts[0])
+        columns = features * torch.eye(*point.columns.shape, dtype=torch.float64)
+        point.weights[0][:, :K] = point.weights[0][:, :K] @ self.left.T
+        return replace(point, columns=columns)
 
     def _full_rank(self) -> int:
         """A rank below which some live directions could be exchanged for others."""

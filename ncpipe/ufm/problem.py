@@ -40,7 +40,8 @@ class Problem:
     :math:`-\sum_{k \in S} \log p_k`, which ``pick_all_labels_normalized`` divides by \|S\|.
     L = 1 is the plain UFM, L = 2 the extended one of Tirer & Bruna (ICML 2022), more the deep UFM of Súkeník et al.
     (NeurIPS 2023). With a temperature, features and rows of the classifier have unit norm instead of penalties and
-    z = tau W h (Yaras et al., NeurIPS 2022).
+    z = tau W h (Yaras et al., NeurIPS 2022). With non-negative features, H_1 >= 0, the plain UFM is the training of a
+    network whose head reads BatchNorm and ReLU, ``feature_decay`` its weight decay over N (docs/ufm.md).
 
     Args:
         classes: K, at least 2.
@@ -61,6 +62,7 @@ class Problem:
         rescale: (k, M) of ``mse``, positive.
         temperature: tau > 0 of the normalised model (plain, ``ce``, no bias, no penalties).
         classifier: ``"free"``, or ``"etf"``: frozen at a simplex equiangular tight frame with rows of unit norm.
+        nonnegative: whether the features H_1 are constrained to be >= 0; not with a temperature.
 
     Raises:
         ValueError: naming the field, what it got and what it needs.
@@ -79,6 +81,7 @@ class Problem:
     rescale: tuple[float, float] = (1.0, 1.0)
     temperature: float | None = None
     classifier: Classifier = "free"
+    nonnegative: bool = False
 
     def __post_init__(self) -> None:
         for field in ("samples", "dim", "weight_decay"):
@@ -95,6 +98,8 @@ class Problem:
         self._set("rescale", _rescale(self.rescale))
         if self.temperature is not None:
             self._set("temperature", _penalty("temperature", self.temperature))
+        if not isinstance(self.nonnegative, bool):
+            raise ValueError(f"nonnegative: got {self.nonnegative!r}; needs True or False")
         for reason in [*loss_mistakes(self.loss, self.smoothing, self.gamma, self.rescale), *self._sphere_mistakes()]:
             raise ValueError(reason)
         if self.temperature is None:
@@ -115,6 +120,8 @@ class Problem:
             yield f"temperature: got {self.temperature} with loss {self.loss!r}; it goes with 'ce'"
         if self.bias != "none":
             yield f"bias: got {self.bias!r} with temperature {self.temperature}; needs 'none'"
+        if self.nonnegative:
+            yield f"nonnegative: got True with temperature {self.temperature}; it goes with penalised features"
 
     def _check_layers(self) -> None:
         if self.classifier == "free" and self.temperature is None and not self.weight_decays:

@@ -1,6 +1,7 @@
 """Iterative solvers of a batch of UFM problems of one layout: gradient descent, and L-BFGS. All float64.
 
-On unit spheres both are Riemannian: see ``ncpipe.ufm.objective.UnitSpheres``.
+On unit spheres both are Riemannian: see ``ncpipe.ufm.objective.UnitSpheres``. Where features are non-negative both
+project every step, and the directions of L-BFGS are those of the features off their bounds: see ``NonNegative``.
 """
 
 from __future__ import annotations
@@ -290,11 +291,17 @@ class Differentiable(Protocol):
     def evaluate(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Objective (B,) and gradient (B, P) at vectors (B, P)."""
 
+    def inside(self, vectors: Tensor) -> Tensor:
+        """The nearest vectors (B, P) of a domain with bounds."""
+
+    def along_bounds(self, point: Tensor, gradient: Tensor, direction: Tensor) -> Tensor:
+        """The direction (B, P) without what would leave a bound."""
+
 
 def lbfgs_round(objective: Differentiable, state: State, memory: Memory) -> Tensor:
     """One trial step of L-BFGS on every problem: those that may take it go on from there; returns those that found no
     descent."""
-    point = torch.addcmul(state.point, state.step[:, None], state.direction)
+    point = objective.inside(torch.addcmul(state.point, state.step[:, None], state.direction))
     value, gradient = objective.evaluate(point)
     accepted, decrease = _weak_wolfe(state, value, gradient)
     taken = accepted[:, None]
@@ -308,7 +315,8 @@ def lbfgs_round(objective: Differentiable, state: State, memory: Memory) -> Tens
     state.low = torch.where(decrease, state.step, state.low)
     wider = torch.where(state.high.isinf(), 2 * state.step, (state.low + state.high) / 2)
     state.step = torch.where(accepted, state.step, wider)
-    state.search(accepted, memory.direction(state.gradient), torch.ones_like(value))
+    direction = objective.along_bounds(state.point, state.gradient, memory.direction(state.gradient))
+    state.search(accepted, direction, torch.ones_like(value))
     exhausted = ~accepted & (state.trials >= STEP_TRIALS)
     stuck = exhausted & state.steepest
     state.steepest &= ~accepted

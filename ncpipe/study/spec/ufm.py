@@ -84,6 +84,7 @@ CENTRAL_PATH: dict[str, Any] = {
     "classifier": "free",
     "weight_decay": None,
     "feature_decay": None,
+    "nonnegative": False,
 }
 """Settings of a problem that the solver central_path asks for."""
 
@@ -113,6 +114,7 @@ class UfmSpec(Settings):
         description="ce: features and weight rows on unit spheres, logits scaled by this; no penalties, no bias.",
     )
     classifier: Literal["free", "etf"] = Field("free", description="etf: frozen at a simplex with unit-norm rows.")
+    nonnegative: bool = Field(False, description="Features H_1 are constrained to be >= 0.")
     solver: SolverSpec
     seed: Seed = 0
 
@@ -176,6 +178,10 @@ class UfmSpec(Settings):
         penalised = self.weight_decay is not None or self.feature_decay is not None or self.bias != "none"
         if self.temperature is not None and (penalised or self.loss != "ce"):
             raise ValueError("temperature goes with loss 'ce', without weight_decay, feature_decay and bias")
+        if self.temperature is not None and self.nonnegative:
+            raise ValueError("nonnegative goes with penalised features, without temperature")
+        if self.solver.name == "gradient_flow" and self.nonnegative:
+            raise ValueError("nonnegative does not go with solver 'gradient_flow'")
         return self
 
     @model_validator(mode="after")
@@ -190,7 +196,8 @@ class UfmSpec(Settings):
             return self
         for name, value in CENTRAL_PATH.items():
             if getattr(self, name) != value:
-                raise ValueError(f"solver 'central_path' needs {name} {'null' if value is None else value}")
+                needed = {None: "null", False: "false"}.get(value, value)
+                raise ValueError(f"solver 'central_path' needs {name} {needed}")
         width = self.dim if isinstance(self.dim, int) else self.dim[0]
         if not isinstance(self.samples, int):
             raise ValueError("solver 'central_path' needs classes of one size: samples is one number")
@@ -206,6 +213,7 @@ class UfmSpec(Settings):
         kind = {1: "plain", 2: f"extended-{self.activation}"}.get(self.depth, f"deep{self.depth}-{self.activation}")
         kind = "normalised" if self.temperature is not None else kind
         kind += "-etf" if self.classifier == "etf" else ""
+        kind += "-nonnegative" if self.nonnegative else ""
         bias = {"none": "nobias", "free": "bias"}.get(str(self.bias), "biaspen")
         short = {"gradient_descent": "gd", "gradient_flow": "flow", "central_path": "path"}
         solver = short.get(self.solver.name, self.solver.name)
