@@ -16,6 +16,8 @@ from ncpipe.tables.reading import Frames
 
 CONFIDENCE = 0.95
 """Of the interval over seeds."""
+ROUNDING = 1e-9
+"""Relative to the threshold: values as close as this lie on no side of it."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +33,18 @@ class Claim:
     values: Callable[[Frames], pd.Series]
     """The statistic of every run that the claim speaks of, by run id; of what compares runs, by the id of one of
     them: that tells its seed and its data."""
+    rounding: float = 0.0
+    """What rounding alone makes of the statistic; a value so close to the threshold lies on no side of it."""
 
     def row(self, frames: Frames, scale: str | None = None) -> dict[str, Any]:
-        """The row of the ``claims`` table: effect and its interval over seeds, range over the runs, and the verdict.
-
-        Supported if every run lies on the stated side of the threshold, contradicted if none does.
-        """
+        """The row of the ``claims`` table: effect and its interval over seeds, range over the runs, and the verdict
+        with its reason, see ``decide``."""
         values = self.values(frames).dropna().astype(float)
         holds = values < self.threshold if self.direction == "below" else values > self.threshold
         runs = frames["runs"].set_index("run_id").reindex(values.index)
         by_seed = values.groupby(runs["seed"].to_numpy(), dropna=False).median()
         low, high = interval(by_seed)
+        verdict, reason = self.decide(values, by_seed)
         return {
             "claim_id": self.id,
             "source": self.source,
@@ -54,13 +57,43 @@ class Claim:
             "high": float(values.max()) if len(values) else None,
             "interval_low": low,
             "interval_high": high,
+            "resolution": None if low is None or high is None else (high - low) / 2,
             "count": len(values),
             "holds": int(holds.sum()),
             "seeds": int(runs["seed"].nunique()),
             "data": _data(runs),
             "scale": scale,
-            "verdict": _verdict(len(values), int(holds.sum())),
+            "verdict": verdict,
+            "reason": reason,
         }
+
+    def decide(self, values: pd.Series, by_seed: pd.Series) -> tuple[str, str]:
+        """Verdict and its reason, from the values of all runs and their medians by seed.
+
+        It is that of Student's interval over seeds: supported if the whole of it lies on the stated side of the
+        threshold, contradicted if the whole of it lies on the other. With one seed it is that of the range of its
+        runs, and where a median is infinite, so that there is no interval, that of the range of the medians. Ends
+        of the range within rounding of the threshold lie on no side; a range of which both do decides nothing.
+        """
+        if values.empty:
+            return "undecided", "no run speaks of it"
+        low, high = interval(by_seed)
+        what = "the interval over seeds"
+        if low is None or high is None:
+            chosen, what = (
+                (values, "all runs of one seed") if len(by_seed) < 2 else (by_seed, "the medians of all seeds")
+            )
+            low, high = float(chosen.min()), float(chosen.max())
+        ends = (self.threshold - high, self.threshold - low)
+        worst, best = ends if self.direction == "below" else (-ends[1], -ends[0])
+        tolerance = max(ROUNDING * abs(self.threshold), self.rounding)
+        if max(abs(worst), abs(best)) <= tolerance:
+            return "undecided", f"{what}: at the threshold but for rounding"
+        if worst >= -tolerance:
+            return "supported", f"{what}: on the stated side"
+        if best <= tolerance:
+            return "contradicted", f"{what}: on the other side"
+        return "undecided", f"{what}: on both sides"
 
 
 @dataclass(frozen=True)
@@ -77,15 +110,10 @@ class ClaimsOf:
         threshold: float,
         values: Callable[[Frames], pd.Series],
         direction: Literal["below", "above"] = "below",
+        rounding: float = 0.0,
     ) -> Claim:
         source = BIBLIOGRAPHY[self.paper].short
-        return Claim(f"{self.paper}-{number}", source, statement, statistic, direction, threshold, values)
-
-
-def _verdict(count: int, holds: int) -> str:
-    if count == 0 or 0 < holds < count:
-        return "undecided"
-    return "supported" if holds else "contradicted"
+        return Claim(f"{self.paper}-{number}", source, statement, statistic, direction, threshold, values, rounding)
 
 
 def interval(by_seed: pd.Series) -> tuple[float | None, float | None]:

@@ -9,31 +9,38 @@ import numpy as np
 import pandas as pd
 
 from ncpipe.claims.claim import Frames
-from ncpipe.claims.selectors import NETWORKS
+from ncpipe.claims.selectors import NETWORKS, alike, final
 from ncpipe.tables.reading import rows_of
+from ncpipe.tables.schemas import TABLES
 
-SWEEP = ["dataset", "model", "width", "depth", "batch_norm", "loss", "loss_scaling", "bias", "head", "seed"]
-"""Networks that agree in these columns of ``runs`` are a sweep: they differ in their weight decay."""
-SIDES = [f"{side}_{what}" for side in ("predicted", "measured")
-         for what in ("loss", "feature_norm", "weight_norm", "means_gram", "weights_gram")]  # fmt: skip
-COMPARED = ["network_id", "kind", "model", *SIDES]
+DECAYS = ("optimizer.weight_decay", "optimizer.head_weight_decay")
+"""The settings in which the networks of a sweep may differ, beside their seed."""
+PREDICTED = ("predicted", "predicted_extended")
+"""Kinds of models with nothing matched: what they say of norms and objective is a prediction too."""
+COLUMNS = ["sweep", "seed", "run_id", "decay", "classes", "classifier", "matched"]
 
 
 def matched_signatures(frames: Frames) -> pd.DataFrame:
     """Matched fits of networks past zero error beside what was measured.
 
-    Columns: those of a sweep; ``run_id`` and ``decay`` of the network; ``matched``, the kind of model;
+    Columns: ``sweep``, settings that its networks of all seeds share, as text; ``seed``, ``run_id``, ``decay`` and
+    ``classes`` of the network; ``classifier``, the guess for its frame; ``matched``, the kind of model;
     ``predicted`` and ``measured``, a ``Signature`` each. Networks in the order of their weight decay.
     """
     nets = frames["runs"].query(NETWORKS)
-    nets = nets.assign(decay=[classifier_decay(decays) for decays in nets["weight_decay"]])
-    fits = rows_of(frames, "ufm", COMPARED, kind="matched").rename(columns={"model": "matched"})
-    fits = fits[fits["predicted_loss"].notna() & (fits["measured_loss"] > 0)]
-    fits = fits.assign(predicted=_signatures(fits, "predicted"), measured=_signatures(fits, "measured"))
-    both = nets[[*SWEEP, "run_id", "decay"]].merge(
-        fits[["network_id", "matched", "predicted", "measured"]], left_on="run_id", right_on="network_id"
+    nets = nets.assign(
+        sweep=nets["run_id"].map(alike(frames, without=(*DECAYS, "seed"))),
+        decay=[classifier_decay(decays) for decays in nets["weight_decay"]],
+        classifier=np.where((nets["loss"] == "mse") & (nets["bias"] == "no"), "of", "etf"),
+        scatter=nets["run_id"].map(final(frames, pd.Index(nets["run_id"]), "within_share")),
     )
-    return both.drop(columns="network_id").sort_values("decay", kind="stable")
+    fits = rows_of(frames, "ufm", _compared(), kind="matched").rename(columns={"model": "matched"})
+    fits = fits[fits["predicted_loss"].notna() & (fits["measured_loss"] > 0)]
+    shared = ["sweep", "seed", "run_id", "decay", "classifier", "scatter"]
+    both = nets[shared].merge(fits, left_on="run_id", right_on="network_id")
+    both = both.assign(**{side: _signatures(both, side) for side in ("predicted", "measured")})
+    both["classes"] = [len(signature.means_gram) for signature in both["measured"]]
+    return both[[*COLUMNS, "predicted", "measured"]].sort_values("decay", kind="stable")
 
 
 def classifier_decay(decays: Any) -> float:
@@ -42,40 +49,62 @@ def classifier_decay(decays: Any) -> float:
 
 
 def misfits(frames: Frames) -> pd.DataFrame:
-    """A row for every sweep and matched model: columns of the sweep, ``run_id`` of its first network, ``matched``,
-    and ``misfit``, a ``Misfit``."""
+    """A row for every sweep, seed and model: ``COLUMNS`` of its first network, and ``misfit``, a ``Misfit``.
+
+    Where the classifier's decay does not vary, sizes are left out: a constant fits them whatever the model.
+    """
     from ncpipe.ufm.misfit import misfit  # with torch, which what reads tables does without
 
-    groups = matched_signatures(frames).groupby([*SWEEP, "matched"], dropna=False, sort=False)
-    rows: list[dict[Hashable, Any]] = [
-        own.iloc[0].to_dict() | {"misfit": misfit([*own["predicted"]], [*own["measured"]])} for _, own in groups
-    ]
-    return pd.DataFrame(rows, columns=[*SWEEP, "run_id", "matched", "misfit"])
+    rows: list[dict[Hashable, Any]] = []
+    for _, own in matched_signatures(frames).groupby(["sweep", "seed", "matched"], dropna=False, sort=False):
+        sides = [[*own["predicted"]], [*own["measured"]]]
+        if own["decay"].nunique() < 2:
+            sides = [[signature.without_sizes() for signature in side] for side in sides]
+        first = own.iloc[0].to_dict()
+        rows.append(first | {"misfit": misfit(*sides, classifier=first["classifier"])})
+    return pd.DataFrame(rows, columns=[*COLUMNS, "misfit"])
 
 
 def misfit_values(frames: Frames) -> pd.DataFrame:
-    """The misfits as numbers: sweeps by the id of their first network, a column per matched model."""
+    """The misfits as numbers, a row each: ``COLUMNS``, ``error``, ``guess_error``, and ``relative``, the error in
+    units of the distance between an orthogonal frame and a simplex ETF."""
+    from ncpipe.ufm.misfit import frames_apart
+
     found = misfits(frames)
-    values = found.assign(value=[one.value for one in found["misfit"]])
-    return values.pivot(index="run_id", columns="matched", values="value")
+    values = {name: [getattr(one, name) for one in found["misfit"]] for name in ("error", "guess_error")}
+    relative = np.array(values["error"]) / [frames_apart(classes) for classes in found["classes"]]
+    return found[COLUMNS].assign(**values, relative=relative)
+
+
+def _compared() -> list[str]:
+    """Columns of the ``ufm`` table that are read, as far as it has them."""
+    from ncpipe.ufm.misfit import GRAMS, SIZES
+
+    sides = [f"{side}_{name}" for side in ("predicted", "measured") for name in ("loss", *GRAMS, *SIZES)]
+    return [name for name in ("network_id", "kind", "model", *sides) if name in TABLES["ufm"].names]
 
 
 def _signatures(fits: pd.DataFrame, side: str) -> pd.Series:
-    from ncpipe.ufm.misfit import Signature
+    from ncpipe.ufm.misfit import GRAMS, SIZES, Signature
 
     found = [
         Signature(
-            means_gram=_square(fit[f"{side}_means_gram"]),
-            weights_gram=_square(fit[f"{side}_weights_gram"]),
-            norms=fit[f"{side}_weight_norm"] * fit[f"{side}_feature_norm"],
-            loss=fit[f"{side}_loss"],
+            **{name: _square(fit.get(f"{side}_{name}")) for name in GRAMS},
+            **{name: _size(fit.get(f"{side}_{name}")) for name in SIZES if fit["matched"] in PREDICTED},
+            scatter=0.0 if side == "predicted" else _size(fit["scatter"]),
         )
         for fit in fits.to_dict("records")
     ]
     return pd.Series(found, index=fits.index, dtype=object)
 
 
+def _size(value: Any) -> float | None:
+    return None if value is None or np.isnan(value) else float(value)
+
+
 def _square(gram: Any) -> Any:
+    if np.ndim(gram) == 0:  # none was written
+        return None
     values = np.asarray(gram, dtype=float)
     size = round(values.size**0.5)
     return values.reshape(size, size)

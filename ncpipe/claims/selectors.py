@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -83,15 +83,20 @@ def setting(frames: Frames, key: str) -> pd.Series:
     return pd.Series(values, index=pd.Index(runs["run_id"]), dtype=object)
 
 
-def alike(frames: Frames, *names: str, without: str = "") -> pd.Series:
+def alike(frames: Frames, *names: str, without: Collection[str] = ()) -> pd.Series:
     """The settings of these names, groups of settings ('model') included, as text by run: equal where they are.
 
-    ``without`` is the dotted key of one that may differ.
+    No name takes all settings. ``without`` are the dotted keys of those that may differ.
     """
     runs = frames["runs"]
-    trees = [flat(json.loads(text)) if text else {} for text in runs["settings"]]
+    trees = [flat(json.loads(text)) if isinstance(text, str) else {} for text in runs["settings"]]
     chosen = [
-        {key: value for key, value in tree.items() if key.split(".")[0] in names and key != without} for tree in trees
+        {
+            key: value
+            for key, value in tree.items()
+            if key not in without and (not names or key.split(".")[0] in names)
+        }
+        for tree in trees
     ]
     texts = [json.dumps(tree, sort_keys=True) for tree in chosen]
     return pd.Series(texts, index=pd.Index(runs["run_id"]), dtype=object)

@@ -23,7 +23,7 @@ def spreads(frames: Frames) -> pd.DataFrame:
     ``epochs`` and the ``rest``: data set, other settings of the model, and seed. Where a loss has several networks
     their mean counts. A row where all four losses are there, indexed by the run with CE."""
     runs = frames["runs"].query(f"{TRAINED} and fixed_etf == False and loss in {list(LOSSES)}").set_index("run_id")
-    rest = alike(frames, "dataset", "model", "seed", without="model.width").reindex(runs.index)
+    rest = alike(frames, "dataset", "model", "seed", without=("model.width",)).reindex(runs.index)
     accuracy = final(frames, runs.index, "accuracy", split="test").reindex(runs.index)
     table = runs[["width", "epochs", "loss"]].assign(rest=rest, accuracy=accuracy).reset_index().dropna()
     keys = ["rest", "width", "epochs"]

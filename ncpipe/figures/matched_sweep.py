@@ -1,8 +1,8 @@
-"""Figure: what the matched UFMs predict over a sweep of weight decay, against what networks have, and the misfit."""
+"""Figure: how far predictions of the matched UFMs are from networks over a sweep of weight decay, and the misfit."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
 from ncpipe.claims.claim import interval
-from ncpipe.claims.misfits import SWEEP, matched_signatures, misfits
+from ncpipe.claims.misfits import matched_signatures, misfit_values
 from ncpipe.figures.axes import scale_values
 from ncpipe.figures.series import Band, Tables, networks, plural
 from ncpipe.figures.style import (
@@ -32,16 +32,17 @@ from ncpipe.figures.style import (
 from ncpipe.study.spec import FigureOptions
 
 PANELS = {
-    "norms": r"$|W|_F\,|H|_F$",
-    "loss": "loss without penalties",
     "means_gram": "class means,\ndistance of Grams",
     "weights_gram": "classifier,\ndistance of Grams",
+    "scatter": "share of variance within\nclasses, predicted 0",
 }
 MODELS = {
-    "plain": Look(OKABE_ITO["blue"], "-", "o"),
-    "extended": Look(OKABE_ITO["vermillion"], (0, (4, 1.5)), "s"),  # dashed: the two may agree
+    "plain": ("matched plain UFM", Look(OKABE_ITO["blue"], "-", "o")),
+    "extended": ("matched extended UFM", Look(OKABE_ITO["vermillion"], (0, (4, 1.5)), "s")),  # the two may agree
+    "predicted": ("UFM without a parameter", Look(OKABE_ITO["green"], (0, (1, 1)), "^")),
+    "predicted_extended": ("extended UFM without a parameter", Look(OKABE_ITO["purple"], (0, (3, 1, 1, 1)), "D")),
 }
-GUESS_COLOUR, GUESS_WIDTH = "#BBBBBB", 2.6  # wide, so that it shows under a model that predicts an ETF
+GUESS_COLOUR, GUESS_WIDTH = "#BBBBBB", 2.6  # wide, so that it shows under a model that predicts the same
 MOST_LABELS = 9
 NARROW = 4.5
 ROW_HEIGHT, STRIP = 1.05, 0.2
@@ -53,16 +54,17 @@ class Sweep:
 
     label: str
     rows: pd.DataFrame
-    """Columns ``decay``, ``seed``, ``source`` (measured, guess or a model), ``quantity`` and ``value``."""
+    """Columns ``decay``, ``seed``, ``source`` (guess, a model, or measured of the scatter), ``quantity`` and
+    ``value``: of Grams the distance from the network's."""
     misfits: pd.DataFrame
-    """Columns ``matched``, ``seed`` and ``value``."""
+    """Columns ``matched``, ``seed``, ``error`` and ``guess_error``."""
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:
     found = sweeps(tables)[:MOST_LABELS]
     if not found:
         return empty_figure(options.width, "matched_sweep: no UFM matched to a network without training error")
-    columns = 2 if options.width < NARROW else len(PANELS)
+    columns = 1 if options.width < NARROW else len(PANELS)
     lines = len(found) * len(PANELS) // columns
     heights = (ROW_HEIGHT * lines + 0.5, STRIP * len(found) + 0.55)
     figure = new_figure(options.width, sum(heights))
@@ -73,7 +75,7 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     _scale_decays(grid[0, 0], np.unique(np.concatenate([sweep.rows["decay"] for sweep in found])))
     _name_panels(grid, found, columns)
     _draw_misfits(lower, found)
-    add_legend(figure, _legend())
+    add_legend(figure, _legend(found))
     return figure
 
 
@@ -85,19 +87,17 @@ def sweeps(tables: Tables) -> list[Sweep]:
     signatures = matched_signatures(tables)
     if signatures.empty:
         return []
-    keys = [column for column in SWEEP if column != "seed"]
     by_run = dict(zip(tables["runs"]["run_id"], tables["runs"]["label"]))
-    values = misfits(tables)
-    values = values.assign(value=[one.value for one in values["misfit"]])
-    names = {run: _common([by_run[other] for other in own["run_id"]]) for run, own in _of_each(signatures, keys)}
+    values = misfit_values(tables)
+    names = {run: _common([by_run[other] for other in own["run_id"]]) for run, own in _of_each(signatures)}
     signatures, values = (table.assign(name=table["run_id"].map(names)) for table in (signatures, values))
     order = [name for name in dict.fromkeys(map(names.get, tables["runs"]["run_id"])) if name]
     return [Sweep(n, _long(signatures[signatures["name"] == n]), values[values["name"] == n]) for n in order]
 
 
-def _of_each(signatures: pd.DataFrame, keys: Sequence[str]) -> Iterator[tuple[str, pd.DataFrame]]:
+def _of_each(signatures: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Every network with the rows of its sweep."""
-    for _, own in signatures.groupby(list(keys), dropna=False, sort=False):
+    for _, own in signatures.groupby("sweep", sort=False):
         for run in own["run_id"].unique():
             yield str(run), own
 
@@ -109,19 +109,16 @@ def _common(labels: Sequence[str]) -> str:
 
 
 def _long(signatures: pd.DataFrame) -> pd.DataFrame:
-    """Sizes of networks, models and guess, and distances of the Grams of models and guess from the networks'."""
-    from ncpipe.ufm.misfit import GRAMS, SIZES, constant_etf, gram_distance
+    """Distances of models and guess from the networks, and the networks' scatter, of which all predict none."""
+    from ncpipe.ufm.misfit import misfit
 
     rows: list[tuple[Any, ...]] = []
-    for (seed, matched), own in signatures.groupby(["seed", "matched"], sort=False):
-        guess = constant_etf([*own["measured"]])
-        sides: dict[Any, Iterable[Any]] = {"measured": own["measured"], matched: own["predicted"], "guess": guess}
-        for source, side in sides.items():
-            for decay, one, network in zip(own["decay"], side, own["measured"]):
-                rows += [(decay, seed, source, name, getattr(one, name)) for name in SIZES]
-                if source != "measured":
-                    distances = ((name, gram_distance(getattr(one, name), getattr(network, name))) for name in GRAMS)
-                    rows += [(decay, seed, source, *pair) for pair in distances]
+    for (_, seed, matched), own in signatures.groupby(["sweep", "seed", "matched"], dropna=False, sort=False):
+        found = misfit([*own["predicted"]], [*own["measured"]], own["classifier"].iloc[0])
+        for source, distances in ((matched, found.model), ("guess", found.guess)):
+            for name in set(PANELS) & distances.keys():
+                of = "measured" if name == "scatter" else source
+                rows += [(decay, seed, of, name, value) for decay, value in zip(own["decay"], distances[name])]
     return pd.DataFrame(rows, columns=["decay", "seed", "source", "quantity", "value"])
 
 
@@ -133,7 +130,7 @@ def _draw_sweep(panels: NDArray, sweep: Sweep) -> None:
         rows = sweep.rows[sweep.rows["quantity"] == quantity]
         guess = Band.of(rows[rows["source"] == "guess"], "decay")
         axes.plot(guess.x, guess.middle, color=GUESS_COLOUR, linewidth=GUESS_WIDTH)
-        for source, look in MODELS.items():
+        for source, (_, look) in MODELS.items():
             Band.of(rows[rows["source"] == source], "decay").draw(axes, look)
         _draw_measured(axes, Band.of(rows[rows["source"] == "measured"], "decay"))
         scale_values(axes, "y", [rows["value"]])
@@ -170,32 +167,41 @@ def _name_panels(grid: NDArray, found: Sequence[Sweep], columns: int) -> None:
 
 
 def _draw_misfits(place: SubFigure, found: Sequence[Sweep]) -> None:
-    """Mean over seeds with Student's interval, a line for each sweep."""
+    """Mean error over seeds with Student's interval, a line for each sweep, and the guess's as a grey bar."""
     axes = place.subplots()
-    tops = [1.0]
+    kinds = _kinds(found)
+    shifts = np.linspace(-0.16, 0.16, len(kinds)) if len(kinds) > 1 else [0.0]
+    tops = []
     for line, sweep in enumerate(found):
-        for shift, (model, look) in zip((-0.16, 0.16), MODELS.items()):
-            own = sweep.misfits[(sweep.misfits["matched"] == model) & np.isfinite(sweep.misfits["value"])]
+        for shift, model in zip(shifts, kinds):
+            own = sweep.misfits[sweep.misfits["matched"] == model]
             if own.empty:
                 continue
-            mean, (low, high) = float(own["value"].mean()), interval(own["value"])
-            tops.append(mean)
+            look, guess = MODELS[model][1], float(own["guess_error"].mean())
+            axes.vlines(guess, line + shift - 0.16, line + shift + 0.16, color=GUESS_COLOUR, linewidth=GUESS_WIDTH)
+            mean, (low, high) = float(own["error"].mean()), interval(own["error"])
+            tops += [mean, guess]
             if low is not None and high is not None:
                 tops.append(min(high, 2 * mean))  # of two seeds it may be far out
                 axes.plot([low, high], [line + shift] * 2, color=look.colour, linewidth=1.1)
-            axes.plot(own["value"], [line + shift] * len(own), "|", color=look.colour, ms=3.5, mew=0.7)
+            axes.plot(own["error"], [line + shift] * len(own), "|", color=look.colour, ms=3.5, mew=0.7)
             axes.plot(mean, line + shift, look.marker, color=look.colour, ms=3.6, zorder=4)
-    axes.axvline(1, color=GUESS_COLOUR, linewidth=GUESS_WIDTH, zorder=1)
-    axes.set(ylim=(len(found) - 0.5, -0.5), xlim=(0, 1.08 * max(tops)), xlabel="misfit: 0 perfect, 1 constant ETF")
+    axes.set(ylim=(len(found) - 0.5, -0.5), xlim=(0, 1.08 * max(tops, default=0) or 1), xlabel="error (0: right)")
     axes.set_yticks(range(len(found)), [sweep.label for sweep in found])
     axes.tick_params(axis="y", length=0)
 
 
-def _legend() -> Iterator[Artist]:
+def _kinds(found: Sequence[Sweep]) -> list[str]:
+    """The models of the sweeps."""
+    drawn = {kind for sweep in found for kind in sweep.misfits["matched"]}
+    return [kind for kind in MODELS if kind in drawn]
+
+
+def _legend(found: Sequence[Sweep]) -> Iterator[Artist]:
     yield mark_handle("network", "o", "black")
-    for model, look in MODELS.items():
-        yield Line2D([], [], color=look.colour, linestyle=look.line, marker=look.marker, label=f"matched {model} UFM")
-    yield Line2D([], [], color=GUESS_COLOUR, linewidth=GUESS_WIDTH, label="constant simplex ETF")
+    for label, look in (MODELS[kind] for kind in _kinds(found)):
+        yield Line2D([], [], color=look.colour, linestyle=look.line, marker=look.marker, label=label)
+    yield Line2D([], [], color=GUESS_COLOUR, linewidth=GUESS_WIDTH, label="guess")
 
 
 def caption(tables: Tables, options: FigureOptions) -> str:
@@ -205,11 +211,11 @@ def caption(tables: Tables, options: FigureOptions) -> str:
     left = len(nets) - shown
     without = f" Left out: {plural(left, 'network')} with training error or without a match." if left else ""
     return (
-        f"Predictions of the matched plain and ReLU extended UFM for {plural(shown, 'network')} of"
-        f" {plural(len(found), 'sweep')} of weight decay: product of the norms, loss, and Frobenius distances of the"
-        " predicted from the measured Grams of class means (uncentred) and of the classifier, each of unit norm."
-        " Medians over seeds with their range. Grey: the guess, a simplex ETF with the geometric mean of the measured"
-        " sizes over the sweep. Bottom: the misfit, mean over seeds with Student's 95 % interval, and the seeds"
-        " as ticks."
+        f"Predictions of UFMs for {plural(shown, 'network')} of {plural(len(found), 'sweep')} of weight decay:"
+        " Frobenius distances of the predicted from the measured Grams of class means (uncentred) and of the"
+        " classifier, each of unit norm, and the share of variance within classes. Medians over seeds with their"
+        " range. Grey: the guess, an orthogonal frame, for the classifier a simplex ETF with a bias or cross entropy."
+        " Bottom: the error, root mean square of the distances, mean over seeds with Student's 95 % interval, and"
+        " the seeds as ticks."
         f"{more}{without}"
     )

@@ -223,12 +223,16 @@ CLAIMS = pa.schema(
         _field("high", _REAL, "largest value over the runs"),
         _field("interval_low", _REAL, "Student's 95 % interval of the effect over seeds: its lower end"),
         _field("interval_high", _REAL, "its upper end; null with one seed"),
+        _field(
+            "resolution", _REAL, "half its width: a difference from the threshold that is smaller may not be seen"
+        ),
         _field("count", _INT, "runs that enter"),
         _field("holds", _INT, "runs on the stated side of the threshold"),
         _field("seeds", _INT, "different seeds among them"),
         _field("data", _TEXT, "what they were trained on, with the number of classes K and of samples N"),
         _field("scale", _TEXT, "size of the study; null where it has only one"),
-        _field("verdict", _TEXT, "supported | contradicted | undecided (some runs on each side, or none enters)"),
+        _field("verdict", _TEXT, "supported | contradicted | undecided"),
+        _field("reason", _TEXT, "what decided, and where it lies: 'the interval over seeds: on the stated side'"),
     ]
 )
 

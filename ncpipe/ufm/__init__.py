@@ -12,7 +12,7 @@ from ncpipe.ufm.central_path import CentralPath, renormalized_flow, snr, snr_law
 from ncpipe.ufm.fit import fit
 from ncpipe.ufm.matched import Goodness, MatchedUfm, match, match_statistics
 from ncpipe.ufm.minimiser import Minimiser
-from ncpipe.ufm.misfit import Misfit, Signature, constant_etf, misfit
+from ncpipe.ufm.misfit import Misfit, Signature, fair_guess, misfit
 from ncpipe.ufm.optimum import NoClosedForm, Optimum
 from ncpipe.ufm.perturbation import Perturbation, perturb
 from ncpipe.ufm.problem import Problem
@@ -31,7 +31,7 @@ __all__ = [
     "Problem",
     "Result",
     "Signature",
-    "constant_etf",
+    "fair_guess",
     "fit",
     "match",
     "match_statistics",

@@ -1,37 +1,54 @@
-"""The misfit: how far predictions of a sweep of networks are off, in units of a constant simplex ETF's error."""
+"""The misfit: how far predictions of networks are from what is measured, beside the error of a guess."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-GRAMS = ("means_gram", "weights_gram")
-SIZES = ("norms", "loss")
-QUANTITIES = GRAMS + SIZES
+Frame = Literal["of", "etf"]
+GRAMS = ("means_gram", "hidden_gram", "weights_gram")
+SIZES = ("weight_norm", "feature_norm", "objective")
+SCATTER = "scatter"
+"""Model and guess agree in it, so that it is reported by itself: in the numbers it would dilute their ratio."""
+QUANTITIES = (*GRAMS, *SIZES, SCATTER)
 
 
 @dataclass(frozen=True, eq=False)
 class Signature:
-    """What a model predicts of a network, or what was measured in it; nothing of it depends on coordinates."""
+    """What a model predicts of a network, or what was measured in it; nothing of it depends on coordinates.
+
+    None is what is not predicted, or was not measured.
+    """
 
     means_gram: Array
-    """Uncentred Gram of the class means, (K, K)."""
+    """Uncentred Gram of the class means of the last features, (K, K)."""
     weights_gram: Array
     """W W^T, (K, K)."""
-    norms: float
-    """|W|_F |H|_F, H the last features. The ratio of the two is matched, not predicted."""
-    loss: float
-    """Mean loss without penalties."""
+    hidden_gram: Array | None = None
+    """Uncentred Gram of the class means one level below, of H_1, (K, K)."""
+    weight_norm: float | None = None
+    """|W|_F."""
+    feature_norm: float | None = None
+    """|H|_F of the last features."""
+    objective: float | None = None
+    """Mean loss with all penalties; of a model its smallest value."""
+    scatter: float | None = None
+    """Tr S_W / (Tr S_W + Tr S_B) of the last features, in [0, 1]: the share of the variance within classes."""
+
+    def without_sizes(self) -> Signature:
+        """The same without norms and objective: of one network, the guess fits them exactly."""
+        return replace(self, **dict.fromkeys(SIZES))
 
 
 @dataclass(frozen=True, eq=False)
 class Misfit:
-    """The misfit of a model, and the distances behind it."""
+    """Distances of a model and of the guess from networks."""
 
     model: dict[str, Array]
     """Distance of the model from each network, (networks,), by quantity."""
@@ -39,34 +56,44 @@ class Misfit:
     """The same of the guess."""
 
     @property
-    def value(self) -> float:
-        """0: every prediction is right; 1: as far off as the guess. NaN where the guess is right in everything."""
-        return _ratio(np.concatenate([*self.model.values()]), np.concatenate([*self.guess.values()]))
+    def error(self) -> float:
+        """Root mean square of the model's distances but for the scatter's: 0 is right, and no more than sqrt(2)."""
+        return _rms(*_decisive(self.model))
 
     @property
-    def ratios(self) -> dict[str, float]:
-        """The same of every quantity by itself."""
-        return {name: _ratio(self.model[name], self.guess[name]) for name in self.model}
+    def guess_error(self) -> float:
+        """The same of the guess."""
+        return _rms(*_decisive(self.guess))
+
+    @property
+    def value(self) -> float:
+        """``error`` over ``guess_error``; 1 where the model says what the guess says. NaN where the guess is right."""
+        return self.error / self.guess_error if self.guess_error > 0 else math.nan
+
+    @property
+    def errors(self) -> dict[str, float]:
+        """Root mean square over the networks of every quantity by itself, the scatter included."""
+        return {name: _rms(distances) for name, distances in self.model.items()}
+
+    @property
+    def guess_errors(self) -> dict[str, float]:
+        """The same of the guess."""
+        return {name: _rms(distances) for name, distances in self.guess.items()}
 
 
-def misfit(predicted: Sequence[Signature], measured: Sequence[Signature]) -> Misfit:
-    r"""How good a model is of a sweep of networks, as one number free of scale.
+def misfit(predicted: Sequence[Signature], measured: Sequence[Signature], classifier: Frame = "of") -> Misfit:
+    r"""Distances between the predictions of a model and the networks of a sweep, and those of :func:`fair_guess`.
 
-    .. math:: \text{misfit}^2 = \frac{\sum_q \sum_i D_q(\text{model}_i, \text{network}_i)^2}
-                                     {\sum_q \sum_i D_q(\text{guess}, \text{network}_i)^2}
+    .. math:: \text{error}^2 = \frac1{QI} \sum_q \sum_i D_q(\text{model}_i, \text{network}_i)^2
 
-    over networks i and four quantities q. Of Grams, of class means (uncentred) and of the classifier, D is the
-    Frobenius distance, each Gram at unit norm. Of sizes, the product :math:`|W|_F |H|_F` and the loss, it is
-    :math:`|p - m|/(p + m)`. Each D is 0 for what is right and 1 for a prediction of zero, so they are added as they
-    are. The guess is :func:`constant_etf`.
-
-    The sums are taken before the quotient: a mean of quotients would be decided by a size that hardly varies over
-    the sweep, where a constant fitted to the networks has next to no error. One network has its sizes left out, as a
-    constant fits them exactly.
+    over networks i = 1, .., I and the Q quantities that predictions and measurements all have. Of Grams, D is the
+    Frobenius distance, each Gram at unit norm, in [0, sqrt 2]. Of sizes it is :math:`|p - m|/(p + m)`, and of the
+    scatter :math:`|p - m|`, both in [0, 1]. Give a model no size that was matched: it is no prediction.
 
     Args:
         predicted: of each network, in the order of ``measured``.
         measured: of networks that differ in what the model depends on, such as their weight decay.
+        classifier: frame of the guess for the classifier, ``"etf"`` with a bias or cross entropy.
 
     Raises:
         ValueError: the two differ in length or are empty; Grams are not (K, K) of one K; a number is not finite or
@@ -74,16 +101,17 @@ def misfit(predicted: Sequence[Signature], measured: Sequence[Signature]) -> Mis
 
     Example:
         >>> import numpy as np
-        >>> networks = [Signature(np.eye(4), np.eye(4), norms, 0.1 / norms) for norms in (1.0, 2.0)]
-        >>> misfit(networks, networks).value, misfit(constant_etf(networks), networks).value
-        (0.0, 1.0)
+        >>> networks = [Signature(np.eye(4), np.eye(4) - 1 / 4)] * 2
+        >>> found = misfit([Signature(np.eye(4), np.eye(4))] * 2, networks, classifier="etf")
+        >>> round(found.error, 3), found.guess_error, round(found.errors["weights_gram"], 3)
+        (0.366, 0.0, 0.518)
     """
     if len(predicted) != len(measured):
         raise ValueError(f"predicted: got {len(predicted)} for {len(measured)} networks; needs one of each")
-    guess = constant_etf(measured)
+    guess = fair_guess(measured, classifier)
     for number, signature in enumerate(predicted):
         _check(f"predicted[{number}]", signature, len(measured[0].means_gram))
-    compared = QUANTITIES if len(measured) > 1 else GRAMS
+    compared = [name for name in QUANTITIES if all(getattr(s, name) is not None for s in (*predicted, *measured))]
     model, reference = (
         {name: np.array([_distance(name, one, other) for one, other in zip(side, measured)]) for name in compared}
         for side in (predicted, guess)
@@ -91,23 +119,27 @@ def misfit(predicted: Sequence[Signature], measured: Sequence[Signature]) -> Mis
     return Misfit(model, reference)
 
 
-def constant_etf(measured: Sequence[Signature]) -> list[Signature]:
-    """The guess: both Grams a simplex ETF, both sizes the geometric mean of those measured, which favours it.
+def fair_guess(measured: Sequence[Signature], classifier: Frame = "of") -> list[Signature]:
+    """The guess, the best constant that needs no model: class means an orthogonal frame (OF) at every level, the
+    classifier an OF or a simplex ETF, no scatter, and sizes the geometric mean of those measured, which favours it.
 
     Raises:
         ValueError: as :func:`misfit`.
     """
     if not measured:
         raise ValueError("measured: got no network; needs one at least")
+    if classifier not in ("of", "etf"):
+        raise ValueError(f"classifier: got {classifier!r}; needs 'of' or 'etf'")
     classes = len(measured[0].means_gram)
     for number, signature in enumerate(measured):
         _check(f"measured[{number}]", signature, classes)
         for name in SIZES:
             if getattr(signature, name) == 0:
                 raise ValueError(f"measured[{number}].{name}: got 0; a network that collapsed to zero has no frame")
-    etf = np.eye(classes) - 1 / classes
-    norms, loss = (float(np.exp(np.mean([math.log(getattr(s, name)) for s in measured]))) for name in SIZES)
-    return [Signature(etf, etf, norms, loss)] * len(measured)
+    frame = np.eye(classes)
+    sizes = {name: _geometric_mean([getattr(s, name) for s in measured]) for name in SIZES}
+    guess = Signature(frame, frame - (classifier == "etf") / classes, hidden_gram=frame, scatter=0.0, **sizes)
+    return [guess] * len(measured)
 
 
 def gram_distance(one: Array, other: Array) -> float:
@@ -120,8 +152,14 @@ def size_distance(one: float, other: float) -> float:
     return 0.0 if one == other else abs(one - other) / (one + other)
 
 
+def frames_apart(classes: int) -> float:
+    """``gram_distance`` of an orthogonal frame and a simplex ETF, sqrt(2 - 2 sqrt((K-1)/K)): 0.32 of ten classes."""
+    return math.sqrt(2 - 2 * math.sqrt((classes - 1) / classes))
+
+
 def _distance(name: str, one: Signature, other: Signature) -> float:
-    return (gram_distance if name in GRAMS else size_distance)(getattr(one, name), getattr(other, name))
+    p, m = getattr(one, name), getattr(other, name)
+    return abs(p - m) if name == SCATTER else (gram_distance if name in GRAMS else size_distance)(p, m)
 
 
 def _unit(gram: Array) -> Array:
@@ -129,20 +167,27 @@ def _unit(gram: Array) -> Array:
     return gram / norm if norm > 0 else gram
 
 
-def _ratio(model: Array, guess: Array) -> float:
-    """Of the two root mean squares."""
-    size = float(np.linalg.norm(guess))
-    return float(np.linalg.norm(model)) / size if size > 0 else math.nan
+def _decisive(distances: Mapping[str, Array]) -> list[Array]:
+    return [values for name, values in distances.items() if name != SCATTER]
+
+
+def _rms(*distances: Array) -> float:
+    return float(np.sqrt(np.mean(np.square(np.concatenate(distances)))))
+
+
+def _geometric_mean(sizes: Sequence[float | None]) -> float | None:
+    known = [math.log(size) for size in sizes if size is not None]
+    return math.exp(np.mean(known)) if len(known) == len(sizes) else None
 
 
 def _check(name: str, signature: Signature, classes: int) -> None:
     for field in GRAMS:
-        shape = np.shape(getattr(signature, field))
-        if shape != (classes, classes):
-            raise ValueError(f"{name}.{field}: got shape {shape}; needs ({classes}, {classes})")
-        if not np.isfinite(getattr(signature, field)).all():
+        gram = getattr(signature, field)
+        if gram is not None and np.shape(gram) != (classes, classes):
+            raise ValueError(f"{name}.{field}: got shape {np.shape(gram)}; needs ({classes}, {classes})")
+        if gram is not None and not np.isfinite(gram).all():
             raise ValueError(f"{name}.{field}: got a value that is not finite")
-    for field in SIZES:
+    for field in (*SIZES, SCATTER):
         size = getattr(signature, field)
-        if not (math.isfinite(size) and size >= 0):
+        if size is not None and not (math.isfinite(size) and size >= 0):
             raise ValueError(f"{name}.{field}: got {size}; needs a finite number >= 0")
