@@ -10,15 +10,19 @@ from typing import Any
 from torch import Tensor
 
 from ncpipe.central_path import follow_path
-from ncpipe.collapse import Moment, Trace, load_traces
+from ncpipe.collapse import LayerStatistics, Moment, Trace, load_traces
 from ncpipe.errors import UserError
 from ncpipe.files import read_json
 from ncpipe.fit_records import FitRecord, write_fits
 from ncpipe.progress import progress
 from ncpipe.study.spec import CentralPath, MatchedKind, NetworkSpec, UfmSpec
 from ncpipe.study.study import NetworkRun, UfmBatch
+from ncpipe.training.predicted import predicted_problem
 from ncpipe.ufm import MatchedUfm, NoClosedForm, Problem, Result, fit
-from ncpipe.ufm.matched import match_statistics
+from ncpipe.ufm.matched import match_statistics, predicted_model
+
+PREDICTED = ("predicted", "predicted_extended")
+"""Kinds of models with nothing matched."""
 
 
 def fit_batch(batch: UfmBatch, folder: Path) -> None:
@@ -84,7 +88,7 @@ def match_network(run: NetworkRun, kinds: Sequence[MatchedKind], network_folder:
     for kind in kinds:
         run_id = f"matched-{kind}-{run.id}"
         try:
-            check_matchable(run.spec, status)
+            check_matchable(kind, run.spec, status)
             model = matched_to(kind, run.spec, trace)
         except ValueError as reason:
             print(f"{run_id}: no match: {reason}", flush=True)
@@ -96,10 +100,13 @@ def match_network(run: NetworkRun, kinds: Sequence[MatchedKind], network_folder:
     write_fits(folder, fits, start)
 
 
-def check_matchable(spec: NetworkSpec, status: str) -> None:
-    """Raise ``ValueError`` where the network is not at a stationary point of its penalised classifier."""
+def check_matchable(kind: MatchedKind, spec: NetworkSpec, status: str) -> None:
+    """Raise ``ValueError`` where the network is at no stationary point of its penalised classifier, which a matched
+    model takes for granted."""
     if status != "done":
         raise ValueError(f"the network {status}")
+    if kind in PREDICTED:
+        return
     if spec.loss.name not in ("mse", "ce") or spec.loss.rescale != (1, 1):
         raise ValueError("only plain mse and ce have a matched model")
     if spec.head.temperature is not None:
@@ -113,11 +120,18 @@ def check_matchable(spec: NetworkSpec, status: str) -> None:
 def matched_to(kind: MatchedKind, spec: NetworkSpec, trace: Trace) -> MatchedUfm:
     """The model that the last measured epoch of a network determines, see ``ncpipe.ufm.matched``.
 
-    The extended model is matched by the nuclear norm of the last features: below them BatchNorm may leave weights
-    without a scale, and then the norm of the layer below means nothing.
+    The predicted kinds have nothing matched, see ``ncpipe.training.predicted``. The extended model is matched by the
+    nuclear norm of the last features: below them BatchNorm may leave weights without a scale, and then the norm of
+    the layer below means nothing.
     """
     last = trace.times[-1]
     weight, bias = trace.heads[last]
+    if kind == "predicted" or kind == "predicted_extended":
+        problem = predicted_problem(spec, trace.statistics[Moment(last, trace.layers[-1])].counts.tolist())
+        if (problem.depth > 1) != (kind == "predicted_extended"):
+            levels = "one layer" if problem.depth == 1 else "two layers"
+            raise ValueError(f"the network has {levels} above its last BatchNorm")
+        return predicted_model(problem, spec.loss.scaling)
     return match_statistics(
         kind,
         trace.statistics[Moment(last, trace.layers[-1])],
@@ -180,12 +194,14 @@ def comparison_columns(model: MatchedUfm, trace: Trace) -> dict[str, Any]:
     last = trace.times[-1]
     weight, _ = trace.heads[last]
     features = trace.statistics[Moment(last, trace.layers[-1])]
+    objective = trace.scalars[last, "train"].get("objective")
     measured = {
         "loss": trace.scalars[last, "train"]["loss"] * model.loss_factor,
         "feature_norm": features.squared_norm**0.5,
         "weight_norm": float(weight.norm()),
         "means_gram": _flat(features.means @ features.means.T),
         "weights_gram": _flat(weight @ weight.T),
+        "objective": None if objective is None else objective * model.loss_factor,
     }
     predicted = {
         "loss": model.loss,
@@ -193,8 +209,27 @@ def comparison_columns(model: MatchedUfm, trace: Trace) -> dict[str, Any]:
         "weight_norm": model.weight_norm,
         "means_gram": _flat(model.means_gram),
         "weights_gram": _flat(model.weights_gram),
+        "objective": model.optimum_value,
     }
+    if model.problem.depth == 2 and (hidden := _hidden_level(trace)) is not None:
+        measured |= hidden
+        predicted |= _hidden_columns(model.minimiser.statistics()["H1"], model.minimiser.weights[0])
     return {f"predicted_{k}": v for k, v in predicted.items()} | {f"measured_{k}": v for k, v in measured.items()}
+
+
+def _hidden_level(trace: Trace) -> dict[str, Any] | None:
+    """What is compared of the level below the last of a network, where one matrix leads from it to the last."""
+    last, level = trace.times[-1], trace.layers[-2] if len(trace.layers) > 1 else ""
+    weight, features = trace.weights.get((last, level)), trace.statistics.get(Moment(last, level))
+    return None if weight is None or features is None else _hidden_columns(features, weight)
+
+
+def _hidden_columns(features: LayerStatistics, weight: Tensor) -> dict[str, Any]:
+    return {
+        "hidden_gram": _flat(features.means @ features.means.T),
+        "hidden_norm": features.squared_norm**0.5,
+        "hidden_weight_norm": float(weight.norm()),
+    }
 
 
 def error_columns(model: MatchedUfm, trace: Trace) -> dict[str, float | None]:

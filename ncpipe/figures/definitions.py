@@ -54,7 +54,6 @@ DEFINITIONS = {
     "robustness": r"mean of $|r|\,/\,|x|$, DeepFool",
     "classifier_stationarity": r"$|\nabla_W\ell+\lambda W|\,/\,\lambda|W|$",
     "stationarity": r"$|\nabla f|\,/\,|\Lambda\theta|$",
-    "objective": r"$f$",
     "objective_gap": r"$f/f^*-1$",
     "loss": "mean, without penalties",
     "gap": "objective − optimum",

@@ -16,7 +16,10 @@ def mlp(model: Mlp, image_shape: tuple[int, int, int]) -> Backbone:
     stages: dict[str, nn.Module] = {}
     inputs = prod(image_shape)
     for name in model.layers():
-        stages[name] = linear(inputs, model.width, batch_norm=model.batch_norm)
+        if model.batch_norm == "all_but_last" and name == "features":
+            stages[name] = nn.Sequential(nn.Linear(inputs, model.width, bias=False), nn.ReLU(inplace=True))
+        else:
+            stages[name] = linear(inputs, model.width, batch_norm=bool(model.batch_norm))
         kaiming_init(stages[name], "fan_in")
         inputs = model.width
     first = next(iter(stages))

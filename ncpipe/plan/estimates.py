@@ -22,6 +22,9 @@ FORWARD = 1 / 3
 MEASURING = 1.5
 """A forward pass that measures all layers takes so many times as long as one that does not."""
 
+FLOAT64 = 2.5
+"""An iteration of the end phase takes so many times as long, per image, as a step of training in float32."""
+
 CLASSIFIER_STEP = 4e-4
 """Seconds of a step of SGD on the classifier alone, on a usual CPU."""
 
@@ -83,11 +86,13 @@ class Estimator:
 
 
 def training_time(spec: NetworkSpec, shape: NominalShape, costs: Costs) -> float | None:
-    """Seconds of all epochs with their evaluations; without compilation and without reading a streamed set."""
+    """Seconds of all epochs with their evaluations, and of the end phase to its last iteration; without compilation and without reading a streamed set."""
     if costs.seconds_per_image is None:
         return None
-    images = shape.train_samples / spec.gpus + FORWARD * shape.test_samples
-    return STARTUP + spec.epochs * images * costs.seconds_per_image
+    images = spec.epochs * (shape.train_samples / spec.gpus + FORWARD * shape.test_samples)
+    if spec.terminal is not None:
+        images += spec.terminal.iterations * shape.train_samples * FLOAT64
+    return STARTUP + images * costs.seconds_per_image
 
 
 def measuring_time(run: NetworkRun, shape: NominalShape, costs: Costs) -> float | None:

@@ -56,7 +56,7 @@ def network_settings(run: NetworkRun) -> Row:
         "model": model,
         "width": getattr(spec.model, "width", None),
         "depth": getattr(spec.model, "depth", None),
-        "batch_norm": getattr(spec.model, "batch_norm", None),
+        "batch_norm": batch_norm(spec),
         "loss": spec.loss.name,
         "loss_scaling": spec.loss.scaling if spec.loss.name == "mse" else None,
         "bias": "yes" if spec.head.bias else "no",
@@ -76,6 +76,12 @@ def network_settings(run: NetworkRun) -> Row:
         "settings": _json(spec),
         "label": f"{model} {loss_name(spec.loss.name)} {'bias' if spec.head.bias else 'no bias'}",
     }
+
+
+def batch_norm(spec: NetworkSpec) -> bool | None:
+    """Whether the layer that the head reads has BatchNorm; None where that is no choice."""
+    chosen = getattr(spec.model, "batch_norm", None)
+    return chosen if chosen is None else chosen is True
 
 
 def model_name(spec: NetworkSpec) -> str:

@@ -46,6 +46,7 @@ from ncpipe.training.losses import (
     mean_loss,
     squared_error_penalties,
 )
+from ncpipe.training.predicted import predicted_optimum
 from ncpipe.training.robustness import probe_images, relative_distances
 from ncpipe.training.state import checkpoint_name
 from ncpipe.training.trainer import EVALUATION_BATCH, new_network
@@ -109,7 +110,10 @@ class Extractor:
         self.penalties = squared_error_penalties(run.spec, dataset.num_classes)
         self.decay = classifier_decay(run.spec)
         self.full = self._full_batch(dataset) if "full_batch" in self.splits else None
-        self.optimum = predicted_optimum(run.spec, dataset.split("train").labels.bincount().tolist())
+        pairs = run.spec.dataset.pairs is not None
+        self.optimum = (
+            None if pairs else predicted_optimum(run.spec, dataset.split("train").labels.bincount().tolist())
+        )
         self.trace = Trace(run.layers)
         self.labels: dict[str, Tensor] = {}
         """(N,) by split, in the order in which it is measured."""
@@ -141,7 +145,9 @@ class Extractor:
         return kept
 
     def _full_batch(self, dataset: Dataset) -> FullBatch:
-        return FullBatch(new_network(self.spec, dataset), self.spec, self.data["train"], self.network.head.weight.device)
+        return FullBatch(
+            new_network(self.spec, dataset), self.spec, self.data["train"], self.network.head.weight.device
+        )
 
     def _distances(self, split: str) -> dict[str, float]:
         """How far the weights are from a minimum of what training minimises, in evaluation mode for 'train' and with

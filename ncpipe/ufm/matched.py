@@ -299,6 +299,18 @@ def match(
     return replace(_solved(problem, seed), loss_factor=factor)
 
 
+def predicted_model(problem: Problem, loss_scaling: Scaling = "half", seed: int = 0) -> MatchedUfm:
+    """What a problem that follows from a network's settings alone predicts of it.
+
+    Args:
+        problem: its penalties in the model's scaling.
+        loss_scaling: the network's, as in ``match``.
+        seed: of the random starts where there is no closed form.
+    """
+    factor = loss_factor("mse" if problem.loss == "mse" else "ce", loss_scaling, problem.classes)
+    return replace(_solved(problem, seed), loss_factor=factor)
+
+
 def loss_factor(loss: str, loss_scaling: str, classes: int) -> float:
     """What a network's loss and penalties are multiplied by to be those of a UFM: K/2 for ``torch.nn.MSELoss``."""
     if loss_scaling not in ("half", "mean"):

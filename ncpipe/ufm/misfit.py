@@ -43,7 +43,7 @@ class Signature:
 
     def without_sizes(self) -> Signature:
         """The same without norms and objective: of one network, the guess fits them exactly."""
-        return replace(self, **dict.fromkeys(SIZES))
+        return replace(self, weight_norm=None, feature_norm=None, objective=None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ class Misfit:
 
     @property
     def value(self) -> float:
-        """``error`` over ``guess_error``; 1 where the model says what the guess says. NaN where the guess is right."""
+        """``error`` over ``guess_error``; 1 where the model says what the guess says; NaN where that is right."""
         return self.error / self.guess_error if self.guess_error > 0 else math.nan
 
     @property

@@ -26,11 +26,15 @@ class Mlp(Settings):
     name: Literal["mlp"]
     depth: Depth = Field(3, description="Number of hidden layers.")
     width: Count = Field(256, description="Width of every hidden layer.")
-    batch_norm: bool = True
+    batch_norm: bool | Literal["all_but_last"] = Field(
+        True, description="all_but_last: the last hidden layer has neither BatchNorm nor bias (an extended UFM)."
+    )
 
     @property
     def slug(self) -> str:
-        return f"mlp{self.depth}x{self.width}" + ("" if self.batch_norm else "-nobn")
+        return f"mlp{self.depth}x{self.width}" + (
+            "-lastnobn" if self.batch_norm == "all_but_last" else "" if self.batch_norm else "-nobn"
+        )
 
     def layers(self) -> list[str]:
         return [*(f"layer{i}" for i in range(1, self.depth)), "features"]

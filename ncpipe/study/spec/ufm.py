@@ -220,4 +220,4 @@ class UfmSpec(Settings):
         return f"{kind}-{self.loss.replace('_', '-')}-{bias}-{solver}-s{self.seed}"
 
 
-MatchedKind = Literal["plain", "extended"]
+MatchedKind = Literal["predicted", "predicted_extended", "plain", "extended"]
