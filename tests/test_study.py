@@ -247,6 +247,7 @@ def test_metric_names_are_those_that_are_measured():
     row = measure(torch.randn(12, 5), labels, weight, torch.randn(3), train_means=train_means, ridge=0.1)
     elsewhere = {"loss", "classifier_stationarity", "tagwise_angle", "tagwise_scale"}
     elsewhere |= {"loss_penalised", "snr_min", "snr_max", "tag_sets_1nn", "robustness"}
+    elsewhere |= {"objective", "objective_gap", "stationarity"}
     assert {*get_args(MetricName)} == set(row) - {"rank", "condition"} | elsewhere
 
 

@@ -86,7 +86,8 @@ class Estimator:
 
 
 def training_time(spec: NetworkSpec, shape: NominalShape, costs: Costs) -> float | None:
-    """Seconds of all epochs with their evaluations, and of the end phase to its last iteration; without compilation and without reading a streamed set."""
+    """Seconds of all epochs with their evaluations, and of the end phase to its last iteration; without compilation
+    and without reading a streamed set."""
     if costs.seconds_per_image is None:
         return None
     images = spec.epochs * (shape.train_samples / spec.gpus + FORWARD * shape.test_samples)
