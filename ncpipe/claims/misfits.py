@@ -57,11 +57,11 @@ def misfits(frames: Frames) -> pd.DataFrame:
 
     rows: list[dict[Hashable, Any]] = []
     for _, own in matched_signatures(frames).groupby(["sweep", "seed", "matched"], dropna=False, sort=False):
-        sides = [[*own["predicted"]], [*own["measured"]]]
+        predicted, measured = [*own["predicted"]], [*own["measured"]]
         if own["decay"].nunique() < 2:
-            sides = [[signature.without_sizes() for signature in side] for side in sides]
+            predicted, measured = ([one.without_sizes() for one in side] for side in (predicted, measured))
         first = own.iloc[0].to_dict()
-        rows.append(first | {"misfit": misfit(*sides, classifier=first["classifier"])})
+        rows.append(first | {"misfit": misfit(predicted, measured, first["classifier"])})
     return pd.DataFrame(rows, columns=[*COLUMNS, "misfit"])
 
 
@@ -87,14 +87,12 @@ def _compared() -> list[str]:
 def _signatures(fits: pd.DataFrame, side: str) -> pd.Series:
     from ncpipe.ufm.misfit import GRAMS, SIZES, Signature
 
-    found = [
-        Signature(
-            **{name: _square(fit.get(f"{side}_{name}")) for name in GRAMS},
-            **{name: _size(fit.get(f"{side}_{name}")) for name in SIZES if fit["matched"] in PREDICTED},
-            scatter=0.0 if side == "predicted" else _size(fit["scatter"]),
-        )
-        for fit in fits.to_dict("records")
-    ]
+    found = []
+    for fit in fits.to_dict("records"):
+        parts: dict[str, Any] = {name: _square(fit.get(f"{side}_{name}")) for name in GRAMS}
+        if fit["matched"] in PREDICTED:
+            parts |= {name: _size(fit.get(f"{side}_{name}")) for name in SIZES}
+        found.append(Signature(**parts, scatter=0.0 if side == "predicted" else _size(fit["scatter"])))
     return pd.Series(found, index=fits.index, dtype=object)
 
 
