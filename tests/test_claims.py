@@ -11,7 +11,7 @@ import pytest
 
 from ncpipe.claims import CLAIMS, Claim, claim_rows
 from ncpipe.claims.claim import interval
-from ncpipe.claims.misfits import SWEEP, misfit_values
+from ncpipe.claims.misfits import PREDICTED, misfit_values, misfits
 from ncpipe.ufm import Problem
 
 NET = {"kind": "network", "status": "done", "fixed_etf": False, "head": "linear", "weight_decay": [1e-3]}
@@ -34,7 +34,7 @@ def collapse(*rows: tuple) -> pd.DataFrame:
     return pd.DataFrame([dict(zip(names, row)) | {"split": "train"} for row in rows], columns=[*names, "split"])
 
 
-RUN_COLUMNS = ["settings", "seed", "train_samples", "weight_decay", *SWEEP]
+RUN_COLUMNS = ["settings", "seed", "train_samples", "weight_decay", "dataset", "loss", "bias"]
 
 
 def frames(*rows: tuple, ufm: list | None = None) -> dict[str, pd.DataFrame]:
@@ -64,7 +64,14 @@ def claim(number: str) -> Claim:
         ([1, 4], "below", "undecided"),
         ([4, 5], "below", "contradicted"),
         ([4, 5], "above", "supported"),
-        ([3], "below", "contradicted"),
+        ([3], "below", "undecided"),
+        ([3, 2], "below", "supported"),
+        ([3 + 1e-9, 2], "below", "supported"),
+        ([3 + 1e-8, 2], "below", "undecided"),
+        ([3, 4], "below", "contradicted"),
+        ([-math.inf, 2], "below", "supported"),
+        ([math.inf, 2], "below", "undecided"),
+        ([math.inf], "below", "contradicted"),
         ([], "below", "undecided"),
         ([math.nan, 1], "below", "supported"),
     ],
@@ -74,6 +81,52 @@ def test_verdicts(values, direction, verdict):
     row = made.row(frames())
     assert row["verdict"] == verdict
     assert row["count"] == sum(not math.isnan(v) for v in values)
+
+
+def over_seeds(values: list[float], threshold: float = 0.0, **more: float) -> dict:
+    """The row of a claim 'below the threshold' of one value a seed."""
+    names = [str(i) for i in range(len(values))]
+    runs = pd.DataFrame({"run_id": names, "seed": range(len(values)), "dataset": None, "classes": None})
+    made = Claim("x", "paper", "s", "t", "below", threshold, lambda _: pd.Series(values, index=names), **more)
+    return made.row({"runs": runs.assign(train_samples=None)})
+
+
+def test_more_seeds_decide_a_claim_though_one_of_them_is_off():
+    values = [-1.0, -1.1, -0.9, -1.0, -1.2, -0.8, -1.0, 0.2]
+    assert over_seeds(values[-2:])["verdict"] == "undecided"
+    for number in (8, 16, 64):
+        row = over_seeds((values * 8)[:number])
+        assert (row["verdict"], row["holds"]) == ("supported", number * 7 // 8)
+        assert over_seeds([-value for value in (values * 8)[:number]])["verdict"] == "contradicted"
+    assert over_seeds(values * 8)["resolution"] < over_seeds(values)["resolution"] / 2
+
+
+def test_the_interval_decides_not_the_runs():
+    assert over_seeds([-0.1, -3.0])["verdict"] == "undecided"  # both below, and the mean is not told from 0
+    assert over_seeds([-0.1, -3.0])["reason"] == "the interval over seeds: on both sides"
+    same = over_seeds([-0.1, -0.1])
+    assert (same["verdict"], same["resolution"]) == ("supported", 0)
+    assert over_seeds([-0.1])["reason"] == "all runs of one seed: on the stated side"
+    assert over_seeds([])["reason"] == "no run speaks of it"
+
+
+def test_what_is_infinite_has_no_interval_and_all_seeds_decide():
+    row = over_seeds([-math.inf, -1.0, -2.0])
+    assert (row["verdict"], row["resolution"], row["interval_low"]) == ("supported", None, None)
+    assert row["reason"] == "the medians of all seeds: on the stated side"
+    assert over_seeds([-math.inf, 1.0])["verdict"] == "undecided"
+    assert over_seeds([math.inf, math.inf])["verdict"] == "contradicted"
+    assert over_seeds([math.nan, math.nan])["count"] == 0
+
+
+def test_ties_decide_nothing():
+    for values in ([0.0, 0.0], [0.0], [1e-12, -1e-12], [-1e-12]):
+        tie = over_seeds(values, rounding=1e-10)
+        assert tie["verdict"] == "undecided"
+        assert tie["reason"].endswith(": at the threshold but for rounding")
+    assert over_seeds([-1e-12, -1e-12])["verdict"] == "supported"  # of a claim that knows of no rounding
+    assert over_seeds([0.3 + 1e-17, 0.1 + 0.2], threshold=0.3)["verdict"] == "undecided"
+    assert over_seeds([0.29, 0.29], threshold=0.3)["verdict"] == "supported"
 
 
 def test_claims_on_frames_read_the_last_time_of_done_runs():
@@ -128,7 +181,8 @@ def test_claims_on_matched_models_read_the_errors():
         "predicted_feature_norm": 5.0, "measured_feature_norm": 1.0,
     }  # fmt: skip
     assert claim("7a").row(frames(ufm=[fit]))["effect"] == pytest.approx(0.1)
-    assert claim("7c").row(frames(ufm=[fit]))["effect"] == pytest.approx(1)
+    scattered = frames(("mse0", "features", 1, 9, "within_share", 0.2), ufm=[fit | {"model": "extended"}])
+    assert claim("7c").row(scattered)["effect"] == 0.2
     assert claim("7a").row(frames(ufm=[fit | {"network_id": "early"}]))["count"] == 0
     extended = claim("7b").row(frames(ufm=[fit | {"model": "extended"}]))
     assert extended["effect"] == pytest.approx(0.7)
@@ -155,23 +209,24 @@ def test_effect_and_interval_are_over_seeds_not_over_runs():
 ETF = np.eye(4) - 1 / 4
 
 
-def sweep(decays: tuple[float, ...], seed: int, etf_is_measured: bool = False) -> tuple[list[dict], list[dict]]:
-    """Networks over weight decays with measured orthogonal frames, and two matched models: the extended one is right,
-    the plain one predicts zero."""
+def sweep(decays: tuple[float, ...], seed: int, bias: str = "no", **settings: float) -> tuple[list[dict], list[dict]]:
+    """Networks over weight decays of the head: means an orthogonal frame, and the classifier too, an ETF with a bias.
+    The extended and the predicted model are right; the plain one predicts frames of zero."""
     runs, fits = [], []
     for decay in decays:
-        name = f"{seed}-{decay}"
-        runs.append({"run_id": name, **NET, "loss": "mse", "bias": "no", "zero_error_epoch": 1, "seed": seed})
-        runs[-1] |= {"weight_decay": [9.0, decay], "dataset": "digits", "model": "mlp"}
-        gram = (ETF if etf_is_measured else np.eye(4)).ravel()
-        measured = {
-            "weight_norm": 1 - decay,
-            "feature_norm": 2.0,
-            "loss": decay,
-            "means_gram": gram,
-            "weights_gram": gram,
+        name = f"{seed}-{bias}-{decay}" + "".join(f"-{value:g}" for value in settings.values())
+        runs.append({"run_id": name, **NET, "loss": "mse", "bias": bias, "zero_error_epoch": 1, "seed": seed})
+        tree = {
+            "optimizer": {"weight_decay": 9.0, "head_weight_decay": decay},
+            "bias": bias,
+            "seed": seed,
+            **settings,
         }
-        for model, factor in (("plain", 0), ("extended", 1)):
+        runs[-1] |= {"weight_decay": [9.0, decay], "settings": json.dumps(tree)}
+        classifier = (ETF if bias == "yes" else np.eye(4)).ravel()
+        measured = {"weight_norm": 1 - decay, "feature_norm": 2.0, "loss": decay}
+        measured |= {"means_gram": np.eye(4).ravel(), "weights_gram": classifier}
+        for model, factor in (("plain", 0), ("extended", 1), ("predicted", 1)):
             fit = {"run_id": f"{model}-{name}", "kind": "matched", "network_id": name, "model": model}
             fit |= {f"measured_{key}": value for key, value in measured.items()}
             fits.append(fit | {f"predicted_{key}": factor * value for key, value in measured.items()})
@@ -181,30 +236,55 @@ def sweep(decays: tuple[float, ...], seed: int, etf_is_measured: bool = False) -
 def sweep_frames(*sweeps: tuple[list[dict], list[dict]]) -> dict[str, pd.DataFrame]:
     runs = pd.DataFrame([run for own, _ in sweeps for run in own])
     runs = runs.assign(**{name: None for name in [*RUN_COLUMNS, "classes"] if name not in runs})
-    return {"runs": runs, "ufm": pd.DataFrame([fit for _, own in sweeps for fit in own]), "collapse": collapse()}
+    shares = (((run, "features", 1, 9, "within_share", 0.25)) for run in runs["run_id"])
+    return {
+        "runs": runs,
+        "ufm": pd.DataFrame([fit for _, own in sweeps for fit in own]),
+        "collapse": collapse(*shares),
+    }
+
+
+DECAYS = (0.01, 0.1)
 
 
 def test_misfit_is_one_number_for_every_sweep_and_seed():
-    decays = (0.01, 0.1)
-    tables = sweep_frames(sweep(decays, 0), sweep(decays, 1))
-    found = misfit_values(tables)
-    assert sorted(found.index) == ["0-0.01", "1-0.01"]
-    assert found["extended"].tolist() == [0, 0]
-    # The guess: frames 0.518 apart, and geometric means of two sizes; zero is 1 off in each of 2 x 4 comparisons.
-    off = [abs(a - b) / (a + b) for a, b in ((0.99, (0.99 * 0.9) ** 0.5), (0.1, 0.001**0.5))]
-    guess = 4 * 0.51763809**2 + 2 * sum(np.square(off))
-    assert found["plain"].tolist() == pytest.approx([math.sqrt(8 / guess)] * 2)
-    assert claim("8a").row(tables)["verdict"] == "supported"
-    assert claim("8b").row(tables)["verdict"] == "contradicted"
+    tables = sweep_frames(*(sweep(DECAYS, seed, bias) for seed in (0, 1) for bias in ("no", "yes")))
+    found = misfit_values(tables).set_index("matched")
+    assert len(found) == 3 * 2 * 2
+    assert found.loc["extended", "error"].tolist() == [0] * 4
+    assert found.loc["plain", "error"].tolist() == pytest.approx([1] * 4)
+    assert found.loc["plain", "relative"].tolist() == pytest.approx([1 / 0.51763809] * 4)
+    assert set(found.loc["plain", "guess_error"]) == {0.0}
+    for row in misfits(tables).to_dict("records"):
+        assert row["misfit"].errors["scatter"] == 0.25
+        assert ("weight_norm" in row["misfit"].errors) == (row["matched"] in PREDICTED)
+    verdicts = {number: claim(number).row(tables)["verdict"] for number in ("8a", "8b", "8c")}
+    assert verdicts == {"8a": "supported", "8b": "undecided", "8c": "supported"}  # 8b: model and guess are right
     better = claim("8c").row(tables)
-    assert (better["verdict"], better["count"], better["seeds"]) == ("supported", 2, 2)
-    assert better["effect"] == pytest.approx(-found["plain"].iloc[0])
+    assert (better["effect"], better["count"], better["seeds"]) == (pytest.approx(-1), 4, 2)
+    assert claim("8b").row(tables)["count"] == 2
+    assert claim("8b").row(tables)["reason"].endswith("at the threshold but for rounding")
 
 
-def test_misfit_of_one_network_and_of_none():
-    alone = misfit_values(sweep_frames(sweep((0.01,), 0)))
-    assert alone["plain"].iloc[0] == pytest.approx(1 / 0.51763809)  # two Grams, no sizes
-    assert claim("8a").row(sweep_frames(sweep((0.01,), 0, etf_is_measured=True)))["count"] == 0  # the guess is right
+def test_a_sweep_differs_in_weight_decay_only():
+    apart = sweep_frames(sweep(DECAYS, 0, epochs=5), sweep((0.02,), 0, epochs=6), sweep((0.03,), 1, epochs=5))
+    found = misfits(apart)
+    assert sorted(len(one.model["means_gram"]) for one in found["misfit"]) == [1] * 6 + [2] * 3
+    assert found["sweep"].nunique() == 2
+    by_run = found[found["matched"] == "predicted"].set_index("run_id")["misfit"]
+    assert "weight_norm" in by_run["0-no-0.01-5"].errors
+    assert "weight_norm" not in by_run["0-no-0.02-6"].errors  # a constant fits the sizes of one network
+
+
+def test_sizes_count_where_they_are_predicted():
+    tables = sweep_frames(sweep(DECAYS, 0))
+    double = tables["ufm"].assign(predicted_weight_norm=2 * tables["ufm"]["measured_weight_norm"])
+    found = misfit_values(tables | {"ufm": double}).set_index("matched")["error"]
+    assert found["extended"] == 0
+    assert found["predicted"] == pytest.approx(math.sqrt((1 / 3) ** 2 / 4))
+
+
+def test_misfit_of_nothing():
     assert claim("8c").row(frames())["count"] == 0
 
 

@@ -26,8 +26,8 @@ from ncpipe.tables.schemas import CLAIMS, RUNS
 
 ROOT = Path(__file__).resolve().parent.parent
 METADATA = {"study": "made-up", "scale": "small", "ncpipe_version": "0.1.0", "git_commit": "abc123"}
-SILENT = dict.fromkeys(("effect", "low", "high", "interval_low", "interval_high"))
-SILENT |= {"count": 0, "holds": 0, "seeds": 0, "data": "", "verdict": "undecided"}
+SILENT = dict.fromkeys(("effect", "low", "high", "interval_low", "interval_high", "resolution"))
+SILENT |= {"count": 0, "holds": 0, "seeds": 0, "data": "", "verdict": "undecided", "reason": "no run speaks of it"}
 
 
 def claim(paper: str, number: str, **changes: Any) -> dict[str, Any]:
@@ -93,7 +93,15 @@ def test_every_claim_has_its_tile_and_its_numbers(page):
     assert tiles[0]["title"].startswith("The bias-free MSE UFM ends at an orthogonal frame. Supported: the statistic")
     for part in ("✓ 2 supported", "✗ 1 contradicted", "? 2 undecided", "2 of 9 papers have results here"):
         assert part in page.text
-    for part in ("statistic the statistic", "needs < 0.01", "range 1e-10 … 2e-09", "data UFM (K = 4, N = 200)"):
+    assert "reason no run speaks of it" in page.text
+    for part in (
+        "reason the interval over seeds: on the stated side",
+        "resolution 2e-10",
+        "needs < 0.01",
+        "statistic the statistic",
+        "range 1e-10 … 2e-09",
+        "data UFM (K = 4, N = 200)",
+    ):
         assert part in page.text
     assert "✗ contradicted 0.25 8e-10 … 1.2e-09 0 of 3 2" in page.text
     assert "? 3 no run" in page.text

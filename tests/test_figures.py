@@ -234,12 +234,14 @@ def test_bias_panel_takes_the_free_bias_and_none_to_its_ends(studies):
 def test_sweeps_of_weight_decay_merge_seeds_and_keep_networks_apart(studies):
     found = sweeps(studies["weight decays"])
     assert [sweep.label for sweep in found] == ["mlp MSE no bias", "mlp CE bias"]
-    norms = found[0].rows.query("quantity == 'norms' and source == 'measured'")
-    assert sorted(norms["decay"].unique()) == [1e-3, 3e-3, 1e-2]
-    assert norms.loc[norms["decay"] == 1e-2, "value"].unique() == pytest.approx([30 * 1.5])
-    assert "measured" not in set(found[0].rows.query("quantity == 'means_gram'")["source"])
+    means = found[0].rows.query("quantity == 'means_gram'")
+    assert sorted(means["decay"].unique()) == [1e-3, 3e-3, 1e-2]
+    assert set(means["source"]) == {"plain", "extended", "guess"}
+    off = np.linalg.norm((np.eye(4) + 0.1) / np.linalg.norm(np.eye(4) + 0.1) - np.eye(4) / 2)
+    assert means["value"].unique() == pytest.approx([off])
     assert sorted(found[0].misfits["seed"]) == [0, 0, 1, 1]
-    assert [sweep.label for sweep in sweeps(studies["twenty labels"])] == ["resnet18 MSE no bias dataset.name=mnist"]
+    assert {"scatter", "weights_gram"} < set(found[0].rows["quantity"])
+    assert len(sweeps(studies["twenty labels"])) == 20  # other learning rates are no sweep of weight decay
 
 
 def test_levels_are_spread_from_the_first_layer_to_the_last():

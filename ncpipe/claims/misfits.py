@@ -61,7 +61,7 @@ def misfits(frames: Frames) -> pd.DataFrame:
         if own["decay"].nunique() < 2:
             predicted, measured = ([one.without_sizes() for one in side] for side in (predicted, measured))
         first = own.iloc[0].to_dict()
-        rows.append(first | {"misfit": misfit(predicted, measured, classifier=first["classifier"])})
+        rows.append(first | {"misfit": misfit(predicted, measured, first["classifier"])})
     return pd.DataFrame(rows, columns=[*COLUMNS, "misfit"])
 
 
@@ -87,13 +87,12 @@ def _compared() -> list[str]:
 def _signatures(fits: pd.DataFrame, side: str) -> pd.Series:
     from ncpipe.ufm.misfit import GRAMS, SIZES, Signature
 
-    def signature(fit: dict[Hashable, Any]) -> Signature:
-        given: dict[str, Any] = {name: _square(fit.get(f"{side}_{name}")) for name in GRAMS}
+    found = []
+    for fit in fits.to_dict("records"):
+        parts: dict[str, Any] = {name: _square(fit.get(f"{side}_{name}")) for name in GRAMS}
         if fit["matched"] in PREDICTED:
-            given |= {name: _size(fit.get(f"{side}_{name}")) for name in SIZES}
-        return Signature(**given, scatter=0.0 if side == "predicted" else _size(fit["scatter"]))
-
-    found = [signature(fit) for fit in fits.to_dict("records")]
+            parts |= {name: _size(fit.get(f"{side}_{name}")) for name in SIZES}
+        found.append(Signature(**parts, scatter=0.0 if side == "predicted" else _size(fit["scatter"])))
     return pd.Series(found, index=fits.index, dtype=object)
 
 

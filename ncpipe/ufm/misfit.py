@@ -16,6 +16,8 @@ GRAMS = ("means_gram", "hidden_gram", "weights_gram")
 SIZES = ("weight_norm", "feature_norm", "objective")
 SCATTER = "scatter"
 """Model and guess agree in it, so that it is reported by itself: in the numbers it would dilute their ratio."""
+ROUNDING = 1e-12
+"""A guess with an error below this is right."""
 QUANTITIES = (*GRAMS, *SIZES, SCATTER)
 
 
@@ -67,8 +69,8 @@ class Misfit:
 
     @property
     def value(self) -> float:
-        """``error`` over ``guess_error``; 1 where the model says what the guess says; NaN where that is right."""
-        return self.error / self.guess_error if self.guess_error > 0 else math.nan
+        """``error`` over ``guess_error``; 1 where both say the same, NaN where the guess is right."""
+        return self.error / self.guess_error if self.guess_error > ROUNDING else math.nan
 
     @property
     def errors(self) -> dict[str, float]:
