@@ -321,17 +321,19 @@ def test_bias_penalty_is_told_by_its_regime():
     assert claim("9a").row(moved)["verdict"] == "undecided"
 
 
-def test_ufm_claims_leave_out_runs_stopped_early():
-    rows = [("gd0", "features", "nc2_means_of", 0.01), ("gd1", "features", "nc2_means_of", 0.4)]
+def test_ufm_claims_leave_out_runs_stopped_early_and_features_that_are_constrained():
+    names = ("gd0", "gd1", "gd2")
+    rows = [(name, "features", "nc2_means_of", value) for name, value in zip(names, (0.01, 0.4, 0.5))]
     runs = pd.DataFrame(
         [
             {"run_id": name, "kind": "declared", "optimizer": "gradient_descent", "loss": "mse", "status": "done",
              "model": "plain", "activation": "linear", "bias": "none", "seed": 0, "dataset": None, "classes": 4,
              "train_samples": 200}
-            for name in ("gd0", "gd1")
+            for name in names
         ]
     )  # fmt: skip
-    fits = pd.DataFrame({"run_id": ["gd0", "gd1"], "kind": "declared", "gap": [1e-6, 2e-3], "optimum": [0.02, 0.02]})
+    fits = pd.DataFrame({"run_id": names, "kind": "declared", "gap": [1e-6, 2e-3, 0.0], "optimum": 0.02})
+    fits["nonnegative"] = [None, False, True]
     table = pd.DataFrame(
         [
             {"run_id": r, "layer": layer, "metric": m, "value": v, "time": 1, "split": "train"}

@@ -322,6 +322,7 @@ def test_features_of_a_central_path_are_whitened():
         ({"weight_decay": 5e-3}, "needs weight_decay null"),
         ({"feature_decay": 1e-3}, "needs feature_decay null"),
         ({"rescale": (2, 3)}, "needs rescale"),
+        ({"nonnegative": True}, "needs nonnegative false"),
         ({"samples": (20, 20, 20, 19)}, "samples is one number"),
         ({"dim": 2}, "needs dim 3 or more"),
         ({"samples": 2}, "needs samples 3 or more"),

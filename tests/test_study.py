@@ -48,6 +48,8 @@ CONFIG = {
     },
 }
 
+PLAIN = {"classes": 3, "samples": 4, "dim": 5, "solver": {"name": "lbfgs"}}
+
 
 def changed(key: str, value: object) -> dict:
     return laid_over(copy.deepcopy(CONFIG), {key: value})
@@ -103,6 +105,9 @@ def test_ids_depend_on_what_the_stage_reads_and_on_nothing_else():
 def test_ids_leave_defaults_out_so_that_new_settings_change_none():
     assert canonical(DatasetSpec(name="digits", seed=0)) == {"name": "digits"}
     assert identify("digits", DatasetSpec(name="digits")) == "digits-efd7bdb5"
+    any_sign, constrained = (UfmSpec.model_validate({**PLAIN, "nonnegative": given}) for given in (False, True))
+    assert identify(any_sign.slug, any_sign) == "plain-mse-nobias-lbfgs-s0-b38b5f56"
+    assert identify(constrained.slug, constrained).startswith("plain-nonnegative-mse-nobias-lbfgs-s0-")
 
 
 def test_ids_are_safe_as_names_of_folders():
@@ -166,6 +171,16 @@ MISTAKES = {
     "smoothing without its loss": ("ufm.base.smoothing", 0.1, "goes with loss 'label_smoothing'"),
     "focal loss without gamma": ("ufm.base.loss", "focal", "gamma > 0 goes with loss 'focal'"),
     "rescaling of one number": ("ufm.base.rescale", 3, "ufm.rescale: must be a list, got 3"),
+    "spheres of non-negative features": (
+        "ufm.base",
+        {**PLAIN, "loss": "ce", "temperature": 2.0, "nonnegative": True},
+        "nonnegative goes with penalised features, without temperature",
+    ),
+    "flow of non-negative features": (
+        "ufm.base",
+        {**PLAIN, "nonnegative": True, "solver": {"name": "gradient_flow"}},
+        "nonnegative does not go with solver 'gradient_flow'",
+    ),
     "results that are no text": ("study.results", 3, "study.results: must be text"),
     "one class": ("ufm.base.classes", 1, "greater than or equal to 2"),
     "infinite penalty": ("ufm.base.feature_decay", float("inf"), "ufm"),

@@ -497,7 +497,7 @@ def _nonnegative_frame(problem: Problem, value: float, fit: float, common: float
     Features and classifier pay alike, lambda_H n K r^2 = lambda_W |W|^2.
     """
     K, n, (feature_decay, weight_decay) = problem.classes, problem.counts[0], problem.decays
-    basis = "orthogonal frame on the axes, a bound by duality is attained (derived in docs/ufm.md)"
+    basis = "orthogonal frame on the axes, which attains a lower bound (derived in docs/ufm.md)"
     if fit == 0:
         return _optimum(problem, value, 0.0, helmert(K)[:, :0], 0.0, basis, **fields)
     if min(problem.widths) < K:

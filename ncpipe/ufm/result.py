@@ -46,7 +46,8 @@ class Result:
     value: float
     """Objective reached; NaN if diverged."""
     gradient_norm: float
-    """Euclidean norm of the objective's gradient, on unit spheres of the Riemannian one; NaN if diverged."""
+    """Euclidean norm of the objective's gradient; on unit spheres the Riemannian one, with non-negative features the
+    projected one. NaN if diverged."""
     optimum: Optimum | None
     """The closed form, None where there is none."""
     iterations: int
