@@ -34,7 +34,7 @@ from ncpipe.study.spec import FigureOptions
 PANELS = {
     "means_gram": "class means,\ndistance of Grams",
     "weights_gram": "classifier,\ndistance of Grams",
-    "scatter": "share of variance within\nclasses, predicted 0",
+    "scatter": "scatter, share of\nvariance (model: 0)",
 }
 MODELS = {
     "plain": ("matched plain UFM", Look(OKABE_ITO["blue"], "-", "o")),
