@@ -122,6 +122,7 @@ HEADINGS = {
     spec.LossSpec: "`loss`",
     spec.OptimizerSpec: "`optimizer`",
     spec.ScheduleSpec: "`schedule`",
+    spec.TerminalSpec: "`terminal`",
     spec.AugmentSpec: "`augment`",
     spec.NetworksBlock: "`networks`",
     spec.SelectSpec: "`networks.select`",

@@ -1,7 +1,5 @@
 """The objective over all images: against autograd of the whole batch, streamed against whole, its minimum."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from networks_in_training import CPU, planned
