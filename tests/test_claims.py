@@ -101,6 +101,15 @@ def test_more_seeds_decide_a_claim_though_one_of_them_is_off():
     assert over_seeds(values * 8)["resolution"] < over_seeds(values)["resolution"] / 2
 
 
+def test_of_fits_one_that_breaks_the_theorem_is_enough():
+    values = pd.Series([-1.0, -1.0, -1.0, -1.1, -1.1, 5.0])
+    by_seed = pd.Series([-1.0, -1.1])
+    of_theory = Claim("c", "s", "a theorem", "x", "below", 0.0, lambda frames: values)
+    assert of_theory.decide(values, by_seed)[0] == "supported"
+    assert of_theory.decide(values, by_seed, of_fits=True) == ("undecided", "all fits: on both sides")
+    assert of_theory.decide(values[:5], by_seed, of_fits=True)[0] == "supported"
+
+
 def test_the_interval_decides_not_the_runs():
     assert over_seeds([-0.1, -3.0])["verdict"] == "undecided"  # both below, and the mean is not told from 0
     assert over_seeds([-0.1, -3.0])["reason"] == "the interval over seeds: on both sides"

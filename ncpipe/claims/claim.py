@@ -44,7 +44,8 @@ class Claim:
         runs = frames["runs"].set_index("run_id").reindex(values.index)
         by_seed = values.groupby(runs["seed"].to_numpy(), dropna=False).median()
         low, high = interval(by_seed)
-        verdict, reason = self.decide(values, by_seed)
+        of_fits = "kind" in runs and len(runs) > 0 and bool((runs["kind"] == "declared").all())
+        verdict, reason = self.decide(values, by_seed, of_fits)
         return {
             "claim_id": self.id,
             "source": self.source,
@@ -67,22 +68,23 @@ class Claim:
             "reason": reason,
         }
 
-    def decide(self, values: pd.Series, by_seed: pd.Series) -> tuple[str, str]:
+    def decide(self, values: pd.Series, by_seed: pd.Series, of_fits: bool = False) -> tuple[str, str]:
         """Verdict and its reason, from the values of all runs and their medians by seed.
 
         It is that of Student's interval over seeds: supported if the whole of it lies on the stated side of the
-        threshold, contradicted if the whole of it lies on the other. With one seed it is that of the range of its
-        runs, and where a median is infinite, so that there is no interval, that of the range of the medians. Ends
-        of the range within rounding of the threshold lie on no side; a range of which both do decides nothing.
+        threshold, contradicted if the whole of it lies on the other. With one seed, and of fits of models
+        (``of_fits``), whose theorems speak of every one, it is that of the range of all runs; where a median is
+        infinite, so that there is no interval, that of the range of the medians. Ends of the range within rounding
+        of the threshold lie on no side; a range of which both do decides nothing.
         """
         if values.empty:
             return "undecided", "no run speaks of it"
         low, high = interval(by_seed)
         what = "the interval over seeds"
-        if low is None or high is None:
-            chosen, what = (
-                (values, "all runs of one seed") if len(by_seed) < 2 else (by_seed, "the medians of all seeds")
-            )
+        if low is None or high is None or of_fits:
+            chosen, what = by_seed, "the medians of all seeds"
+            if of_fits or len(by_seed) < 2:
+                chosen, what = values, "all fits" if of_fits else "all runs of one seed"
             low, high = float(chosen.min()), float(chosen.max())
         ends = (self.threshold - high, self.threshold - low)
         worst, best = ends if self.direction == "below" else (-ends[1], -ends[0])
