@@ -184,24 +184,24 @@ def matched_row(run_id: str, kind: str, run: NetworkRun, model: MatchedUfm, trac
         "starts": model.starts,
         "success_fraction": model.success_fraction,
         "dead_directions": model.minimiser.dead_directions(),
-        **comparison_columns(model, trace),
+        **comparison_columns(model, trace, with_objective=kind in PREDICTED),
         **error_columns(model, trace),
     }
 
 
-def comparison_columns(model: MatchedUfm, trace: Trace) -> dict[str, Any]:
-    """What the model predicts and what the last measured epoch of the network has, losses in the model's scaling."""
+def comparison_columns(model: MatchedUfm, trace: Trace, with_objective: bool) -> dict[str, Any]:
+    """What the model predicts and what the last measured epoch of the network has, losses in the model's scaling.
+
+    Objectives are compared where the model has the network's own penalties, so that nothing in them is matched."""
     last = trace.times[-1]
     weight, _ = trace.heads[last]
     features = trace.statistics[Moment(last, trace.layers[-1])]
-    objective = trace.scalars[last, "train"].get("objective")
     measured = {
         "loss": trace.scalars[last, "train"]["loss"] * model.loss_factor,
         "feature_norm": features.squared_norm**0.5,
         "weight_norm": float(weight.norm()),
         "means_gram": _flat(features.means @ features.means.T),
         "weights_gram": _flat(weight @ weight.T),
-        "objective": None if objective is None else objective * model.loss_factor,
     }
     predicted = {
         "loss": model.loss,
@@ -209,8 +209,11 @@ def comparison_columns(model: MatchedUfm, trace: Trace) -> dict[str, Any]:
         "weight_norm": model.weight_norm,
         "means_gram": _flat(model.means_gram),
         "weights_gram": _flat(model.weights_gram),
-        "objective": model.optimum_value,
     }
+    objective = trace.scalars[last, "train"].get("objective")
+    if with_objective:
+        measured["objective"] = None if objective is None else objective * model.loss_factor
+        predicted["objective"] = model.optimum_value
     if model.problem.depth == 2 and (hidden := _hidden_level(trace)) is not None:
         measured |= hidden
         predicted |= _hidden_columns(model.minimiser.statistics()["H1"], model.minimiser.weights[0])

@@ -248,6 +248,7 @@ class Study:
             )
             wanted = networks if self.networks else ()
             wanted += ("matched_ufm",) if self.networks and self.config.ufm.matched else ()
+            wanted += ("stationarity",) if self.networks and "full_batch" in self.config.measure.splits else ()
             descents = any(spec.solver.name == "gradient_descent" for spec in self.problems.values())
             wanted += ("continual_curves",) if self.continual else ()
             wanted += ("ufm_phase",) if sweeps_a_penalty(self.problems.values()) else ()

@@ -198,7 +198,7 @@ UFM = pa.schema(
         _field("measured_means_gram", _REALS, "network: uncentred Gram of class means, K x K row by row"),
         _field("predicted_weights_gram", _REALS, "matched: W W^T, K x K row by row"),
         _field("measured_weights_gram", _REALS, "network: W W^T, K x K row by row"),
-        _field("predicted_objective", _REAL, "matched: smallest loss with all penalties of the model"),
+        _field("predicted_objective", _REAL, "nothing matched: smallest loss with all penalties"),
         _field("measured_objective", _REAL, "network: the metric objective, where the split full_batch is measured"),
         _field("predicted_hidden_gram", _REALS, "extended: uncentred Gram of class means of H_1"),
         _field("measured_hidden_gram", _REALS, "network: the same of the layer that one matrix leads to the last"),

@@ -62,6 +62,7 @@ FigureName = Literal[
     "level_curves",
     "matched_sweep",
     "matched_ufm",
+    "stationarity",
     "sweep",
     "training_curves",
     "ufm_phase",
