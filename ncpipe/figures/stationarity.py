@@ -68,6 +68,6 @@ def caption(tables: Tables, options: FigureOptions) -> str:
         f"How far {counted(nets, 'network')} are from what the model predicts, against how far they are from a"
         " stationary point of the penalised loss over all training images (norm of its gradient over that of the"
         " weight decay's); training goes to the right, one path a network. Distance of the class means' Gram from an"
-        " orthogonal frame; objective above the optimum that follows from the weight decay alone, for networks whose head reads"
-        f" BatchNorm and ReLU.{not_drawn(nets)}{lost(tables, 'network', 'network')}"
+        " orthogonal frame; objective above the optimum that follows from the weight decay alone, for networks whose"
+        f" head reads BatchNorm and ReLU.{not_drawn(nets)}{lost(tables, 'network', 'network')}"
     )
