@@ -115,7 +115,7 @@ def test_the_epochs_of_a_run_are_equal_while_it_trains_and_when_it_is_published(
     training.log(0, epoch(1), epoch(2))
     live = read_epochs(training.folder(0))
     assert live == [epoch(1), epoch(2)]
-    training.publish()
+    training.publish(0)
     published = read_epochs(training.folder(0))
     for row, before in zip(published, live, strict=True):
         assert abs(row["finished_at"] - before["finished_at"]) < 1e-3, "tables hold milliseconds"
@@ -167,7 +167,7 @@ def test_the_sync_completes_what_was_begun_and_equals_one_from_nothing(training:
     training.mirror.update()
     begun = training.runs()[training.ids[0]].info.run_id
     training.log(0, epoch(1), epoch(2), epoch(3))
-    training.publish()
+    training.publish(0)
     training.mirror.update()
     ended = training.runs()[training.ids[0]]
     assert (ended.info.status, ended.data.metrics["train/loss"]) == ("FINISHED", 1 / 3)
@@ -201,7 +201,7 @@ def test_a_run_that_lost_epochs_and_trained_them_again_is_replaced(training: Tra
     training.mirror.update()
     training.log(0, epoch(1), epoch(2, late=60.0), epoch(3, late=60.0))
     training.mirror.update()
-    training.publish()
+    training.publish(0)
     training.mirror.update()
     training.write_tables()
     done = sync(training.study.config, training.study.layout)
@@ -225,7 +225,7 @@ def test_a_second_watcher_goes_on_with_the_run(training: Training) -> None:
 
 def test_a_network_that_is_trained_again_has_one_run(training: Training) -> None:
     training.log(0, epoch(1))
-    training.publish()
+    training.publish(0)
     training.write_tables()
     sync(training.study.config, training.study.layout)
     old = training.runs()[training.ids[0]].info.run_id
@@ -277,7 +277,7 @@ def test_weights_are_registered_once(training: Training) -> None:
     with pytest.raises(UserError, match="no weights in"):
         register(training.study, training.ids[0])
     training.log(0, epoch(1))
-    training.publish()
+    training.publish(0)
     weights = training.folder(0) / "model.safetensors"
     write_tensors(weights, {"weight": torch.zeros(2)})
     record = {"status": "done", "final_epoch": 1, "parameters": 9, "device": "cpu", "precision": "float32"}

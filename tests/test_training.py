@@ -122,7 +122,7 @@ def test_a_kill_between_the_last_epoch_and_the_outputs_costs_nothing(digits, tmp
 
 def test_state_of_other_settings_or_damaged_state_is_not_resumed(digits, tmp_path, monkeypatch):
     def interrupted(run):
-        monkeypatch.setattr(Trainer, "publish", lambda self: None)
+        monkeypatch.setattr(Trainer, "publish", lambda self, stop: None)
         train(run, digits, tmp_path / "run", CPU)
         monkeypatch.undo()
 
@@ -545,7 +545,7 @@ def test_a_full_disk_is_one_line_and_costs_no_state(digits, tmp_path, monkeypatc
 
 def test_a_state_without_its_checkpoints_is_worth_nothing(digits, tmp_path, monkeypatch):
     run = planned()
-    monkeypatch.setattr(Trainer, "publish", lambda self: None)
+    monkeypatch.setattr(Trainer, "publish", lambda self, stop: None)
     train(run, digits, tmp_path / "run", CPU)
     monkeypatch.undo()
     (tmp_path / "run/.state/checkpoints/epoch000003.safetensors").unlink()

@@ -34,7 +34,7 @@ MOST_DROPS = 6
 def draw(tables: Tables, options: FigureOptions) -> Figure:
     nets = few(networks(tables))
     rows = histories(tables, nets)
-    epochs = rows["run_id"].map(dict(zip(nets["run_id"], nets["epochs"])))
+    epochs = rows["run_id"].map(dict(zip(nets["run_id"], nets["epochs"]))).astype(float)
     rows = _with_errors(rows[rows["time"] <= epochs])  # without the end phase, of other units
     if rows.empty:
         return empty_figure(options.width, "training_curves: no network has been trained")
