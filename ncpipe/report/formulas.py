@@ -6,7 +6,8 @@ import re
 from html import escape
 
 SYMBOLS = {
-    "Sigma": "Σ", "mu": "μ", "lambda": "λ", "ell": "ℓ", "nabla": "∇", "Lambda": "Λ", "theta": "θ", "top": "⊤", "Vert": "‖", "neq": " ≠ ",
+    "Sigma": "Σ", "mu": "μ", "lambda": "λ", "ell": "ℓ", "nabla": "∇", "top": "⊤", "Vert": "‖", "neq": " ≠ ",
+    "Lambda": "Λ", "theta": "θ",
     "langle": "⟨", "rangle": "⟩", "cos": "cos ", "log": "log ", "exp": "exp ", ",": " ",
 }  # fmt: skip
 COMMAND = re.compile(r"\\([A-Za-z]+|,)\s*")
