@@ -85,6 +85,39 @@ def test_draws_from_any_tables(studies, name, case):
     assert caption(studies[case], options)
 
 
+def with_predictions(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The plain matched models of the tables called models with nothing matched."""
+    fits = tables["ufm"].copy()
+    fits["model"] = fits["model"].astype(object).where(
+        (fits["kind"] != "matched") | (fits["model"] != "plain"), "predicted"
+    )  # fmt: skip
+    return {**tables, "ufm": fits}
+
+
+@pytest.mark.parametrize("name", ["matched_ufm", "gram_heatmaps", "matched_sweep"])
+def test_models_with_nothing_matched_are_drawn(studies, name):
+    tables = with_predictions(studies["weight decays"])
+    shown = texts(draw(tables, options_of(name)))
+    if name == "matched_ufm":
+        assert "predicted" in shown
+        assert "matched extended" in shown
+        assert "matched plain" not in shown
+
+
+def test_stationarity_is_drawn_along_the_run(studies):
+    tables = studies["ordinary"]
+    rows = tables["collapse"].query("metric == 'nc2_means_of' and split == 'train' and layer == 'features'")
+    rows = rows.astype({"metric": object, "split": object})
+    parts = [
+        rows.assign(split="full_batch", metric=name) for name in ("nc2_means_of", "stationarity", "objective_gap")
+    ]
+    figure = draw({**tables, "collapse": pd.concat(parts)}, FigureOptions(name="stationarity"))
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["nc2_means_of", "objective_gap"]
+    assert all(len(axes.lines) >= 3 for axes in figure.axes)
+    assert figure.axes[0].xaxis_inverted()
+    assert "last epoch of SGD" in texts(figure)
+
+
 @pytest.mark.parametrize("case", ["ordinary", "twenty labels", "one seed, one epoch"])
 def test_panels_keep_within_the_figure(studies, case):
     figure = draw(studies[case], FigureOptions(name="frames"))

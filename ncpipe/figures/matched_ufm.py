@@ -30,8 +30,10 @@ from ncpipe.figures.style import (
 from ncpipe.study.spec import FigureOptions
 from ncpipe.tables.reading import fits_of, rows_of
 
-MODELS = {"plain": ("o", True), "extended": ("s", False)}
-"""Matched models: marker and whether it is filled."""
+MARKERS = {
+    "predicted": ("^", True), "predicted_extended": ("D", False), "plain": ("o", True), "extended": ("s", False)
+}  # fmt: skip
+"""Models of networks: marker and whether it is filled. Grams are drawn of the first two that there are."""
 GRAMS = {"means_gram": "class means", "weights_gram": "classifier weights"}
 SCALARS = {"feature_norm": r"$|H|_F$", "weight_norm": r"$|W|_F$", "loss": "loss without penalties"}
 MOST_LABELS = 8
@@ -52,9 +54,19 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
     _draw_grams(upper, _with_grams(tables, fits, shown), blocks, lines)
     _draw_scalars(lower, few(fits), look, narrow)
-    models = [mark_handle(f"matched {m}", mark, "black", filled) for m, (mark, filled) in MODELS.items()]
+    drawn = [(model, *MARKERS[model]) for model in MARKERS if model in set(fits["model"])]
+    models = [mark_handle(_named(model), mark, "black", filled) for model, mark, filled in drawn]
     add_legend(figure, models + label_handles(labels(few(fits)), look))
     return figure
+
+
+def _named(model: str) -> str:
+    return model.replace("_", " ") if model.startswith("predicted") else f"matched {model}"
+
+
+def _two_models(fits: pd.DataFrame) -> list[str]:
+    found = [model for model in MARKERS if model in set(fits["model"])]
+    return [*found, *(model for model in ("plain", "extended") if model not in found)][:2]
 
 
 def matched_fits(tables: Tables) -> pd.DataFrame:
@@ -83,11 +95,11 @@ def _draw_grams(figure: Any, fits: pd.DataFrame, blocks: list[tuple[str, str]], 
         grid = np.delete(grid, 3, axis=1)
     for number, (label, gram) in enumerate(blocks):
         line, first = divmod(number * 3, columns)
-        panels = grid[line, first : first + 3]
-        image = _draw_block(panels, fits[fits["label"] == label], gram, limit) or image
+        panels, own = grid[line, first : first + 3], fits[fits["label"] == label]
+        image = _draw_block(panels, own, _two_models(fits), gram, limit) or image
         if line == 0 or columns == 3:
             panels[0].set_title(f"{GRAMS[gram]}\nmeasured", loc="left", pad=3)
-            for axes, model in zip(panels[1:], MODELS):
+            for axes, model in zip(panels[1:], _two_models(fits)):
                 axes.set_title(model, loc="left", pad=3)
         if first == 0:
             panels[0].set_ylabel(wrapped(label, 16), size=SMALL)
@@ -101,12 +113,12 @@ def _representative(fits: pd.DataFrame, label: str) -> pd.DataFrame:
     return own[own["network_id"] == own.sort_values(["network_seed", "order"])["network_id"].iloc[0]]
 
 
-def _draw_block(panels: Any, fits: pd.DataFrame, gram: str, limit: float) -> AxesImage | None:
+def _draw_block(panels: Any, fits: pd.DataFrame, models: list[str], gram: str, limit: float) -> AxesImage | None:
     """The measured Gram and the two predicted ones, each with its distance to the measured one."""
     by_model = {str(fit["model"]): fit for _, fit in fits.iterrows()}
     measured = fits[f"measured_{gram}"].iloc[0]
     image = draw_gram(panels[0], unit_gram(measured), "unknown", limit)
-    for axes, model in zip(panels[1:], MODELS):
+    for axes, model in zip(panels[1:], models):
         predicted = by_model[model][f"predicted_{gram}"] if model in by_model else None
         absent = "no fit" if model not in by_model or predicted is None else "predicts zero"
         draw_gram(axes, unit_gram(predicted), absent, limit)
@@ -131,7 +143,7 @@ def _draw_scalars(figure: Any, fits: pd.DataFrame, look: dict[str, Look], narrow
 def _draw_pairs(axes: Axes, fits: pd.DataFrame, pair: NDArray[np.float64], look: dict[str, Look]) -> None:
     axes.axline((0, 0), (1, 1), color=GREY, linewidth=0.6, linestyle=(0, (4, 3)), zorder=1)
     for (measured, predicted), label, model in zip(pair, fits["label"], fits["model"]):
-        marker, filled = MODELS[model]
+        marker, filled = MARKERS[model]
         colour = look[label].colour
         axes.plot(
             measured, predicted, marker, color=colour, mfc=colour if filled else "none", ms=4, mew=0.8, clip_on=False
@@ -150,7 +162,8 @@ def caption(tables: Tables, options: FigureOptions) -> str:
     fits = matched_fits(tables)
     nets = tables["runs"][tables["runs"]["run_id"].isin(fits["network_id"])]
     return (
-        "What the plain UFM and the ReLU extended UFM, with penalties inferred from the trained network, predict."
+        "What the plain UFM and the ReLU extended UFM predict, with penalties inferred from the trained network, and"
+        " where they are drawn those with no parameter inferred (predicted)."
         " Top: Gram matrices of uncentred class means and of classifier weights, scaled to unit norm, of the first"
         " seed of each label, with the distance of the prediction to the measurement."
         " Bottom: Frobenius norms of last features and classifier and the training loss of"
