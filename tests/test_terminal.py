@@ -113,6 +113,23 @@ def test_killed_and_resumed_it_is_the_same_bit_for_bit(chunk, digits, tmp_path, 
     assert different == []
 
 
+def test_an_end_where_no_step_descends_is_measured(digits, tmp_path, monkeypatch) -> None:
+    rounds, once = [], terminal.__dict__["lbfgs_round"]
+
+    def stuck_after_some(*state):
+        rounds.append(1)
+        return torch.ones(1, dtype=torch.bool) if len(rounds) > 12 else once(*state)
+
+    monkeypatch.setattr(terminal, "lbfgs_round", stuck_after_some)
+    run = run_of(400)
+    train(run, digits, tmp_path, CPU)
+    end = read_json(tmp_path / "spec.json")["final_epoch"]
+    assert end not in run.epochs
+    assert max(history(tmp_path)) == end
+    extract_features(run, MeasureSpec(), digits, tmp_path, CPU)
+    assert load_traces(tmp_path / "statistics.safetensors")["run"].times[-1] == end
+
+
 def test_told_to_stop_it_saves(digits, tmp_path) -> None:
     run, stop = run_of(40), StopRequest()
     trainer = Trainer([run], [tmp_path], digits, CPU)

@@ -90,7 +90,11 @@ class EndPhase:
                     self._end()
                     self._record(time.perf_counter() - start)
                     report(self.iterations, self._summary())
-                self.ended = self.ended or "no step descends further" * stuck
+                if stuck and not self.ended:
+                    self.ended = "no step descends further"
+                    self.evaluate(self.state.point)  # the last was of a step that was not taken
+                    if self.progress.history[-1]["time"] != self.run.spec.epochs + self.iterations:
+                        self._record(time.perf_counter() - start)
                 if stop and not self.ended:
                     self.save()
                     raise Preempted(f"{stop.name}: saved at iteration {self.iterations}; run again to go on")
