@@ -86,7 +86,7 @@ class MadeUp:
     @staticmethod
     def settings(run: Row) -> Row:
         """As far as they tell sweeps apart."""
-        kept = {name: run[name] for name in ("model", "loss", "bias", "seed")}
+        kept = {name: run[name] for name in ("loss", "bias", "seed")} | {"model": {"name": run["model"]}}
         return (
             kept
             | {"network": run["label"].partition(" weight_decay=")[0]}

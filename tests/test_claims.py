@@ -12,9 +12,12 @@ import pytest
 from ncpipe.claims import CLAIMS, Claim, claim_rows
 from ncpipe.claims.claim import interval
 from ncpipe.claims.misfits import PREDICTED, misfit_values, misfits
+from ncpipe.claims.selectors import BARE, NORMED, ONE_BELOW, batch_norms
 from ncpipe.ufm import Problem
 
+MLP = {"name": "mlp", "batch_norm": True}
 NET = {"kind": "network", "status": "done", "fixed_etf": False, "head": "linear", "weight_decay": [1e-3]}
+NET |= {"settings": json.dumps({"model": MLP}), "classes": 10}
 UFM = {"kind": "declared", "status": "done", "optimizer": "gradient_descent", "loss": "mse", "classes": 4}
 RUNS = [
     {"run_id": "mse0", **NET, "loss": "mse", "bias": "no", "zero_error_epoch": 5},
@@ -41,7 +44,7 @@ def frames(*rows: tuple, ufm: list | None = None) -> dict[str, pd.DataFrame]:
     columns = ["run_id", "kind", "network_id", "model", "weights_gram_error", "means_gram_error", "gap", "optimum"]
     columns += ["bias", "classes", "samples", "weight_decay", "feature_decay"]
     sides = ("predicted", "measured")
-    columns += [f"{side}_{name}" for side in sides for name in ("weight_norm", "feature_norm", "loss")]
+    columns += [f"{side}_{name}" for side in sides for name in ("weight_norm", "feature_norm", "objective", "loss")]
     columns += [f"{side}_{name}" for side in sides for name in ("means_gram", "weights_gram")]
     runs = pd.DataFrame(RUNS).astype({"zero_error_epoch": float})
     runs = runs.assign(**{name: None for name in RUN_COLUMNS if name not in runs})
@@ -223,12 +226,13 @@ def sweep(decays: tuple[float, ...], seed: int, bias: str = "no", **settings: fl
     The extended and the predicted model are right; the plain one predicts frames of zero."""
     runs, fits = [], []
     for decay in decays:
-        name = f"{seed}-{bias}-{decay}" + "".join(f"-{value:g}" for value in settings.values())
+        name = f"{seed}-{bias}-{decay}" + "".join(f"-{v:g}" for v in settings.values() if not isinstance(v, dict))
         runs.append({"run_id": name, **NET, "loss": "mse", "bias": bias, "zero_error_epoch": 1, "seed": seed})
         tree = {
             "optimizer": {"weight_decay": 9.0, "head_weight_decay": decay},
             "bias": bias,
             "seed": seed,
+            "model": MLP,
             **settings,
         }
         runs[-1] |= {"weight_decay": [9.0, decay], "settings": json.dumps(tree)}
@@ -267,12 +271,61 @@ def test_misfit_is_one_number_for_every_sweep_and_seed():
     for row in misfits(tables).to_dict("records"):
         assert row["misfit"].errors["scatter"] == 0.25
         assert ("weight_norm" in row["misfit"].errors) == (row["matched"] in PREDICTED)
-    verdicts = {number: claim(number).row(tables)["verdict"] for number in ("8a", "8b", "8c")}
-    assert verdicts == {"8a": "supported", "8b": "undecided", "8c": "supported"}  # 8b: model and guess are right
+    verdicts = {number: claim(number).row(tables)["verdict"] for number in ("8b", "8c", "8d")}
+    assert verdicts == {"8b": "supported", "8c": "supported", "8d": "contradicted"}  # the model is right of these
     better = claim("8c").row(tables)
     assert (better["effect"], better["count"], better["seeds"]) == (pytest.approx(-1), 4, 2)
-    assert claim("8b").row(tables)["count"] == 2
-    assert claim("8b").row(tables)["reason"].endswith("at the threshold but for rounding")
+    assert [claim(number).row(tables)["count"] for number in ("8a", "8b", "8e")] == [0, 4, 0]
+
+
+def test_networks_without_batch_norm_are_judged_apart():
+    bare = [sweep(DECAYS, seed, model={"name": "mlp", "batch_norm": False}) for seed in (0, 1)]
+    tables = sweep_frames(*bare, sweep((0.5,), 0, epochs=7))
+    assert [claim(number).row(tables)["count"] for number in ("8a", "8d", "8e")] == [0, 1, 2]
+    assert claim("8e").row(tables)["verdict"] == "contradicted"  # the model is right of these
+    assert claim("8b").row(tables)["count"] == 0  # one decay: no size is compared
+
+
+@pytest.mark.parametrize(
+    ("settings", "place"),
+    [
+        ({"model": MLP}, NORMED),
+        ({"model": {"name": "resnet18", "width": 8}}, NORMED),
+        ({"model": MLP | {"batch_norm": "all_but_last"}}, ONE_BELOW),
+        ({"model": MLP | {"batch_norm": "all_but_last"}, "head": {"feature_dim": 8}}, NORMED),
+        ({"model": MLP, "head": {"hidden": 1}}, ONE_BELOW),
+        ({"model": MLP, "head": {"hidden": 2}}, None),
+        ({"model": MLP | {"batch_norm": False}}, BARE),
+        ({"model": MLP | {"batch_norm": False}, "head": {"feature_dim": "classes"}}, NORMED),
+        ({"model": {"name": "vit_b"}}, BARE),
+        ({"model": {"name": "timm"}}, None),
+        ({"classes": 4}, None),
+    ],
+)
+def test_where_the_last_batch_norm_stands(settings, place):
+    runs = pd.DataFrame([{"run_id": "a", "settings": json.dumps(settings)}])
+    assert batch_norms({"runs": runs})["a"] == place
+
+
+def test_distances_of_frames_are_in_units_of_that_of_an_of_from_an_etf():
+    rows = [("mse0", "features", 1, 9, "nc2_means_of", 0.08), ("ce", "features", 1, 9, "nc2_means_of", 0.08)]
+    tables = frames(*rows, ("ce", "features", 1, 9, "nc2_means_etf", 0.32))
+    apart = np.linalg.norm(np.eye(10) / np.sqrt(10) - (np.eye(10) - 0.1) / 3)
+    assert claim("5c").row(tables)["effect"] == pytest.approx(0.08 / apart)
+    assert claim("5d").row(tables)["effect"] == pytest.approx(0.32 / apart)
+    assert claim("5e").row(tables)["count"] == 0
+    bare = json.dumps({"model": {"name": "mlp", "batch_norm": False}})
+    without = tables | {"runs": tables["runs"].assign(settings=bare)}
+    assert [claim(number).row(without)["count"] for number in ("5c", "5d", "5e")] == [0, 0, 2]
+
+
+def test_sizes_without_a_parameter_read_the_largest_error():
+    fit = {"run_id": "m", "kind": "matched", "model": "predicted", "network_id": "mse0"}
+    fit |= {f"predicted_{name}": 2.0 for name in ("weight_norm", "feature_norm", "objective")}
+    fit |= {"measured_weight_norm": 2.02, "measured_feature_norm": 1.9, "measured_objective": 2.0}
+    assert claim("7d").row(frames(ufm=[fit]))["effect"] == pytest.approx(0.05)
+    assert claim("7e").row(frames(ufm=[fit]))["count"] == 0
+    assert claim("7d").row(frames(ufm=[fit | {"measured_objective": None}]))["count"] == 0
 
 
 def test_a_sweep_differs_in_weight_decay_only():

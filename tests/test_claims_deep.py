@@ -194,10 +194,12 @@ def test_heads_of_networks_are_judged_at_their_worst_layer():
         r
         for metric in ("nc1_pinv", "nc2_means_of", "nc3_rows")
         for layer, v in values.items()
-        for run in ("a", "b")
-        for r in measured(run, metric, 1.0, v, layer=layer)
+        for run, factor in (("a", 1), ("b", 1), ("ten", 100))
+        for r in measured(run, metric, 1.0, factor * v, layer=layer)
     ]
-    tables = frames([NET | {"run_id": "a", "head": "hidden 2"}, NET | {"run_id": "b"}], rows)
-    for number, effect in (("7a", 0.05), ("7b", 0.02), ("7c", 0.02)):
-        found = row(SUKENIK2023, number, tables)
-        assert (found["effect"], found["count"], found["verdict"]) == (effect, 1, "supported")
+    two, ten = NET | {"head": "hidden 2", "classes": 2}, NET | {"head": "hidden 2", "classes": 10}
+    tables = frames([two | {"run_id": "a"}, NET | {"run_id": "b", "classes": 2}, ten | {"run_id": "ten"}], rows)
+    for number, effect in (("a", 0.05), ("b", 0.02), ("c", 0.02)):
+        of_two, of_ten = (row(SUKENIK2023, f"{group}{number}", tables) for group in "78")
+        assert (of_two["effect"], of_two["count"], of_two["verdict"]) == (effect, 1, "supported")
+        assert (of_ten["effect"], of_ten["count"], of_ten["verdict"]) == (100 * effect, 1, "contradicted")

@@ -305,11 +305,11 @@ def test_long_tables_are_cut_and_say_so(results, monkeypatch, tmp_path):
 def test_explorer_offers_every_split(results):
     tables = read_tables(results / "tables")
     collapse = tables["collapse"]
-    in_training_mode = collapse[collapse["split"] == "train"].assign(split="train_mode")
-    made = explorer(tables | {"collapse": pd.concat([collapse, in_training_mode], ignore_index=True)})
+    others = [collapse[collapse["split"] == "train"].assign(split=name) for name in ("full_batch", "train_mode")]
+    made = explorer(tables | {"collapse": pd.concat([collapse, *others], ignore_index=True)})
     values = json.loads(gzip.decompress(base64.b64decode(made.data)))["values"]["nc1_pinv"]
-    assert list(values) == ["train", "test", "train_mode"]
-    assert values["train_mode"] == values["train"]
+    assert list(values) == ["train", "test", "full_batch", "train_mode"]
+    assert values["train_mode"] == values["full_batch"] == values["train"]
 
 
 def test_runs_lead_to_mlflow(results, tmp_path, html):

@@ -31,7 +31,7 @@ def matched_signatures(frames: Frames) -> pd.DataFrame:
     nets = nets.assign(
         sweep=nets["run_id"].map(alike(frames, without=(*DECAYS, "seed"))),
         decay=[classifier_decay(decays) for decays in nets["weight_decay"]],
-        classifier=np.where((nets["loss"] == "mse") & (nets["bias"] == "no"), "of", "etf"),
+        classifier=guessed_classifier(nets),
         scatter=nets["run_id"].map(final(frames, pd.Index(nets["run_id"]), "within_share")),
     )
     fits = rows_of(frames, "ufm", _compared(), kind="matched").rename(columns={"model": "matched"})
@@ -41,6 +41,12 @@ def matched_signatures(frames: Frames) -> pd.DataFrame:
     both = both.assign(**{side: _signatures(both, side) for side in ("predicted", "measured")})
     both["classes"] = [len(signature.means_gram) for signature in both["measured"]]
     return both[[*COLUMNS, "predicted", "measured"]].sort_values("decay", kind="stable")
+
+
+def guessed_classifier(nets: pd.DataFrame) -> pd.Series:
+    """Frame of the classifier by rows of ``runs``: "of" with squared error and no bias, else "etf"."""
+    free = (nets["loss"] == "mse") & (nets["bias"] == "no")
+    return free.map({True: "of", False: "etf"})
 
 
 def classifier_decay(decays: Any) -> float:
@@ -65,15 +71,18 @@ def misfits(frames: Frames) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*COLUMNS, "misfit"])
 
 
-def misfit_values(frames: Frames) -> pd.DataFrame:
-    """The misfits as numbers, a row each: ``COLUMNS``, ``error``, ``guess_error``, and ``relative``, the error in
-    units of the distance between an orthogonal frame and a simplex ETF."""
-    from ncpipe.ufm.misfit import frames_apart
+def misfit_values(tables: Frames) -> pd.DataFrame:
+    """The misfits as numbers, a row each: ``COLUMNS``, ``error``, ``guess_error``, ``relative``, the error in units
+    of the distance between an orthogonal frame and a simplex ETF, ``frames``, the error in the frames of last
+    features and classifier alone, which all models have, and ``sized``, whether sizes count."""
+    from ncpipe.ufm.misfit import SIZES, frames_apart
 
-    found = misfits(frames)
+    found = misfits(tables)
     values = {name: [getattr(one, name) for one in found["misfit"]] for name in ("error", "guess_error")}
     relative = np.array(values["error"]) / [frames_apart(classes) for classes in found["classes"]]
-    return found[COLUMNS].assign(**values, relative=relative)
+    sized = [bool(set(SIZES) & set(one.model)) for one in found["misfit"]]
+    frames = [np.hypot(one.errors["means_gram"], one.errors["weights_gram"]) / np.sqrt(2) for one in found["misfit"]]
+    return found[COLUMNS].assign(**values, relative=relative, frames=frames, sized=np.array(sized, dtype=bool))
 
 
 def _compared() -> list[str]:

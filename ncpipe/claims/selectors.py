@@ -78,9 +78,33 @@ def since_zero_error(frames: Frames, rows: pd.DataFrame) -> pd.DataFrame:
 
 def setting(frames: Frames, key: str) -> pd.Series:
     """A setting by its dotted key ('head.temperature'), by run; None where a run has none of that name."""
-    runs = frames["runs"]
-    values: list[Any] = [flat(json.loads(text)).get(key) if text else None for text in runs["settings"]]
-    return pd.Series(values, index=pd.Index(runs["run_id"]), dtype=object)
+    values: list[Any] = [tree.get(key) for tree in _trees(frames)]
+    return pd.Series(values, index=pd.Index(frames["runs"]["run_id"]), dtype=object)
+
+
+def _trees(frames: Frames) -> list[dict[str, Any]]:
+    """The settings of every run by dotted key; empty where none are known."""
+    return [flat(json.loads(text)) if isinstance(text, str) else {} for text in frames["runs"]["settings"]]
+
+
+NORMED, ONE_BELOW, BARE = "below the head", "one layer below", "none"
+
+
+def batch_norms(frames: Frames) -> pd.Series:
+    """Where the last BatchNorm of every network stands, by run: below the head, one layer below (a hidden layer
+    without one reads it), or nowhere; None of runs that are no network, of heads with more hidden layers, and of
+    timm's models, whose settings do not tell."""
+    told = [setting(frames, name) for name in ("model.name", "model.batch_norm", "head.feature_dim", "head.hidden")]
+    found = [_batch_norm(*values) for values in zip(*told, strict=True)]
+    return pd.Series(found, index=told[0].index, dtype=object)
+
+
+def _batch_norm(model: str | None, layers: bool | str | None, projection: Any, hidden: Any) -> str | None:
+    if model is None or model == "timm" or (hidden or 0) > 1:
+        return None
+    if projection is None and (layers is False or model.startswith(("vit", "convnext"))):
+        return BARE
+    return ONE_BELOW if hidden or (layers == "all_but_last" and projection is None) else NORMED
 
 
 def alike(frames: Frames, *names: str, without: Collection[str] = ()) -> pd.Series:
@@ -88,18 +112,16 @@ def alike(frames: Frames, *names: str, without: Collection[str] = ()) -> pd.Seri
 
     No name takes all settings. ``without`` are the dotted keys of those that may differ.
     """
-    runs = frames["runs"]
-    trees = [flat(json.loads(text)) if isinstance(text, str) else {} for text in runs["settings"]]
     chosen = [
         {
             key: value
             for key, value in tree.items()
             if key not in without and (not names or key.split(".")[0] in names)
         }
-        for tree in trees
+        for tree in _trees(frames)
     ]
     texts = [json.dumps(tree, sort_keys=True) for tree in chosen]
-    return pd.Series(texts, index=pd.Index(runs["run_id"]), dtype=object)
+    return pd.Series(texts, index=pd.Index(frames["runs"]["run_id"]), dtype=object)
 
 
 def solved(frames: Frames, query: str) -> pd.DataFrame:

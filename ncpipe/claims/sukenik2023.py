@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pandas as pd
 
-from ncpipe.claims.claim import ClaimsOf, Frames
+from ncpipe.claims.claim import Claim, ClaimsOf, Frames
 from ncpipe.claims.selectors import NETWORKS, at_last_time, measured, run_ids
 from ncpipe.tables.reading import fits_of
 
@@ -94,13 +94,29 @@ def _of_ufms(metric: str, layers: Layers) -> Callable[[Frames], pd.Series]:
     return lambda frames: _largest(frames, _reached(frames), metric, layers)
 
 
-def _of_heads(metric: str, layers: Layers) -> Callable[[Frames], pd.Series]:
+def _of_heads(metric: str, layers: Layers, classes: str) -> Callable[[Frames], pd.Series]:
     def values(frames: Frames) -> pd.Series:
-        chosen = frames["runs"].query(HEADS)
+        chosen = frames["runs"].query(f"{HEADS} and classes {classes}")
         runs = pd.Index(chosen.loc[chosen["head"].astype(str).str.startswith("hidden"), "run_id"])
         return _largest(frames, runs, metric, layers)
 
     return values
+
+
+def _networks(number: str, classes: str, of: str) -> Iterator[Claim]:
+    """The three claims on networks with these numbers of classes."""
+    yield _sukenik(f"{number}a", f"In networks of {of} with a head of hidden layers every layer of the head ends"
+                   " collapsed (DNC1).",
+                   "largest nc1_pinv of a layer of the head at the end", 0.1,
+                   _of_heads("nc1_pinv", _in_head, classes))  # fmt: skip
+    yield _sukenik(f"{number}b", f"Class means of {of} behind the hidden layers of such a head end as an orthogonal"
+                   " frame (DNC2).",
+                   "largest nc2_means_of of a layer of the head behind its input", 0.2,
+                   _of_heads("nc2_means_of", _behind_relu, classes))  # fmt: skip
+    yield _sukenik(f"{number}c", f"Weight rows of such a head of {of} end collinear with the class means that they"
+                   " read (DNC3).",
+                   "largest nc3_rows of a layer of the head behind its input", 0.1,
+                   _of_heads("nc3_rows", _behind_relu, classes))  # fmt: skip
 
 
 _sukenik = ClaimsOf("sukenik2023")
@@ -108,7 +124,7 @@ _sukenik = ClaimsOf("sukenik2023")
 # 1 and 5: what the solver means by reached. 2 to 4: of a point within 1e-8, relative, of the optimum. There the
 # penalties bound squared distances, so that variances are below about (L + 1) 1e-8 of those between classes, and
 # distances of frames, which enter the objective squared, below about 1e-4; a squared sine of 1e-4 is an angle of
-# 0.01. 7: thresholds of ours.
+# 0.01. 7 and 8: thresholds of ours.
 SUKENIK2023 = (
     _sukenik("1", "The optimum of the deep ReLU UFM of two classes is that of deep neural collapse.",
              "| gap | / optimum of the best fit of a seed over the widths", 1e-8, _gap),
@@ -125,13 +141,8 @@ SUKENIK2023 = (
              "1 - objective / (1/2) of the best fit of a seed over the widths", 1e-8, _below_zero_solution, "above"),
     _sukenik("6", "Wider models are easier to optimise: more random starts reach the optimum.",
              "success_fraction of the widest model minus that of the narrowest", 0.0, _success_gain, "above"),
-    _sukenik("7a", "In networks with a head of hidden layers every layer of the head ends collapsed (DNC1).",
-             "largest nc1_pinv of a layer of the head at the last epoch", 0.1, _of_heads("nc1_pinv", _in_head)),
-    _sukenik("7b", "Class means behind the hidden layers of such a head end as an orthogonal frame (DNC2).",
-             "largest nc2_means_of of a layer of the head behind its input", 0.2,
-             _of_heads("nc2_means_of", _behind_relu)),
-    _sukenik("7c", "Weight rows of such a head end collinear with the class means that they read (DNC3).",
-             "largest nc3_rows of a layer of the head behind its input", 0.1, _of_heads("nc3_rows", _behind_relu)),
+    *_networks("7", "== 2", "two classes"),
+    *_networks("8", "> 2", "more classes, of which the theorem does not speak,"),
 )  # fmt: skip
 """Claims of Súkeník, Mondelli & Lampert, *Deep neural collapse is provably optimal for the deep unconstrained
 features model*, NeurIPS 2023."""

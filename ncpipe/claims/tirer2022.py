@@ -11,7 +11,19 @@ import pandas as pd
 
 from ncpipe.claims.claim import ClaimsOf, Frames
 from ncpipe.claims.misfits import misfit_values
-from ncpipe.claims.selectors import NETWORKS, final, log10, log_change, measured, past_zero_error, run_ids
+from ncpipe.claims.selectors import (
+    BARE,
+    NETWORKS,
+    NORMED,
+    ONE_BELOW,
+    batch_norms,
+    final,
+    log10,
+    log_change,
+    measured,
+    past_zero_error,
+    run_ids,
+)
 from ncpipe.study.spec import UfmSpec
 from ncpipe.tables.reading import fits_of, unconstrained
 
@@ -60,12 +72,35 @@ MSE_NO_BIAS = f"{TRAINED_HEAD} and loss == 'mse' and bias == 'no'"
 CE_BIAS = f"{TRAINED_HEAD} and loss == 'ce' and bias == 'yes'"
 
 
+WITH_NORM = (NORMED, ONE_BELOW)
+
+
+def _networks(frames: Frames, query: str, *norms: str) -> pd.Index:
+    """Networks that a query selects whose last BatchNorm stands in one of these places."""
+    runs = run_ids(frames, query)
+    return runs[batch_norms(frames).reindex(runs).isin(norms)]
+
+
 def _frame_difference(query: str, of: str, etf: str) -> Callable[[Frames], pd.Series]:
-    """Distance to the OF minus distance to the ETF: negative where the frame is nearer an OF."""
+    """Distance to the OF minus distance to the ETF, with BatchNorm: negative where the frame is nearer an OF."""
 
     def values(frames: Frames) -> pd.Series:
-        runs = run_ids(frames, query)
+        runs = _networks(frames, query, *WITH_NORM)
         return final(frames, runs, of) - final(frames, runs, etf)
+
+    return values
+
+
+def _frame_distance(query: str, *metrics: str, norms: tuple[str, ...] = WITH_NORM) -> Callable[[Frames], pd.Series]:
+    """The largest of the distances, over that of an OF from a simplex ETF."""
+
+    def values(frames: Frames) -> pd.Series:
+        from ncpipe.ufm.misfit import frames_apart  # with torch, which what reads tables does without
+
+        runs = _networks(frames, query, *norms)
+        largest = pd.concat([final(frames, runs, name) for name in metrics], axis=1).max(axis=1, skipna=False)
+        classes = frames["runs"].set_index("run_id")["classes"].reindex(largest.index)
+        return largest / [frames_apart(int(number)) for number in classes]
 
     return values
 
@@ -95,7 +130,7 @@ def _level_ratio(frames: Frames) -> pd.Series:
 
 def _matched_fits(frames: Frames, model: str) -> pd.DataFrame:
     fits = fits_of(frames, kind="matched", model=model)
-    return fits[fits["network_id"].isin(run_ids(frames, NETWORKS))]
+    return fits[fits["network_id"].isin(_networks(frames, NETWORKS, *WITH_NORM))]
 
 
 def _matched(model: str, column: str) -> Callable[[Frames], pd.Series]:
@@ -107,24 +142,42 @@ def _matched(model: str, column: str) -> Callable[[Frames], pd.Series]:
     return values
 
 
-def _misfits(frames: Frames, model: str) -> pd.DataFrame:
+SIZES = ("weight_norm", "feature_norm", "objective")
+
+
+def _size_error(model: str) -> Callable[[Frames], pd.Series]:
+    """The largest of | measured / predicted - 1 | over |W|, |H| and the objective, by network."""
+
+    def values(frames: Frames) -> pd.Series:
+        fits = _matched_fits(frames, model).set_index("run_id")
+        ratios = [(fits[f"measured_{name}"] / fits[f"predicted_{name}"]).astype(float) for name in SIZES]
+        errors = [(ratio - 1).abs() for ratio in ratios]
+        return pd.concat(errors, axis=1).max(axis=1, skipna=False)
+
+    return values
+
+
+def _misfits(frames: Frames, model: str, *norms: str) -> pd.DataFrame:
     """Misfits of a model, by the first network of a sweep."""
     found = misfit_values(frames)
-    return found[found["matched"] == model].set_index("run_id")
+    found = found[found["matched"] == model].set_index("run_id")
+    return found[batch_norms(frames).reindex(found.index).isin(norms)]
 
 
-def _error(frames: Frames) -> pd.Series:
-    return _misfits(frames, "extended")["relative"].astype(float)
+def _error(*norms: str) -> Callable[[Frames], pd.Series]:
+    return lambda frames: _misfits(frames, "extended", *norms)["relative"].astype(float)
 
 
 def _error_beside_the_guess(frames: Frames) -> pd.Series:
-    """Error of the extended UFM minus that of the guess; without a bias the two say the same of the MSE."""
-    found = _misfits(frames, "extended").query("classifier == 'etf'")
+    """Error of the UFM with no parameter minus that of the guess, over sweeps in which sizes tell the two apart."""
+    found = _misfits(frames, "predicted", NORMED)
+    found = found[found["sized"]]
     return (found["error"] - found["guess_error"]).astype(float)
 
 
 def _error_difference(frames: Frames) -> pd.Series:
-    return (_misfits(frames, "extended")["error"] - _misfits(frames, "plain")["error"]).astype(float)
+    extended, plain = (_misfits(frames, model, *WITH_NORM)["frames"] for model in ("extended", "plain"))
+    return (extended - plain).astype(float)
 
 
 def _scatter(frames: Frames) -> pd.Series:
@@ -196,6 +249,11 @@ def _closed_form_frames(settings: str) -> dict[str, float]:
     return {name: metrics[name] for name in FRAME_DISTANCES}
 
 
+ERROR_AT_BOTH = (
+    "error of the extended UFM in the frames of both levels and the classifier, over the distance of an OF from an"
+    " ETF, by sweep of weight decay"
+)
+
 _tirer = ClaimsOf("tirer2022")
 
 
@@ -211,44 +269,61 @@ TIRER2022 = (
     _tirer("4", "In the ReLU extended UFM relu(W_1 H_1) ends at a non-negative orthogonal frame.",
            "nc2_means_of of the features at the last iteration", 1e-2,
            _ufm_metric("extended", "relu", "none", "nc2_means_of")),
-    _tirer("5a", "Networks with MSE and no bias end with classifier weights nearer an OF than an ETF.",
-           "nc2_weights_of - nc2_weights_etf at the last epoch", 0.0,
+    # 5c to 5e: half-way between the two frames a set of means is told from one of them.
+    _tirer("5a", "With BatchNorm, networks with MSE and no bias end with the classifier nearer an OF than an ETF.",
+           "nc2_weights_of - nc2_weights_etf at the end", 0.0,
            _frame_difference(MSE_NO_BIAS, "nc2_weights_of", "nc2_weights_etf")),
-    _tirer("5b", "Networks with CE and bias end with classifier weights nearer an ETF than an OF.",
-           "nc2_weights_of - nc2_weights_etf at the last epoch", 0.0,
+    _tirer("5b", "With BatchNorm, networks with CE and bias end with the classifier nearer an ETF than an OF.",
+           "nc2_weights_of - nc2_weights_etf at the end", 0.0,
            _frame_difference(CE_BIAS, "nc2_weights_of", "nc2_weights_etf"), "above"),
-    _tirer("5c", "Networks with MSE and no bias end with uncentred class means nearer an OF than an ETF.",
-           "nc2_means_of - nc2_means_uncentred_etf at the last epoch", 0.0,
-           _frame_difference(MSE_NO_BIAS, "nc2_means_of", "nc2_means_uncentred_etf")),
-    _tirer("5d", "Networks with CE and bias end with uncentred class means nearer an ETF than an OF.",
-           "nc2_means_of - nc2_means_uncentred_etf at the last epoch", 0.0,
-           _frame_difference(CE_BIAS, "nc2_means_of", "nc2_means_uncentred_etf"), "above"),
+    _tirer("5c", "With BatchNorm, networks with MSE and no bias end with uncentred class means at an OF.",
+           "nc2_means_of at the end over the distance of an OF from an ETF", 0.5,
+           _frame_distance(MSE_NO_BIAS, "nc2_means_of")),
+    _tirer("5d", "With BatchNorm, networks with CE and bias end with uncentred class means at an OF, so that the"
+           " centred ones are an ETF.",
+           "larger of nc2_means_of and nc2_means_etf at the end over the distance of an OF from an ETF", 0.5,
+           _frame_distance(CE_BIAS, "nc2_means_of", "nc2_means_etf")),
+    _tirer("5e", "Without BatchNorm class means do not end at an OF.",
+           "nc2_means_of at the end over the distance of an OF from an ETF", 0.5,
+           _frame_distance(TRAINED_HEAD, "nc2_means_of", norms=(BARE,)), "above"),
     _tirer("6a", "NC1 falls with depth in trained networks.",
            "log10 of nc1_pinv, last layer over first, at the last epoch", 0.0, _depth_ratio),
-    _tirer("6b", "NC1 falls by more than a factor 10 after zero training error.",
-           "log10 of nc1_pinv of the features, last epoch over first measured zero-error epoch", -1.0,
+    _tirer("6b", "NC1 falls after zero training error.",
+           "log10 of nc1_pinv of the features, at the end over the first measured zero-error epoch", 0.0,
            _training_ratio),
     _tirer("6c", "The ReLU extended UFM has lower NC1 after its first layer than before.",
            "log10 of nc1_pinv, relu(W_1 H_1) over H_1, median over iterations", 0.0, _level_ratio),
-    _tirer("7a", "The matched plain UFM predicts the Gram of the classifier weights.",
+    _tirer("7a", "With BatchNorm, the matched plain UFM predicts the Gram of the classifier weights.",
            "distance of the unit-norm Grams, predicted and measured", 0.2, _matched("plain", "weights_gram")),
-    _tirer("7b", "The matched ReLU extended UFM predicts the Gram of the uncentred class means.",
+    _tirer("7b", "With BatchNorm, the matched ReLU extended UFM predicts the Gram of the uncentred class means.",
            "distance of the unit-norm Grams, predicted and measured", 0.2, _matched("extended", "means_gram")),
     # 1 % of the variance moves a sample by a tenth of its distance from the mean of all.
-    _tirer("7c", "Networks have next to no scatter within classes, as the matched UFMs predict.",
-           "within_share of the features at the last epoch", 0.01, _scatter),
+    _tirer("7c", "With BatchNorm, networks have next to no scatter within classes, as the UFMs predict.",
+           "within_share of the features at the end", 0.01, _scatter),
+    _tirer("7d", "With BatchNorm below the head, the non-negative UFM predicts |W|, |H| and objective from the weight"
+           " decay alone.",
+           "largest of | measured / predicted - 1 | over |W|, |H| and objective", 0.05, _size_error("predicted")),
+    _tirer("7e", "With BatchNorm one layer below, the non-negative extended UFM predicts them from the weight decay"
+           " alone.",
+           "largest of | measured / predicted - 1 | over |W|, |H| and objective", 0.05,
+           _size_error("predicted_extended")),
     # Half-way between the two frames a prediction tells one of them from the other.
-    _tirer("8a", "The matched ReLU extended UFM predicts frames nearer than half the distance of an OF from an ETF.",
-           "error of the extended UFM over the distance of the frames, by sweep of weight decay", 0.5, _error),
+    _tirer("8a", "With BatchNorm one layer below, the matched ReLU extended UFM predicts frames at both its levels.",
+           ERROR_AT_BOTH, 0.5, _error(ONE_BELOW)),
+    _tirer("8b", "With BatchNorm below the head, the UFM without a parameter predicts frames and sizes better than"
+           " the guess: known frames, and for sizes the best constant of the sweep.",
+           "error of the UFM minus that of the guess, by sweep of weight decay", 0.0, _error_beside_the_guess),
     # 0 is that of two predictions that are equally far off; they are fitted to 1e-8 of the objective, so that their
     # frames are known to the root of it.
-    _tirer("8b", "With a bias or cross entropy the matched ReLU extended UFM predicts frames better than the guess"
-           " 'means an OF, classifier an ETF'.",
-           "error of the extended UFM minus that of the guess, by sweep of weight decay", 0.0,
-           _error_beside_the_guess, rounding=FRAME_ROUNDING),
-    _tirer("8c", "The matched ReLU extended UFM predicts frames better than the plain one.",
+    _tirer("8c", "With BatchNorm, the matched ReLU extended UFM predicts the frames of last features and classifier"
+           " better than the plain one.",
            "error of the extended minus that of the plain UFM, by sweep of weight decay", 0.0, _error_difference,
            rounding=FRAME_ROUNDING),
+    _tirer("8d", "With BatchNorm below the head, the matched ReLU extended UFM does not predict both levels: nothing"
+           " penalises the lower one.",
+           ERROR_AT_BOTH, 0.5, _error(NORMED), "above"),
+    _tirer("8e", "Without BatchNorm the matched ReLU extended UFM does not predict frames.",
+           ERROR_AT_BOTH, 0.5, _error(BARE), "above"),
     # Objectives: the precision asked of solvers. Distances grow with the gradient, not with its square as the
     # objective does, over the smallest curvature, a penalty of 1e-3 or more: 1e-6 is left of gradients of 1e-9.
     _tirer("9a", "Over the penalty of its bias the MSE UFM reaches the objective of the closed form.",

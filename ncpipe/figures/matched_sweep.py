@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from ncpipe.claims.misfits import matched_signatures, misfit_values
 from ncpipe.figures.axes import scale_values
 from ncpipe.figures.series import Band, Tables, networks, plural
 from ncpipe.figures.style import (
+    GREY,
     OKABE_ITO,
     SMALL,
     Look,
@@ -32,8 +33,9 @@ from ncpipe.figures.style import (
 from ncpipe.study.spec import FigureOptions
 
 PANELS = {
-    "means_gram": "class means,\ndistance of Grams",
     "weights_gram": "classifier,\ndistance of Grams",
+    "means_gram": "class means,\ndistance of Grams",
+    "hidden_gram": "class means one layer\nbelow, distance of Grams",
     "scatter": "scatter, share of\nvariance (model: 0)",
 }
 MODELS = {
@@ -64,16 +66,18 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     found = sweeps(tables)[:MOST_LABELS]
     if not found:
         return empty_figure(options.width, "matched_sweep: no UFM matched to a network without training error")
-    columns = 1 if options.width < NARROW else len(PANELS)
-    lines = len(found) * len(PANELS) // columns
+    shown = {name: title for name, title in PANELS.items() if any(name in set(s.rows["quantity"]) for s in found)}
+    columns = 1 if options.width < NARROW else len(shown)
+    lines = len(found) * len(shown) // columns
     heights = (ROW_HEIGHT * lines + 0.5, STRIP * len(found) + 0.55)
     figure = new_figure(options.width, sum(heights))
     upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
     grid = upper.subplots(lines, columns, squeeze=False, sharex=True)
-    for sweep, panels in zip(found, grid.reshape(len(found), len(PANELS))):
-        _draw_sweep(panels, sweep)
+    for sweep, panels in zip(found, grid.reshape(len(found), len(shown))):
+        for axes, quantity in zip(panels, shown):
+            _draw_quantity(axes, sweep, quantity)
     _scale_decays(grid[0, 0], np.unique(np.concatenate([sweep.rows["decay"] for sweep in found])))
-    _name_panels(grid, found, columns)
+    _name_panels(grid, found, shown, columns)
     _draw_misfits(lower, found)
     add_legend(figure, _legend(found))
     return figure
@@ -125,15 +129,16 @@ def _long(signatures: pd.DataFrame) -> pd.DataFrame:
 # --- drawing --------------------------------------------------------------------------------------
 
 
-def _draw_sweep(panels: NDArray, sweep: Sweep) -> None:
-    for axes, quantity in zip(panels, PANELS):
-        rows = sweep.rows[sweep.rows["quantity"] == quantity]
-        guess = Band.of(rows[rows["source"] == "guess"], "decay")
-        axes.plot(guess.x, guess.middle, color=GUESS_COLOUR, linewidth=GUESS_WIDTH)
-        for source, (_, look) in MODELS.items():
-            Band.of(rows[rows["source"] == source], "decay").draw(axes, look)
-        _draw_measured(axes, Band.of(rows[rows["source"] == "measured"], "decay"))
-        scale_values(axes, "y", [rows["value"]])
+def _draw_quantity(axes: Axes, sweep: Sweep, quantity: str) -> None:
+    rows = sweep.rows[sweep.rows["quantity"] == quantity]
+    guess = Band.of(rows[rows["source"] == "guess"], "decay")
+    axes.plot(guess.x, guess.middle, color=GUESS_COLOUR, linewidth=GUESS_WIDTH)
+    for source, (_, look) in MODELS.items():
+        Band.of(rows[rows["source"] == source], "decay").draw(axes, look)
+    _draw_measured(axes, Band.of(rows[rows["source"] == "measured"], "decay"))
+    scale_values(axes, "y", [rows["value"]])
+    if rows.empty:
+        axes.text(0.5, 0.5, "not predicted", transform=axes.transAxes, ha="center", color=GREY, size=SMALL)
 
 
 def _scale_decays(axes: Axes, decays: NDArray[np.float64]) -> None:
@@ -155,11 +160,11 @@ def _draw_measured(axes: Axes, band: Band) -> None:
         axes.plot(band.x, band.middle, "o", color="black", ms=3, clip_on=False, zorder=4)
 
 
-def _name_panels(grid: NDArray, found: Sequence[Sweep], columns: int) -> None:
+def _name_panels(grid: NDArray, found: Sequence[Sweep], shown: Mapping[str, str], columns: int) -> None:
     """Quantities above the first sweep, its label at the left of each, and the decay under the lowest panels."""
-    for sweep, panels in zip(found, grid.reshape(len(found), len(PANELS))):
-        for axes, name in zip(panels, PANELS.values()):
-            if columns < len(PANELS) or sweep is found[0]:
+    for sweep, panels in zip(found, grid.reshape(len(found), len(shown))):
+        for axes, name in zip(panels, shown.values()):
+            if columns < len(shown) or sweep is found[0]:
                 axes.set_title(name, loc="left", pad=4)
         panels[0].set_ylabel(wrapped(sweep.label, 18), size=SMALL)
     for axes in grid[-1]:
@@ -212,10 +217,10 @@ def caption(tables: Tables, options: FigureOptions) -> str:
     without = f" Left out: {plural(left, 'network')} with training error or without a match." if left else ""
     return (
         f"Predictions of UFMs for {plural(shown, 'network')} of {plural(len(found), 'sweep')} of weight decay:"
-        " Frobenius distances of the predicted from the measured Grams of class means (uncentred) and of the"
-        " classifier, each of unit norm, and the share of variance within classes. Medians over seeds with their"
-        " range. Grey: the guess, an orthogonal frame, for the classifier a simplex ETF with a bias or cross entropy."
-        " Bottom: the error, root mean square of the distances, mean over seeds with Student's 95 % interval, and"
-        " the seeds as ticks."
+        " Frobenius distances of the predicted from the measured Grams of the classifier, of class means (uncentred)"
+        " and, where the model has them, of those one layer below, each of unit norm, and the share of variance"
+        " within classes. Medians over seeds with their range. Grey: the guess, an orthogonal frame, for the"
+        " classifier a simplex ETF with a bias or cross entropy. Bottom: the error, root mean square of the distances"
+        " that a model has, mean over seeds with Student's 95 % interval, and the seeds as ticks."
         f"{more}{without}"
     )

@@ -1,73 +1,144 @@
-"""Figure: distance of networks from the model's predictions against their distance from stationarity."""
+"""Figure: error of the models' predictions of networks against the networks' distance from stationarity."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ncpipe.claims.misfits import guessed_classifier
+from ncpipe.claims.selectors import BARE, NORMED, ONE_BELOW, batch_norms
 from ncpipe.figures.axes import heading, scale_values
-from ncpipe.figures.series import Tables, counted, few, labels, lost, measured, networks, not_drawn
-from ncpipe.figures.style import Look, add_legend, empty_figure, label_handles, looks, mark_handle, new_figure
+from ncpipe.figures.series import Tables, counted, few, lost, measured, networks, not_drawn
+from ncpipe.figures.style import (
+    GREY,
+    OKABE_ITO,
+    Look,
+    add_legend,
+    empty_figure,
+    line_handle,
+    mark_handle,
+    new_figure,
+)
 from ncpipe.study.spec import FigureOptions
 
 SPLIT = "full_batch"
 """BatchNorm has the statistics of all training images: the function that theory speaks of."""
-PREMISE = "stationarity"
-PANELS = {
-    "nc2_means_of": "class means from the orthogonal frame that is predicted",
-    "objective_gap": "objective above the optimum, with no parameter matched",
+PREMISE, GAP = "stationarity", "objective_gap"
+FRAMES = ("nc2_means_of", "nc2_means_uncentred_etf", "nc2_weights_of", "nc2_weights_etf")
+OTHER_NORMS = "other networks"
+COLUMNS = {
+    NORMED: "BatchNorm below the head",
+    ONE_BELOW: "BatchNorm one layer below",
+    BARE: "no BatchNorm",
+    OTHER_NORMS: OTHER_NORMS,
 }
-ROW_HEIGHT, NARROW = 2.1, 4.5
+ROWS = {"frames": "error of the predicted frames", GAP: "objective above that predicted"}
+HEADS = {
+    ("mse", "no"): ("MSE, no bias", OKABE_ITO["blue"]),
+    ("mse", "yes"): ("MSE, bias", OKABE_ITO["green"]),
+    ("ce", "no"): ("CE, no bias", OKABE_ITO["purple"]),
+    ("ce", "yes"): ("CE, bias", OKABE_ITO["vermillion"]),
+}
+OTHER = ("other losses", GREY)
+PLAIN = Look(GREY, (0, (2, 1)), "o")
+HEIGHT, NARROW = 1.75, 4.5
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:
-    nets = few(networks(tables))
-    rows = paths(tables, nets)
-    shown = [name for name in PANELS if name in rows and rows[name].notna().any()]
-    if not shown:
+    rows = paths(tables, few(networks(tables)))
+    rows = rows[(rows["time"] > 0) & rows[PREMISE].notna()]
+    if rows.empty:
         return empty_figure(options.width, f"stationarity: no network is measured in the split {SPLIT}")
-    look, narrow = looks(tables["runs"]), options.width < NARROW
-    figure = new_figure(options.width, ROW_HEIGHT * (len(shown) if narrow else 1) + 0.3)
-    grid = figure.subplots(len(shown) if narrow else 1, 1 if narrow else len(shown), squeeze=False).flatten()
-    for axes, name in zip(grid, shown):
-        _draw_paths(axes, rows.dropna(subset=[name, PREMISE]), name, look)
-        heading(axes, name, PANELS[name])
-        axes.set_xlabel(r"distance from stationarity, $|\nabla f|\,/\,|\Lambda\theta|$")
-    marks = [mark_handle("last epoch of SGD", "o", filled=False), mark_handle("end", "s")]
-    add_legend(figure, label_handles(labels(nets), look) + marks)
+    columns = [norm for norm in COLUMNS if norm in set(rows["norm"])]
+    lines = [name for name in ROWS if rows[name].notna().any()]
+    places = [
+        (name, norm) for name in lines for norm in columns if rows.loc[rows["norm"] == norm, name].notna().any()
+    ]
+    across = 1 if options.width < NARROW else len(lines) if len(columns) == 1 else len(columns)
+    down = len(places) if across == 1 else 1 if len(columns) == 1 else len(lines)
+    figure = new_figure(options.width, HEIGHT * down + 0.5)
+    grid = figure.subplots(down, across, squeeze=False)
+    for number, (name, norm) in enumerate(places):
+        alone = across == 1 or len(columns) == 1
+        axes = grid.flat[number] if alone else grid[lines.index(name), columns.index(norm)]
+        _draw_paths(axes, rows[rows["norm"] == norm], name)
+        scale_values(axes, "x", [rows[PREMISE].to_numpy()])
+        scale_values(axes, "y", [rows[name].to_numpy()])
+        axes.invert_xaxis()
+        if alone or (lines[-1], norm) not in places or name == lines[-1]:
+            axes.set_xlabel(r"distance from stationarity, $|\nabla f|\,/\,|\Lambda\theta|$")
+        if alone or norm == columns[0]:
+            heading(axes, "", ROWS[name])
+        if alone or name == lines[0]:
+            axes.annotate(COLUMNS[norm], (0, 1), (0, 20), "axes fraction", textcoords="offset points", weight="bold")
+    for axes in grid.flatten():
+        if not axes.has_data():
+            axes.remove()
+    add_legend(figure, _legend(rows))
     return figure
 
 
 def paths(tables: Tables, nets: pd.DataFrame) -> pd.DataFrame:
-    """Columns ``stationarity`` and those of ``PANELS`` by run, label and time; ``epochs``, the last of SGD."""
-    rows = measured(tables, nets, (PREMISE, *PANELS), split=SPLIT)
-    wide = rows.pivot_table(index=["run_id", "label", "time"], columns="metric", values="value").reset_index()
-    epochs = dict(zip(nets["run_id"], nets["epochs"]))
-    return wide.reindex(columns=["run_id", "label", "time", PREMISE, *PANELS]).assign(
-        epochs=wide["run_id"].map(epochs)
+    """A row for every network and time: ``run_id``, ``time``, ``norm`` (where its last BatchNorm stands), ``head``
+    (loss and bias), ``stationarity``, ``objective_gap``; ``frames``, root mean square of the distances of means and
+    classifier from the frames that the extended and the non-negative UFM have, ``plain``, from those of the plain
+    UFM where it has others; and ``epochs``, the last of SGD."""
+    rows = measured(tables, nets, (PREMISE, GAP, *FRAMES), split=SPLIT)
+    wide = rows.pivot_table(index=["run_id", "time"], columns="metric", values="value").reset_index()
+    wide = wide.reindex(columns=["run_id", "time", PREMISE, GAP, *FRAMES])
+    own = nets.set_index("run_id").reindex(wide["run_id"]).reset_index()
+    heads = pd.Series([*zip(own["loss"], own["bias"])], dtype=object)
+    norms = batch_norms(tables).reindex(wide["run_id"]).reset_index(drop=True)
+    etf = guessed_classifier(own).to_numpy() == "etf"
+    weights = np.where(etf, wide["nc2_weights_etf"], wide["nc2_weights_of"])
+    return wide.assign(
+        epochs=own["epochs"],
+        head=heads,
+        norm=norms.fillna(OTHER_NORMS),
+        frames=_rms(wide["nc2_means_of"], weights),
+        plain=np.where(etf, _rms(wide["nc2_means_uncentred_etf"], weights), np.nan),
     )
 
 
-def _draw_paths(axes: Axes, rows: pd.DataFrame, name: str, look: dict[str, Look]) -> None:
-    """A path for every network, from the initialisation to the end of the end phase, where there is one."""
-    for (_, label), own in rows[rows["time"] > 0].groupby(["run_id", "label"], sort=False):
-        style, own = look[str(label)], own.sort_values("time")
-        axes.plot(own[PREMISE], own[name], color=style.colour, linestyle=style.line, linewidth=0.8, alpha=0.8)
+def _rms(one: pd.Series, other: np.ndarray) -> np.ndarray:
+    return np.sqrt((one.to_numpy(float) ** 2 + other.astype(float) ** 2) / 2)
+
+
+def _draw_paths(axes: Axes, rows: pd.DataFrame, name: str) -> None:
+    """A path for every network, from the first measured epoch to the end of the end phase, where there is one."""
+    for _, own in rows.dropna(subset=name).groupby("run_id", sort=False):
+        colour, own = HEADS.get(own["head"].iloc[0], OTHER)[1], own.sort_values("time")
+        if name == "frames" and own["plain"].notna().any():
+            axes.plot(own[PREMISE], own["plain"], color=colour, linestyle=PLAIN.line, linewidth=0.6, alpha=0.5)
+        axes.plot(own[PREMISE], own[name], color=colour, linewidth=0.7, alpha=0.7)
         trained, end = own[own["time"] <= own["epochs"]].tail(1), own.tail(1)
-        axes.plot(trained[PREMISE], trained[name], "o", color=style.colour, mfc="white", ms=4)
-        axes.plot(end[PREMISE], end[name], "s", color=style.colour, ms=4)
-    scale_values(axes, "x", [rows[PREMISE].to_numpy()])
-    scale_values(axes, "y", [rows[name].to_numpy()])
-    axes.invert_xaxis()
+        axes.plot(trained[PREMISE], trained[name], "o", color=colour, mfc="white", ms=3.5, mew=0.8, zorder=4)
+        axes.plot(end[PREMISE], end[name], "s", color=colour, ms=3.5, zorder=5)
+
+
+def _legend(rows: pd.DataFrame) -> Iterator[Artist]:
+    heads = set(rows["head"])
+    drawn = [look for head, look in HEADS.items() if head in heads] + [OTHER] * bool(heads - HEADS.keys())
+    yield from (line_handle(name, Look(colour, "-", "o")) for name, colour in drawn)
+    if rows["plain"].notna().any():
+        yield line_handle("plain UFM", PLAIN)
+    yield mark_handle("last epoch of SGD", "o", filled=False)
+    yield mark_handle("end", "s")
 
 
 def caption(tables: Tables, options: FigureOptions) -> str:
     nets = networks(tables)
     return (
-        f"How far {counted(nets, 'network')} are from what the model predicts, against how far they are from a"
-        " stationary point of the penalised loss over all training images (norm of its gradient over that of the"
-        " weight decay's); training goes to the right, one path a network. Distance of the class means' Gram from an"
-        " orthogonal frame; objective above the optimum that follows from the weight decay alone, for networks whose"
-        f" head reads BatchNorm and ReLU.{not_drawn(nets)}{lost(tables, 'network', 'network')}"
+        f"How wrong the models are of {counted(nets, 'network')}, against how far these are from a stationary point"
+        " of the penalised loss over all training images (norm of its gradient over that of the weight decay's)."
+        " Training goes to the right, a path each. Top: root mean square of the distances of the class means from an"
+        " orthogonal frame, which the ReLU extended and the non-negative UFM predict, and of the classifier from its"
+        " own, an orthogonal frame with squared error and no bias, else a simplex ETF; dashed, where it differs, from"
+        " the frames of the plain UFM. Bottom: objective above the optimum that follows from the weight decay alone,"
+        f" where the derivation holds.{not_drawn(nets)}{lost(tables, 'network', 'network')}"
     )

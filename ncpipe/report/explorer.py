@@ -7,7 +7,7 @@ import gzip
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from ncpipe.figures.series import MEASURED, RECORDED, Tables, labels, plural
 from ncpipe.figures.style import LINE_STYLES, Look, looks
 from ncpipe.report.formulas import as_html
 from ncpipe.report.templates import script
+from ncpipe.study.spec import Split
 from ncpipe.tables.reading import rows_of
 
 DATA_BYTES = 1_500_000
@@ -32,8 +33,8 @@ KINDS = {
 }
 """Kinds of runs: name and unit of time."""
 LAST = "features"
-SPLITS = ("", "train", "test", "train_mode")
-"""Of ``measure.splits``, in the order in which they are offered; a history has none."""
+SPLITS = ("", *get_args(Split))
+"""In the order in which they are offered; a history has none."""
 SERIES = ["run", "quantity", "split", "layer"]
 
 

@@ -13,7 +13,7 @@ Row = dict[str, Any]
 Names = Mapping[tuple[str, str], Mapping[str, str]]
 """By kind and label: the settings that vary, by dotted key, with the name that labels have for them."""
 
-SHORT = {"weight_decay": "wd", "temperature": "tau"}
+SHORT = {"weight_decay": "wd", "temperature": "tau", "batch_norm": "BatchNorm"}
 """Names of settings as legends have them."""
 NOT_IN_LABELS = {"seed", "dataset.path", "dataset.image_size"}
 
@@ -73,6 +73,8 @@ def _settings(row: Row) -> dict[str, Any]:
 def _label_part(key: str, name: str, value: Any, row: Row) -> str:
     if key == "dataset.name":
         return f" {row['dataset']}"
-    if value is None or value is False:
+    if value is None:
         return ""
-    return f" {name}" if value is True else f" {name}={value:g}" if isinstance(value, float) else f" {name}={value}"
+    if isinstance(value, bool):
+        return f" {name}" if value else f" no {name}"
+    return f" {name}={value:g}" if isinstance(value, float) else f" {name}={value}"

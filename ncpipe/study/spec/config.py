@@ -20,6 +20,9 @@ class KeepSpec(Settings):
     epochs: Literal["last", "all"] | tuple[Annotated[int, Field(ge=0)], ...] = "last"
 
 
+Split = Literal["train", "test", "full_batch", "train_mode"]
+
+
 class MeasureSpec(Settings):
     """What is measured in trained networks, and when."""
 
@@ -33,7 +36,7 @@ class MeasureSpec(Settings):
     epochs: Annotated[int, Field(ge=1, le=10_000)] | tuple[Annotated[int, Field(ge=0)], ...] = Field(
         12, description="That many log-spaced epochs (with 0 and the last), or the listed ones."
     )
-    splits: tuple[Literal["train", "test", "full_batch", "train_mode"], ...] = Field(
+    splits: tuple[Split, ...] = Field(
         ("train", "test"),
         description="full_batch: training images with BatchNorm's statistics of all of them, and distances from"
         " stationarity there and in evaluation mode; train_mode: by the statistics of each batch.",
