@@ -185,6 +185,29 @@ def test_summary_in_words(tmp_path):
     assert told[-1] == "Of 1 claim put to the tables, 1 is supported."
 
 
+def test_summary_opens_with_how_well_models_predict(tmp_path):
+    tables = read_tables(MadeUp().write(tmp_path))
+    rows = tables["collapse"].query("split == 'train' and layer == 'features'")
+    rows = rows.astype({"metric": object, "split": object}).assign(split="full_batch")
+    means = rows[rows["metric"] == "nc2_means_of"]
+    ends = rows.assign(value=0.25), means.assign(metric="stationarity", value=0.125)
+    fits = tables["ufm"].query("kind == 'matched' and model == 'plain'")
+    sizes = {"weight_norm": 1.01, "feature_norm": 0.98, "objective": 1.03}
+    predicted = {f"predicted_{name}": 2.0 for name in sizes} | {f"measured_{n}": 2 * v for n, v in sizes.items()}
+    told = sentences(
+        tables
+        | {"collapse": pd.concat([tables["collapse"], *ends]), "ufm": fits.assign(model="predicted", **predicted)}
+    )
+    assert told[0].startswith(
+        "At the end of training the ReLU extended UFM misses the frames of the networks by 0.25 in 4 networks"
+        " (BatchNorm below the head; 0.12 from a stationary point), in medians"
+    )
+    assert told[1] == (
+        "From the weight decay alone, with nothing measured or matched, the non-negative UFM predicts |W| to 1 %, |H|"
+        " to 2 % and the objective to 3 % (medians of 4 networks)."
+    )
+
+
 def test_summary_of_a_study_without_a_good_end(tmp_path):
     told = sentences(read_tables(MadeUp(status="diverged", ufm=False).write(tmp_path)))
     assert told[:2] == ["The study trained 4 networks (2 labels, 2 seeds).", "Of the networks, 4 diverged."]
