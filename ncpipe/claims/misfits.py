@@ -74,15 +74,18 @@ def misfits(frames: Frames) -> pd.DataFrame:
 def misfit_values(tables: Frames) -> pd.DataFrame:
     """The misfits as numbers, a row each: ``COLUMNS``, ``error``, ``guess_error``, ``relative``, the error in units
     of the distance between an orthogonal frame and a simplex ETF, ``frames``, the error in the frames of last
-    features and classifier alone, which all models have, and ``sized``, whether sizes count."""
+    features and classifier alone, which all models have, ``below``, that of the frame one layer below in the unit of
+    ``relative``, NaN where there is none, and ``sized``, whether sizes count."""
     from ncpipe.ufm.misfit import SIZES, frames_apart
 
     found = misfits(tables)
     values = {name: [getattr(one, name) for one in found["misfit"]] for name in ("error", "guess_error")}
-    relative = np.array(values["error"]) / [frames_apart(classes) for classes in found["classes"]]
+    apart = np.array([frames_apart(classes) for classes in found["classes"]])
+    below = np.array([one.errors.get("hidden_gram", np.nan) for one in found["misfit"]])
+    values |= {"relative": np.array(values["error"]) / apart, "below": below / apart}
     sized = [bool(set(SIZES) & set(one.model)) for one in found["misfit"]]
     frames = [np.hypot(one.errors["means_gram"], one.errors["weights_gram"]) / np.sqrt(2) for one in found["misfit"]]
-    return found[COLUMNS].assign(**values, relative=relative, frames=frames, sized=np.array(sized, dtype=bool))
+    return found[COLUMNS].assign(**values, frames=frames, sized=np.array(sized, dtype=bool))
 
 
 def _compared() -> list[str]:

@@ -176,8 +176,13 @@ def _error_beside_the_guess(frames: Frames) -> pd.Series:
 
 
 def _error_difference(frames: Frames) -> pd.Series:
-    extended, plain = (_misfits(frames, model, *WITH_NORM)["frames"] for model in ("extended", "plain"))
-    return (extended - plain).astype(float)
+    extended, plain = (_misfits(frames, model, *WITH_NORM) for model in ("extended", "plain"))
+    other = extended[extended["classifier"] == "etf"]
+    return (other["frames"] - plain["frames"].reindex(other.index)).astype(float)
+
+
+def _frame_below(frames: Frames) -> pd.Series:
+    return _misfits(frames, "predicted_extended", ONE_BELOW)["below"].dropna().astype(float)
 
 
 def _scatter(frames: Frames) -> pd.Series:
@@ -313,10 +318,10 @@ TIRER2022 = (
     _tirer("8b", "With BatchNorm below the head, the UFM without a parameter predicts frames and sizes better than"
            " the guess: known frames, and for sizes the best constant of the sweep.",
            "error of the UFM minus that of the guess, by sweep of weight decay", 0.0, _error_beside_the_guess),
-    # 0 is that of two predictions that are equally far off; they are fitted to 1e-8 of the objective, so that their
+    # Without a bias both say the same of the squared error. They are fitted to 1e-8 of the objective, so that their
     # frames are known to the root of it.
-    _tirer("8c", "With BatchNorm, the matched ReLU extended UFM predicts the frames of last features and classifier"
-           " better than the plain one.",
+    _tirer("8c", "With BatchNorm and a bias, the matched ReLU extended UFM predicts the frames of last features and"
+           " classifier better than the plain one.",
            "error of the extended minus that of the plain UFM, by sweep of weight decay", 0.0, _error_difference,
            rounding=FRAME_ROUNDING),
     _tirer("8d", "With BatchNorm below the head, the matched ReLU extended UFM does not predict both levels: nothing"
@@ -324,6 +329,10 @@ TIRER2022 = (
            ERROR_AT_BOTH, 0.5, _error(NORMED), "above"),
     _tirer("8e", "Without BatchNorm the matched ReLU extended UFM does not predict frames.",
            ERROR_AT_BOTH, 0.5, _error(BARE), "above"),
+    _tirer("8f", "With BatchNorm one layer below, class means there are the OF that the non-negative extended UFM has"
+           " with nothing matched.",
+           "distance of the Gram one layer below over that of an OF from an ETF, by sweep of weight decay", 0.5,
+           _frame_below),
     # Objectives: the precision asked of solvers. Distances grow with the gradient, not with its square as the
     # objective does, over the smallest curvature, a penalty of 1e-3 or more: 1e-6 is left of gradients of 1e-9.
     _tirer("9a", "Over the penalty of its bias the MSE UFM reaches the objective of the closed form.",

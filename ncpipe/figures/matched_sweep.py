@@ -63,13 +63,14 @@ class Sweep:
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:
-    found = sweeps(tables)[:MOST_LABELS]
-    if not found:
+    every = sweeps(tables)[:MOST_LABELS]
+    if not every:
         return empty_figure(options.width, "matched_sweep: no UFM matched to a network without training error")
+    found = [sweep for sweep in every if sweep.rows["decay"].nunique() > 1] or every
     shown = {name: title for name, title in PANELS.items() if any(name in set(s.rows["quantity"]) for s in found)}
     columns = 1 if options.width < NARROW else len(shown)
     lines = len(found) * len(shown) // columns
-    heights = (ROW_HEIGHT * lines + 0.5, STRIP * len(found) + 0.55)
+    heights = (ROW_HEIGHT * lines + 0.5, STRIP * len(every) + 0.55)
     figure = new_figure(options.width, sum(heights))
     upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
     grid = upper.subplots(lines, columns, squeeze=False, sharex=True)
@@ -78,8 +79,8 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
             _draw_quantity(axes, sweep, quantity)
     _scale_decays(grid[0, 0], np.unique(np.concatenate([sweep.rows["decay"] for sweep in found])))
     _name_panels(grid, found, shown, columns)
-    _draw_misfits(lower, found)
-    add_legend(figure, _legend(found))
+    _draw_misfits(lower, every)
+    add_legend(figure, _legend(every))
     return figure
 
 
@@ -219,8 +220,9 @@ def caption(tables: Tables, options: FigureOptions) -> str:
         f"Predictions of UFMs for {plural(shown, 'network')} of {plural(len(found), 'sweep')} of weight decay:"
         " Frobenius distances of the predicted from the measured Grams of the classifier, of class means (uncentred)"
         " and, where the model has them, of those one layer below, each of unit norm, and the share of variance"
-        " within classes. Medians over seeds with their range. Grey: the guess, an orthogonal frame, for the"
-        " classifier a simplex ETF with a bias or cross entropy. Bottom: the error, root mean square of the distances"
-        " that a model has, mean over seeds with Student's 95 % interval, and the seeds as ticks."
+        " within classes, of the sweeps of several weight decays. Medians over seeds with their range. Grey: the guess,"
+        " an orthogonal frame, for the classifier a simplex ETF with a bias or cross entropy. Bottom: the error, root"
+        " mean square of the distances that a model has, mean over seeds with Student's 95 % interval, and the seeds"
+        " as ticks."
         f"{more}{without}"
     )

@@ -52,7 +52,7 @@ class EndPhase:
         self.file = states.folder / "terminal.safetensors"
         self.last: Evaluation | None = None
         start = full.parameters / self.scales
-        self.memory = Memory(min(PAIRS, max(3, PAIRS_BUDGET // (2 * len(start)))), start[None])
+        self.memory = Memory(min(PAIRS, max(3, PAIRS_BUDGET // (2 * len(start)))), start[None], alone=True)
         self.ended = ""
         if not self._restore():
             self.state = State.at(start[None], *self.evaluate(start[None]))

@@ -116,10 +116,14 @@ class Memory:
     direction. A pair without curvature is left out.
     """
 
-    def __init__(self, most: int, like: Tensor) -> None:
+    def __init__(self, most: int, like: Tensor, alone: bool = False) -> None:
+        """For vectors ``like`` (B, P) float64. ``alone``: B = 1, and no batch has to give the same bits, so that the
+        pairs are read once, in float32: what an iteration takes is a quarter, and directions change by 1e-7 or so."""
         batch, size = like.shape
+        self.product: Callable[[Tensor, Tensor], Tensor] = torch.bmm if alone else batched_product
+        dtype = torch.float32 if alone else torch.float64
         self.most, self.rows = most, torch.arange(batch, device=like.device)
-        self.pairs = like.new_zeros(batch, 2 * most, size)
+        self.pairs = like.new_zeros(batch, 2 * most, size, dtype=dtype)
         """s in the first m rows, y in the others."""
         self.products = like.new_zeros(batch, 2 * most)
         """Of the pairs with the gradient."""
@@ -135,8 +139,9 @@ class Memory:
         self.newest = torch.where(chosen, (self.newest + 1) % m, self.newest)
         rows = self.rows if bool(chosen.all()) else chosen.nonzero()[:, 0]
         slot = self.newest[rows]
-        self.pairs[rows, slot], self.pairs[rows, m + slot] = step[rows], change[rows]
-        products = batched_product(gradient[:, None], self.pairs.mT)[:, 0]
+        dtype = self.pairs.dtype
+        self.pairs[rows, slot], self.pairs[rows, m + slot] = step[rows].to(dtype), change[rows].to(dtype)
+        products = self.product(gradient[:, None].to(dtype), self.pairs.mT)[:, 0].double()
         with_change = (products - self.products)[rows]
         self.products = torch.where(chosen[:, None], products, self.products)
         curvature, size = torch.linalg.vecdot(step, change)[rows], torch.linalg.vecdot(change, change)[rows]
@@ -167,11 +172,12 @@ class Memory:
         weights = torch.zeros_like(self.products)
         weights.scatter_(1, order, s_part * valid)
         weights.scatter_(1, order + m, -scale * y_part[:, :, 0] * valid)
-        return batched_product(weights[:, None], self.pairs)[:, 0].addcmul_(scale, gradient).neg_()
+        combined = self.product(weights[:, None].to(self.pairs.dtype), self.pairs)[:, 0].double()
+        return combined.addcmul_(scale, gradient).neg_()
 
     def subset(self, indices: Tensor) -> Memory:
         kept = object.__new__(Memory)
-        kept.most, kept.rows = self.most, self.rows[: len(indices)]
+        kept.most, kept.product, kept.rows = self.most, self.product, self.rows[: len(indices)]
         for name, value in self.tensors().items():
             setattr(kept, name, value[indices])
         return kept
