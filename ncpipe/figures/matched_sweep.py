@@ -219,10 +219,10 @@ def caption(tables: Tables, options: FigureOptions) -> str:
     return (
         f"Predictions of UFMs for {plural(shown, 'network')} of {plural(len(found), 'sweep')} of weight decay:"
         " Frobenius distances of the predicted from the measured Grams of the classifier, of class means (uncentred)"
-        " and, where the model has them, of those one layer below, each of unit norm, and the share of variance within"
-        " classes, of the sweeps of several weight decays. Medians over seeds with their range. Grey: the guess, an"
-        " orthogonal frame, for the classifier a simplex ETF with a bias or cross entropy. Bottom: the error, root mean"
-        " square of the distances that a model has, mean over seeds with Student's 95 % interval, and the seeds as"
-        " ticks."
+        " and, where the model has them, of those one layer below, each of unit norm, and the share of variance"
+        " within classes, of the sweeps of several weight decays. Medians over seeds with their range. Grey: the"
+        " guess, an orthogonal frame, for the classifier a simplex ETF with a bias or cross entropy. Bottom: the"
+        " error, root mean square of the distances that a model has, mean over seeds with Student's 95 % interval,"
+        " and the seeds as ticks."
         f"{more}{without}"
     )
