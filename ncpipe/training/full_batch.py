@@ -167,8 +167,15 @@ class FullBatch:
 
     @torch.no_grad()
     def _statistics(self) -> dict[Norm, tuple[Tensor, Tensor]]:
-        """Mean and variance of all BatchNorms over all images, each from a pass up to it."""
+        """Mean and variance of all BatchNorms over all images: from one pass where all fit, else each from passes up
+        to it."""
         self._given = {}
+        if self._held is not None:
+            self._wanted = self._take_statistics
+            self._own_batch = True
+            self.network.forward(self._held[0][0])
+            self._wanted = lambda norm, inputs: None
+            return self._given
         for norm in self.norms:
             mean, variance = torch.zeros_like(norm.weight), torch.zeros_like(norm.weight)
             for inputs, count in self._inputs_of(norm):
@@ -177,6 +184,10 @@ class FullBatch:
                 variance += (_by_channel(inputs) - mean).square().sum(dim=0) / count
             self._given[norm] = mean, variance
         return self._given
+
+    def _take_statistics(self, norm: Norm, inputs: Tensor) -> None:
+        variance, mean = torch.var_mean(_by_channel(inputs), dim=0, correction=0)
+        self._given[norm] = mean, variance
 
     def _inputs_of(self, norm: Norm) -> Iterator[tuple[Tensor, int]]:
         """Inputs of a BatchNorm chunk by chunk, and how many values a channel has over all of them."""
