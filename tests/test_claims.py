@@ -319,6 +319,16 @@ def test_distances_of_frames_are_in_units_of_that_of_an_of_from_an_etf():
     assert [claim(number).row(without)["count"] for number in ("5c", "5d", "5e")] == [0, 0, 2]
 
 
+def test_where_some_networks_have_an_end_phase_claims_read_those():
+    rows = [(run, "features", 1, 9, "nc2_means_of", 0.08) for run in ("mse0", "mse1")]
+    tables = frames(*rows)
+    assert claim("5c").row(tables)["count"] == 2
+    ended = json.dumps({"model": MLP, "terminal": {"iterations": 5}})
+    runs = tables["runs"]
+    mixed = runs.assign(settings=runs["settings"].where(runs["run_id"] != "mse1", ended))
+    assert claim("5c").row(tables | {"runs": mixed})["count"] == 1
+
+
 def test_sizes_without_a_parameter_read_the_largest_error():
     fit = {"run_id": "m", "kind": "matched", "model": "predicted", "network_id": "mse0"}
     fit |= {f"predicted_{name}": 2.0 for name in ("weight_norm", "feature_norm", "objective")}

@@ -23,6 +23,7 @@ from ncpipe.claims.selectors import (
     measured,
     past_zero_error,
     run_ids,
+    setting,
 )
 from ncpipe.study.spec import UfmSpec
 from ncpipe.tables.reading import fits_of, unconstrained
@@ -76,9 +77,12 @@ WITH_NORM = (NORMED, ONE_BELOW)
 
 
 def _networks(frames: Frames, query: str, *norms: str) -> pd.Index:
-    """Networks that a query selects whose last BatchNorm stands in one of these places."""
+    """Networks that a query selects whose last BatchNorm stands in one of these places; where a study has such with
+    an end phase, those: theory speaks of minima."""
     runs = run_ids(frames, query)
-    return runs[batch_norms(frames).reindex(runs).isin(norms)]
+    runs = runs[batch_norms(frames).reindex(runs).isin(norms)]
+    ended = runs[setting(frames, "terminal.iterations").reindex(runs).notna()]
+    return ended if len(ended) else runs
 
 
 def _frame_difference(query: str, of: str, etf: str) -> Callable[[Frames], pd.Series]:
@@ -161,7 +165,7 @@ def _misfits(frames: Frames, model: str, *norms: str) -> pd.DataFrame:
     """Misfits of a model, by the first network of a sweep."""
     found = misfit_values(frames)
     found = found[found["matched"] == model].set_index("run_id")
-    return found[batch_norms(frames).reindex(found.index).isin(norms)]
+    return found[found.index.isin(_networks(frames, NETWORKS, *norms))]
 
 
 def _error(*norms: str) -> Callable[[Frames], pd.Series]:
