@@ -62,6 +62,8 @@ FigureName = Literal[
     "level_curves",
     "matched_sweep",
     "matched_ufm",
+    "nc_curves",
+    "predictions",
     "stationarity",
     "sweep",
     "training_curves",
