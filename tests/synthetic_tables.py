@@ -79,7 +79,7 @@ class MadeUp:
                 run |= {"status": self.status, "classes": self.classes, "seed": seed, "dataset": "digits"}
                 run |= {"weight_decay": self.weight_decay(label), "model": label.split()[0]}
                 run |= {"loss": "ce" if " CE" in label else "mse", "bias": "no" if "no bias" in label else "yes"}
-                run |= {"settings": json.dumps(self.settings(run))}
+                run |= {"settings": json.dumps(self.settings(run)), "head": "linear", "fixed_etf": False}
                 done = {"zero_error_epoch": self.epochs[-1] // 3, "final_epoch": self.epochs[-1]}
                 yield run | (done | {"final_test_accuracy": 0.987} if self.status == "done" else {})
 

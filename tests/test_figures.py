@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from synthetic_tables import GRID, MISSED, SAMPLES, MadeUp, Penalties
 from typer.testing import CliRunner
 
+from ncpipe.claims.curves import curve_distances
 from ncpipe.cli import app
 from ncpipe.errors import UserError
 from ncpipe.figures import DRAWINGS, caption, draw, save_figure
@@ -26,8 +27,18 @@ from ncpipe.figures.collapse_depth import whole_rows
 from ncpipe.figures.definitions import frame_gap
 from ncpipe.figures.level_curves import spread_levels, varied
 from ncpipe.figures.matched_sweep import sweeps
+from ncpipe.figures.predictions import errors
 from ncpipe.figures.series import Band
-from ncpipe.figures.style import SMALL, label_ends, looks, shortened, style, wrapped
+from ncpipe.figures.style import (
+    SMALL,
+    label_ends,
+    looks,
+    shared_words,
+    shortened,
+    style,
+    without_words,
+    wrapped,
+)
 from ncpipe.figures.training_curves import learning_rate_drops
 from ncpipe.figures.ufm_phase import phases, threshold
 from ncpipe.study.spec import FigureName, FigureOptions
@@ -115,6 +126,123 @@ def test_stationarity_is_drawn_along_the_run(studies):
     assert all(len(axes.lines) >= 3 for axes in figure.axes)
     assert figure.axes[0].xaxis_inverted()
     assert all(name in texts(figure) for name in ("last epoch of SGD", "plain UFM", "BatchNorm below the head"))
+
+
+def titles(figure: Figure) -> list[str]:
+    return [axes.get_title(loc="left") for axes in figure.axes]
+
+
+def test_predictions_are_beside_what_is_measured(tmp_path):
+    tables = with_predictions(read_tables(MadeUp(prediction=1.25, seeds=3).write(tmp_path)))
+    figure = draw(tables, FigureOptions(name="predictions"))
+    panels = ["$|W|$\nerror, %", "$|H|$\nerror, %", "class means\ndistance", "classifier\ndistance"]
+    assert titles(figure) == panels  # without those of which nothing is known
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["MSE no bias", "CE bias"]
+    assert errors(tables)["weight_norm"].tolist() == pytest.approx([-20] * 6)
+    means = [float(line.get_xdata()[0]) for line in figure.axes[0].lines if line.get_marker() == "^"]
+    assert means == pytest.approx([-20, -20])
+    assert "All networks are mlp." in caption(tables, FigureOptions(name="predictions"))
+
+
+def test_predictions_of_two_levels_have_panels_of_the_layer_below(studies):
+    tables = with_predictions(studies["ordinary"])
+    fits = tables["ufm"]
+    deep = fits["network_id"].eq("mlp CE bias-0") & fits["model"].eq("predicted")
+    fits["model"] = fits["model"].mask(deep, "predicted_extended")
+    sizes = {"measured_hidden_norm": 3.0, "predicted_hidden_norm": 2.0}
+    grams = {"measured_hidden_gram": np.eye(4).ravel(), "predicted_hidden_gram": 2 * np.eye(4).ravel()}
+    for name, value in (sizes | grams).items():
+        fits[name] = [value if own else None for own in deep]
+    figure = draw(tables, FigureOptions(name="predictions"))
+    assert {"$|H_1|$\nerror, %", "$H_1$\ndistance"} < set(titles(figure))
+    found = errors(tables).query("model == 'predicted_extended'").iloc[0]
+    assert (found["hidden_norm"], found["hidden_gram_error"]) == pytest.approx((50, 0))
+    axes = figure.axes[titles(figure).index("$|H_1|$\nerror, %")]
+    assert axes.get_xscale() == "symlog"  # of one seed, beyond 30 %
+    assert {"UFM without a parameter", "extended UFM without a parameter"} <= set(legend(figure))
+
+
+def legend(figure: Figure) -> list[str]:
+    return [text.get_text() for found in figure.legends for text in found.get_texts()]
+
+
+@pytest.mark.parametrize("width", [1, 3.3, 6.9])
+@pytest.mark.parametrize("case", ["one seed, one epoch", "undefined", "predicts zero", "missing", "twenty labels"])
+def test_predictions_of_any_networks(studies, case, width):
+    tables = with_predictions(studies[case])
+    figure = draw(tables, options := FigureOptions(name="predictions", width=width))
+    if case == "missing":
+        assert texts(figure).startswith("predictions: no error of a model")
+    if case == "predicts zero":
+        assert titles(figure) == []
+        assert "4 predictions of zero" in caption(tables, options)
+
+
+def test_many_predictions_are_thinned(tmp_path):
+    tables = with_predictions(read_tables(MadeUp(labels=TWENTY, seeds=1).write(tmp_path)))
+    options = FigureOptions(name="predictions", width=3.3)
+    names = [label.get_text() for label in draw(tables, options).axes[0].get_yticklabels()]
+    assert names[0] == "optimizer.lr=0"
+    assert names[-1] == "optimizer.lr=19"
+    assert len(names) == 14
+    assert "Drawn are 14 of 20 labels" in caption(tables, options)
+    assert "All networks are resnet18 MSE no bias dataset.name=mnist." in caption(tables, options)
+
+
+def test_curves_of_networks_are_beside_both_models_with_their_distance(studies):
+    options = FigureOptions(name="nc_curves")
+    figure = draw(studies["ordinary"], options)
+    first = titles(figure)[:3]
+    assert first[0].split("\n")[:2] == ["networks", "mlp MSE no bias"]
+    distances = curve_distances(studies["ordinary"])
+    for title, model in zip(first[1:], ("relu", "linear")):
+        values = distances.loc[distances["model"] == model, "distance"]
+        words = " ".join(title.split())
+        assert f"{values.median():.2f} decades from the networks ({values.min():.2f}–{values.max():.2f})" in words
+    assert len(figure.axes) == 12
+    assert "2 networks (1 label, 2 seeds)" in caption(studies["ordinary"], options)
+
+
+def test_curves_of_models_with_other_classes_have_no_distance(studies):
+    runs = studies["ordinary"]["runs"]
+    tables = {**studies["ordinary"], "runs": runs.assign(classes=runs["classes"] + (runs["kind"] == "network"))}
+    options = FigureOptions(name="nc_curves", width=3.3)
+    assert "decades" not in " ".join(titles(draw(tables, options)))
+    assert "no distance is given" in caption(tables, options)
+    assert "median and range" not in caption(tables, options)
+
+
+def test_curves_mark_where_the_end_phase_begins(studies):
+    tables = studies["ordinary"]
+    assert "last epoch of SGD" not in legend(draw(tables, FigureOptions(name="nc_curves")))
+    with_end = {**tables, "runs": tables["runs"].assign(epochs=3)}
+    figure = draw(with_end, FigureOptions(name="nc_curves"))
+    assert "last epoch of SGD" in legend(figure)
+    assert "end-phase iteration" in " ".join(figure.axes[9].get_xlabel().split())
+
+
+@pytest.mark.parametrize("width", [1, 3.3])
+def test_curves_of_many_labels_are_thinned(tmp_path, width):
+    tables = read_tables(MadeUp(labels=TWENTY, seeds=1).write(tmp_path))
+    options = FigureOptions(name="nc_curves", width=width)
+    assert "Drawn are 6 of 20 labels" in caption(tables, options)
+    if width > 1:
+        assert legend(draw(tables, options)) == [f"optimizer.lr={i}" for i in (0, 4, 8, 11, 15, 19)]
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"), [("no networks", "no network with squared error"), ("no UFM", "no extended UFM")]
+)
+def test_curves_without_one_side_are_one_line(studies, case, reason):
+    assert texts(draw(studies[case], FigureOptions(name="nc_curves"))).startswith(f"nc_curves: {reason}")
+
+
+def test_words_that_all_labels_have():
+    labels = ["mlp MSE no bias wd=0.1", "mlp CE bias wd=0.1"]
+    assert shared_words(labels) == "mlp wd=0.1"
+    assert without_words(labels[0], "mlp wd=0.1") == "MSE no bias"
+    assert shared_words(labels[:1]) == without_words(labels[0], labels[0]) == labels[0]
+    assert shared_words([]) == ""
 
 
 @pytest.mark.parametrize("case", ["ordinary", "twenty labels", "one seed, one epoch"])

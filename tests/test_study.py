@@ -276,6 +276,8 @@ def test_figures_are_those_that_apply():
     assert list(Study(laid_over(CONFIG, {"networks": None, "ufm.base.solver.name": "gradient_descent"})).figures) == [
         "ufm_trajectories"
     ]
+    assert "predictions" not in Study(CONFIG).figures
+    assert "predictions" in Study(changed("ufm.matched", ["plain", "predicted_extended"])).figures
     swept = changed("ufm.sweep.grid.feature_decay", [1e-3, 1e-2])
     assert "ufm_phase" not in Study(swept).figures
     swept = changed("ufm.sweep.grid.feature_decay", [1e-3, 1e-2, 1e-1])

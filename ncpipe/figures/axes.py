@@ -99,13 +99,13 @@ def _decade_format(ticks: Sequence[float]) -> FuncFormatter:
     return FuncFormatter(text)
 
 
-def scale_time(axes: Axes, last: float) -> None:
-    """Epochs or iterations on x: 0 has its own place, then decades from 1."""
+def scale_time(axes: Axes, last: float, most: int = 4) -> None:
+    """Epochs or iterations on x: 0 has its own place, then decades from 1, of which at most so many are labelled."""
     last = max(last, 1.0)
     axes.set_xscale("symlog", linthresh=1.0, linscale=_zero_room(1.0, last))
     axes.set_xlim(0, last * 10 ** (0.04 * math.log10(max(last, 10))))
     decades = range(math.floor(math.log10(last)) + 1)
-    step = next(s for s in STEPS if s * 4 >= len(decades))
+    step = next(s for s in STEPS if s * most >= len(decades))
     # The 1 stands close to the 0: it is left out where labels are sparse.
     ticks = [10.0**e for e in decades if e % step == 0 and (e > 0 or step == 1)]
     axes.xaxis.set_major_locator(FixedLocator([0.0, *ticks]))

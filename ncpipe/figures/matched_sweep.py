@@ -28,6 +28,7 @@ from ncpipe.figures.style import (
     empty_figure,
     mark_handle,
     new_figure,
+    shared_words,
     wrapped,
 )
 from ncpipe.study.spec import FigureOptions
@@ -94,7 +95,7 @@ def sweeps(tables: Tables) -> list[Sweep]:
         return []
     by_run = dict(zip(tables["runs"]["run_id"], tables["runs"]["label"]))
     values = misfit_values(tables)
-    names = {run: _common([by_run[other] for other in own["run_id"]]) for run, own in _of_each(signatures)}
+    names = {run: shared_words([by_run[other] for other in own["run_id"]]) for run, own in _of_each(signatures)}
     signatures, values = (table.assign(name=table["run_id"].map(names)) for table in (signatures, values))
     order = [name for name in dict.fromkeys(map(names.get, tables["runs"]["run_id"])) if name]
     return [Sweep(n, _long(signatures[signatures["name"] == n]), values[values["name"] == n]) for n in order]
@@ -105,12 +106,6 @@ def _of_each(signatures: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     for _, own in signatures.groupby("sweep", sort=False):
         for run in own["run_id"].unique():
             yield str(run), own
-
-
-def _common(labels: Sequence[str]) -> str:
-    """The words that all labels have: those that do not tell the weight decay."""
-    shared = set.intersection(*(set(label.split()) for label in labels))
-    return " ".join(word for word in labels[0].split() if word in shared)
 
 
 def _long(signatures: pd.DataFrame) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -195,6 +196,22 @@ def _monotone(values: NDArray[np.float64]) -> NDArray[np.float64]:
             (last, n), (before, m) = pools.pop(), pools.pop()
             pools.append(((last * n + before * m) / (n + m), n + m))
     return np.repeat([mean for mean, _ in pools], [n for _, n in pools]) if pools else values
+
+
+def shared_words(labels: Sequence[str]) -> str:
+    """The words that all labels have, in the order of the first; of none nothing."""
+    shared = set.intersection(*(set(_words(label)) for label in labels)) if labels else set()
+    return " ".join(word for word in _words(labels[0]) if word in shared) if labels else ""
+
+
+def without_words(label: str, shared: str) -> str:
+    """``label`` without these words; whole where it has no other."""
+    return " ".join(word for word in _words(label) if word not in _words(shared)) or label
+
+
+def _words(label: str) -> list[str]:
+    """'no bias' is one."""
+    return re.findall(r"(?:no|penalised) bias|\S+", label)
 
 
 def shortened(text: str, longest: int) -> str:

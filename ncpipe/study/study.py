@@ -248,6 +248,8 @@ class Study:
             )
             wanted = networks if self.networks else ()
             wanted += ("matched_ufm",) if self.networks and self.config.ufm.matched else ()
+            predicts = {"predicted", "predicted_extended"} & {*(self.config.ufm.matched)}
+            wanted += ("predictions",) if self.networks and predicts else ()
             wanted += ("stationarity",) if self.networks and "full_batch" in self.config.measure.splits else ()
             descents = any(spec.solver.name == "gradient_descent" for spec in self.problems.values())
             wanted += ("continual_curves",) if self.continual else ()

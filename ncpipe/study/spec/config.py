@@ -65,6 +65,8 @@ FigureName = Literal[
     "level_curves",
     "matched_sweep",
     "matched_ufm",
+    "nc_curves",
+    "predictions",
     "stationarity",
     "sweep",
     "training_curves",
