@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ncpipe.claims.claim import ClaimsOf, Frames
+from ncpipe.claims.curves import likeness_difference
 from ncpipe.claims.misfits import misfit_values
 from ncpipe.claims.selectors import (
     BARE,
@@ -302,6 +303,10 @@ TIRER2022 = (
            _training_ratio),
     _tirer("6c", "The ReLU extended UFM has lower NC1 after its first layer than before.",
            "log10 of nc1_pinv, relu(W_1 H_1) over H_1, median over iterations", 0.0, _level_ratio),
+    _tirer("6d", "The curves of the NC metrics of networks with MSE and no bias are nearer those of the ReLU extended"
+           " UFM than those of the linear one.",
+           "decades from the curves of the ReLU model minus decades from those of the linear one, time free", 0.0,
+           likeness_difference),
     _tirer("7a", "With BatchNorm, the matched plain UFM predicts the Gram of the classifier weights.",
            "distance of the unit-norm Grams, predicted and measured", 0.2, _matched("plain", "weights_gram")),
     _tirer("7b", "With BatchNorm, the matched ReLU extended UFM predicts the Gram of the uncentred class means.",
