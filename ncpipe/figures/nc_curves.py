@@ -80,7 +80,8 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
         return empty_figure(options.width, "nc_curves: no network with squared error and no bias")
     if not ufms:
         return empty_figure(options.width, "nc_curves: no extended UFM by gradient descent")
-    look, letters = looks(tables["runs"]), max(8, int((options.width - 0.65) / len(columns) / LETTER) - 2)
+    look = looks(pd.concat([column.runs for column in columns]))  # few enough that no two are alike
+    letters = max(8, int((options.width - 0.65) / len(columns) / LETTER) - 2)
     heads = [column.head(letters) for column in columns]
     lines = max(map(len, heads))
     figure = new_figure(options.width, ROW_HEIGHT * len(ROWS) + LINE * lines + 0.25)
