@@ -90,7 +90,7 @@ def feature_job(study: Study, run: NetworkRun, device_name: str) -> Iterator[tup
     """The data and the way to compute of the forward passes that measure a network: always float32."""
     data, options = load(study.layout.dataset(run.dataset_id)), study.config.compute
     # A forward pass is a third of a step of training.
-    images = len(run.epochs) * (len(data.train.labels) + len(data.test.labels)) / 3
+    images = run.most_times * (len(data.train.labels) + len(data.test.labels)) / 3
     with _on_device(device_name, options) as device, _memory_of(run):
         yield data, replace(computation_of(run.spec, data, images, device, options), precision="float32")
 

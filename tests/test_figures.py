@@ -28,7 +28,7 @@ from ncpipe.figures.definitions import frame_gap
 from ncpipe.figures.level_curves import spread_levels, varied
 from ncpipe.figures.matched_sweep import sweeps
 from ncpipe.figures.predictions import errors
-from ncpipe.figures.series import Band
+from ncpipe.figures.series import Band, at_shared_times
 from ncpipe.figures.style import (
     SMALL,
     label_ends,
@@ -57,6 +57,8 @@ CASES = {
     "two classes": MadeUp(classes=2),
     "hundred classes": MadeUp(classes=100, labels=("a",), ufm=False),
     "undefined": MadeUp(value=float("nan")),
+    "own epochs": MadeUp(seeds=3, own_epochs=(2, 4, 6)),
+    "one seed, own epoch": MadeUp(seeds=1, own_epochs=(2,)),
     "exact": MadeUp(value=0.0),
     "tiny": MadeUp(value=1e-300),
     "diverged": MadeUp(status="diverged"),
@@ -433,6 +435,52 @@ def test_band_is_median_and_range_without_nan():
     assert band.x.tolist() == [0, 5]
     assert band.middle.tolist() == [2, 3]
     assert (band.low.tolist(), band.high.tolist()) == ([1, 3], [9, 3])
+
+
+def curve(values: dict[str, dict[int, float]], label: str = "a") -> pd.DataFrame:
+    """Rows of a curve, from values by run and time."""
+    rows = [(label, run, time, value) for run, own in values.items() for time, value in own.items()]
+    return pd.DataFrame(rows, columns=["label", "run_id", "time", "value"])
+
+
+def test_medians_stand_at_the_times_that_all_runs_have():
+    zero_error = curve({"x": {0: 1, 3: 30, 9: 2}, "y": {0: 2, 5: 50, 9: 4}, "z": {0: 3, 9: np.nan}})
+    band = Band.of(at_shared_times(zero_error))
+    assert (band.x.tolist(), band.middle.tolist()) == ([0, 9], [2, 3])
+    alone = curve({"x": {0: 1, 3: 30, 9: 2}})
+    assert at_shared_times(alone).equals(alone)
+    both = pd.concat([zero_error, curve({"v": {0: 7, 4: 8}}, label="b")])
+    assert [len(rows) for _, rows in at_shared_times(both).groupby("label")] == [6, 2]
+    assert at_shared_times(alone[:0]).empty
+
+
+def test_a_run_that_ended_before_others_stays_where_it_ended():
+    """As end phases do, each where its gradient is within tolerance."""
+    rows = curve({"x": {0: 1, 4: 2, 6: 3}, "y": {0: 5, 4: 6, 8: 7, 9: 8}, "z": {0: 9, 4: 9, 8: 9, 16: 9}})
+    band = Band.of(at_shared_times(rows))
+    assert band.x.tolist() == [0, 4, 8, 16]
+    assert (band.middle.tolist(), band.low.tolist()) == ([5, 6, 7, 8], [1, 2, 3, 3])
+
+
+@pytest.mark.parametrize("name", ["collapse_curves", "level_curves", "collapse_map"])
+def test_epochs_of_one_seed_are_in_no_median(studies, name):
+    options = FigureOptions(name=name, metrics=("nc1_pinv",))
+    several, alone = (draw(studies[case], options) for case in ("own epochs", "one seed, own epoch"))
+    for figure, times in ((several, [0, 1, 3, 10]), (alone, [0, 1, 2, 3, 10])):
+        if name == "collapse_map":
+            assert {mesh.get_array().shape for mesh in meshes(figure)} == {(2, len(times))}
+            continue
+        lines = [line.get_xdata() for axes in figure.axes for line in axes.lines]
+        drawn = [list(x) for x in lines if len(x) > 1 and max(x) == 10 and min(x) == 0]
+        assert drawn
+        assert all(x == times for x in drawn)
+
+
+def test_depth_curves_of_zero_error_are_of_every_seed_at_its_own_epoch(studies):
+    panel = draw(studies["own epochs"], FigureOptions(name="collapse_depth")).axes[0]
+    dashed = next(line for line in panel.lines if line.get_marker() == "s")
+    seeds = [(1 + seed) * np.exp(-np.outer([1, 2], [time])) for seed, time in enumerate((2, 4, 6))]
+    np.testing.assert_allclose(dashed.get_ydata(), np.median(seeds, axis=0).ravel())
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from ncpipe.plan.calibration import Calibration, Costs, Line, TrainingStep
 from ncpipe.plan.live_memory import peak_of_live_tensors
 from ncpipe.plan.profile import Profile, covered, record_path, workflow_ends, workflow_starts
 from ncpipe.study.layout import Layout
-from ncpipe.study.spec import DatasetSpec
+from ncpipe.study.spec import DatasetSpec, KeepSpec
 from ncpipe.study.study import Study
 from ncpipe.study.sweep import laid_over
 from ncpipe.training.computation import Computation
@@ -231,6 +232,19 @@ def test_features_memory_holds_what_fits_the_budget(study, monkeypatch):
     flat = measure.model_copy(update={"pool": "flatten"})
     monkeypatch.setattr("ncpipe.training.features.MEMORY_BUDGET", 4 * 50_000 * 10)
     assert memory.features_memory(run, flat, COSTS, SHAPE, device) == base + 4 * 50_000 * 8
+
+
+def test_the_zero_error_epoch_is_reckoned_with(study):
+    run = replace(next(iter(study.networks.values())), epochs=(0, 10))
+    images = 3 * (SHAPE.train_samples + SHAPE.test_samples)
+    seconds = estimates.measuring_time(run, SHAPE, COSTS) - estimates.STARTUP
+    assert seconds == pytest.approx(images * 1e-3 * estimates.FORWARD * estimates.MEASURING)
+    kept = KeepSpec(layers=("features",), epochs="all")
+    both = [
+        memory.features_memory(run, study.config.measure.model_copy(update={"keep": keep}), COSTS, SHAPE, CPU)
+        for keep in (kept, kept.model_copy(update={"epochs": "last"}))
+    ]
+    assert both[0] == both[1] + 2 * 4 * 8 * (SHAPE.train_samples + SHAPE.test_samples)
 
 
 def test_a_limit_of_the_control_group_counts(tmp_path):

@@ -178,6 +178,32 @@ def test_keys_lead_from_value_to_value(page):
     assert page.is_hidden("#tip")
 
 
+def epochs_by_keys(page: Any, steps: int) -> list[int]:
+    """Epochs at which the first line has values, as the arrow keys lead to them."""
+    page.focus("#chart")
+    found = []
+    for _ in range(steps):
+        page.keyboard.press("ArrowRight")
+        found.append(int(re.search(r"epoch (\d+):", page.inner_text("#tip"))[1]))
+    return list(dict.fromkeys(found))
+
+
+def test_medians_leave_out_the_epochs_of_one_seed(browser, tmp_path):
+    tables = MadeUp(labels=LABELS[:1], seeds=3, own_epochs=(2, 4, 6), ufm=False).write(tmp_path / "tables")
+    collapse = read_table(tables / "collapse.parquet").to_pylist()
+    for row in collapse:
+        if (row["time"], row["metric"]) == (3, "nc1_pinv") and row["run_id"].endswith("-1"):
+            row["value"] = float("nan")  # measured, and undefined
+    write_rows(tables / "collapse.parquet", COLLAPSE, collapse, {})
+    write_report(StudyInfo(name="made-up"), tables, {}, tmp_path / "report.html")
+    page = browser.new_page()
+    opened(page, (tmp_path / "report.html").as_uri())
+    assert epochs_by_keys(page, 8) == [0, 1, 3, 10]
+    page.select_option("[name=lines]", "seeds")
+    assert epochs_by_keys(page, 8) == [0, 1, 2, 3, 10]
+    page.close()
+
+
 def test_a_view_can_be_linked(page):
     page.select_option("[name=metric]", "nc2_means_of")
     page.uncheck("[name=y]")

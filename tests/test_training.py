@@ -29,6 +29,7 @@ from ncpipe.networks import build_network
 from ncpipe.study.spec import HeadSpec, MeasureSpec, ResNet, ScheduleSpec
 from ncpipe.study.study import Study
 from ncpipe.study.sweep import laid_over
+from ncpipe.tables.ends import zero_error_epochs
 from ncpipe.tables.records import read_table
 from ncpipe.training.batches import open_batches
 from ncpipe.training.computation import Computation, repays_compiling, training_flops
@@ -397,6 +398,20 @@ def test_two_processes_train_one_network_as_one_does(tmp_path):
     assert mine.to_numpy() == pytest.approx(theirs.to_numpy(), rel=1e-4)
 
 
+def test_two_processes_agree_on_the_zero_error_epoch(tmp_path):
+    adam = {"optimizer": {"name": "adam", "lr": 0.03}, "loss": {"name": "ce"}}
+    changes = {"epochs": 20, "batch_size": 200, "model.width": 64}  # a step an epoch: few that wait for each other
+    config, study = study_file(tmp_path, gpus=2, **adam, **changes)
+    (run_id,) = study.networks
+    done = subprocess.run(command(config, run_id, "--device", "cpu"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    folder = study.layout.run(run_id)
+    zero = zero_error_epochs(folder / "history.parquet")[run_id]
+    assert read_json(folder / "spec.json")["zero_error_epoch"] == zero < 20
+    names = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert names == [f"epoch{epoch:06d}.safetensors" for epoch in (0, zero, 20)]
+
+
 def test_two_processes_told_to_stop_save_and_go_on(tmp_path):
     config, study = study_file(tmp_path, gpus=2, epochs=3000)
     (run_id,) = study.networks
@@ -509,8 +524,9 @@ def test_two_jobs_of_one_run_train_it_once(tmp_path):
     assert second.returncode == 0
     assert "another job trains" in second.stdout
     assert "was trained by another job" in second.stdout
+    epochs = sorted({0, 100, 200, 300, read_json(folder / "spec.json")["zero_error_epoch"]})
     assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == [
-        f"epoch{epoch:06d}.safetensors" for epoch in (0, 100, 200, 300)
+        f"epoch{epoch:06d}.safetensors" for epoch in epochs
     ]
 
 

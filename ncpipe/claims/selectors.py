@@ -66,7 +66,7 @@ def log_change(table: pd.DataFrame) -> pd.Series:
 def past_zero_error(
     frames: Frames, metric: str, query: str = NETWORKS, layer: str = "features", split: str = "train"
 ) -> pd.DataFrame:
-    """A metric at the first measured zero-error epoch and at the last epoch, by run: see ``ends``."""
+    """A metric at the first epoch without training error and at the last, by run: see ``ends``."""
     return ends(since_zero_error(frames, measured(frames, run_ids(frames, query), metric, layer, split)))
 
 

@@ -21,7 +21,16 @@ from ncpipe.figures.axes import LOG_FROM, SMALLEST, scale_time
 from ncpipe.figures.collapse_depth import whole_rows
 from ncpipe.figures.definitions import DEFINITIONS
 from ncpipe.figures.level_curves import varied
-from ncpipe.figures.series import Tables, counted, labels, lost, measured, networks, zero_error_epochs
+from ncpipe.figures.series import (
+    Tables,
+    at_shared_times,
+    counted,
+    labels,
+    lost,
+    measured,
+    networks,
+    zero_error_epochs,
+)
 from ncpipe.figures.style import SMALL, add_legend, empty_figure, new_figure, wrapped
 from ncpipe.study.spec import FigureOptions
 
@@ -75,7 +84,7 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
 
 def _panels(tables: Tables, metric: str, split: str) -> Iterator[Panel]:
     nets = networks(tables)
-    rows = measured(tables, nets, [metric], split, layer=None)
+    rows = at_shared_times(measured(tables, nets, [metric], split, layer=None))
     zero_error = zero_error_epochs(nets)
     for label in varied(nets, _known(rows, nets))[:MOST_LABELS]:
         own = rows[rows["label"] == label]
@@ -150,7 +159,7 @@ def _halo() -> list[Any]:
 
 def caption(tables: Tables, options: FigureOptions) -> str:
     nets, metrics = networks(tables), options.metrics or USUAL
-    names = _known(measured(tables, nets, metrics, options.split, layer=None), nets)
+    names = _known(at_shared_times(measured(tables, nets, metrics, options.split, layer=None)), nets)
     more = f" Shown are {MOST_LABELS} of {len(names)} labels." if len(names) > MOST_LABELS else ""
     return (
         f"{' and '.join(metrics)} over depth, from the first measured layer (bottom) to the last features (top), and"

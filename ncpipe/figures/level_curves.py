@@ -16,6 +16,7 @@ from ncpipe.figures.definitions import DEFINITIONS
 from ncpipe.figures.series import (
     Band,
     Tables,
+    at_shared_times,
     counted,
     declared_ufms,
     extremes,
@@ -68,7 +69,7 @@ class Panel:
         shades = [mpl.colors.to_hex(SHADES(x)) for x in np.linspace(LIGHTEST, DARKEST, len(levels))]
         found = {layer: Look(shade, "-", "o") for layer, shade in zip(levels, shades)}
         for layer, look in found.items():
-            band = Band.of(self.rows[self.rows["layer"] == layer])
+            band = Band.of(at_shared_times(self.rows[self.rows["layer"] == layer]))
             band.draw(axes, look)
             self.bands.append(band)
         scale_time(axes, last_time(self.rows))

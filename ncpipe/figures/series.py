@@ -117,9 +117,21 @@ def _labelled(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 
 def bands(rows: pd.DataFrame, column: str, name: str) -> dict[str, Band]:
     """The band of every label over time, of the rows whose ``column`` is ``name``."""
-    chosen = rows[rows[column] == name]
+    chosen = at_shared_times(rows[rows[column] == name])
     found = {str(label): Band.of(group) for label, group in chosen.groupby("label", sort=False)}
     return {label: band for label, band in found.items() if len(band)}
+
+
+def at_shared_times(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows at the times that all runs of their label have; a run that ended before others stays where it ended.
+
+    Elsewhere a median would be of other seeds: every network is measured at a zero-error epoch of its own.
+    """
+    ends = rows[rows["time"] == rows.groupby("run_id")["time"].transform("max")].rename(columns={"time": "end"})
+    stays = ends.merge(rows[["label", "time"]].drop_duplicates(), on="label").query("time > end")
+    whole = pd.concat([rows, stays.drop(columns="end")]) if len(stays) else rows
+    there, runs = (whole.groupby(by)["run_id"].transform("nunique") for by in (["label", "time"], "label"))
+    return whole[there == runs]
 
 
 def zero_error_epochs(runs: pd.DataFrame) -> dict[str, float]:

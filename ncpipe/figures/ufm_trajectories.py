@@ -16,6 +16,7 @@ from ncpipe.figures.definitions import DEFINITIONS, frame_gap
 from ncpipe.figures.series import (
     Band,
     Tables,
+    at_shared_times,
     counted,
     declared_ufms,
     extremes,
@@ -135,7 +136,7 @@ class _Source:
         rows = rows[rows["label"] == label]
         if curve.name == "gap":  # rounding takes the gap below zero
             rows = rows.assign(value=rows["value"].clip(lower=0))
-        return Band.of(rows)
+        return Band.of(at_shared_times(rows))
 
     def lbfgs(self, label: str, curve: Curve) -> float:
         """Median final value by L-BFGS of the same problem; NaN where there is none."""

@@ -100,7 +100,7 @@ def measuring_time(run: NetworkRun, shape: NominalShape, costs: Costs) -> float 
     """Seconds of the forward passes at the measured epochs."""
     if costs.seconds_per_image is None:
         return None
-    images = len(run.epochs) * (shape.train_samples + shape.test_samples)
+    images = run.most_times * (shape.train_samples + shape.test_samples)
     return STARTUP + images * costs.seconds_per_image * FORWARD * MEASURING
 
 

@@ -42,7 +42,7 @@ def features_memory(
     widths = {layer: _width(costs, layer, measure) for layer in run.layers}
     kept = {layer for layer in run.layers if matches_any(layer, measure.keep.layers)}
     held = within_budget({layer: 4 * shape.train_samples * width for layer, width in widths.items()}, kept)
-    epochs = {"last": 1, "all": len(run.epochs)}.get(str(measure.keep.epochs), len(measure.keep.epochs))
+    epochs = {"last": 1, "all": run.most_times}.get(str(measure.keep.epochs), len(measure.keep.epochs))
     features = 4 * shape.train_samples * sum(widths[layer] for layer in held)
     features += 4 * (shape.train_samples + shape.test_samples) * sum(widths[layer] for layer in kept) * epochs
     weights = 3 * costs.weights  # the network's, a checkpoint's, and those of the one before until it is read

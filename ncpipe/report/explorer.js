@@ -135,17 +135,42 @@
     return sorted.length % 2 ? sorted[half] : (sorted[half - 1] + sorted[half]) / 2;
   }
 
+  /** Times of every run, in the history or of the metrics: a series has none where it is undefined. */
+  function timesOf(history) {
+    const found = data.runs.map(() => new Set());
+    for (const splits of Object.values(data.values))
+      for (const [split, layers] of Object.entries(splits))
+        if ((split === "") === history)
+          for (const [run, , times] of Object.values(layers).flat())
+            for (const time of data.times[times]) found[run].add(time);
+    return found;
+  }
+  const allTimes = {true: timesOf(true), false: timesOf(false)};
+
+  /** Values of a label at the times that all its runs have; a run that ended before others stays where it ended. */
+  function atSharedTimes(own) {
+    const times = allTimes[state.split === ""];
+    const runs = [...groupBy(own, one => one.run)].map(([run, of]) => ({
+      end: Math.max(...times[run]), times: times[run], at: new Map(of.map(one => [one.x, one])),
+    }));
+    return [...new Set(own.map(one => one.x))]
+      .filter(x => runs.every(run => run.times.has(x) || x > run.end))
+      .flatMap(x => runs.map(run => run.at.get(x > run.end ? run.end : x)).filter(Boolean).map(one => ({...one, x})));
+  }
+
   /** Lines of points {x, y, low, high, of}, a line per label or per run. */
   function lines(found) {
     const by = groupBy(found, state.lines === "median" ? one => one.label : one => one.run);
-    return [...by.values()].map(own => ({
-      label: own[0].label,
-      apart: state.layer !== "*" && new Set(own.map(one => one.run)).size === own.length,  // ends of runs are no curve
-      points: [...groupBy(own, one => one.x)].sort((a, b) => a[0] - b[0]).map(([x, of]) => {
+    return [...by.values()].map(own => {
+      const overTime = state.layer !== "*";
+      const apart = overTime && new Set(own.map(one => one.run)).size === own.length;  // ends of runs are no curve
+      const shared = overTime && !apart ? atSharedTimes(own) : own;
+      const points = [...groupBy(shared, one => one.x)].sort((a, b) => a[0] - b[0]).map(([x, of]) => {
         const sorted = of.map(one => one.value).sort((a, b) => a - b);
         return {x, y: median(sorted), low: sorted[0], high: sorted[sorted.length - 1], of};
-      }),
-    }));
+      });
+      return {label: own[0].label, apart, points};
+    });
   }
 
   const identity = {to: v => v, has: () => true, log: false};

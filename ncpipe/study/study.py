@@ -47,9 +47,14 @@ class NetworkRun:
     spec: NetworkSpec
     dataset_id: str
     epochs: tuple[int, ...]
-    """Measured epochs, ascending; 0 is the initialisation."""
+    """Declared epochs, ascending; 0 is the initialisation. The first without training error is measured besides."""
     layers: tuple[str, ...]
     """Measured layers, by depth; the last is 'features'."""
+
+    @property
+    def most_times(self) -> int:
+        """How many times are measured at most."""
+        return len(self.epochs) + 1
 
     @property
     def matched_id(self) -> str:

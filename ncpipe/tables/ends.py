@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from ncpipe.study.layout import RUNS_A_PART
 from ncpipe.study.study import Study
 from ncpipe.tables.reading import batches
+from ncpipe.tables.records import PERFECT
 
 QUANTITIES = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
 FIT = ["run_id", "kind", "network_id", "model", "loss", "bias", "classes", "samples", "dim", "activation", "seed"]
@@ -75,7 +76,7 @@ def zero_error_epochs(history: Path) -> dict[str, int]:
     """First epoch with 100 % running training accuracy, by run, where there is one."""
     found: dict[str, int] = {}
     for batch in batches(history, ["run_id", "time", "value"], quantity="train_accuracy"):
-        perfect = batch.filter(pc.field("value") >= 1)
+        perfect = batch.filter(pc.field("value") >= PERFECT)
         for run_id, time in zip(perfect["run_id"].to_pylist(), perfect["time"].to_pylist()):
             found[run_id] = min(time, found.get(run_id, time))
     return found

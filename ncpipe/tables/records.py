@@ -16,6 +16,8 @@ from ncpipe.tables.schemas import HISTORY, SCHEMA_VERSION, TIMINGS
 
 PARQUET = {"compression": "zstd", "write_page_checksum": True}
 """How every Parquet file is written: every page has its CRC-32."""
+PERFECT = 1
+"""Value of ``train_accuracy`` in a history from which on a time counts as one without training error."""
 
 
 def write_rows(

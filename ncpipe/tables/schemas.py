@@ -72,7 +72,7 @@ RUNS = pa.schema(
         _field("dim", _INT, "UFM: width d of the features H_1"),
         _field("seed", _INT, "seed of initialisation and data order; continual: the network's"),
         _field("settings", _TEXT, "all settings as JSON"),
-        _field("zero_error_epoch", _INT, "first epoch with 100 % running training accuracy"),
+        _field("zero_error_epoch", _INT, "first epoch with 100 % running training accuracy; it is measured"),
         _field("final_epoch", _INT, "last completed epoch, iteration or step"),
         _field("final_train_loss", _REAL, "network: evaluation-mode training loss; UFM: objective"),
         _field("final_test_loss", _REAL, "evaluation-mode test loss"),

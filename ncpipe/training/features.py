@@ -48,7 +48,7 @@ from ncpipe.training.losses import (
 )
 from ncpipe.training.predicted import predicted_optimum
 from ncpipe.training.robustness import probe_images, relative_distances
-from ncpipe.training.state import checkpoint_name
+from ncpipe.training.state import checkpoint_name, with_zero_error
 from ncpipe.training.trainer import EVALUATION_BATCH, new_network
 
 MEMORY_BUDGET = 2 * 1024**3
@@ -65,7 +65,8 @@ def extract_features(
     """
     record = read_json(folder / "spec.json")
     final = int(record["final_epoch"])
-    epochs = [epoch for epoch in run.epochs if epoch < final] + [final] * (record["status"] == "done")
+    measured = with_zero_error(run.epochs, record.get("zero_error_epoch"))
+    epochs = [epoch for epoch in measured if epoch < final] + [final] * (record["status"] == "done")
     for epoch in epochs:
         if not (folder / "checkpoints" / checkpoint_name(epoch)).exists():
             raise UserError(f"no {checkpoint_name(epoch)} in {folder / 'checkpoints'}; delete {folder} and run again")

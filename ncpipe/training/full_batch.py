@@ -53,7 +53,8 @@ class _Pass:
     slopes: list[Tensor]
     """In the statistics of BatchNorms that were asked for."""
     loss: float
-    accuracy: float
+    hits: int
+    """Images that are decided right."""
 
 
 class _Reached(Exception):  # noqa: N818
@@ -128,7 +129,7 @@ class FullBatch:
         """One pass over the data, with the gradient in the parameters and in ``statistics``."""
         leaves = [*self._trained, *statistics]
         sums = [torch.zeros_like(leaf) for leaf in leaves]
-        done = _Pass(0.0, sums[: len(self._trained)], sums[len(self._trained) :], 0.0, 0.0)
+        done = _Pass(0.0, sums[: len(self._trained)], sums[len(self._trained) :], 0.0, 0)
         for images, labels in self._chunks():
             logits, head_input = self.network.forward(images)
             targets, share = self.data.targets(labels), len(labels) / len(self.data)
@@ -138,14 +139,14 @@ class FullBatch:
                 total += part
             done.objective += float(objective.detach()) * share
             done.loss += float(loss.detach()) * share
-            done.accuracy += int(correct(logits, targets).sum()) / len(self.data)
+            done.hits += int(correct(logits, targets).sum())
         return done
 
     def _penalised(self, done: _Pass) -> Evaluation:
         theta = self.parameters
         gradient = torch.cat([part.flatten() for part in done.gradients]) + self.decay * theta
         value = done.objective + float((self.decay * theta).dot(theta)) / 2
-        return Evaluation(value, gradient, done.loss, done.accuracy)
+        return Evaluation(value, gradient, done.loss, done.hits / len(self.data))
 
     def _streamed(self) -> _Pass:
         """The same by chunks: the mean and variance of every BatchNorm are variables of their own, from the last to

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ncpipe.errors import UserError
 from ncpipe.files import read_tensors, replacing, write_tensors
+from ncpipe.tables.records import PERFECT
 
 
 @dataclass
@@ -27,6 +28,11 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
     timings: list[dict[str, float]] = field(default_factory=list)
     diverged: bool = False
+
+    @property
+    def zero_error_epoch(self) -> int | None:
+        """First time of the history without training error, as in the ``runs`` table; None before it."""
+        return next((int(row["time"]) for row in self.history if row["train_accuracy"] >= PERFECT), None)
 
     def is_done(self, epochs: int) -> bool:
         return self.diverged or self.epoch >= epochs
@@ -95,12 +101,13 @@ class StateFolder:
 
     def has_checkpoints(self, progress: Progress) -> bool:
         """Whether those of all epochs behind are there."""
-        return all(self.checkpoint(epoch).exists() for epoch in self._epochs_behind(progress))
+        return all(self.checkpoint(epoch).exists() for epoch in self.epochs_behind(progress))
 
-    def _epochs_behind(self, progress: Progress) -> list[int]:
-        """Times that have a checkpoint: measured ones, and the end where the end phase stopped before its last
-        iteration; the one in which a run diverged has none."""
-        behind = [e for e in self.measured if e < progress.epoch or (e == progress.epoch and not progress.diverged)]
+    def epochs_behind(self, progress: Progress) -> list[int]:
+        """Times that have a checkpoint: measured ones, the first without training error, and the end where the end
+        phase stopped before its last iteration; the one in which a run diverged has none."""
+        wanted = with_zero_error(self.measured, progress.zero_error_epoch)
+        behind = [e for e in wanted if e < progress.epoch or (e == progress.epoch and not progress.diverged)]
         ends_between = progress.epoch < self.measured[-1] and self.checkpoint(progress.epoch).exists()
         return [*behind, progress.epoch] if ends_between and progress.epoch not in behind else behind
 
@@ -110,7 +117,7 @@ class StateFolder:
         Each is whole at every moment, also where a second job publishes the same ones: a job of a node that was
         lost may live. ``UserError`` where that one has removed them from here.
         """
-        names = {checkpoint_name(epoch) for epoch in self._epochs_behind(progress)}
+        names = {checkpoint_name(epoch) for epoch in self.epochs_behind(progress)}
         target.mkdir(parents=True, exist_ok=True)
         for name in names:
             source = self.folder / "checkpoints" / name
@@ -147,6 +154,11 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # not on this file system
         shutil.copy2(source, target)
+
+
+def with_zero_error(epochs: Sequence[int], zero_error_epoch: int | None) -> list[int]:
+    """Declared times and the first without training error, where there is one, ascending."""
+    return sorted({*epochs} if zero_error_epoch is None else {*epochs, zero_error_epoch})
 
 
 def checkpoint_name(epoch: int) -> str:

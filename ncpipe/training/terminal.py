@@ -14,6 +14,7 @@ from ncpipe.errors import UserError
 from ncpipe.files import read_tensors, write_tensors
 from ncpipe.progress import progress as progress_bar
 from ncpipe.study.study import NetworkRun
+from ncpipe.tables.records import PERFECT
 from ncpipe.training.batches import Batches
 from ncpipe.training.full_batch import Evaluation, FullBatch
 from ncpipe.training.losses import correct, sample_losses
@@ -112,13 +113,13 @@ class EndPhase:
             self.ended = "iterations used up"
 
     def _record(self, seconds: float) -> None:
-        """History and a checkpoint where the iteration is measured, and at the end."""
-        now = self.run.spec.epochs + self.iterations
-        self.progress.epoch = now
-        if now not in self.run.epochs and not self.ended:
-            return
+        """History and a checkpoint where the iteration is measured, is the first without error, and at the end."""
         assert self.last is not None
-        last = self.last
+        last, now = self.last, self.run.spec.epochs + self.iterations
+        self.progress.epoch = now
+        first_perfect = last.accuracy >= PERFECT and self.progress.zero_error_epoch is None
+        if now not in self.run.epochs and not first_perfect and not self.ended:
+            return
         self._stand_at_the_point()
         test_loss, test_accuracy = self._tested()
         row = {

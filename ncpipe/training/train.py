@@ -21,10 +21,10 @@ def train(run: NetworkRun, dataset: Dataset, folder: Path, computation: Computat
     """Train the network of ``run`` and write its records to ``folder``.
 
     Writes ``spec.json``, ``history.parquet``, ``timings.parquet``, ``model.safetensors`` and
-    ``checkpoints/epoch*.safetensors`` at the measured epochs. A run whose loss stops being finite is a
-    result with status ``diverged``. Killed at any moment, the next call goes on where the last state was
-    saved; on a CPU with the same number of threads the result is the same bit for bit. On SIGTERM, SIGUSR1 and
-    SIGINT the state is saved and ``Preempted`` raised, which ends the process with code 75.
+    ``checkpoints/epoch*.safetensors`` at the measured epochs and the first without training error. A run whose loss
+    stops being finite is a result with status ``diverged``. Killed at any moment, the next call goes on where the
+    last state was saved; on a CPU with the same number of threads the result is the same bit for bit. On SIGTERM,
+    SIGUSR1 and SIGINT the state is saved and ``Preempted`` raised, which ends the process with code 75.
     """
     with stop_requests() as stop:
         trainer = Trainer([run], [folder], dataset, computation, ranks)

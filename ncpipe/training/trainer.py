@@ -101,7 +101,7 @@ class Trainer:
     def fit(self, stop: StopRequest) -> None:
         """Train to the last epoch, or until no loss is finite any more. ``Preempted`` when told to stop."""
         steps = self.train_data.steps(self.spec.batch_size)
-        if self.epochs == 0 and self.step == 0 and 0 in self.runs[0].epochs:
+        if self.epochs == 0 and self.step == 0:
             self._checkpoint(0)
         label = self.runs[0].id + (f" and {len(self.runs) - 1} more" if len(self.runs) > 1 else "")
         shown = progress_bar if self.ranks.is_first else silent
@@ -111,9 +111,7 @@ class Trainer:
                     stop, lambda step: report(self.epochs * steps + step, f"epoch {self.epochs + 1}")
                 )
                 report(self.epochs * steps, f"epoch {self.epochs} {summary}")
-                measured = self.epochs in self.runs[0].epochs
-                if measured:
-                    self._checkpoint(self.epochs)
+                measured = self._checkpoint(self.epochs)
                 diverged = any(p.diverged and p.epoch == self.epochs for p in self.progress)
                 if measured or diverged or self.is_done or self._is_time_to_save():
                     self.save()
@@ -270,12 +268,13 @@ class Trainer:
                 self.optimizer.state[parameter][key] = kept.copy_(value)
         restore_generators(saved[0].random, self.device)
 
-    def _checkpoint(self, epoch: int) -> None:
-        if not self.ranks.is_first:
-            return
-        for member, (folder, progress) in enumerate(zip(self.states, self.progress)):
-            if not progress.diverged:
-                write_tensors(folder.checkpoint(epoch), self.members.state(member), {"epoch": str(epoch)})
+    def _checkpoint(self, epoch: int) -> bool:
+        """Checkpoints of the members that are measured at the epoch which has just ended; whether there are any."""
+        both = enumerate(zip(self.states, self.progress))
+        measured = [member for member, (folder, progress) in both if epoch in folder.epochs_behind(progress)]
+        for member in measured if self.ranks.is_first else ():
+            write_tensors(self.states[member].checkpoint(epoch), self.members.state(member), {"epoch": str(epoch)})
+        return bool(measured)
 
     def publish(self, stop: StopRequest | None = None) -> None:
         """The end phase of the first member, where it has one, and its declared outputs; then remove its state.
@@ -310,6 +309,7 @@ class Trainer:
                 "settings": run.spec.model_dump(mode="json"),
                 "status": "diverged" if progress.diverged else "done",
                 "final_epoch": progress.epoch,
+                "zero_error_epoch": progress.zero_error_epoch,
                 "parameters": sum(p.numel() for p in self.members.skeleton.parameters() if p.requires_grad),
                 "device": device_kind(self.device),
                 "precision": self.computation.precision,
