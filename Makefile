@@ -18,6 +18,7 @@ $(SETUP): requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m ncpipe.vision  # beside a CPU build of torch
 	@touch $(SETUP)
 
 run: setup  ## run the study STUDY (config.yaml) on CORES (all) cores
