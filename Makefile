@@ -2,6 +2,7 @@
 PYTHON ?= python3
 CORES ?= all
 STUDY ?= config.yaml
+TARGET ?= all
 BIN := .venv/bin
 SETUP := .venv/.ncpipe-installed
 
@@ -10,6 +11,7 @@ SETUP := .venv/.ncpipe-installed
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+	@echo 'With snakemake itself a target stands before --configfile: snakemake --cores all figures --configfile FILE'
 
 setup: $(SETUP)  ## create .venv with the locked versions
 
@@ -18,10 +20,12 @@ $(SETUP): requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m ncpipe.vision  # beside a CPU build of torch
 	@touch $(SETUP)
 
-run: setup  ## run the study STUDY (config.yaml) on CORES (all) cores
-	$(BIN)/snakemake --cores $(CORES) --configfile $(STUDY)
+# A target stands before --configfile, which takes all that follows for config files.
+run: setup  ## run TARGET (all; models, tables, figures, report) of the study STUDY (config.yaml) on CORES (all) cores
+	$(BIN)/snakemake --cores $(CORES) $(TARGET) --configfile $(STUDY)
 
 test: setup  ## run all tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile

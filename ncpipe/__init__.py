@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ncpipe import torchvision_import
+
 if TYPE_CHECKING:
     from ncpipe.collapse import measure as measure
     from ncpipe.collapse.streaming import CollapseMetrics as CollapseMetrics
+
+torchvision_import.install()
 
 __version__ = "0.1.0"
 __all__ = ["CollapseMetrics", "__version__", "measure"]

@@ -98,7 +98,9 @@ def plan(
 def measure(
     file: Annotated[Path, typer.Argument(help="safetensors or npz file with 'features' (N, d) and 'labels' (N,);"
                                               " optional 'weight' (K, d), 'bias' (K,), 'train_means' (K, d) and"
-                                              " 'ood_features' (N', d).")],
+                                              " 'ood_features' (N', d); or the features.safetensors of a run.")],
+    of: Annotated[str | None, typer.Option(help="Of a run's kept features: epoch/layer/split; default: the last"
+                                                " epoch, 'features', train.")] = None,
     num_classes: Annotated[int | None, typer.Option(help="K, where the largest label does not tell.")] = None,
     ridge: Annotated[float | None, typer.Option(help="Penalty of the weight; adds the split of the squared"
                                                      " error.")] = None,
@@ -111,7 +113,7 @@ def measure(
     from ncpipe.collapse import measure as measure_arrays
     from ncpipe.foreign import read_arrays
 
-    arrays = read_arrays(file)
+    arrays = read_arrays(file, of)
     try:
         row = measure_arrays(
             **arrays, num_classes=num_classes, ridge=ridge, bias_decay=bias_decay, per_class=per_class

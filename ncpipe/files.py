@@ -15,6 +15,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -181,6 +182,11 @@ def read_tensors(path: Path, wanted: Callable[[str], bool] | None = None) -> tup
     return tensors, metadata
 
 
+def tensor_names(path: Path) -> list[str]:
+    """Names of the tensors of a safetensors file, which are not read."""
+    return _read_tensors(path, lambda name: False)[0]
+
+
 def _read_tensors(
     path: Path, wanted: Callable[[str], bool] | None
 ) -> tuple[list[str], dict[str, Tensor], dict[str, str]]:
@@ -216,3 +222,26 @@ def _checksum(tensor: Tensor) -> str:
 def sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def content_digest(path: Path) -> str:
+    """SHA-256 of the content of a file, or of names and contents of a folder's files; hidden ones do not count.
+
+    Of a safetensors file with checksums the header alone is read, which holds them.
+    """
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("[!.]*") if file.is_file())
+        listing = "".join(f"{content_digest(file)}  {file.relative_to(path)}\n" for file in files)
+        return hashlib.sha256(listing.encode()).hexdigest()
+    known = path.stat()
+    return _digest(path, known.st_ino, known.st_size, known.st_mtime_ns)
+
+
+@lru_cache(100_000)
+def _digest(path: Path, _inode: int, size: int, _moment: int) -> str:
+    if path.suffix == ".safetensors":
+        with path.open("rb") as stream, suppress(ValueError):
+            header = stream.read(min(size, int.from_bytes(stream.read(8), "little")))
+            if CHECKSUMS in json.loads(header).get("__metadata__", {}):
+                return hashlib.sha256(header).hexdigest()
+    return sha256(path)

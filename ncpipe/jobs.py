@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -135,9 +134,6 @@ def computation_of(
             new_network(spec, data), data.image_shape, images, spec.batch_size
         )
         options = options.model_copy(update={"compile": worth})
-    if options.compile and not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++")):
-        print("no C++ compiler: the network is not compiled", flush=True)
-        options = options.model_copy(update={"compile": False})
     return Computation.choose(spec, device, options)
 
 

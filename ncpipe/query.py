@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,7 +114,7 @@ def write_result(result: duckdb.DuckDBPyRelation, target: Path) -> None:
 
 
 def as_json(result: duckdb.DuckDBPyRelation) -> str:
-    """A list of objects; what JSON has no number for is null."""
+    """A list of objects; numbers that JSON lacks are the texts inf, -inf and nan, which ``float`` reads."""
     return json.dumps([_plain(row) for row in _rows(result)], indent=2)
 
 
@@ -127,8 +128,8 @@ def _plain(value: Any) -> Any:
         return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, list):
         return [_plain(entry) for entry in value]
-    if isinstance(value, float) and not -float("inf") < value < float("inf"):
-        return None
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     return value if isinstance(value, str | int | float | None) else str(value)
 
 

@@ -1,59 +1,48 @@
-"""The one door to torchvision: imported late, and also where its compiled operators do not load.
+"""The one door to torchvision: imported late, and with a reason where it cannot be.
 
-torchvision's wheels are built for the CUDA build of torch. Beside a CPU-only torch their compiled library
-cannot load, and ``import torchvision`` stops at "operator torchvision::nms does not exist", although data
-sets and classification networks need none of these operators.
+``python -m ncpipe.vision`` lets every program of this environment import it, where that is not so by itself.
 """
 
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
-import warnings
+import sysconfig
+from pathlib import Path
 from types import ModuleType
 
-import torch
-
+from ncpipe import torchvision_import
 from ncpipe.errors import UserError
 
-_UNLOADED_OPERATOR = "operator torchvision::"
-# The operators for which torchvision registers shapes even when its compiled library is missing.
-_SCHEMAS = (
-    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-)
-_libraries: list[torch.library.Library] = []  # a schema lives as long as its library object
+HOOK = "_ncpipe_torchvision"
+"""Module in site-packages, and the ``.pth`` file that starts it."""
 
 
 def import_torchvision() -> ModuleType:
-    """Import torchvision; raise ``UserError`` if it is missing or does not fit the installed torch.
-
-    An install whose operators load is imported as it is. Only after the import has failed for want of an
-    operator are the operators' schemas (not the operators) declared, and the import repeated; calling such
-    an operator is still torchvision's own error.
-    """
+    """Import torchvision; raise ``UserError`` if it is missing or does not fit the installed torch."""
     try:
-        try:
-            return importlib.import_module("torchvision")
-        except RuntimeError as error:
-            if not str(error).startswith(_UNLOADED_OPERATOR):
-                raise
-        _declare_schemas()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Failed to load image Python extension")
-            return importlib.import_module("torchvision")
+        return importlib.import_module("torchvision")
     except (ImportError, RuntimeError) as error:
+        import torch
+
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"cannot import torchvision: {reason}; install the release that matches torch {torch.__version__}"
         ) from error
 
 
-def _declare_schemas() -> None:
-    """Declare the missing operators and forget the half-done import, whose modules have seen none."""
-    library = torch.library.Library("torchvision", "DEF")
-    for schema in _SCHEMAS:
-        library.define(schema)
-    _libraries.append(library)
-    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-        del sys.modules[name]
+def mend_environment() -> None:
+    """Copy the finder of ``ncpipe.torchvision_import`` into site-packages, where torchvision needs it."""
+    folder = Path(sysconfig.get_path("purelib"))
+    module, start = folder / f"{HOOK}.py", folder / f"{HOOK}.pth"
+    start.unlink(missing_ok=True)
+    module.unlink(missing_ok=True)
+    plain = subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True, text=True, check=False)
+    if torchvision_import.UNLOADED_OPERATOR in plain.stderr:
+        module.write_bytes(Path(torchvision_import.__file__).read_bytes())
+        start.write_text(f"import {HOOK}; {HOOK}.install()\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    mend_environment()

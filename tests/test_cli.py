@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 import ncpipe
 from ncpipe.cli import app
 from ncpipe.errors import UserError
+from ncpipe.files import write_tensors
 from ncpipe.ufm import Problem, fit
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,6 +90,38 @@ def test_measure_splits_the_loss_breaks_down_by_class_and_explains(arrays, tmp_p
     infinite = json.loads(done.stdout, parse_constant=pytest.fail)["infinite"]
     assert infinite == ["gnc2_log", "gnc2_riesz_1", "gnc2_riesz_2"]
     assert "at least 0, got -1.0" in run("measure", tmp_path / "b.npz", "--ridge", "-1").stderr
+
+
+def test_measure_reads_the_features_that_a_study_has_kept(tmp_path):
+    random = torch.Generator().manual_seed(0)
+    labels = {"labels/train": torch.arange(12) % 3, "labels/test": torch.arange(6) % 3}
+    names = [f"{epoch}/{layer}/{split}" for epoch in (2, 10) for layer in ("layer1", "features")
+             for split in ("train", "test")]  # fmt: skip
+    kept = {name: torch.randn(len(labels[f"labels/{name.split('/')[2]}"]), 4, generator=random) for name in names}
+    path = tmp_path / "features.safetensors"
+    write_tensors(path, kept | labels)
+    done = run("measure", path, "--json")
+    assert json.loads(done.stdout) == pytest.approx(ncpipe.measure(kept["10/features/train"], labels["labels/train"]))
+    assert done.stderr == f"{path}: 10/features/train, of 8 kept; --of names another\n"
+    means = torch.stack([kept["2/layer1/train"][labels["labels/train"] == k].double().mean(0) for k in range(3)])
+    expected = ncpipe.measure(kept["2/layer1/test"], labels["labels/test"], train_means=means)
+    found = json.loads(run("measure", path, "--json", "--of", "2/layer1/test").stdout)
+    assert found == pytest.approx(expected, nan_ok=True)
+
+    def refused(*arguments: str | Path) -> str:
+        with pytest.raises(UserError) as error:
+            CliRunner().invoke(app, ["measure", *map(str, arguments)], catch_exceptions=False)
+        return str(error.value)
+
+    for wrong in ("3/features/train", "features", "labels/train"):
+        assert f"holds no kept features {wrong!r}; it holds 10/features/test" in refused(path, "--of", wrong)
+    several = tmp_path / "several.safetensors"
+    write_tensors(several, {f"1/{layer}/train": kept["2/layer1/train"] for layer in ("a", "b")} | labels)
+    assert "several layers: name one with --of, of 1/a/train, 1/b/train" in refused(several)
+    write_tensors(several, kept)  # features alone
+    assert "holds no features and no labels" in refused(several)
+    path.write_bytes(path.read_bytes()[:200])
+    assert "missing, truncated or not a safetensors file" in refused(path)
 
 
 def solved(*arguments: str | Path) -> dict:

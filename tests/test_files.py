@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -20,7 +21,17 @@ from safetensors.torch import save_file
 
 from ncpipe.data.storage import StoredImages, write_split
 from ncpipe.errors import UserError
-from ncpipe.files import check_writable, read_json, read_sealed, read_tensors, sealed, write_json, write_tensors
+from ncpipe.files import (
+    check_writable,
+    content_digest,
+    read_json,
+    read_sealed,
+    read_tensors,
+    sealed,
+    sha256,
+    write_json,
+    write_tensors,
+)
 from ncpipe.study.lock import HELD, hold
 from ncpipe.tables.records import read_table, write_rows
 
@@ -165,3 +176,30 @@ def test_a_folder_without_access_is_named_before_a_workflow_writes_to_it(tmp_pat
     monkeypatch.setattr("os.access", lambda folder, mode: folder != tmp_path)  # root may write anywhere
     with pytest.raises(UserError, match=rf"cannot write {re.escape(str(tmp_path))}: Permission denied; .* run again"):
         check_writable([tmp_path])
+
+
+def test_the_digest_of_a_content_is_of_nothing_else(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name / "deep").mkdir(parents=True)
+        write_tensors(tmp_path / name / "deep/a.safetensors", TENSORS, {"epoch": "3"})
+        (tmp_path / name / "b.txt").write_text("text")
+    one, two = tmp_path / "one", tmp_path / "two"
+    (two / ".snakemake_timestamp").touch()
+    os.utime(two / "b.txt", (0, 0))
+    assert content_digest(one) == content_digest(two)
+    assert content_digest(one / "b.txt") == sha256(one / "b.txt")
+    known = {content_digest(one)}
+    for change in (
+        lambda: (one / "b.txt").write_text("next"),  # of one length
+        lambda: (one / "b.txt").rename(one / "c.txt"),
+        lambda: write_tensors(one / "deep/a.safetensors", TENSORS | {"count": torch.tensor(8)}, {"epoch": "3"}),
+        lambda: write_tensors(one / "deep/a.safetensors", TENSORS, {"epoch": "4"}),
+        lambda: save_file({"a": torch.ones(1)}, one / "deep/a.safetensors"),
+        lambda: save_file({"a": torch.zeros(1)}, one / "deep/a.safetensors"),  # of others, without checksums
+        lambda: (one / "deep/a.safetensors").write_bytes(b"\xff" * 20),
+        lambda: (one / "deep/a.safetensors").write_bytes(b""),
+        lambda: (one / "deep/a.safetensors").unlink(),
+    ):
+        change()
+        assert content_digest(one) not in known
+        known.add(content_digest(one))

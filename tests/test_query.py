@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -73,6 +74,18 @@ def test_json_has_null_for_nan(tmp_path):
     MadeUp(value=float("nan"), ufm=False, matched=False).write(tmp_path)
     (row,) = json.loads(run("SELECT value FROM collapse LIMIT 1", "--tables", tmp_path, "--json"))
     assert row == {"value": None}
+
+
+def test_json_gives_back_what_it_has_no_number_for(results, tmp_path):
+    sql = "SELECT 'inf'::DOUBLE AS above, -'inf'::DOUBLE AS below, 'nan'::DOUBLE AS nan, NULL AS absent"
+    sql += ", 1.5::DOUBLE AS x, ['inf'::DOUBLE, 2] AS listed, 'inf'::FLOAT AS single"
+    run(sql, "--tables", results, "--output", tmp_path / "x.json")
+    printed = run(sql, "--tables", results, "--json")
+    assert printed == (tmp_path / "x.json").read_text()
+    (row,) = json.loads(printed, parse_constant=pytest.fail)
+    assert row == {"above": "inf", "below": "-inf", "nan": "nan", "absent": None, "x": 1.5, "listed": ["inf", 2.0],
+                   "single": "inf"}  # fmt: skip
+    assert [float(row[name]) for name in ("above", "below")] == [math.inf, -math.inf]
 
 
 def test_nan_is_null_also_where_the_statistics_of_the_file_leave_it_out(tmp_path):

@@ -216,6 +216,75 @@ def test_mistakes_are_one_line_that_names_the_place(mistake):
     assert len(str(error.value)) < 300
 
 
+TRUTH = "cannot be true or false; YAML reads yes, no, on and off so, too: write a number, or the word in quotes"
+YAML_TRAPS = {
+    "true is no number": ("networks.base.optimizer.lr", "true", f"networks.base.optimizer: 'lr' {TRUTH}"),
+    "yes is no whole number": ("networks.base.epochs", "yes", f"networks.base: 'epochs' {TRUTH}"),
+    "on in a list": ("ufm.base.weight_decay", "[on, 1.0e-3]", f"ufm.base: 'weight_decay' {TRUTH}"),
+    "off in a sweep": ("networks.sweep.grid.seed", "[off, 1]", f"networks: 'seed' {TRUTH}"),
+    "no is no word": ("ufm.base.bias", "no", f"ufm.base: 'bias' {TRUTH}"),
+    "no is no name": ("study.name", "no", f"study: 'name' {TRUTH}"),
+    "no is no known name": ("networks.base.loss.name", "no", f"networks.base.loss: 'name' {TRUTH}"),
+    "no chooses no model": ("networks.base.model.name", "no", TRUTH.partition("; ")[2]),
+    "true among epochs": ("measure.epochs", "[0, true]", f"measure: 'epochs' {TRUTH}"),
+    "minutes": ("networks.base.epochs", "1:30", "networks.base.epochs: YAML reads 1:30 to the base 60 (line "),
+    "hours": ("networks.base.optimizer.lr", "1:30:00.5", "networks.base.optimizer.lr: YAML reads 1:30:00.5 to"),
+    "minutes in a sweep": ("networks.sweep.grid.seed", "[0, 1:30]", "networks.sweep.grid.seed: YAML reads 1:30 to"),
+    "minutes as text": ("study.title", "12:30", "study.title: YAML reads 12:30 to the base 60"),
+    "minutes behind an alias": (
+        "study",
+        "{name: a, title: &t 1:30, description: *t}",
+        "study.title: YAML reads 1:30",
+    ),
+    "a number of base 8": (
+        "networks.base.batch_size",
+        "010",
+        "networks.base.batch_size: YAML reads 010 to the base 8",
+    ),
+    "a power of ten": (
+        "networks.base.epochs",
+        "1e1",
+        "must be a whole number, got '1e1'; YAML reads it as text: write 10",
+    ),
+}
+
+
+def as_yaml(folder: Path, key: str, written: str) -> Path:
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(changed(key, "WRITTEN")).replace("WRITTEN", written))
+    return path
+
+
+@pytest.mark.parametrize("trap", YAML_TRAPS)
+def test_what_yaml_reads_as_something_else_is_one_line_that_names_the_key(trap, tmp_path):
+    key, written, message = YAML_TRAPS[trap]
+    with pytest.raises(UserError) as error:
+        Study.read(as_yaml(tmp_path, key, written))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "written", "read"),
+    [
+        ("networks.base.optimizer.lr", "1e-3", lambda run: run.optimizer.lr == 0.001),
+        ("networks.base.optimizer.lr", "1_000.5", lambda run: run.optimizer.lr == 1000.5),
+        ("networks.base.batch_size", "0x1F", lambda run: run.batch_size == 31),
+        ("networks.base.head.bias", "off", lambda run: run.head.bias is False),
+        ("networks.base.model.batch_norm", "no", lambda run: run.model.batch_norm is False),
+    ],
+)
+def test_what_yaml_reads_as_it_is_meant_is_taken(key, written, read, tmp_path):
+    config = as_yaml(tmp_path, key, written)
+    assert all(read(run.spec) for run in Study.read(config).networks.values())
+
+
+def test_a_text_that_is_a_number_excludes_it():
+    sweep = {"grid": {"optimizer.lr": ["1e-2", 1e-3]}, "exclude": [{"optimizer.lr": "1e-3"}]}
+    (run,) = Study(changed("networks.sweep", sweep)).networks.values()
+    assert run.spec.optimizer.lr == 0.01
+
+
 @pytest.mark.parametrize(
     "text", ["study: [", "just text", "- a\n- b", "", "\x00", "study: !!python/object:os.system {}"]
 )

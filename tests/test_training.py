@@ -32,7 +32,7 @@ from ncpipe.study.sweep import laid_over
 from ncpipe.tables.ends import zero_error_epochs
 from ncpipe.tables.records import read_table
 from ncpipe.training.batches import open_batches
-from ncpipe.training.computation import Computation, repays_compiling, training_flops
+from ncpipe.training.computation import Computation, compiled_if_possible, repays_compiling, training_flops
 from ncpipe.training.features import extract_features
 from ncpipe.training.losses import mean_loss
 from ncpipe.training.members import Stack
@@ -437,6 +437,48 @@ def test_kernels_compiled_for_another_instruction_set_are_not_read(monkeypatch, 
         monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", os.environ["TORCHINDUCTOR_CACHE_DIR"])
         assert os.environ["TORCHINDUCTOR_CACHE_DIR"].endswith(f"/{capability}")
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "AVX512" / "AVX2")
+
+
+COMPILERS = {
+    "missing": None,
+    "broken": "exit 1",
+    "of no use": 'case "$*" in *version*) echo g++ 13.2.0;; *) echo wrong >&2; exit 1;; esac',
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_a_network_is_not_compiled_where_the_compiler_does_not_work(compiler, tmp_path):
+    (tmp_path / "bin").mkdir()
+    for name in ("g++", "c++", "clang++", "gcc", "cc", "clang") if COMPILERS[compiler] else ():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{COMPILERS[compiler]}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    config, study = study_file(tmp_path)
+    settings = json.loads(config.read_text())
+    config.write_text(json.dumps(settings | {"compute": {"compile": True}}))
+    (run_id,) = study.networks
+    surroundings = {"PATH": str(tmp_path / "bin"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "kernels")}
+    for stage in ("train", "features"):
+        arguments = [*command(config, run_id), "--device", "cpu"]
+        arguments[arguments.index("train")] = stage
+        done = subprocess.run(arguments, env=os.environ | surroundings, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        (told,) = [line for line in (done.stdout + done.stderr).splitlines() if "compile" in line]
+        assert told.startswith("torch.compile does not work: the network is not compiled (")
+        assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_what_fails_compiled_or_not_is_no_fault_of_compiling(monkeypatch, capsys):
+    def compiled(function):
+        return lambda *arguments: function(*arguments) + function(None)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    double = compiled_if_possible(lambda value: 2 * value)
+    with pytest.raises(TypeError):
+        double(None)
+    assert capsys.readouterr().out == ""
+    assert [double(2), double(3)] == [4, 6]
+    assert capsys.readouterr().out.count("torch.compile does not work") == 1
 
 
 @pytest.mark.slow

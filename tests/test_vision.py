@@ -1,72 +1,121 @@
-"""The torchvision guard, where torchvision's operators load and where they do not."""
+"""The import of torchvision, where its operators load and where they do not, whatever is imported first."""
 
 import importlib
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from types import ModuleType
+import sysconfig
+from pathlib import Path
 
 import pytest
 import torch
 
-from ncpipe import vision
+from ncpipe import torchvision_import, vision
 from ncpipe.errors import UserError
 
-MISSING = RuntimeError("operator torchvision::nms does not exist")
+MATCHED = "_meta = 1\n"
+MIXED = """
+import torch, warnings
+@torch.library.register_fake("torchvision::nms")
+def nms(dets, scores, iou_threshold): ...
+warnings.warn("Failed to load image Python extension: ...")
+"""
+"""Stands for torchvision's own file where the compiled library is missing."""
 
 
-class Imports:
-    """Stands for importlib: every import has the next of the given outcomes."""
-
-    def __init__(self, *outcomes: ModuleType | Exception) -> None:
-        self._outcomes: Iterator[ModuleType | Exception] = iter(outcomes)
-
-    def import_module(self, name: str) -> ModuleType:
-        outcome = next(self._outcomes)
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
+def run(code: str, *path: Path) -> subprocess.CompletedProcess[str]:
+    root = Path(vision.__file__).parents[1]
+    surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [*path, root]))}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=surroundings)
 
 
-def run(code: str) -> str:
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    return result.stdout + result.stderr
+def works(code: str, *path: Path) -> None:
+    done = run(code, *path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout + done.stderr == ""
 
 
-def test_a_healthy_install_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    healthy = ModuleType("torchvision")
-    monkeypatch.setattr(vision, "importlib", Imports(healthy))
-    monkeypatch.setattr(vision, "_declare_schemas", lambda: pytest.fail("schemas were declared"))
-    assert vision.import_torchvision() is healthy
+def torchvision_of(folder: Path, content: str) -> Path:
+    (folder / "torchvision").mkdir()
+    (folder / "torchvision/__init__.py").write_text("from torchvision import extension\n", encoding="utf-8")
+    (folder / "torchvision/extension.py").write_text(content, encoding="utf-8")
+    return folder
 
 
-def test_schemas_are_declared_where_the_operators_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    declared = []
-    mended = ModuleType("torchvision")
-    monkeypatch.setattr(vision, "importlib", Imports(MISSING, mended))
-    monkeypatch.setattr(vision, "_declare_schemas", lambda: declared.append(True))
-    assert vision.import_torchvision() is mended
-    assert declared == [True]
+def test_a_healthy_install_is_left_alone(tmp_path: Path) -> None:
+    works(
+        "import ncpipe, torchvision; assert torchvision.extension._meta\n"
+        "assert not ncpipe.torchvision_import.libraries",
+        torchvision_of(tmp_path, MATCHED),
+    )
 
 
-@pytest.mark.parametrize("error", [ImportError("No module named 'torchvision'"), RuntimeError("CUDA 12\nand 13")])
-def test_other_failures_are_named(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    monkeypatch.setattr(vision, "importlib", Imports(error))
-    with pytest.raises(UserError, match=r"cannot import torchvision: (No module|CUDA 12;).*matches torch") as caught:
+@pytest.mark.parametrize(
+    "first",
+    [
+        "",
+        "import torch",
+        "import ncpipe.vision; ncpipe.vision.import_torchvision()",
+        "import importlib.util as u; assert u.find_spec('torchvision')",
+    ],
+)
+def test_schemas_are_declared_where_the_operators_are_missing(tmp_path: Path, first: str) -> None:
+    works(
+        f"import ncpipe; {first}\nfrom torchvision import extension\nassert ncpipe.torchvision_import.libraries",
+        torchvision_of(tmp_path, MIXED),
+    )
+
+
+def test_it_is_mended_after_it_has_failed(tmp_path: Path) -> None:
+    works(
+        "try:\n    import torchvision\nexcept RuntimeError:\n    pass\nelse:\n    raise AssertionError\n"
+        "import ncpipe, torchvision",
+        torchvision_of(tmp_path, MIXED),
+    )
+
+
+@pytest.mark.parametrize("error", ["ImportError('No module named cuda')", r"RuntimeError('CUDA 12\nand 13')"])
+def test_other_failures_are_named(tmp_path: Path, error: str) -> None:
+    foreign = torchvision_of(tmp_path, f"raise {error}\n")
+    told = run("import ncpipe.vision as v\ntry: v.import_torchvision()\nexcept Exception as e: print(e)", foreign)
+    assert told.stdout.startswith("cannot import torchvision: ")
+    assert told.stdout.endswith(f"install the release that matches torch {torch.__version__}\n")
+    assert len(told.stdout.splitlines()) == 1
+
+
+def test_a_missing_torchvision_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    with pytest.raises(UserError, match="cannot import torchvision: import of torchvision halted"):
         vision.import_torchvision()
-    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("content", "mended"), [(MATCHED, False), (MIXED, True), ("raise ImportError\n", False)])
+def test_an_environment_is_mended_where_it_must_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, mended: bool
+) -> None:
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    torchvision_of(packages, content)
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(packages))
+    monkeypatch.setenv("PYTHONPATH", str(packages))
+    for _ in range(2):  # also of an environment that has been mended
+        vision.mend_environment()
+        assert (packages / f"{vision.HOOK}.pth").exists() == mended
+        assert (packages / f"{vision.HOOK}.py").exists() == mended
+    if mended:  # as at the start of Python, which reads .pth files in site-packages alone
+        start = f"import site; site.addsitedir({str(packages)!r})\n"
+        works(f"{start}from torchvision import extension\nimport ncpipe", packages)
+        works(f"{start}import sys\nassert not {{'torch', 'typing', 'ncpipe'}} & set(sys.modules)", packages)
 
 
 def test_this_install() -> None:
     # Whichever way it is: torchvision works, says nothing, and has schemas declared only if it must.
-    output = run(
-        "from ncpipe import vision\n"
-        "assert vision.import_torchvision() is vision.import_torchvision()\n"
-        "import torchvision.models, torchvision.datasets\n"
-        "assert bool(vision._libraries) != torchvision.extension._has_ops()"
+    works(
+        "import ncpipe, torchmetrics\nfrom torchvision.models import resnet18\n"
+        "import torchvision.datasets, torchvision.ops, torchvision.transforms.v2\n"
+        "assert bool(ncpipe.torchvision_import.libraries) != torchvision.extension._has_ops()"
     )
-    assert output == ""
 
 
 def test_other_modules_of_torchvision_work_after_it() -> None:
@@ -75,5 +124,11 @@ def test_other_modules_of_torchvision_work_after_it() -> None:
     assert ops.box_area(torch.tensor([[0.0, 0.0, 2.0, 3.0]])).item() == 6
 
 
-def test_the_guard_imports_torchvision_late() -> None:
-    run("import sys, ncpipe.vision, ncpipe.networks, ncpipe.data.sources; assert 'torchvision' not in sys.modules")
+def test_it_is_imported_late() -> None:
+    works("import sys, ncpipe; assert 'torch' not in sys.modules")
+    works("import sys, ncpipe.vision, ncpipe.networks, ncpipe.data.sources; assert 'torchvision' not in sys.modules")
+
+
+def test_one_finder_stands_first() -> None:
+    torchvision_import.install()
+    assert [getattr(finder, "mends", None) for finder in sys.meta_path].count("torchvision") == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import re
 import shutil
@@ -198,3 +200,113 @@ def test_a_workflow_killed_three_times_ends_with_the_same_tables(finished, tmp_p
     assert place.tables() == finished.tables()
     assert "Nothing to be done" in place.run()
     test_every_run_is_in_mlflow_once(place)
+
+
+# --- as a module of another workflow ---------------------------------------------------------------
+
+SMALLEST = {
+    "study": {"name": "smallest"},
+    "datasets": {"base": {"name": "digits", "samples_per_class": 10}},
+    "networks": {
+        "base": {
+            "model": {"name": "mlp", "depth": 1, "width": 8},
+            "loss": {"name": "mse"},
+            "optimizer": {"lr": 0.05},
+            "epochs": 1,
+        }
+    },
+    "ufm": {"matched": []},
+    "figures": [],
+    "tracking": {"enabled": False},
+}
+UFM_ALONE = {key: SMALLEST[key] for key in ("study", "figures", "tracking")} | {"ufm": {"base": STUDY["ufm"]["base"]}}
+
+
+def deploy(folder: Path, config: object, modules: str) -> None:
+    """What `snakedeploy deploy-workflow` does: it copies two folders and declares the module."""
+    for name in ("config", "profiles"):
+        shutil.copytree(ROOT / name, folder / name)
+    (folder / "config/config.yaml").write_text(yaml.safe_dump(config))
+    (folder / "workflow").mkdir()
+    (folder / "workflow/Snakefile").write_text(f'configfile: "config/config.yaml"\n{modules}')
+
+
+def declared(name: str, config: str, more: str, used: str) -> str:
+    source = repr(str(ROOT / ("Snakefile" if name == "net" else "workflow/Snakefile")))
+    return (
+        f"module {name}:\n    snakefile: {source}\n    config: {config}\n    {more}\nuse rule * from {name}{used}\n"
+    )
+
+
+def run_in(folder: Path, *options: str) -> str:
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", *options]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_it_runs_where_it_is_deployed(tmp_path):
+    deploy(tmp_path, SMALLEST, declared("ncpipe", "config", "", ""))
+    run_in(tmp_path)
+    assert (tmp_path / "results/report.html").exists()
+    assert " on " in (tmp_path / "results/.lock").read_text()
+    assert "finished" in json.loads((tmp_path / "results/logs/workflow.json").read_text())
+    assert "Nothing to be done" in run_in(tmp_path)
+    (tmp_path / "config/config.yaml").write_text("study: {name: a}\nstudy: {name: b}\n")
+    done = subprocess.run([sys.executable, "-m", "snakemake", "-n"], cwd=tmp_path, capture_output=True, text=True)
+    assert "'study' stands twice" in done.stdout + done.stderr
+
+
+def test_two_studies_under_other_names_and_in_other_places_run_in_one_workflow(tmp_path):
+    modules = "rule all:\n    input: 'deep/er/results/report.html', 'ufm/report.html'\n"
+    modules += "onstart:\n    print('theirs before')\n"
+    modules += declared("net", "config['net']", "prefix: 'deep/er'", " as net_*")
+    modules += declared("ufm", "config['ufm']", "replace_prefix: {'results/': 'ufm/'}", " as ufm_*")
+    modules += "use rule train from net as net_train with:\n    threads: 1\n"
+    modules += "onstart:\n    print('theirs after')\nonsuccess:\n    print('theirs at the end')\n"
+    deploy(tmp_path, {"net": SMALLEST, "ufm": UFM_ALONE}, modules)
+    said = run_in(tmp_path)
+    assert "theirs after" in said
+    assert "theirs at the end" in said
+    assert not (tmp_path / "results").exists()
+    for place in ("deep/er/results", "ufm"):
+        assert (tmp_path / place / "report.html").exists()
+        assert "finished" in json.loads((tmp_path / place / "logs/workflow.json").read_text())
+        assert json.loads((tmp_path / place / "study.json").read_text())["study"]["results"] == place
+    assert "Nothing to be done" in run_in(tmp_path)
+    with (tmp_path / "ufm/.lock").open("a+") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        command = [sys.executable, "-m", "snakemake", "--cores", "1", "ufm_all", "--forceall"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "ncpipe: another snakemake runs on ufm" in done.stdout + done.stderr
+
+
+# --- copies ----------------------------------------------------------------------------------------
+
+
+def scramble(folder: Path, order: int) -> None:
+    """Date all files anew, as a copy without dates does, in an order of no meaning."""
+    files = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda p: (p.name, str(p)))
+    for number, path in enumerate(files[:: 1 if order else -1]):
+        os.utime(path, (number + 1e9, number + 1e9))
+
+
+def test_nothing_is_due_where_dates_are_lost(finished, tmp_path):
+    place = Workplace(tmp_path / "study")
+    shutil.copytree(finished.folder, place.folder, dirs_exist_ok=True)
+    largest = max(path.stat().st_size for path in (place.folder / "results").rglob("statistics.safetensors"))
+    assert largest > 1_000_000, "Snakemake itself knows smaller files"
+    for order in range(2):
+        scramble(place.folder / "results", order)
+        assert "Nothing to be done" in place.run()
+
+
+def test_what_has_changed_is_due_though_dates_are_lost(finished, tmp_path):
+    place = Workplace(tmp_path / "study")
+    shutil.copytree(finished.folder, place.folder, dirs_exist_ok=True)
+    (checkpoints,) = place.folder.glob("results/runs/*/checkpoints")
+    first, second, *_ = sorted(checkpoints.iterdir())
+    shutil.copy(second, first)
+    scramble(place.folder / "results", 0)
+    (checkpoints / ".snakemake_timestamp").touch()
+    assert place.planned()["features"] == 1

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import functools
-import importlib.util
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from ncpipe.collapse.arguments import (
     Array,
@@ -26,12 +27,6 @@ from ncpipe.collapse.measurement import Measurement
 from ncpipe.collapse.metrics import collapse_metrics
 from ncpipe.collapse.moments import ClassMoments, class_moments
 from ncpipe.collapse.statistics import LayerStatistics, SecondPass
-from ncpipe.vision import import_torchvision
-
-if importlib.util.find_spec("torchvision"):
-    import_torchvision()  # torchmetrics imports it too, and would stop where its operators do not load
-from torchmetrics import Metric
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 SUMS = (
     *("scatter", "whitened_scatter", "nearest_mean_hits", "classifier_hits", "agreements"),

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ncpipe.credentials import redacted
+from ncpipe.study.spec.base import AS_YAML_READS
 
 MUST_BE = {
     "dict_type": "a mapping of keys and values",
@@ -25,6 +26,7 @@ MUST_BE = {
     "string_type": "text",
 }
 """By pydantic's type of error."""
+POWER_OF_TEN = re.compile(r"[-+]?\d+(\.\d*)?e[-+]?\d{1,2}", re.IGNORECASE)
 UNION_BRANCHES = re.compile(
     r".*[\[(].*|(constrained|function|lax)-.*|(resnet|vgg|densenet)\d.*|convnext_.*|mlp|convnet|conv_stack|vit_b|timm"
     r"|gradient_descent|gradient_flow|central_path|construction|lbfgs|FigureOptions|int|float|str"
@@ -50,6 +52,19 @@ def _is_mapping_for_a_name(error: Any) -> bool:
 
 
 def _plain(error: Any) -> str:
+    return _wrong(error) + _as_yaml_reads(error["input"], error.get("ctx", {}).get("tag"))
+
+
+def _as_yaml_reads(got: Any, tag: str | None) -> str:
+    """What to write where YAML has read something else than was meant."""
+    if isinstance(got, bool) or tag in ("True", "False"):
+        return AS_YAML_READS
+    if isinstance(got, str) and POWER_OF_TEN.fullmatch(got):
+        return f"; YAML reads it as text: write {float(got):.15g}"
+    return ""
+
+
+def _wrong(error: Any) -> str:
     kind, got, context = error["type"], error["input"], error.get("ctx", {})
     if kind in MUST_BE:
         return f"must be {MUST_BE[kind]}, got {_short(got)}"

@@ -143,7 +143,36 @@ class _StrictLoader(_Loader):
 def _from_yaml(text: str) -> Any:
     # The events first: PyYAML builds nested values by recursion, in C without a limit, and merges (<<) at full size.
     _check_events(yaml.parse(text, _Loader))
-    return yaml.load(text, _StrictLoader)  # noqa: S506, derived from the safe loader
+    loader = _StrictLoader(text)
+    try:
+        root = loader.get_single_node()
+        _check_numbers(root)
+        return None if root is None else loader.construct_document(root)
+    finally:
+        loader.dispose()
+
+
+def _check_numbers(root: yaml.Node | None) -> None:
+    """Raise ``UserError`` for numbers that YAML 1.1 reads to another base than ten, as 1:30 for 90 and 010 for 8."""
+    left, seen = [("", root)], set()
+    while left:
+        place, node = left.pop()
+        if id(node) in seen:  # an alias
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            left += [(_cut(f"{place}.{key.value}".lstrip(".")), value) for key, value in node.value]
+            left += [(place, key) for key, _ in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            left += [(place, each) for each in node.value]
+        elif isinstance(node, yaml.ScalarNode) and node.tag in NUMBERS and (base := OTHER_BASE.match(node.value)):
+            told = f"YAML reads {_cut(node.value)} to the base {60 if base['minutes'] else 8}"
+            line = node.start_mark.line + 1
+            raise UserError(f"{place}: {told} (line {line}); write the number in full, or a text in quotes")
+
+
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+OTHER_BASE = re.compile(r"[-+]?(?P<minutes>[0-9][0-9_]*:)|[-+]?0[0-7_]+$")
 
 
 def _check_events(events: Iterable[Any]) -> None:

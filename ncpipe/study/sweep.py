@@ -79,6 +79,14 @@ def _matches(run: Tree, pattern: Mapping[str, Any]) -> bool:
         node: Any = run
         for part in key.split("."):
             node = node.get(part) if isinstance(node, dict) else None
-        if node not in (wanted if isinstance(wanted, list | tuple) else [wanted]):
+        if _number(node) not in map(_number, wanted if isinstance(wanted, list | tuple) else [wanted]):
             return False
     return True
+
+
+def _number(value: Any) -> Any:
+    """The number that settings take a text for: YAML reads 1e-3 as text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value

@@ -7,10 +7,10 @@ import getpass
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
@@ -20,6 +20,7 @@ from ncpipe.errors import UserError
 from ncpipe.networks import Network
 from ncpipe.study.spec import ComputeSpec, NetworkSpec
 
+Result = TypeVar("Result")
 Precision = Literal["float32", "tf32", "bf16"]
 
 SUSTAINED = 1e14
@@ -54,7 +55,8 @@ class Computation:
         self.configure()
         network = network.to(self.device, memory_format=memory_format(self.device))  # type: ignore[call-overload]
         if self.compiled:
-            network.compile()
+            # Where torch's own `compile` puts it, so that copies leave it out.
+            network._compiled_call_impl = compiled_if_possible(network._call_impl)
         return network
 
     def configure(self) -> None:
@@ -77,6 +79,31 @@ class Computation:
         if self.precision != "bf16":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
+
+
+def compiled_if_possible(function: Callable[..., Result]) -> Callable[..., Result]:
+    """The function under ``torch.compile``; as it is from the call on in which that fails, as one line then says.
+
+    It fails where a compiler (Triton needs one of C, too) is missing or does not work, and by faults of torch.
+    """
+    compiled, works = torch.compile(function), True
+
+    def call(*arguments: Any) -> Result:
+        nonlocal works
+        if works:
+            try:
+                return compiled(*arguments)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                found = function(*arguments)  # whose own error is no fault of compiling
+                works = False
+                reason = next(iter(str(error).splitlines()), type(error).__name__)
+                print(f"torch.compile does not work: the network is not compiled ({reason})", flush=True)
+                return found
+        return function(*arguments)
+
+    return call
 
 
 def _keep_kernels_by_processor() -> None:

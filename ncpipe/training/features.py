@@ -37,7 +37,7 @@ from ncpipe.stopwatch import work
 from ncpipe.study.spec import AugmentSpec, MeasureSpec
 from ncpipe.study.study import NetworkRun, matches_any
 from ncpipe.training.batches import open_batches
-from ncpipe.training.computation import Computation
+from ncpipe.training.computation import Computation, compiled_if_possible
 from ncpipe.training.full_batch import FullBatch
 from ncpipe.training.losses import (
     classifier_decay,
@@ -102,7 +102,7 @@ class Extractor:
         self.run, self.spec, self.measure, self.num_classes = run, run.spec, measure, dataset.num_classes
         self.network = computation.place(new_network(run.spec, dataset))
         self.layers_and_logits = (
-            torch.compile(self.network.features) if computation.compiled else self.network.features
+            compiled_if_possible(self.network.features) if computation.compiled else self.network.features
         )
         # train first: its means decide for test; the others last, since they move the running statistics
         order = ("train", "test", "full_batch", "train_mode")

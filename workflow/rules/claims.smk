@@ -12,7 +12,7 @@ DATA_PATH = list(STUDY.config.study.data_path)
 
 rule study_claims:
     input:
-        study="studies/{paper}.yaml",
+        study=f"{ROOT}/studies/{{paper}}.yaml",
     output:
         "results/claims/{paper}-{scale}.parquet",
     log:
@@ -28,7 +28,7 @@ rule study_claims:
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=1440,
     params:
-        snakefile=workflow.main_snakefile,
+        snakefile=f"{ROOT}/Snakefile",
         data_path=[f"study={json.dumps({'data_path': DATA_PATH})}"] if DATA_PATH else [],
         versions=STAGE_VERSIONS,
         # Made by the inner Snakemake, and so no output here: declared outputs are deleted before a job.

@@ -3,11 +3,6 @@
 # from two machines.
 
 
-localrules:
-    store,
-    sync,
-
-
 TRACKING = digest([STUDY.config.tracking.uri, STUDY.config.tracking.experiment])
 
 
@@ -19,6 +14,7 @@ rule store:
     benchmark:
         f"{BENCHMARKS}/store.tsv"
     priority: 100
+    localrule: True
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
@@ -43,6 +39,7 @@ rule sync:
         f"{LOGS}/sync.log",
     benchmark:
         f"{BENCHMARKS}/sync.tsv"
+    localrule: True
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -32,21 +33,38 @@ Count = Annotated[int, Field(ge=1, le=10**9)]
 PathText = Annotated[str, AfterValidator(check_path)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
+AS_YAML_READS = "; YAML reads yes, no, on and off so, too: write a number, or the word in quotes"
+
 
 class Settings(BaseModel):
-    """Base of all settings: immutable, and an unknown key is refused with the nearest known one."""
+    """Base of all settings: immutable; an unknown key is refused with the nearest known one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @model_validator(mode="before")
     @classmethod
-    def _name_the_nearest_key(cls, values: Any) -> Any:
+    def _check_keys(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
         known = cls.model_fields
-        for key in values:
+        for key, value in values.items():
             if key not in known:
                 near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
                 hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
                 raise ValueError(f"unknown key {key!r}; {hint}")
+            given = value if isinstance(value, list | tuple) else [value]
+            if any(isinstance(each, bool) for each in given) and not _takes_truth(cls, key):
+                raise ValueError(f"{key!r} cannot be true or false{AS_YAML_READS}")
         return values
+
+
+@cache
+def _takes_truth(settings: type[Settings], name: str) -> bool:
+    """Whether a setting may be true; where it is to be a number, pydantic takes true for 1."""
+    left = [settings.model_fields[name].annotation]
+    while left:
+        kind = left.pop()
+        if kind in (bool, Any) or isinstance(kind, bool):
+            return True
+        left.extend(get_args(kind))
+    return False
