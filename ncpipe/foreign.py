@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ncpipe.collapse.arguments import number_classes
 from ncpipe.data.storage import check_memory
 from ncpipe.errors import UserError
 from ncpipe.files import read_tensors
@@ -25,7 +26,7 @@ def read_arrays(path: Path) -> dict[str, Any]:
         try:
             with np.load(path, allow_pickle=False) as file:
                 check_memory(str(path), sum(info.file_size for info in file.zip.infolist()), "measure fewer samples")
-                arrays: dict[str, Any] = {name: file[name] if name in NAMES else None for name in file.files}
+                arrays: dict[str, Any] = {n: _entry(path, file, n) if n in NAMES else None for n in file.files}
         except (OSError, EOFError, ValueError, AttributeError, MemoryError, RuntimeError, *BROKEN) as error:
             raise UserError(f"cannot read {path}: {error or 'an array is larger than the memory'}") from None
     elif path.suffix == ".safetensors":
@@ -43,3 +44,13 @@ def read_arrays(path: Path) -> dict[str, Any]:
     if unread := sorted(set(arrays) - set(NAMES)):
         print(f"{path}: not read: {', '.join(unread)}; known are {', '.join(NAMES)}", file=sys.stderr)
     return {name: arrays[name] for name in NAMES if name in arrays}
+
+
+def _entry(path: Path, file: Any, name: str) -> Any:
+    try:
+        return file[name]
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise
+    remedy = number_classes(None) if name == "labels" else f"save {name}.astype(np.float64)"
+    raise UserError(f"{path}: {name} holds Python objects, which are not read: {remedy}")
