@@ -107,6 +107,7 @@ def measure(
     bias_decay: Annotated[float | None, typer.Option(help="Penalty of the bias in that split; default: the"
                                                           " ridge; 0: free, inf: fixed.")] = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="Also break down by class.")] = False,
+    present_only: Annotated[bool, typer.Option("--present-only", help="Leave classes without a sample out.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:  # fmt: skip
     """Print the collapse metrics of features stored in a file; docs/metrics.md defines them."""
@@ -116,10 +117,18 @@ def measure(
     arrays = read_arrays(file, of)
     try:
         row = measure_arrays(
-            **arrays, num_classes=num_classes, ridge=ridge, bias_decay=bias_decay, per_class=per_class
+            **arrays,
+            num_classes=num_classes,
+            ridge=ridge,
+            bias_decay=bias_decay,
+            per_class=per_class,
+            present_only=present_only,
         )
     except ValueError as error:
-        raise UserError(f"{file}: {error}") from None
+        raise UserError(f"{file}: {as_options(str(error))}") from None
+    row.undefined = {name: as_options(why) for name, why in row.undefined.items()}
+    if absent := next((why for why in row.undefined.values() if why.startswith("no sample of class")), None):
+        print(f"{file}: {absent}; --present-only measures the other classes", file=sys.stderr)
     breakdown = {name: [_finite(value) for value in values.tolist()] for name, values in row.per_class.items()}
     if as_json:
         content: dict[str, object] = {name: _finite(value) for name, value in row.items()}
@@ -133,6 +142,13 @@ def measure(
         print(f"{name:28s} {value:.6g}" + (f"  ({row.undefined[name]})" if name in row.undefined else ""))
     for name, values in breakdown.items():
         print(f"per class {name:18s} " + " ".join("-" if value is None else f"{value:.4g}" for value in values))
+
+
+def as_options(message: str) -> str:
+    """A message of ``ncpipe.measure`` in the words of the command line."""
+    for name, option in {"present_only=True": "--present-only", "num_classes": "--num-classes"}.items():
+        message = message.replace(name, option)
+    return message
 
 
 def _finite(value: float) -> float | None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ncpipe.collapse import class_means
+from ncpipe.collapse.arguments import number_classes
 from ncpipe.data.storage import check_memory
 from ncpipe.errors import UserError
 from ncpipe.files import read_tensors, tensor_names
@@ -48,7 +49,7 @@ def _read_npz(path: Path) -> dict[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as file:
             check_memory(str(path), sum(info.file_size for info in file.zip.infolist()), "measure fewer samples")
-            return {name: file[name] if name in NAMES else None for name in file.files}
+            return {name: _entry(path, file, name) if name in NAMES else None for name in file.files}
     except (OSError, EOFError, ValueError, AttributeError, MemoryError, RuntimeError, *BROKEN) as error:
         raise UserError(f"cannot read {path}: {error or 'an array is larger than the memory'}") from None
 
@@ -99,3 +100,13 @@ def _chosen(path: Path, kept: list[str], of: str | None) -> str:
     if [rank(name) for name in kept].count(rank(best)) > 1:
         raise UserError(f"{path} holds features of several layers: name one with --of, of {listed}")
     return best
+
+
+def _entry(path: Path, file: Any, name: str) -> Any:
+    try:
+        return file[name]
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise
+    remedy = number_classes(None) if name == "labels" else f"save {name}.astype(np.float64)"
+    raise UserError(f"{path}: {name} holds Python objects, which are not read: {remedy}")

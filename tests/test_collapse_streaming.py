@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 
 import ncpipe
 from ncpipe import CollapseMetrics  # before torchmetrics, which imports torchvision
-from ncpipe.collapse import Measurement
+from ncpipe.collapse import Measurement, SecondPass, streaming
 
 torchmetrics = pytest.importorskip("torchmetrics")
 
 DATA = sample([9, 4, 11, 6], 7, 1.0)
 H, Y, WEIGHT, BIAS = (torch.as_tensor(array) for array in DATA.arguments)
+WEIGHTS = [name for name in ncpipe.measure(H, Y, WEIGHT) if name.startswith(("nc2_weights", "weights"))]
 LATE = {"nc1_pinv", "ncc_accuracy", "nc4_mismatch", "accuracy"}
 BATCHES = torch.arange(30).split(8)
 
@@ -45,7 +46,11 @@ def see_twice(metric, batches=BATCHES):
 
 def assert_same(row, expected, rel=1e-12):
     assert set(row) == set(expected)
-    assert dict(row) == pytest.approx(dict(expected), rel=rel, abs=1e-14, nan_ok=True)
+    assert numbers(row) == pytest.approx(numbers(expected), rel=rel, abs=1e-14, nan_ok=True)
+
+
+def numbers(row) -> dict[str, float]:
+    return {name: float(value) for name, value in row.items()}
 
 
 def whole(**options) -> Measurement:
@@ -160,12 +165,55 @@ def test_classes_may_be_missing():
     assert row.undefined["nc1_pinv"] == "no sample of class 4, 5"
 
 
-def test_forward_adds_a_batch_and_returns_nothing():
-    metric = metric_of()
-    assert [metric(H[rows], Y[rows]) for rows in BATCHES] == [None] * 4
+def alone(rows) -> Measurement:
+    """Of a batch alone, after one pass."""
+    return see(metric_of(), [rows]).compute()
+
+
+@pytest.mark.parametrize("on_step", [False, True])
+def test_forward_adds_a_batch_and_returns_its_own_metrics(on_step):
+    metric = metric_of(dist_sync_on_step=on_step)
+    for rows in BATCHES:
+        assert_same(metric(H[rows], Y[rows]), alone(rows))
+    assert_same(metric.compute(), see(metric_of()).compute())
     metric.start_second_pass()
-    assert metric(H, Y) is None
+    for rows in BATCHES:
+        assert_same(metric(H[rows], Y[rows]), alone(rows))
     assert_same(metric.compute(), whole())
+
+
+def test_the_second_pass_is_set_up_once(monkeypatch):
+    metric, made = see(metric_of()), []
+    monkeypatch.setattr(streaming, "SecondPass", lambda *a, **k: made.append(1) or SecondPass(*a, **k))
+    metric.start_second_pass()
+    for rows in BATCHES:
+        metric(H[rows], Y[rows])
+    metric.compute()
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize("second", [False, True])
+@pytest.mark.parametrize("on_step", [False, True])
+def test_a_batch_that_forward_refuses_is_not_added(second, on_step):
+    broken = [WEIGHT]
+    metric = see(metric_of(weight=lambda: broken[0], dist_sync_on_step=on_step))
+    if second:
+        metric.start_second_pass()
+        see(metric, BATCHES[:1])
+    broken[0] = WEIGHT / 0
+    for bad in (H[:3], H[:3] * math.nan, H[:3, :2]):  # the first is refused by compute, for the weight
+        with pytest.raises(ValueError, match=r"non-finite|shape \(4, 2\)|columns"):
+            metric(bad, Y[:3])
+    broken[0] = WEIGHT
+    if not second:
+        metric.start_second_pass()
+    assert_same(see(metric, BATCHES[second:]).compute(), whole())
+
+
+def test_forward_of_no_samples_has_no_values():
+    metric = see(metric_of())
+    assert all(value.isnan() for name, value in metric(H[:0], Y[:0]).items() if name not in ("rank", *WEIGHTS))
+    assert_same(see_second(metric).compute(), whole())
 
 
 # The classifier
@@ -349,7 +397,8 @@ def test_a_collection_gives_the_metrics_of_every_classifier(groups):
     metrics = {"first": metric_of(), "other": CollapseMetrics(4, 2 * WEIGHT + 1, BIAS)}
     collection = torchmetrics.MetricCollection(metrics, compute_groups=groups)
     for rows in BATCHES:
-        assert collection(H[rows], Y[rows]) == {"first": None, "other": None}
+        found = collection(H[rows], Y[rows])
+        assert_same({n: found[f"first_{n}"] for n in alone(rows)}, alone(rows))
     for metric in collection.values():
         metric.start_second_pass()
     for rows in BATCHES:
@@ -474,8 +523,12 @@ def test_a_batch_of_another_width_raises(second):
         (H.long(), Y, "features must be floating point"),
         (H[0], Y, "features must have shape"),
         (H.log(), Y, "features has .* non-finite values, the first at index"),
-        (H.to("meta"), Y, r"features are on meta, the metric on cpu: metric.to\(meta\)"),
-        (H, Y.to("meta"), "labels is on meta, features on cpu"),
+        (
+            H.to("meta"),
+            Y,
+            r"features are on meta, the metric on cpu: metric.to\(meta\) would not help, a meta tensor",
+        ),
+        (H, Y.to("meta"), "labels is on meta, features on cpu: a meta tensor has no values"),
     ],
 )
 def test_a_bad_batch_is_named_and_not_added(features, labels, message):
@@ -531,7 +584,11 @@ def measured_rank(rank: int, case: str, folder: str) -> None:
     metric = see(metric_of(train_means=WEIGHT, per_class=True), batches)
     metric.start_second_pass()
     row = see(metric, batches).compute()
-    found = {"row": row, "samples": row.per_class["samples"].tolist(), "own": metric.moments[:, 0].sum().item()}
+    found = {
+        "row": numbers(row),
+        "samples": row.per_class["samples"].tolist(),
+        "own": metric.moments[:, 0].sum().item(),
+    }
     Path(folder, f"{rank}.json").write_text(json.dumps(found))
     torch.distributed.destroy_process_group()
 
@@ -549,3 +606,249 @@ def test_processes_agree_on_the_whole(case, tmp_path):
         assert_same(found["row"], whole(train_means=WEIGHT))
         assert found["samples"] == [9, 4, 11, 6]
         assert found["own"] == len(share)
+
+
+# What compute reads is what it depends on
+
+
+def changed(change):
+    """The metric after ``compute``, with a classifier and train means that are then changed, and what is right."""
+    parts = [WEIGHT.clone(), BIAS.clone(), WEIGHT + 0.3]
+    metric = see(CollapseMetrics(4, *parts[:2], train_means=parts[2]))
+    metric.compute()
+    change(*parts)
+    return metric, see(CollapseMetrics(4, *parts[:2], train_means=parts[2])).compute()
+
+
+@pytest.mark.parametrize("part", range(3), ids=["weight", "bias", "train means"])
+def test_compute_sees_what_the_classifier_is_now(part):
+    metric, right = changed(lambda *parts: parts[part].mul_(3))
+    again = metric.compute()
+    assert_same(again, right)
+    assert metric.compute() is again
+
+
+@pytest.mark.parametrize("kind", ["parameter", "array", "function", "data", "replaced"])
+def test_any_kind_of_weight_is_read_again(kind):
+    weight = torch.nn.Parameter(WEIGHT.clone())
+    array, held = WEIGHT.numpy().copy(), [WEIGHT]
+    given = {"array": array, "function": lambda: weight * 1, "replaced": lambda: held[0]}.get(kind, weight)
+    metric = see(CollapseMetrics(4, given))
+    first = metric.compute()
+    assert metric.compute() is first
+    with torch.no_grad():
+        weight.mul_(3)
+    weight.data = weight.data + 0
+    array *= 3
+    held[0] = 3 * WEIGHT
+    assert_same(metric.compute(), see(CollapseMetrics(4, 3 * WEIGHT)).compute())
+
+
+def test_a_weight_that_has_diverged_is_not_hidden_by_what_it_was():
+    weight = WEIGHT.clone()
+    metric = see(CollapseMetrics(4, weight))
+    metric.compute()
+    weight.fill_(math.nan)
+    with pytest.raises(ValueError, match="weight has 28 non-finite values"):
+        metric.compute()
+
+
+@pytest.mark.parametrize("option", ["per_class", "present_only"])
+def test_an_option_that_is_changed_is_seen(option):
+    labels = Y.clamp(max=2)
+    metric = CollapseMetrics(4)
+    metric.update(H, labels)
+    metric.compute()
+    setattr(metric, option, True)
+    row = metric.compute()
+    assert row.per_class if option == "per_class" else not row["cdnv"].isnan()
+
+
+def test_a_merged_or_loaded_state_is_seen():
+    first, second = halves()
+    first.compute()
+    first.merge_state(second)
+    assert_same(first.compute(), see(metric_of()).compute())
+    second.persistent(True)
+    first.compute()
+    first.load_state_dict(second.state_dict())
+    assert_same(first.compute(), second.compute())
+
+
+def test_without_a_cache_nothing_is_kept():
+    metric = see(metric_of(compute_with_cache=False))
+    assert metric.compute() is not metric.compute()
+
+
+def test_a_subclass_may_return_what_it_wants():
+    class One(CollapseMetrics):
+        def compute(self):
+            return super().compute()["unc3"]
+
+    weight = WEIGHT.clone()
+    metric = see(One(4, weight))
+    assert metric.compute() == pytest.approx(whole()["unc3"])
+    weight.mul_(3)
+    assert metric.compute() == pytest.approx(3**2 * whole()["unc3"])
+
+
+# Second passes that are merged, saved, loaded and made again
+
+
+def workers(count: int = 2):
+    first = see(metric_of(train_means=WEIGHT))
+    first.start_second_pass()
+    return [pickled(first) for _ in range(count)]
+
+
+def test_second_passes_over_parts_merge():
+    one, two, three = workers(3)
+    see(one, BATCHES[:1])
+    see(two, BATCHES[1:3])
+    see(three, BATCHES[3:])
+    two.merge_state(three.metric_state)
+    one.merge_state(two)
+    assert_same(one.compute(), whole(train_means=WEIGHT))
+    other = see(metric_of(train_means=WEIGHT), BATCHES[::-1])  # the same means but for rounding
+    other.start_second_pass()
+    one, two, _ = workers(3)
+    see(one, BATCHES[:1])
+    see(other, BATCHES[1:])
+    one.merge_state(other)
+    assert_same(one.compute(), whole(train_means=WEIGHT))
+
+
+def test_a_fresh_metric_takes_over_a_second_pass():
+    (one,) = workers(1)
+    see(one)
+    for pair in ((metric_of(train_means=WEIGHT), one), (pickled(one), metric_of(train_means=WEIGHT))):
+        pair[0].merge_state(pair[1])
+        assert_same(pair[0].compute(), whole(train_means=WEIGHT))
+
+
+def test_a_first_pass_does_not_merge_with_a_second():
+    for order in (1, -1):
+        pair = [*workers(1), see(metric_of(train_means=WEIGHT))][::order]
+        before = [{name: value.clone() for name, value in metric.metric_state.items()} for metric in pair]
+        with pytest.raises(ValueError, match="second passes about different class means do not merge"):
+            pair[0].merge_state(pair[1])
+        for metric, states in zip(pair, before):
+            assert all(torch.equal(v.nan_to_num(), metric.metric_state[n].nan_to_num()) for n, v in states.items())
+
+
+def test_second_passes_of_different_classifiers_do_not_merge():
+    one, two = see(metric_of()), see(metric_of(weight=WEIGHT + 1))
+    one.start_second_pass()
+    two.start_second_pass()
+    with pytest.raises(ValueError, match="do not merge"):
+        one.merge_state(two)
+
+
+def test_other_widths_do_not_merge():
+    narrow = CollapseMetrics(4)
+    narrow.update(H[:, :5], Y)
+    with pytest.raises(ValueError, match="features of 5 and 7 columns do not merge"):
+        see(CollapseMetrics(4)).merge_state(narrow)
+
+
+def saved(metric):
+    metric.persistent(True)
+    return metric.state_dict()
+
+
+@pytest.mark.parametrize("part", range(5))
+def test_a_saved_state_goes_on_where_it_was(part):
+    """In the first pass, after it, in the second, after it; at any precision."""
+    metric = see(metric_of(train_means=WEIGHT), BATCHES[: 2 if part == 0 else 4])
+    if part >= 2:
+        metric.start_second_pass()
+        see(metric, BATCHES[: 2 if part == 2 else 4])
+    state = saved(metric)
+    loaded = metric_of(weight=None if part == 4 else WEIGHT, bias=None if part == 4 else BIAS, train_means=WEIGHT)
+    see_twice(loaded, BATCHES[1:3])  # what it had seen is gone
+    loaded.load_state_dict(state)
+    if part == 0:
+        see(loaded, BATCHES[2:])
+    if part < 2:
+        loaded.start_second_pass()
+        see(loaded)
+    if part == 2:
+        see(loaded, BATCHES[2:])
+    assert_same(loaded.compute(), whole(train_means=WEIGHT))
+
+
+def test_a_loaded_state_is_a_copy():
+    metric = see(metric_of())
+    metric.start_second_pass()
+    state = saved(see(metric, BATCHES[:2]))
+    for _ in range(2):
+        loaded = metric_of()
+        loaded.load_state_dict(state)
+        assert_same(see(loaded, BATCHES[2:]).compute(), whole())
+
+
+def test_metrics_that_load_one_state_share_no_group():
+    state = saved(see(metric_of()))
+    metrics = {"first": metric_of(), "other": CollapseMetrics(4, 2 * WEIGHT + 1, BIAS)}
+    for metric in metrics.values():
+        metric.load_state_dict(state)
+    collection = torchmetrics.MetricCollection(metrics)
+    collection.update(H, Y)
+    assert len(collection.compute_groups) == 2
+
+
+def test_a_state_of_other_classes_is_not_loaded():
+    with pytest.raises(ValueError, match="saved by a metric of 4 classes, not 5"):
+        CollapseMetrics(5).load_state_dict(saved(see(metric_of())))
+
+
+def test_a_state_that_was_saved_before_there_were_second_passes_in_it_starts_one():
+    metric = see(metric_of())
+    metric.start_second_pass()
+    state = saved(see(metric))
+    del state["about"], state["precision"]
+    loaded = metric_of()
+    loaded.load_state_dict(state)
+    assert loaded.compute().undefined.keys() == LATE
+    assert_same(see_second(loaded).compute(), whole())
+
+
+def test_a_whole_second_pass_may_be_followed_by_another_of_a_trained_classifier():
+    weight = WEIGHT.clone()
+    metric = see_twice(CollapseMetrics(4, weight))
+    weight.mul_(-1).add_(0.2)
+    assert_same(metric.compute(), ncpipe.measure(H, Y, WEIGHT))  # of which the decisions are
+    metric.start_second_pass()
+    assert_same(see(metric).compute(), ncpipe.measure(H, Y, weight))
+
+
+def test_half_precision_is_remembered_by_copies_that_are_merged_and_loaded():
+    features = (3 + torch.eye(4, 7)[Y]).half()
+    first = CollapseMetrics(4)
+    first.update(features, Y)
+    loaded = CollapseMetrics(4)
+    loaded.load_state_dict(saved(first))
+    loaded.start_second_pass()
+    assert loaded.precision.item() == torch.finfo(torch.half).eps
+    loaded.update(features * (1 + 1e-3), Y)  # rounded otherwise, in half precision
+    assert loaded.compute()["nc1_pinv"] < 1e-4
+
+
+# Classes that are not there
+
+
+def test_classes_present_are_measured_alone():
+    ids = torch.tensor([3, 7, 8, 9])[Y]
+    weight, bias, means = torch.randn(10, 7).double(), torch.randn(10).double(), torch.randn(10, 7).double()
+    metric = CollapseMetrics(10, weight, bias, train_means=means, present_only=True, per_class=True)
+    metric.update(H, ids)
+    once = metric.compute()
+    assert once.undefined.keys() == {*LATE, "nc1_pinv_train_means"}
+    metric.start_second_pass()
+    metric.update(H, ids)
+    row = metric.compute()
+    assert row.undefined == {}
+    options = {"train_means": means, "present_only": True, "per_class": True}
+    same = ncpipe.measure(H, ids, weight, bias, **options)
+    assert_same(row, same)
+    np.testing.assert_allclose(row.per_class["variance"], same.per_class["variance"])

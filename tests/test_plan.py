@@ -134,6 +134,15 @@ def test_costs_are_measured_once(study, monkeypatch):
     assert costs_of(study) == costs
 
 
+def test_what_did_not_fit_is_timed_once_there_is_memory(study):
+    run = next(iter(study.networks.values()))
+    shape = nominal_shape(run.spec.dataset)
+    short = Calibration(CPU, 1.0)
+    assert short.costs(run.spec, shape).seconds_per_image is None
+    assert short.known(run.spec, shape) is not None
+    assert Calibration(CPU, 1e12).costs(run.spec, shape).seconds_per_image > 0
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"a": {"weights": "many"}}', "\x00"])
 def test_a_damaged_cache_is_made_anew(study, content):
     write_text(calibration.cache_path(), content)

@@ -10,17 +10,18 @@ from torch import Tensor
 from ncpipe.collapse.arguments import (
     Array,
     as_classifier,
-    as_count,
     as_features,
     as_labels,
     as_parameter,
+    num_classes_of,
+    number_classes,
     on_device_of,
     require_finite,
 )
 from ncpipe.collapse.frames import ood_orthogonality
 from ncpipe.collapse.least_squares import SPLIT, check_penalties, least_squares_split
 from ncpipe.collapse.measurement import Measurement
-from ncpipe.collapse.metrics import collapse_metrics, missing_means
+from ncpipe.collapse.metrics import classes_present, collapse_metrics, missing_means
 from ncpipe.collapse.moments import class_means
 from ncpipe.collapse.statistics import SecondPass
 
@@ -34,6 +35,7 @@ def measure(
     num_classes: int | None = None,
     train_means: Array | None = None,
     per_class: bool = False,
+    present_only: bool = False,
     ridge: float | None = None,
     bias_decay: float | None = None,
     ood_features: Array | None = None,
@@ -45,11 +47,15 @@ def measure(
         labels: (N,) integers in [0, K).
         weight: classifier W (K, d) that reads the features; adds NC2 of the weights, NC3 and NC4.
         bias: classifier bias b (K,).
-        num_classes: K; one more than the largest label where it is not given.
+        num_classes: K; where it is not given the rows of ``weight`` or ``train_means``, else one more than the
+            largest label.
         train_means: (K, d) class means of the training split when ``features`` are another's: nearest-class-mean
             decisions use them, and NC1 about them is added, named ``.._train_means``. Default: the class means
             of ``features``.
         per_class: also break down by class and by pair of classes, see ``Measurement.per_class``, ``.per_pair``.
+        present_only: leave the classes without a sample out of all that is measured of means and weights, and of
+            K, as if they did not exist; else a class without a sample leaves these undefined. Decisions are among all
+            rows of the weight either way.
         ridge: penalty lambda of ``lambda/2 |W|^2``; adds Han's split of the squared error, ``loss_nc1``,
             ``loss_nc23``, ``loss_perp``. See ``least_squares_split``; forms a d x d matrix.
         bias_decay: the bias' penalty in that split; default: ``ridge``.
@@ -73,8 +79,8 @@ def measure(
         'all class means are zero'
     """
     h = as_features("features", features)
-    known = None if num_classes is None else as_count(num_classes)
-    y = as_labels(labels, h, known)
+    known, told_by = num_classes_of(num_classes, h, ("weight", weight), ("train_means", train_means))
+    y = as_labels(labels, h, known, told_by)
     count = int(y.max()) + 1 if known is None else known
     w, b = as_classifier(weight, bias, count, h)
     t = None if train_means is None else as_parameter("train_means", train_means, (count, h.shape[1]), h)
@@ -93,14 +99,18 @@ def measure(
         require_finite("features", h)
     second = SecondPass(counts, means, weight=w, bias=b, train_means=t, products=ridge is not None)
     stats = second(h, y)
-    row = collapse_metrics(stats, w, b, train_means=t, per_class=per_class)
+    row = collapse_metrics(stats, w, b, train_means=t, per_class=per_class, present_only=present_only)
+    if present_only:
+        stats, w, b = classes_present(stats, w, b)
     reason = missing_means(stats.counts, stats.means)
     if ridge is not None and w is not None:
         split = partial(least_squares_split, stats, w, b, ridge=ridge, bias_decay=bias_decay)
         row.fill(SPLIT, reason, lambda: split().values(), "")
     if outside is not None:
-        values = {"nc5_ood": ood_orthogonality(means, outside)}
+        values = {"nc5_ood": ood_orthogonality(stats.means, outside)}
         row.fill(("nc5_ood",), reason, lambda: values, "a class mean or the mean of ood_features is zero")
+    if known is None and not counts.all():
+        row.advise(reason, f"{number_classes(labels)}, or pass present_only=True")
     return row
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 Array = np.ndarray
 
@@ -32,3 +35,52 @@ class Measurement(dict[str, float]):
         assert set(values) == set(names), set(values) ^ set(names)
         self.update(values)
         self.undefined |= {name: reason or otherwise for name, value in values.items() if math.isnan(value)}
+
+    def spread(self, there: Array) -> None:
+        """Breakdowns of the classes that are ``there``, (K,), to all K: without samples the others have NaN."""
+        for values in (self.per_class, self.per_pair):
+            for name, found in values.items():
+                wide = np.zeros(there.shape * found.ndim, found.dtype)
+                wide[...] = 0 if name == "samples" else math.nan
+                wide[np.ix_(*[there] * found.ndim)] = found
+                values[name] = wide
+
+    def advise(self, reason: str | None, remedy: str) -> None:
+        """Say what to do about a reason."""
+        for name, why in self.undefined.items():
+            if why == reason:
+                self.undefined[name] = f"{why}: {remedy}"
+
+
+class TensorMeasurement(Measurement):
+    """A measurement whose values are 0-dim float64 tensors, as torchmetrics has them.
+
+    Torch's functions act on it name by name, as ``BootStrapper`` of torchmetrics needs: ``torch.stack([row, row])``
+    has the names of a row, and 1-dim values.
+    """
+
+    def __init__(self, values: Mapping[str, Any], device: torch.device | None = None) -> None:
+        super().__init__(values)
+        if isinstance(values, Measurement):
+            numbers = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
+            self.update(zip(values, numbers.unbind()))  # type: ignore[arg-type]
+            vars(self).update(vars(values))
+
+    def __getitem__(self, name: str) -> Tensor:  # type: ignore[override]
+        return super().__getitem__(name)  # type: ignore[return-value]
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> TensorMeasurement:
+        def of(name: str, value: Any) -> Any:
+            if isinstance(value, list | tuple):
+                return [of(name, part) for part in value]
+            return value[name] if isinstance(value, cls) else value
+
+        first = args[0][0] if isinstance(args[0], list | tuple) else args[0]
+        return cls({name: function(*of(name, args), **(kwargs or {})) for name in first})
+
+    def mean(self, *args: Any, **kwargs: Any) -> TensorMeasurement:
+        return torch.mean(self, *args, **kwargs)  # type: ignore[call-overload]
+
+    def std(self, *args: Any, **kwargs: Any) -> TensorMeasurement:
+        return torch.std(self, *args, **kwargs)  # type: ignore[call-overload]

@@ -8,10 +8,12 @@ docs/metrics.md has the value of every metric at a simplex ETF and at an orthogo
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from ncpipe.collapse.arguments import of_shape
 from ncpipe.collapse.frames import (
     NAN,
     RowSpace,
@@ -54,20 +56,27 @@ def variability_metrics(stats: LayerStatistics) -> dict[str, float]:
     """NC1: ``nc1_pinv`` = Tr(Sigma_W Sigma_B^+)/K (Papyan), ``nc1_trace_ratio`` = Tr Sigma_W / Tr Sigma_B
     (Tirer, Huang & Niles-Weed), ``within_share`` = Tr Sigma_W / (Tr Sigma_W + Tr Sigma_B) (Rangamani), ``cdnv`` =
     mean over c != c' of (v_c + v_c') / (2 |mu_c - mu_c'|^2) (Galanti). All are 0 at collapse."""
-    return _variability(stats.counts, stats.means, stats.scatter, stats.whitened_scatter)
+    return _variability(stats.counts, stats.means, stats.scatter, stats.whitened_scatter, stats.means)
 
 
-def train_variability_metrics(stats: LayerStatistics, train_means: Tensor) -> dict[str, float]:
+def train_variability_metrics(
+    stats: LayerStatistics, train_means: Tensor, own_means: Tensor | None = None
+) -> dict[str, float]:
     """NC1 of other samples about the *train* class means (K, d), Sigma_B of the train means: names as above with
-    ``_train_means``. 0 where the samples sit at the train means, not merely at means of their own."""
-    moved = stats.counts * (stats.means - train_means).square().sum(dim=1)
-    values = _variability(stats.counts, train_means, stats.scatter + moved, stats.train_whitened_scatter)
+    ``_train_means``. 0 where the samples sit at the train means, not merely at means of their own. ``own_means``:
+    those of the classes that the statistics are of, where they are not of all."""
+    own_means = train_means if own_means is None else own_means
+    moved = stats.counts * (stats.means - own_means).square().sum(dim=1)
+    scatter, whitened = stats.scatter + moved, stats.train_whitened_scatter
+    values = _variability(stats.counts, own_means, scatter, whitened, train_means)
     return {f"{name}_train_means": value for name, value in values.items()}
 
 
-def _variability(counts: Tensor, means: Tensor, scatter: Tensor, whitened: Tensor | None) -> dict[str, float]:
+def _variability(
+    counts: Tensor, means: Tensor, scatter: Tensor, whitened: Tensor | None, all_means: Tensor
+) -> dict[str, float]:
     total = int(counts.sum())
-    within, between = float(scatter.sum()) / total, float(centred_means(means).square().sum()) / len(means)
+    within, between = float(scatter.sum()) / total, float(centred_means(all_means).square().sum()) / len(all_means)
     return {
         # Sigma_B^+ = K U S^-2 U^T: the K cancels the one of the definition.
         "nc1_pinv": NAN if whitened is None else float(whitened.sum()) / total,
@@ -165,6 +174,7 @@ def collapse_metrics(
     next_weight: Tensor | None = None,
     train_means: Tensor | None = None,
     per_class: bool = False,
+    present_only: bool = False,
 ) -> Measurement:
     """All metrics of one layer and split, by the names of docs/metrics.md.
 
@@ -178,15 +188,20 @@ def collapse_metrics(
         train_means: class means (K, d) of the training split where the statistics are of another; adds NC1
             about them.
         per_class: also break down by class and by pair of classes.
+        present_only: leave classes without a sample out, as in ``measure``.
 
     Raises:
-        ValueError: both weights are given, or ``next_weight`` does not read the layer.
+        ValueError: both weights are given, ``next_weight`` does not read the layer, or an array is not one of K
+            classes.
     """
     if weight is not None and next_weight is not None:
         raise ValueError("weight and next_weight are given: a layer is read by one of them")
-    stats = stats.cpu()
-    weight = None if weight is None else weight.detach().cpu().double()
-    bias = None if bias is None else bias.detach().cpu().double()
+    whole = stats = stats.cpu()
+    weight = _as_given("weight", weight, stats.means.shape)
+    bias = _as_given("bias", bias, stats.counts.shape)
+    train_means = _as_given("train_means", train_means, stats.means.shape)
+    if present_only:
+        stats, weight, bias = classes_present(stats, weight, bias)
     row = Measurement()
     no_means = missing_means(stats.counts, stats.means)
     sizes = torch.empty(0) if no_means else _singular_values(stats)
@@ -197,7 +212,8 @@ def collapse_metrics(
 
     row.fill(VARIABILITY, no_scatter, lambda: variability_metrics(stats), _no_variability(stats.whitened_scatter))
     if train_means is not None:
-        _add_train_variability(row, stats, train_means.detach().cpu().double(), no_means)
+        own_means = classes_present(whole, train_means)[1] if present_only else train_means
+        _add_train_variability(row, stats, train_means, own_means, no_means)
     row.fill(CENTRED, no_frame, lambda: centred_metrics(stats.means, sizes), _no_directions(stats.means))
     row.fill(UNCENTRED, no_gram, lambda: uncentred_metrics(stats.means), "")
     if weight is not None:
@@ -210,7 +226,24 @@ def collapse_metrics(
     row.singular_values = sizes.numpy()
     if per_class:
         _add_breakdown(row, stats, weight)
+    if per_class and present_only:
+        row.spread(whole.counts.numpy() > 0)
     return row
+
+
+def classes_present(
+    stats: LayerStatistics, weight: Tensor | None = None, bias: Tensor | None = None
+) -> tuple[LayerStatistics, Tensor | None, Tensor | None]:
+    """All three without the classes that have no sample."""
+    there = stats.counts > 0
+    if there.all() or not there.any():
+        return stats, weight, bias
+    weight, bias = (None if part is None else part[there] for part in (weight, bias))
+    return stats.of_classes(there), weight, bias
+
+
+def _as_given(name: str, value: Tensor | None, shape: Sequence[int]) -> Tensor | None:
+    return None if value is None else of_shape(name, value, tuple(shape)).cpu().double()
 
 
 def _singular_values(stats: LayerStatistics) -> Tensor:
@@ -218,7 +251,9 @@ def _singular_values(stats: LayerStatistics) -> Tensor:
     return class_mean_basis(stats.means).singular_values if known is None else known
 
 
-def _add_train_variability(row: Measurement, stats: LayerStatistics, train_means: Tensor, reason: str | None) -> None:
+def _add_train_variability(
+    row: Measurement, stats: LayerStatistics, train_means: Tensor, own_means: Tensor | None, reason: str | None
+) -> None:
     if reason is None and not torch.isfinite(train_means).all():
         reason = "a train class mean is missing"
     if reason is None:
@@ -226,7 +261,7 @@ def _add_train_variability(row: Measurement, stats: LayerStatistics, train_means
         reason = why and f"train means: {why}"
     names = [f"{name}_train_means" for name in VARIABILITY]
     otherwise = _no_variability(stats.train_whitened_scatter)
-    row.fill(names, reason, lambda: train_variability_metrics(stats, train_means), otherwise)
+    row.fill(names, reason, lambda: train_variability_metrics(stats, train_means, own_means), otherwise)
 
 
 def _add_weight(

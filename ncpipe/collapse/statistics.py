@@ -101,6 +101,12 @@ class LayerStatistics:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
+    def of_classes(self, mask: Tensor) -> LayerStatistics:
+        """Statistics of some of the classes alone, (K,) bool; the within-class products stay those of all."""
+        parts = self.tensors()
+        by_class = parts.keys() - {"singular_values", "within_products"}
+        return LayerStatistics(**{n: parts[n][mask] for n in by_class}, within_products=self.within_products)
+
     def cpu(self) -> LayerStatistics:
         return LayerStatistics(**{name: value.cpu() for name, value in self.tensors().items()})
 
@@ -166,7 +172,7 @@ class SecondPass:
         self.has_head, self.has_train = weight is not None, train_means is not None
         known = means.nan_to_num()
         reference = known if train_means is None else train_means.to(means).nan_to_num()
-        basis = class_mean_basis(known)
+        basis = class_mean_basis(known[counts > 0])
         span = basis if train_means is None else class_mean_basis(reference)
         self.singular_values = basis.singular_values
         blocks = [basis.whitening, *([span.whitening] if self.has_train else [])]

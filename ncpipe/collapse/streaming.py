@@ -1,19 +1,20 @@
 """``ncpipe.CollapseMetrics``: the collapse metrics of batches, as a torchmetrics ``Metric``."""
 
-from __future__ import annotations
-
 import copy
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
+from torchmetrics.wrappers import ClasswiseWrapper
 
 from ncpipe.collapse.arguments import (
+    NO_VALUES,
     Array,
     as_classifier,
     as_count,
@@ -23,7 +24,7 @@ from ncpipe.collapse.arguments import (
     as_tensor,
     require_finite,
 )
-from ncpipe.collapse.measurement import Measurement
+from ncpipe.collapse.measurement import TensorMeasurement
 from ncpipe.collapse.metrics import collapse_metrics
 from ncpipe.collapse.moments import ClassMoments, class_moments
 from ncpipe.collapse.statistics import LayerStatistics, SecondPass
@@ -34,6 +35,14 @@ SUMS = (
 )
 """What the second pass adds up per class, after the number of samples."""
 
+EMPTY = (0, 2)
+"""Columns of states before anything is seen."""
+NOTHING_SEEN = "no features have been seen: call update first"
+OTHER_MEANS = (
+    "second passes about different class means do not merge: merge before they start, or start them from copies of"
+    " one metric"
+)
+
 Head = tuple[Tensor | None, Tensor | None, Tensor | None]
 """Weight, bias and train means."""
 Reference = Array | Callable[[], Array] | None
@@ -41,14 +50,16 @@ References = tuple[Reference, Reference, Reference]
 
 
 class CollapseMetrics(Metric):
-    """Neural-collapse metrics of features that come in batches; the same numbers as ``ncpipe.measure``.
+    """Neural-collapse metrics of features that come in batches; the same numbers as ``ncpipe.measure``, as 0-dim
+    float64 tensors on the metric's device.
 
     One pass gives all metrics of means, weights and total variability, in memory O(K d) and with no d x d matrix.
     What needs the final class means takes a second pass over the same batches: ``nc1_pinv``, ``ncc_accuracy``,
     ``nc4_mismatch`` and ``accuracy``. Until then they are NaN, and ``compute().undefined`` says so.
 
     Under ``torch.distributed`` the states of all ranks are merged in ``start_second_pass`` and ``compute``, which
-    every rank must call. Metrics of a single batch mean little, so that ``forward`` returns None.
+    every rank must call. A call of the metric adds a batch and returns the metrics of that batch alone, after one
+    pass; ``update`` is cheaper. ``metric["cdnv"]`` is a torchmetrics ``Metric`` of that one value.
 
     Args:
         num_classes: K.
@@ -58,11 +69,13 @@ class CollapseMetrics(Metric):
         bias: its bias b (K,).
         train_means: (K, d) class means of the training split when the features are another's, as in ``measure``.
         per_class: also break down by class and by pair of classes.
+        present_only: leave classes without a sample out, as in ``measure``.
         kwargs: of ``torchmetrics.Metric``.
 
     Raises:
         ValueError: by ``update``, what ``measure`` raises; by ``compute``, when nothing has been seen, or the
-            second pass has seen other samples than the first.
+            second pass has seen other samples than the first; by ``merge_state``, when other classes or widths
+            were measured, or only one is in its second pass, or both are about different class means.
 
     Example:
         >>> import torch
@@ -81,11 +94,17 @@ class CollapseMetrics(Metric):
     higher_is_better = None
     full_state_update = False
 
-    token: Tensor
+    # Whatever a measurement rests on is a state: torchmetrics copies, merges, saves and restores these alone.
+    about: Tensor
+    """(K, 3 + 3d) float64 of the second pass: moments of the first, then weight, bias and train means as they were
+    read, NaN without; (K, 0) before."""
     moments: Tensor
     """(K, 2 + d) float64: number of samples, scatter and mean of every class; (K, 2) before the first batch."""
     sums: Tensor
     """(K, 7) float64 of the second pass: number of samples and ``SUMS`` of every class."""
+    precision: Tensor
+    """(1,): the machine epsilon of the coarsest features."""
+    token: Tensor
 
     def __init__(
         self,
@@ -95,6 +114,7 @@ class CollapseMetrics(Metric):
         *,
         train_means: Reference = None,
         per_class: bool = False,
+        present_only: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**{"dist_sync_fn": _gather_padded} | kwargs)
@@ -103,83 +123,139 @@ class CollapseMetrics(Metric):
             raise ValueError("bias is given without weight: pass the classifier's weight too")
         for name, value in (("weight", weight), ("bias", bias), ("train_means", train_means)):
             _check_reference(name, value, num_classes)
-        self.num_classes, self.per_class = num_classes, per_class
+        self.num_classes, self.per_class, self.present_only = num_classes, per_class, present_only
         # In a tuple, or torch.nn.Module would take a parameter for one of its own.
         self._references: References = (weight, bias, train_means)
-        self._precision = 0.0
-        self._second: SecondPass | None = None
-        self._head: Head = (None, None, None)
-        self.add_state("moments", torch.zeros(num_classes, 2, dtype=torch.float64), dist_reduce_fx=_merge)
-        sums = torch.zeros(num_classes, 1 + len(SUMS), dtype=torch.float64)
-        self.add_state("sums", sums, dist_reduce_fx="sum")
+        self._second: tuple[Tensor, SecondPass] | None = None
+        self._rests_on: tuple[tuple[Tensor, ...], dict[str, bool], Head] | None = None
+        columns = {"about": 0, "moments": 2, "sums": 1 + len(SUMS)}
+        zeros = {name: torch.zeros(num_classes, width, dtype=torch.float64) for name, width in columns.items()}
+        self.add_state("about", zeros["about"], dist_reduce_fx=_agreed)  # first: it may refuse to be merged
+        self.add_state("moments", zeros["moments"], dist_reduce_fx=_merge)
+        self.add_state("sums", zeros["sums"], dist_reduce_fx="sum")
+        self.add_state("precision", torch.zeros(1, dtype=torch.float64), dist_reduce_fx="max")
         # torchmetrics.MetricCollection lets metrics of equal states share one update, but weights may differ.
-        self.add_state("token", _token(), dist_reduce_fx="max")
+        self.add_state("token", _token().to(self.moments.device), dist_reduce_fx="max")
 
     def update(self, features: Tensor, labels: Tensor) -> None:
         """Add a batch: features (n, d) and labels (n,)."""
         if isinstance(features, Tensor) and features.ndim == 2 and len(features) == 0:
+            self._check_width(features)
+            self.moments, _ = _padded([self.moments, self.moments.new_empty(0, 2 + features.shape[1])])
             return
         h = as_features("features", features)
         if h.device != self.moments.device:
-            raise ValueError(
-                f"features are on {h.device}, the metric on {self.moments.device}: metric.to({h.device})"
-            )
-        y = as_labels(labels, h, self.num_classes)
-        if self.moments.shape[1] not in (2, 2 + h.shape[1]):
-            raise ValueError(f"features must have {self.moments.shape[1] - 2} columns as before, got {h.shape[1]}")
-        self._precision = max(self._precision, torch.finfo(h.dtype).eps)
-        if self._second is not None:
-            seen = self._second(h, y)
+            raise ValueError(f"features are on {h.device}, the metric on {self.moments.device}: {self._remedy(h)}")
+        y = as_labels(labels, h, self.num_classes, batch=True)
+        self._check_width(h)
+        if self._in_second_pass:
+            seen = self._second_pass()(h, y)
             if not torch.isfinite(seen.scatter).all():
                 require_finite("features", h)
-            self.sums += _packed_sums(seen)
-            return
-        present, own = y.unique(return_inverse=True)  # of many classes, a batch has few
-        batch = class_moments(h, own, len(present))
-        if not torch.isfinite(batch.scatter).all():
-            require_finite("features", h)
-        self.moments, added = _padded([self.moments, _packed(batch)])
-        self.moments[present] = _merge(torch.stack([self.moments[present], added]))
+            self.sums = self.sums + _packed_sums(seen)
+        else:
+            present, own = y.unique(return_inverse=True)  # of many classes, a batch has few
+            batch = class_moments(h, own, len(present))
+            if not torch.isfinite(batch.scatter).all():
+                require_finite("features", h)
+            self.moments, added = _padded([self.moments, _packed(batch)])
+            self.moments[present] = _merge(torch.stack([self.moments[present], added]))
+        self.precision = self.precision.clamp(min=torch.finfo(h.dtype).eps)
 
     def start_second_pass(self) -> None:
         """Fix the class means of all that has been seen, on all ranks; the updates that follow are about these.
 
+        After a whole second pass another one begins, about the same means and with the classifier as it is now.
+
         Raises:
-            ValueError: nothing has been seen, or the second pass has begun.
+            ValueError: nothing has been seen, or the second pass has begun and is unfinished.
         """
-        if self._second is not None:
-            raise ValueError("the second pass has begun: reset() starts anew")
-        with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync):
-            seen = self._seen()
-        self._computed = None
-        self._head = weight, bias, train_means = self._read(seen.means)
-        self._second = SecondPass(seen.counts, seen.means, weight=weight, bias=bias, train_means=train_means)
+        with self._over_ranks():
+            first = self._seen()
+            if self._in_second_pass and not torch.equal(self.sums[:, 0], first.counts.double()):
+                raise ValueError("the second pass has begun: reset() starts anew")
+        if not first.counts.any():
+            raise ValueError(NOTHING_SEEN)
+        self.about = torch.cat([_packed(first), *_packed_head(self._read(first.means), first.means)], dim=1)
+        self.sums = torch.zeros_like(self.sums)
 
-    def compute(self) -> Measurement:
+    def compute(self) -> TensorMeasurement:
         """The metrics of all that has been seen."""
-        stats = self.statistics()
-        weight, bias, train_means = self._read(stats.means) if self._second is None else self._head
-        self._measured = collapse_metrics(stats, weight, bias, train_means=train_means, per_class=self.per_class)
-        return self._measured
+        stats, head = self.statistics(), self._head()
+        weight, bias, train_means = head
+        options = {"per_class": self.per_class, "present_only": self.present_only}
+        self._rests_on = (self._states(), options, _cloned(head))
+        row = collapse_metrics(stats, weight, bias, next_weight=None, train_means=train_means, **options)
+        return TensorMeasurement(row, self.moments.device)
 
-    def _wrap_compute(self, compute: Callable[[], Measurement]) -> Callable[[], Measurement]:
-        """What torchmetrics does around ``compute``, but it copies a dict without its attributes."""
-        wrapped = super()._wrap_compute(compute)
+    def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
+        """What torchmetrics does around ``compute``, which would return a value that the classifier has left behind,
+        and a dict without its attributes."""
 
         @functools.wraps(compute)
-        def measured() -> Measurement:
-            wrapped()
-            return self._measured
+        def computed(*args: Any, **kwargs: Any) -> Any:
+            if self._computed is None or not self._holds():
+                with self._over_ranks():
+                    value = compute(*args, **kwargs)
+                self._computed = value if self.compute_with_cache else None
+                return value
+            return self._computed
 
-        return measured
+        return computed
+
+    def _states(self) -> tuple[Tensor, ...]:
+        return self.about, self.moments, self.sums
+
+    def _holds(self) -> bool:
+        """Whether what ``compute`` has read is what it would read now; never where ranks are merged."""
+        if self._rests_on is None:
+            return False
+        states, options, head = self._rests_on
+        if any(getattr(self, name) != value for name, value in options.items()):
+            return False
+        if any(one is not other for one, other in zip(states, self._states())):
+            return False
+        return self._in_second_pass or all(map(_same, head, self._head()))
+
+    @contextmanager
+    def _over_ranks(self) -> Iterator[None]:
+        """With the states of all ranks merged, also if that is left with an error."""
+        try:
+            with self.sync_context(self.dist_sync_fn, should_sync=self._to_sync, should_unsync=self._should_unsync):
+                yield
+        except BaseException:
+            self.unsync(self._is_synced)
+            raise
+
+    @torch.jit.unused
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """``update``, and the metrics of the batch alone, after one pass; a batch that is refused is not added."""
+        before = dict(vars(self))  # states are replaced, never written to
+        try:
+            value = super().forward(*args, **kwargs)
+        except BaseException:
+            vars(self).update(before)
+            raise
+        self.about = before["about"]  # not a copy, for which the second pass would be set up again
+        return value
+
+    def _forward_reduce_state_update(self, *args: Any, **kwargs: Any) -> Any:
+        """In the second pass, what a batch alone gives is no part of the state."""
+        if self._in_second_pass:
+            return self._forward_full_state_update(*args, **kwargs)
+        return super()._forward_reduce_state_update(*args, **kwargs)
+
+    def plot(self, val: Any = None, ax: Any = None) -> Any:
+        """Draw what ``compute`` returns, or ``val``: one or a list of what it has returned."""
+        return self._plot(val, ax)
 
     def statistics(self) -> LayerStatistics:
         """What the metrics are computed from, of this rank."""
         seen = self._seen()
-        if self._second is None:
+        if not self._in_second_pass:
             return LayerStatistics(seen.counts, seen.means, seen.scatter)
         self._check_second_pass(seen)
-        weight, _, train_means = self._head
+        weight, _, train_means = self._head()
         known = dict(zip(SUMS, self.sums[:, 1:].T))
         for name in ("nearest_mean_hits", "classifier_hits", "agreements"):
             known[name] = known[name].round().long()
@@ -188,7 +264,7 @@ class CollapseMetrics(Metric):
         return LayerStatistics(
             seen.counts,
             seen.means,
-            singular_values=self._second.singular_values,
+            singular_values=self._second_pass().singular_values,
             **{name: value for name, value in known.items() if name not in absent},
         )
 
@@ -202,7 +278,7 @@ class CollapseMetrics(Metric):
                 " unfinished, or does the loader drop or draw samples?)"
             )
         # kernels round the features of other batches otherwise, in float32 at best
-        precision = 8 * max(self._precision, torch.finfo(torch.float32).eps)
+        precision = 8 * self.precision.clamp(min=torch.finfo(torch.float32).eps)
         rounding = counts * (precision * first.means.nan_to_num().norm(dim=1)).square()
         if ((scatter - first.scatter).abs() > 1e-3 * first.scatter + rounding).any():
             raise ValueError(
@@ -210,34 +286,40 @@ class CollapseMetrics(Metric):
                 " network in eval() and without augmentation"
             )
 
-    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
-        """Add what another metric, or its state, has seen in the same pass.
-
-        Raises:
-            ValueError: both are in their second passes, about different class means, or only one is.
-        """
-        if isinstance(incoming_state, CollapseMetrics) and incoming_state.num_classes != self.num_classes:
-            raise ValueError(f"metrics of {self.num_classes} and {incoming_state.num_classes} classes do not merge")
-        other = incoming_state._second if isinstance(incoming_state, CollapseMetrics) else self._second
-        passes = [second.means.nan_to_num() for second in (self._second, other) if second is not None]
-        if len(passes) == 1 or (len(passes) == 2 and not torch.equal(*passes)):
-            raise ValueError("second passes about different class means do not merge: merge before they start")
-        super().merge_state(incoming_state)
-
     def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
-        self.moments, theirs = _padded([self.moments, incoming_state["moments"]])
-        super()._reduce_states({**incoming_state, "moments": theirs})
+        """Add what another metric has seen: in the same pass, the second about the same means."""
+        theirs = dict(incoming_state)
+        if len(theirs["moments"]) != self.num_classes:
+            raise ValueError(f"metrics of {self.num_classes} and {len(theirs['moments'])} classes do not merge")
+        begun = [about.shape[1] > 0 for about in (self.about, theirs["about"])]
+        first = theirs["moments"] if begun[0] else self.moments
+        if begun[0] != begun[1] and first.any():
+            raise ValueError(OTHER_MEANS)
+        if all(begun):  # about what both have seen in the first
+            theirs["moments"] = torch.zeros_like(self.moments)
+        for name in ("about", "moments"):
+            mine, theirs[name] = _padded([getattr(self, name), theirs[name]])
+            setattr(self, name, mine)
+        super()._reduce_states(theirs)
 
-    def forward(self, features: Tensor, labels: Tensor) -> None:
-        """``update``; a batch has no value of its own."""
-        self.update(features, labels)
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """States are copied, those that were not saved begin anew, and the metric stays unlike any other."""
+        saved = {name: state_dict[prefix + name] for name in self._defaults if prefix + name in state_dict}
+        for name, value in saved.items():
+            if len(value) != len(self._defaults[name]):
+                raise ValueError(
+                    f"{prefix}{name} was saved by a metric of {len(value)} classes, not {self.num_classes}"
+                )
+            state_dict[prefix + name] = value.to(self.moments, copy=True)
+        if saved:
+            super().reset()
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self.token = _token().to(self.moments.device)
 
-    def reset(self) -> None:
-        """Forget all that has been seen, and begin with a first pass."""
-        super().reset()
-        self._second, self._head, self._precision = None, (None, None, None), 0.0
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_second": None, "_computed": None, "_rests_on": None}
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> CollapseMetrics:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A copy that reads the same classifier, or the copy of it where its network is copied too."""
         state = self.__getstate__()
         references = tuple(memo.get(id(value), value) for value in state.pop("_references"))
@@ -251,19 +333,55 @@ class CollapseMetrics(Metric):
         self.token = _token().to(self.token.device)
         self._defaults["token"] = self.token.clone()
 
-    def _apply(self, fn: Any, exclude_state: Any = "") -> CollapseMetrics:
+    def _apply(self, fn: Any, exclude_state: Any = "", recurse: bool = True) -> Self:  # type: ignore[override]
         device = fn(torch.empty(0, device=self.moments.device)).device
-        super()._apply(lambda tensor: tensor.to(device), exclude_state)  # never to another type
-        if self._second is not None:
-            self._second.to(device)
+        empty = self.moments.is_meta and device.type != "meta"
+
+        def moved(tensor: Tensor) -> Tensor:
+            """To the device, never to another type; a state that had no values has seen nothing."""
+            return torch.zeros_like(tensor, device=device) if tensor.is_meta else tensor.to(device)
+
+        self._computed = None
+        super()._apply(moved, exclude_state)
+        if empty:
+            self.token = self._defaults["token"] = _token().to(device)
         self._references = _moved_all(self._references, device)
-        self._head = _moved_all(self._head, device)
         return self
 
+    @property
+    def _in_second_pass(self) -> bool:
+        return self.about.shape[1] > 0
+
+    def _second_pass(self) -> SecondPass:
+        """What ``about`` says, set up once."""
+        if self._second is None or self._second[0] is not self.about:
+            first, (weight, bias, train_means) = self._seen(), self._head()
+            second = SecondPass(first.counts, first.means, weight=weight, bias=bias, train_means=train_means)
+            self._second = self.about, second
+        return self._second[1]
+
     def _seen(self) -> ClassMoments:
+        """What the first pass has seen; in the second, of all ranks."""
+        if self._in_second_pass:
+            return _unpacked(self.about[:, : 2 + self._width])
         if self.moments.shape[1] == 2:
-            raise ValueError("no features have been seen: call update first")
+            raise ValueError(NOTHING_SEEN)
         return _unpacked(self.moments)
+
+    @property
+    def _width(self) -> int:
+        """d, of the second pass."""
+        return self.about.shape[1] // 3 - 1
+
+    def _head(self) -> Head:
+        """The classifier and the train means as they are now, or were when the second pass started."""
+        if not self._in_second_pass:
+            return self._read(self._seen().means)
+        width = self._width
+        weight, bias, train_means = self.about[:, 2 + width :].split([width, 1, width], dim=1)
+        parts = weight, bias.flatten(), train_means
+        weight, bias, train_means = (None if part.isnan().all() else part for part in parts)
+        return weight, bias, train_means
 
     def _read(self, like: Tensor) -> Head:
         """The classifier and the train means as they are now, for class means like these."""
@@ -271,7 +389,18 @@ class CollapseMetrics(Metric):
         weight, bias = as_classifier(weight, bias, self.num_classes, like)
         if train_means is not None:
             train_means = as_parameter("train_means", train_means, tuple(like.shape), like)
-        return weight if weight is None else weight.clone(), bias if bias is None else bias.clone(), train_means
+        return weight, bias, train_means
+
+    def _remedy(self, features: Tensor) -> str:
+        """For features on another device."""
+        if self.moments.is_meta:
+            return f"metric.to_empty(device={str(features.device)!r})"
+        return f"metric.to({features.device})" + (f" would not help, {NO_VALUES}" if features.is_meta else "")
+
+    def _check_width(self, features: Tensor) -> None:
+        width = self.moments.shape[1]
+        if width not in (2, 2 + features.shape[1]):
+            raise ValueError(f"features must have {width - 2} columns as before, got {features.shape[1]}")
 
 
 def _packed(moments: ClassMoments) -> Tensor:
@@ -288,6 +417,33 @@ def _merge(stacked: Tensor) -> Tensor:
     return _packed(functools.reduce(ClassMoments.__add__, map(_unpacked, stacked)))
 
 
+def _agreed(stacked: Tensor) -> Tensor:
+    """What all second passes are about, (n, K, 3 + 3d) -> (K, 3 + 3d), up to rounding; zeros are not in theirs."""
+    begun = [about for about in stacked if about.any()]
+    for about in begun[1:]:
+        scale = float(about.nan_to_num().abs().max())
+        if not torch.allclose(about, begun[0], rtol=1e-6, atol=1e-6 * scale, equal_nan=True):
+            raise ValueError(OTHER_MEANS)
+    return begun[0] if begun else stacked[0]
+
+
+def _packed_head(head: Head, like: Tensor) -> Iterator[Tensor]:
+    """Weight, bias and train means as columns, NaN for one that is not there."""
+    for part, absent in zip(head, (like, like[:, :1], like)):
+        yield torch.full_like(absent, torch.nan) if part is None else part.to(like).view_as(absent)
+
+
+def _cloned(head: Head) -> Head:
+    weight, bias, train_means = (None if part is None else part.clone() for part in head)
+    return weight, bias, train_means
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one.dtype == other.dtype and torch.equal(one, other)
+
+
 def _packed_sums(seen: LayerStatistics) -> Tensor:
     found = seen.tensors()
     missing = torch.zeros_like(seen.scatter)
@@ -300,7 +456,10 @@ def _gather_padded(state: Tensor, group: Any = None) -> list[Tensor]:
 
 
 def _padded(states: list[Tensor]) -> list[Tensor]:
+    """As wide as the widest; a narrower state is one that has seen nothing."""
     width = max(state.shape[-1] for state in states)
+    if narrower := {state.shape[-1] for state in states} - {width, *EMPTY}:
+        raise ValueError(f"features of {min(narrower) - 2} and {width - 2} columns do not merge")
     return [torch.nn.functional.pad(state, (0, width - state.shape[-1])) for state in states]
 
 
@@ -331,3 +490,7 @@ def _moved_all(values: tuple[Any, Any, Any], device: torch.device) -> tuple[Any,
 def _moved(value: Any, device: torch.device) -> Any:
     """On the device; a parameter is its model's to move."""
     return value.to(device) if isinstance(value, Tensor) and not isinstance(value, torch.nn.Parameter) else value
+
+
+# torchmetrics' name for a metric of several named values: MetricTracker then takes the best of each.
+ClasswiseWrapper.register(CollapseMetrics)

@@ -68,17 +68,20 @@ class Calibration:
         self.device, self.available = device, available
         self.path = cache_path()
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._read()
+    def known(self, spec: NetworkSpec, shape: NominalShape) -> Costs | None:
+        """The costs that are kept, but of a step that is not timed yet and fits into the memory of now."""
+        found = self._read().get(self.key(spec, shape))
+        if found is None or found.seconds_per_image is not None:
+            return found
+        return None if found.step.at(own_batch(spec, shape)) < self.available else found
 
     def costs(self, spec: NetworkSpec, shape: NominalShape) -> Costs:
         """Raises ``UserError`` where the network cannot be built."""
-        key = self.key(spec, shape)
-        found = self._read().get(key)
+        found = self.known(spec, shape)
         if found is None:
             found = measured(spec, shape, self.device, self.available)
             # Read again: another process may have written since.
-            self._write({**self._read(), key: found})
+            self._write({**self._read(), self.key(spec, shape): found})
         return found
 
     def key(self, spec: NetworkSpec, shape: NominalShape) -> str:

@@ -50,7 +50,7 @@ class Estimator:
         """Measure the networks of the units that have not been measured before, under a progress bar."""
         runs = [unit.of for unit in units if isinstance(unit.of, NetworkRun)]
         kinds = {self.calibration.key(run.spec, self._shape(run)): run for run in runs}
-        unknown = [run for key, run in kinds.items() if key not in self.calibration]
+        unknown = [run for run in kinds.values() if self.calibration.known(run.spec, self._shape(run)) is None]
         if unknown:
             with progress("calibrating", len(unknown)) as report:
                 for done, run in enumerate(unknown, start=1):

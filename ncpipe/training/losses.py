@@ -30,12 +30,14 @@ def sample_losses(spec: LossSpec, logits: Tensor, targets: Tensor) -> Tensor:
         losses = -(targets * log_p).sum(dim=-1)
         return losses if spec.name == "pick_all_labels" else losses / targets.sum(dim=-1)
     losses = -log_p.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    if spec.name == "ce":
+        return losses
     if spec.name == "label_smoothing":
         return (1 - spec.smoothing) * losses - spec.smoothing * log_p.mean(dim=-1)
     if spec.name == "focal":
         # 1 - p_y of a sample without loss is kept above zero, where a power below one has no derivative.
         return (-torch.expm1(-losses)).clamp_min(torch.finfo(losses.dtype).tiny) ** spec.gamma * losses
-    return losses
+    raise NotImplementedError(f"loss {spec.name!r}")
 
 
 def _squared_error(spec: LossSpec, logits: Tensor, labels: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ def predicted_problem(spec: NetworkSpec, counts: Sequence[int]) -> Problem:
     for reason in _reasons(spec):
         raise ValueError(reason)
     classes, samples = len(counts), sum(counts)
-    factor = loss_factor("mse" if spec.loss.name == "mse" else "ce", spec.loss.scaling, classes)
+    factor = loss_factor(spec.loss.name, spec.loss.scaling, classes)
     weight = spec.optimizer.classifier_decay * factor
     hidden = spec.head.hidden or _ends_without_norm(spec)
     below = weight if spec.head.hidden else spec.optimizer.weight_decay * factor

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from ncpipe.ufm.frames import helmert
+from ncpipe.ufm.losses import MULTI_LABEL
 from ncpipe.ufm.optimum import NoClosedForm, Optimum
 
 if TYPE_CHECKING:
@@ -40,8 +41,10 @@ def solve(problem: Problem) -> Optimum:
     """The closed form of a problem.
 
     Raises:
-        NoClosedForm: with the reason.
+        NoClosedForm: with the reason; for a loss that is none of those below.
     """
+    if problem.loss not in ("mse", *MARGINS, *MULTI_LABEL):
+        raise _underived(problem)
     if problem.nonnegative:
         return _nonnegative(problem)
     if problem.multi_label:
@@ -63,6 +66,10 @@ def solve(problem: Problem) -> Optimum:
     if problem.bias == "free":
         return _free_bias(problem)
     return _penalised_bias(problem)
+
+
+def _underived(problem: Problem) -> NoClosedForm:
+    return NoClosedForm(f"loss {problem.loss!r}: no closed form derived")
 
 
 def shrunken_fit(strength: float, depth: int) -> tuple[float, float]:
@@ -269,14 +276,16 @@ def _margin(problem: Problem) -> Optimum:
         raise NoClosedForm("extended model with cross entropy or its relatives: no closed form derived")
     if not problem.balanced:
         raise NoClosedForm("imbalanced classes with cross entropy or its relatives: no closed form")
-    price = _strength(problem) / K
-    margin, value, threshold = _focal(problem, price) if problem.loss == "focal" else _cross_entropy(problem, price)
+    if problem.loss not in MARGINS:
+        raise _underived(problem)
+    margin, value, threshold = MARGINS[problem.loss](problem, _strength(problem) / K)
     if margin > 0 and min(problem.widths) < K - 1:
         raise NoClosedForm(f"loss of margins with dim {min(problem.widths)} < classes - 1 = {K - 1}: no simplex fits")
     basis = "convex in the fit, symmetric in the classes (derived in docs/ufm.md; cf. Zhu et al. 2021)"
-    if problem.loss == "focal":
+    convex = problem.loss in CROSS_ENTROPIES
+    if not convex:
         basis = "simplex ETF (Zhou et al. 2022), its margin by a one-dimensional search"
-    proven = problem.loss != "focal" or problem.classifier == "free" or (factors == 1 and problem.bias == "none")
+    proven = convex or problem.classifier == "free" or (factors == 1 and problem.bias == "none")
     left, sigma = helmert(K)[:, : K - 1 if margin > 0 else 0], margin * math.sqrt(problem.counts[0])
     basis = basis if proven else f"{basis}; best known: proven for trained classifiers"
     return _optimum(problem, value, margin, left, sigma, basis, zero_threshold=threshold, is_global=proven)
@@ -330,6 +339,11 @@ def _focal(problem: Problem, price: float) -> tuple[float, float, float]:
     tangents = _valleys(lambda t: loss(0) - loss(t) - t * steepness(t), 50 * (1 + gamma))
     falls = [steepness(0), *((loss(0) - loss(t)) / t for t in tangents)]
     return margin, objective(margin), math.inf if ridge else float(max(falls)) / ((K - 1) * price)
+
+
+CROSS_ENTROPIES = ("ce", "label_smoothing")
+MARGINS = dict.fromkeys(CROSS_ENTROPIES, _cross_entropy) | {"focal": _focal}
+"""Losses of margins with a closed form: margin, objective and zero threshold of a problem with a price."""
 
 
 def _valleys(slope: Callable[[Real], Real], end: float) -> list[float]:
@@ -439,7 +453,7 @@ def _nonnegative(problem: Problem) -> Optimum:
     Bias-free squared loss has the optimum of the problem without the constraint: its singular directions are those of
     the classes one by one, so that class means lie on the axes.
     """
-    margins = problem.loss in ("ce", "label_smoothing")
+    margins = problem.loss in CROSS_ENTROPIES
     if problem.loss == "mse" and problem.bias == "none" and problem.classifier == "free":
         found = solve(replace(problem, nonnegative=False))
         return replace(found, problem=problem, basis=f"{found.basis}; attained by non-negative features")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -149,3 +150,13 @@ LOSSES: dict[str, Callable[..., SampleLoss]] = {
     "pick_all_labels_normalized": lambda: PickAllLabels(normalised=True),
 }
 """By name; called with the loss's parameters."""
+MULTI_LABEL = ("pick_all_labels", "pick_all_labels_normalized")
+"""Those of samples with several labels."""
+
+
+def of_differences(loss: SampleLoss, classes: int) -> bool:
+    """Whether a loss reads the differences of the logits alone, as those of softmax do: its derivative sums to 0."""
+    logits = torch.from_numpy(np.random.default_rng(0).standard_normal((1, classes, classes)))
+    slope = torch.empty_like(logits)
+    loss.residual(logits, torch.eye(classes, dtype=torch.float64), out=slope)
+    return bool(slope.sum(dim=1).abs().max() <= 1e-12 * classes)

@@ -22,6 +22,7 @@ from ncpipe.collapse import (
 )
 from ncpipe.ufm.frames import simplex_etf
 from ncpipe.ufm.layout import Layout
+from ncpipe.ufm.losses import LOSSES, of_differences
 from ncpipe.ufm.objective import Objective
 
 if TYPE_CHECKING:
@@ -179,7 +180,9 @@ class Minimiser:
 
 def centred_fit(problem: Problem) -> bool:
     """Whether only the fit's differences between classes matter: a bias takes their mean, or softmax drops it."""
-    return problem.loss != "mse" or problem.bias_decay is not None or problem.classifier == "etf"
+    if problem.bias_decay is not None or problem.classifier == "etf":
+        return True
+    return of_differences(LOSSES[problem.loss](*problem.loss_parameters), problem.classes)
 
 
 def _counted(seen: LayerStatistics, counts: Tensor) -> LayerStatistics:

@@ -11,6 +11,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ncpipe.ufm import closed_form
+from ncpipe.ufm.losses import LOSSES, MULTI_LABEL
 
 if TYPE_CHECKING:
     from ncpipe.ufm.closed_form import Optimum
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 Loss = Literal["mse", "ce", "label_smoothing", "focal", "pick_all_labels", "pick_all_labels_normalized"]
 Activation = Literal["linear", "relu"]
 Classifier = Literal["free", "etf"]
-MULTI_LABEL = ("pick_all_labels", "pick_all_labels_normalized")
 WEIGHT_DECAY, FEATURE_DECAY = 5e-3, 1e-3
 """Penalties that are not given: those of Tirer & Bruna's reference run."""
 SMALLEST = 1e-100
@@ -88,7 +88,7 @@ class Problem:
             if hasattr(value := getattr(self, field), "tolist"):  # an array
                 self._set(field, value.tolist())
         self._set("classes", _integer("classes", self.classes, at_least=2))
-        self._set("loss", _choice("loss", self.loss, get_args(Loss)))
+        self._set("loss", _choice("loss", self.loss, tuple(LOSSES)))
         self._set("samples", _samples(self.samples, self.classes, self.loss))
         self._set("activation", _choice("activation", self.activation, get_args(Activation)))
         self._set("classifier", _choice("classifier", self.classifier, get_args(Classifier)))

@@ -1,0 +1,143 @@
+"""Losses by name: every one with a closed form reaches it, and one that is added has none until it is derived."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from ncpipe.study.spec import LossSpec
+from ncpipe.training.losses import sample_losses
+from ncpipe.ufm import NoClosedForm, Problem, closed_form, fit
+from ncpipe.ufm.losses import LOSSES, MULTI_LABEL, CrossEntropy, of_differences, sigmoid, softplus
+from ncpipe.ufm.minimiser import centred_fit
+
+PARAMETERS = {"label_smoothing": {"smoothing": 0.1}, "focal": {"gamma": 2.0}}
+DECAYS = {"weight_decay": 5e-3, "feature_decay": 5e-3}
+
+
+def problem_of(loss: str, **options) -> Problem:
+    samples = {1: 3, 2: 1} if loss in MULTI_LABEL else 3
+    return Problem(
+        **{"classes": 4, "samples": samples, "dim": 5, "loss": loss} | DECAYS | PARAMETERS.get(loss, {}) | options
+    )
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_reaches_its_closed_form_and_says_whether_it_is_centred(loss):
+    problem = problem_of(loss)
+    result = fit(problem, starts=2)
+    assert result.value == pytest.approx(problem.optimum().value, rel=1e-8)
+    assert result.dead_directions == 0
+    assert centred_fit(problem) == (loss != "mse")
+
+
+def test_every_closed_form_is_of_a_loss_that_is_there():
+    assert {"mse", *closed_form.MARGINS, *MULTI_LABEL} == set(LOSSES) - set(NEW)
+
+
+class SquaredHinge:
+    """sum_{j != y} max(0, 1 + z_j - z_y)^2."""
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return self._excess(logits, targets).square().sum(dim=1)
+
+    def residual(self, logits: Tensor, targets: Tensor, out: Tensor) -> None:
+        out.copy_(2 * self._excess(logits, targets))
+        out.sub_(targets * out.sum(dim=1, keepdim=True))
+
+    def _excess(self, logits: Tensor, targets: Tensor) -> Tensor:
+        own = (logits * targets).sum(dim=1, keepdim=True)
+        return (1 + logits - own).clamp_min(0) * (1 - targets)
+
+
+class Hinge(SquaredHinge):
+    """sum_{j != y} max(0, 1 + z_j - z_y)."""
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return self._excess(logits, targets).sum(dim=1)
+
+    def residual(self, logits: Tensor, targets: Tensor, out: Tensor) -> None:
+        out.copy_((self._excess(logits, targets) > 0).double())
+        out.sub_(targets * out.sum(dim=1, keepdim=True))
+
+
+class OneAgainstAll:
+    """sum_j log(1 + exp(-s_j z_j)), s_j = 1 of the label, else -1."""
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return softplus((1 - 2 * targets) * logits).sum(dim=1)
+
+    def residual(self, logits: Tensor, targets: Tensor, out: Tensor) -> None:
+        sign = 1 - 2 * targets
+        out.copy_(sign * sigmoid(sign * logits))
+
+
+class Poly1(CrossEntropy):
+    """-log p_y + (1 - p_y), a relative of focal (Leng et al. 2022)."""
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        entropy = super().loss(logits, targets)
+        return entropy - torch.expm1(-entropy)
+
+    def residual(self, logits: Tensor, targets: Tensor, out: Tensor) -> None:
+        super().residual(logits, targets, out)
+        out.mul_(1 + torch.exp(-super().loss(logits, targets))[:, None])
+
+
+NEW = {"squared_hinge": SquaredHinge, "hinge": Hinge, "one_against_all": OneAgainstAll, "poly1": Poly1}
+new_losses = pytest.mark.parametrize("loss", NEW)
+MODELS = {
+    "plain": {},
+    "free bias": {"bias": "free"},
+    "penalised bias": {"bias": 0.1},
+    "extended": {"weight_decay": (2e-3, 3e-3)},
+    "relu": {"weight_decay": (2e-3, 3e-3), "activation": "relu"},
+    "frozen": {"classifier": "etf", "weight_decay": None},
+    "imbalanced": {"samples": [6, 3, 3, 2]},
+    "non-negative": {"nonnegative": True},
+    "narrow": {"dim": 2},
+}
+
+
+@pytest.fixture(autouse=True)
+def added(monkeypatch):
+    for name, loss in NEW.items():
+        monkeypatch.setitem(LOSSES, name, loss)
+
+
+@new_losses
+@pytest.mark.parametrize("options", MODELS.values(), ids=MODELS)
+def test_a_loss_that_is_added_has_no_closed_form(loss, options):
+    problem = problem_of(loss, **options)
+    for closed in (problem.optimum, problem.construct, lambda: closed_form._margin(problem)):
+        with pytest.raises(NoClosedForm, match=f"loss '{loss}': no closed form|extended|imbalanced"):
+            closed()
+    with pytest.raises(NoClosedForm, match=f"loss '{loss}': no closed form derived"):
+        problem.optimum()
+
+
+@new_losses
+def test_a_fit_of_it_has_nothing_to_compare_with(loss):
+    problem = problem_of(loss)
+    result = fit(problem, starts=2)
+    assert result.optimum is None
+    assert result.gap is None
+    assert not result.missed
+    assert result.message.startswith(f"objective {result.value:.10g}, no closed form to compare with; ")
+
+
+@new_losses
+def test_whether_it_reads_differences_alone_is_seen(loss):
+    problem = problem_of(loss)
+    shifts = loss != "one_against_all"
+    assert of_differences(NEW[loss](), 4) == shifts
+    assert centred_fit(problem) == shifts
+    assert centred_fit(problem_of(loss, bias="free"))
+    assert fit(problem, starts=2).dead_directions == 0
+
+
+def test_a_network_is_not_trained_with_another_loss_than_its_own():
+    spec = LossSpec(name="ce").model_copy(update={"name": "hinge"})
+    with pytest.raises(NotImplementedError, match="hinge"):
+        sample_losses(spec, torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))
