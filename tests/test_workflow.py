@@ -305,7 +305,7 @@ def test_what_has_changed_is_due_though_dates_are_lost(finished, tmp_path):
     place = Workplace(tmp_path / "study")
     shutil.copytree(finished.folder, place.folder, dirs_exist_ok=True)
     (checkpoints,) = place.folder.glob("results/runs/*/checkpoints")
-    first, second, *_ = sorted(checkpoints.iterdir())
+    first, second, *_ = sorted(checkpoints.glob("epoch*"))
     shutil.copy(second, first)
     scramble(place.folder / "results", 0)
     (checkpoints / ".snakemake_timestamp").touch()

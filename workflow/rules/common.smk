@@ -17,14 +17,13 @@ ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[
 if (ROOT / "ncpipe").is_dir():
     sys.path.insert(0, str(ROOT))
 try:
-    import ncpipe
+    from ncpipe.errors import UserError
 except ModuleNotFoundError:
     sys.exit(
         f"ncpipe: its package is not installed beside Snakemake ({sys.executable}): config/README.md"
     )
 
 from ncpipe.cluster import take_over
-from ncpipe.errors import UserError
 from ncpipe.files import check_writable, content_digest, write_text
 from ncpipe.plan.fitting_time import fitting_time
 from ncpipe.plan.limits import megabytes, minutes, minutes_for, read_estimates
