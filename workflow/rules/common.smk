@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from snakemake.settings.types import DeploymentMethod
@@ -13,6 +14,7 @@ from snakemake.shell import shell
 
 sys.path.insert(0, str(workflow.basedir))
 
+from ncpipe.data.originals import find_originals, version
 from ncpipe.errors import UserError
 from ncpipe.files import write_text
 from ncpipe.plan.fitting_time import fitting_time
@@ -99,6 +101,29 @@ def measure_settings(wildcards):
         "layers": list(run.layers),
         "measure": {k: v for k, v in measure.items() if k not in ("layers", "epochs")},
     }
+
+
+originals_of = cache(find_originals)  # of all data sets of one source
+
+
+def made_of(study, dataset, folders):
+    """Of which version of its source files a data set is made; empty while they have not changed."""
+    spec = study.prepared[dataset]
+    return version(
+        study.layout.dataset(dataset),
+        lambda: originals_of(spec.name, spec.path, folders),
+    )
+
+
+def dataset_settings(wildcards):
+    originals = made_of(STUDY, wildcards.dataset, tuple(STUDY.data_path))
+    settings = canonical(STUDY.prepared[wildcards.dataset])
+    return settings | ({"originals": originals} if originals else {})
+
+
+def dataset_version(wildcards):
+    name = STUDY.prepared[wildcards.dataset].name
+    return STAGE_VERSIONS.get(name, STAGE_VERSIONS["dataset"])
 
 
 def dataset_of(wildcards):
