@@ -13,13 +13,14 @@ import duckdb
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
+from pyarrow.dataset import InMemoryDataset
 from rich.console import Console
 from rich.table import Table
 
 from ncpipe.errors import UserError
 from ncpipe.files import replacing
 from ncpipe.study.layout import Layout
-from ncpipe.tables.reading import StoredTables, files
+from ncpipe.tables.reading import StoredTables, files, open_table
 from ncpipe.tables.records import PARQUET
 from ncpipe.tables.schemas import TABLES
 
@@ -73,13 +74,16 @@ def query(folder: Path, sql: str) -> Iterator[duckdb.DuckDBPyRelation]:
 def _open_views(connection: duckdb.DuckDBPyConnection, tables: StoredTables) -> None:
     """A view per table; from here on their files are all that can be read, and the settings are locked."""
     paths = {name: list(map(str, files(tables.path(name)))) for name in TABLES}
+    opened = {name: open_table(tables.path(name)) for name in TABLES}
     connection.execute("SET allowed_paths = $1", [[path for listed in paths.values() for path in listed]])
     # Parquet's least and largest values leave NaN out, by which DuckDB would take columns to have none.
     connection.execute("SET disabled_optimizers = 'statistics_propagation'")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
     for name, listed in paths.items():
-        connection.read_parquet(listed).project(_without_nan(name)).create_view(name)
+        cast = isinstance(opened[name], InMemoryDataset)  # what another tool wrote, in our types
+        rows = connection.from_arrow(opened[name].to_table()) if cast else connection.read_parquet(listed)
+        rows.project(_without_nan(name)).create_view(name)
 
 
 def _without_nan(name: str) -> str:

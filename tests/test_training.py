@@ -22,7 +22,7 @@ from networks_in_training import CPU, NETWORK, content, planned
 from safetensors import SafetensorError
 
 from ncpipe.collapse import load_traces
-from ncpipe.data import prepare
+from ncpipe.data import Dataset, load, prepare
 from ncpipe.errors import UserError
 from ncpipe.files import read_json, read_tensors, write_text
 from ncpipe.networks import build_network
@@ -168,6 +168,11 @@ def study_file(folder: Path, **changes: object) -> tuple[Path, Study]:
     return config, planned_study
 
 
+def data_of(study: Study) -> Dataset:
+    (dataset_id,) = study.datasets
+    return load(study.layout.dataset(dataset_id))
+
+
 def command(config: Path, run_id: str, *options: str) -> list[str]:
     return [sys.executable, "-m", "ncpipe", "train", str(config), run_id, *options]
 
@@ -188,7 +193,7 @@ def test_a_signal_saves_and_ends_with_a_code_of_its_own(name, tmp_path):
     last = errors.strip().splitlines()[-1]
     assert last.startswith(f"ncpipe: {name}: saved at epoch ")
     assert last.endswith("run again to go on")
-    progress = state_folder(study.networks[run_id], folder).load().progress
+    progress = state_folder(study.networks[run_id], folder, data_of(study)).load().progress
     assert progress.epoch >= 99
     assert f"epoch {progress.epoch + 1}, step {progress.step};" in last
     assert not (folder / "spec.json").exists()
@@ -315,7 +320,7 @@ def test_a_diverged_member_keeps_its_state_while_the_others_train_on(digits, tmp
     monkeypatch.setattr("ncpipe.training.trainer.SAVE_INTERVAL", 0.0)
     monkeypatch.setattr("ncpipe.training.trainer.SAVE_SHARE", 0.0)
     train_ensemble(runs[first], {second: runs[second]}, digits, first, CPU)
-    state = state_folder(runs[second], second).load()
+    state = state_folder(runs[second], second, digits).load()
     assert state.progress.diverged
     assert (state.progress.epoch, state.progress.step) == (1, 0)
     assert int(state.network["stages.layer1.1.num_batches_tracked"]) == 7
@@ -332,10 +337,10 @@ def test_a_killed_ensemble_goes_on_and_a_diverged_member_leaves_the_others_alone
         killed_at(10, patch)
         with pytest.raises(Killed):
             train_ensemble(runs[first], siblings, digits, first, CPU)
-    assert state_folder(runs[third], third).load().progress.step == 2
-    state = state_folder(runs[second], second).load()
+    assert state_folder(runs[third], third, digits).load().progress.step == 2
+    state = state_folder(runs[second], second, digits).load()
     state.network["head.weight"].fill_(math.nan)
-    state_folder(runs[second], second).save(state)
+    state_folder(runs[second], second, digits).save(state)
     train_ensemble(runs[first], siblings, digits, first, CPU)
     train(runs[third], digits, third, CPU)
     for folder in (first, third):
@@ -423,7 +428,7 @@ def test_two_processes_told_to_stop_save_and_go_on(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=90)
     assert process.returncode == 75, errors
-    progress = state_folder(study.networks[run_id], folder).load().progress
+    progress = state_folder(study.networks[run_id], folder, data_of(study)).load().progress
     assert 100 <= progress.epoch < 3000
 
 
@@ -549,7 +554,7 @@ def test_ranks_stop_and_save_when_their_launcher_is_killed(tmp_path):
     process.wait()
     _, alive = psutil.wait_procs(family, timeout=30)
     assert not alive
-    progress = state_folder(study.networks[run_id], folder).load().progress
+    progress = state_folder(study.networks[run_id], folder, data_of(study)).load().progress
     assert progress.epoch >= 100
 
 
@@ -594,11 +599,24 @@ def test_a_full_disk_is_one_line_and_costs_no_state(digits, tmp_path, monkeypatc
         patch.setattr(safetensors.torch, "save_file", full)
         with pytest.raises(UserError, match=r"cannot write .*No space left on device.*; make room"):
             train(run, digits, tmp_path / "full", CPU)
-    assert state_folder(run, tmp_path / "full").load().progress.epoch == 1
+    assert state_folder(run, tmp_path / "full", digits).load().progress.epoch == 1
     assert not list((tmp_path / "full").rglob("*.tmp"))
     train(run, digits, tmp_path / "full", CPU)
     train(run, digits, tmp_path / "whole", CPU)
     assert content(tmp_path / "full") == content(tmp_path / "whole")
+
+
+def test_a_state_of_other_data_is_worth_nothing(digits, tmp_path, monkeypatch):
+    run = planned()
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "publish", lambda self, stop: None)
+        train(run, digits, tmp_path / "run", CPU)
+    assert state_folder(run, tmp_path / "run", digits).load().progress.epoch == run.spec.epochs
+    other = replace(digits, digest="other", train=replace(digits.train, labels=digits.train.labels.flip(0)))
+    assert state_folder(run, tmp_path / "run", other).load().progress.epoch == 0
+    train(run, other, tmp_path / "run", CPU)
+    train(run, other, tmp_path / "whole", CPU)
+    assert content(tmp_path / "run") == content(tmp_path / "whole")
 
 
 def test_a_state_without_its_checkpoints_is_worth_nothing(digits, tmp_path, monkeypatch):
@@ -607,7 +625,7 @@ def test_a_state_without_its_checkpoints_is_worth_nothing(digits, tmp_path, monk
     train(run, digits, tmp_path / "run", CPU)
     monkeypatch.undo()
     (tmp_path / "run/.state/checkpoints/epoch000003.safetensors").unlink()
-    assert state_folder(run, tmp_path / "run").load().progress.epoch == 0
+    assert state_folder(run, tmp_path / "run", digits).load().progress.epoch == 0
     train(run, digits, tmp_path / "run", CPU)
     train(run, digits, tmp_path / "whole", CPU)
     assert content(tmp_path / "run") == content(tmp_path / "whole")

@@ -13,7 +13,7 @@ import pandas as pd
 from ncpipe.errors import UserError
 from ncpipe.provenance import summary
 from ncpipe.study.layout import Layout
-from ncpipe.tables.checks import check_schema, check_values
+from ncpipe.tables.reading import metadata, read_whole
 from ncpipe.tables.records import CHECKSUM, read_table
 from ncpipe.tables.schemas import TABLES
 
@@ -86,17 +86,15 @@ def read_study(results: Path) -> StudySource:
         path = folder / f"{table}.parquet"
         if not path.exists():
             raise UserError(f"no table {path}; run `snakemake tables` for this study first")
-        read = read_table(path)
+        read = read_whole(path, whole=False)
         if missing := sorted(needed - set(read.column_names)):
             raise UserError(f"{path} has no column {missing[0]!r}; write it again with `snakemake tables`")
-        check_schema(table, read.schema, path, whole=False)
-        check_values(table, read, path)
         if table == "runs":
-            metadata = {key.decode(): value.decode() for key, value in (read.schema.metadata or {}).items()}
-        tables[table] = read.to_pandas().reindex(columns=TABLES[table].names)
-    made_by = summary(json.loads(metadata.pop("provenance", "{}")).values())
-    metadata = {key: text for key, text in metadata.items() if key not in ("pandas", CHECKSUM.decode())}
-    return StudySource(str(results), tables, metadata | made_by)
+            about = metadata(path)
+        tables[table] = read.to_pandas(ignore_metadata=True).reindex(columns=TABLES[table].names)
+    made_by = summary(json.loads(about.pop("provenance", "{}")).values())
+    about = {key: text for key, text in about.items() if key not in ("pandas", CHECKSUM.decode())}
+    return StudySource(str(results), tables, about | made_by)
 
 
 def _found(run: str, folders: list[Path]) -> RunSource:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ncpipe.data.storage import StoredImages, altered, read_labels
 from ncpipe.errors import UserError
 from ncpipe.files import read_json, read_tensors, sha256
+from ncpipe.study.identity import digest
 
 RECORD = "dataset.json"
 """Written last: where it is, the data set is whole."""
@@ -40,6 +41,8 @@ class Dataset:
     mean: Tensor
     std: Tensor
     tag_sets: Tensor | None = None
+    digest: str = ""
+    """Of the prepared files: another one for other images or labels."""
 
     @property
     def num_classes(self) -> int:
@@ -74,6 +77,7 @@ def load(folder: Path) -> Dataset:
             mean=torch.tensor(record["mean"]),
             std=torch.tensor(record["std"]),
             tag_sets=_tags(record["tag_sets"], len(classes)) if "tag_sets" in record else None,
+            digest=digest(record["sha256"]),
         )
     except KeyError as error:
         raise UserError(f"{folder / RECORD} lacks {error}: delete {folder} and run again") from None

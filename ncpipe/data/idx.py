@@ -16,29 +16,8 @@ from torch import Tensor
 from ncpipe.data.storage import check_memory
 from ncpipe.errors import UserError
 
-FILES = {
-    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
-    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
-}
-
-
 MOST_UNPACKED = 1100
 """Bytes that gzip can make of one."""
-
-
-def find_idx_files(folder: Path) -> dict[str, Path] | None:
-    """The four files of a data set by their plain names, with ``.gz`` or without; None where none is there.
-
-    Raises ``UserError`` if only some are there, as after an interrupted copy.
-    """
-    names = [name for pair in FILES.values() for name in pair]
-    # The published files, with .gz, win over unpacked ones, which an interruption may have cut.
-    candidates = [(name, folder / f"{name}{suffix}") for name in names for suffix in ("", ".gz")]
-    found = {name: path for name, path in candidates if path.is_file()}
-    if found and len(found) < len(names):
-        missing = ", ".join(name for name in names if name not in found)
-        raise UserError(f"{folder} lacks {missing} (plain or .gz): complete the data set or remove the folder")
-    return found or None
 
 
 def read_idx_pair(images_path: Path, labels_path: Path) -> tuple[Tensor, Tensor]:
@@ -54,8 +33,10 @@ def read_idx_pair(images_path: Path, labels_path: Path) -> tuple[Tensor, Tensor]
 def read_idx(path: Path, ndim: int) -> Tensor:
     """The uint8 array of an idx file, which must have ``ndim`` dimensions."""
     remedy = "replace the file by the published one"
-    opened: Any = gzip.open if path.suffix == ".gz" else open
     try:
+        with path.open("rb") as stream:
+            packed = stream.read(2) == b"\x1f\x8b"  # whatever its name says
+        opened: Any = gzip.open if packed else open
         with opened(path, "rb") as stream:
             # Two zeros, the type (8: unsigned byte) and the number of dimensions; then their lengths, big-endian.
             header = stream.read(4 * (1 + ndim))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ncpipe.data.dataset import RECORD
+from ncpipe.data.originals import version, write_record
 from ncpipe.data.pairs import tag_sets, with_pairs
 from ncpipe.data.registry import image_shape, kept_classes
 from ncpipe.data.sources import Source, SourceSplit, open_source
@@ -43,6 +44,7 @@ def prepare(spec: DatasetSpec, folder: Path, search_path: Sequence[Path] = ()) -
             Nothing is written then; of a streamed set, whose images are read while others are written, no record.
     """
     source = open_source(spec, search_path)
+    made_of = version(folder, lambda: source.originals)
     _check_labels(source)
     classes = source.class_names[: kept_classes(spec, len(source.class_names))]
     train = _subset(source.train, classes, spec.samples_per_class, "train", _generator(spec, TRAIN_SUBSET))
@@ -50,7 +52,9 @@ def prepare(spec: DatasetSpec, folder: Path, search_path: Sequence[Path] = ()) -
     labels = _corrupted(train.labels, len(classes), spec)
     changed = int((labels != train.labels).sum())
     read = _streamed if spec.stream else _in_memory
-    contents = read(spec, {"train": train._replace(labels=labels), "test": test}, len(classes))
+    bits = max(subset.source.bits(subset.rows) for subset in (train, test))
+    subsets = {"train": train._replace(labels=labels, bits=bits), "test": test._replace(bits=bits)}
+    contents = read(spec, subsets, len(classes))
     check_disk(folder, sum(split_bytes(content.shape) for content in contents.values()))
 
     (folder / RECORD).unlink(missing_ok=True)
@@ -68,10 +72,17 @@ def prepare(spec: DatasetSpec, folder: Path, search_path: Sequence[Path] = ()) -
         "mean": mean,
         "std": std,
         "sha256": {name: checksum for name, (checksum, _) in written.items()},
-        "source": {"kind": source.kind, "sha256": source.checksums},
+        "source": {
+            "kind": source.kind,
+            "sha256": source.checksums,
+            "skipped": source.skipped,
+            "bits": bits,
+        },
         "settings": spec.model_dump(mode="json", exclude={"path"}),  # no place of this machine
         "changed_labels": changed,
     }
+    if source.originals is not None:
+        write_record(folder, made_of, source.originals)
     write_json(folder / RECORD, record if sets is None else record | {"tag_sets": sets})
 
 
@@ -100,6 +111,12 @@ class Subset(NamedTuple):
     source: SourceSplit
     rows: Tensor
     labels: Tensor
+    bits: int = 8
+    """Of the images of more than 8, in both splits."""
+
+    def read(self, rows: Tensor) -> Tensor:
+        """The images of some of the rows."""
+        return self.source.read(rows, self.bits)
 
 
 class Content(NamedTuple):
@@ -119,7 +136,7 @@ def _in_memory(spec: DatasetSpec, subsets: dict[str, Subset], num_classes: int) 
     check_memory(spec.slug, count * prod(image_shape(spec)), remedy)
     contents = {}
     for name, subset in subsets.items():
-        images, labels = subset.source.read(subset.rows), subset.labels
+        images, labels = subset.read(subset.rows), subset.labels
         if (number := per_pair[name]) is not None:
             stream = TRAIN_PAIRS if name == "train" else TEST_PAIRS
             images, labels = with_pairs(images, labels, num_classes, number, (spec.seed, stream))
@@ -140,7 +157,7 @@ def _pieces(subset: Subset, shape: tuple[int, ...], name: str) -> Iterator[Tenso
     done = 0
     with progress(f"{name} images", len(subset.rows)) as report:
         for rows in subset.rows.split(max(1, PIECE // prod(shape))):
-            yield subset.source.read(rows)
+            yield subset.read(rows)
             done += len(rows)
             report(done, "")
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import socket
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPException
@@ -16,15 +15,22 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from ncpipe.data.idx import FILES, find_idx_files, read_idx_pair
+from ncpipe.data.idx import read_idx_pair
 from ncpipe.data.imagefolder import ImageFolder
+from ncpipe.data.originals import Originals
+from ncpipe.data.places import (
+    IDX_FILES,
+    IDX_SETS,
+    TORCHVISION_SETS,
+    TorchvisionSet,
+    cache_folder,
+    downloaded_idx_set,
+    find_idx_set,
+    find_torchvision_set,
+)
 from ncpipe.errors import UserError
-from ncpipe.files import sha256
 from ncpipe.study.spec import DatasetSpec
 from ncpipe.vision import import_torchvision
-
-SYSTEM_FOLDERS = (Path("/usr/share/datasets"),)
-"""Where Debian's data-set packages put their files."""
 
 DOWNLOAD_TIMEOUT = 60.0
 """Seconds without an answer after which a download is given up."""
@@ -37,12 +43,14 @@ class SourceSplit:
     """Labels (N,) int64 and a way to read some of the images, so that a subset costs only its own images."""
 
     labels: Tensor
-    read: Callable[[Tensor], Tensor]
-    """Indices (n,) to images (n, C, H, W) uint8."""
+    read: Callable[[Tensor, int], Tensor]
+    """Indices (n,), and the bits of images of more than 8, to images (n, C, H, W) uint8."""
+    bits: Callable[[Tensor], int] = lambda rows: 8
+    """Bits of the images of these indices."""
 
     @classmethod
     def of(cls, images: Tensor, labels: Tensor) -> SourceSplit:
-        return cls(labels, images.__getitem__)
+        return cls(labels, lambda rows, bits: images[rows])
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,10 @@ class Source:
     class_names: tuple[str, ...]
     kind: str
     checksums: dict[str, str] = field(default_factory=dict)
+    originals: Originals | None = None
+    """The files it is made of; None of what comes with a package."""
+    skipped: dict[str, int] = field(default_factory=dict)
+    """Files that are not read, by kind or place."""
 
 
 def open_source(spec: DatasetSpec, search_path: Sequence[Path]) -> Source:
@@ -67,16 +79,9 @@ def open_source(spec: DatasetSpec, search_path: Sequence[Path]) -> Source:
         assert spec.path is not None  # DatasetSpec sees to both
         assert spec.image_size is not None
         return _image_folder(ImageFolder.find(spec.path, search_path), spec.image_size)
-    folders = [*search_path, *SYSTEM_FOLDERS]
-    if spec.name in _IDX_SETS:
-        return _idx(spec.name, folders)
-    return _torchvision(spec.name, folders)
-
-
-def cache_folder(name: str) -> Path:
-    """Folder of a downloaded data set, below ``$XDG_CACHE_HOME`` or ``~/.cache``."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "ncpipe" / name
+    if spec.name in IDX_SETS:
+        return _idx(spec.name, search_path)
+    return _torchvision(spec.name, search_path)
 
 
 # --- scikit-learn's digits, image folders ---------------------------------------------------------
@@ -98,93 +103,52 @@ def _digits() -> Source:
 def _image_folder(folder: ImageFolder, side: int) -> Source:
     def split(name: str) -> SourceSplit:
         names, labels = zip(*folder.members(name), strict=True)
+
+        def of(rows: Tensor) -> list[str]:
+            return [names[row] for row in rows.tolist()]
+
         return SourceSplit(
-            torch.tensor(labels), lambda rows: folder.read([names[row] for row in rows.tolist()], side)
+            torch.tensor(labels),
+            lambda rows, bits: folder.read(of(rows), side, bits),
+            lambda rows: folder.bits(of(rows)),
         )
 
-    kind = "zip of images" if folder.path.is_file() else "folder of images"
-    return Source(split("train"), split("test"), folder.class_names, kind, folder.checksums())
+    if left_out := folder.left_out():
+        print(left_out, flush=True)
+    kind = "zip of images" if folder.packed else "folder of images"
+    originals = Originals.of_images(folder)
+    return Source(
+        split("train"), split("test"), folder.class_names, kind, folder.checksums(), originals, folder.skipped
+    )
 
 
 # --- MNIST and Fashion-MNIST -----------------------------------------------------------------------
 
-
-_CLOTHES = (
+CLOTHES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _IdxSet:
-    class_names: tuple[str, ...]
-    torchvision: str
-    """torchvision's class, which downloads to ``<root>/<class>/raw``."""
-    folders: tuple[str, ...]
-    """Folder names that say which data set is inside, for its files have the same names as others'."""
-
-    def places(self, parent: Path) -> list[Path]:
-        """Where the files may be in a folder; directly inside only if the folder has the right name."""
-        itself = [parent] if any(parent.absolute().match(name) for name in self.folders) else []
-        return [*itself, *(parent / name for name in self.folders)]
-
-
-_IDX_SETS = {
-    "mnist": _IdxSet(DIGIT_NAMES, "MNIST", ("mnist", "MNIST", "MNIST/raw")),
-    "fashion_mnist": _IdxSet(
-        _CLOTHES, "FashionMNIST", ("fashion_mnist", "fashion-mnist", "FashionMNIST", "FashionMNIST/raw")
-    ),
-}
-
-
-def _idx(name: str, folders: Sequence[Path]) -> Source:
-    known = _IDX_SETS[name]
-    places = [place for folder in folders for place in known.places(folder)]
-    files = next((files for place in places if (files := find_idx_files(place))), None)
+def _idx(name: str, search_path: Sequence[Path]) -> Source:
+    files = find_idx_set(name, search_path)
     if files is None:
         root = cache_folder(name)
         with _downloading(name, root, "train-images-idx3-ubyte.gz and its three siblings"):
-            getattr(import_torchvision().datasets, known.torchvision)(root, download=True)
-        files = find_idx_files(root / known.torchvision / "raw")
+            getattr(import_torchvision().datasets, IDX_SETS[name].torchvision)(root, download=True)
+        files = downloaded_idx_set(name)
         assert files is not None  # torchvision has just read them
-    train, test = (SourceSplit.of(*read_idx_pair(*(files[file] for file in pair))) for pair in FILES.values())
-    return Source(train, test, known.class_names, "idx files", _checksums(files.values()))
+    originals = Originals.of_files(files.values())  # as they are before they are read
+    train, test = (SourceSplit.of(*read_idx_pair(*(files[file] for file in pair))) for pair in IDX_FILES.values())
+    names = DIGIT_NAMES if name == "mnist" else CLOTHES
+    return Source(train, test, names, "idx files", originals.checksums(), originals)
 
 
 # --- data sets that torchvision reads ---------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _TorchvisionSet:
-    torchvision: str
-    files: tuple[str, ...]
-    splits: tuple[dict[str, object], dict[str, object]]
-    """Arguments that select the training and the test split."""
-
-    @property
-    def contents(self) -> str:
-        """What to look for in a folder, for error messages."""
-        return ", ".join(dict.fromkeys(file.split("/")[0] for file in self.files))
-
-
-_FLAGS: tuple[dict[str, object], dict[str, object]] = ({"train": True}, {"train": False})
-_NAMES: tuple[dict[str, object], dict[str, object]] = ({"split": "train"}, {"split": "test"})
-_CIFAR10_FILES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
-_TORCHVISION_SETS = {
-    "cifar10": _TorchvisionSet("CIFAR10", tuple(f"cifar-10-batches-py/{f}" for f in _CIFAR10_FILES), _FLAGS),
-    "cifar100": _TorchvisionSet(
-        "CIFAR100", tuple(f"cifar-100-python/{f}" for f in ("train", "test", "meta")), _FLAGS
-    ),
-    "svhn": _TorchvisionSet("SVHN", ("train_32x32.mat", "test_32x32.mat"), _NAMES),
-    "stl10": _TorchvisionSet(
-        "STL10", tuple(f"stl10_binary/{split}_{part}.bin" for split in ("train", "test") for part in "Xy"), _NAMES
-    ),
-}
-
-
-def _torchvision(name: str, folders: Sequence[Path]) -> Source:
-    known = _TORCHVISION_SETS[name]
-    places = [place for folder in folders for place in (folder, folder / name)]
-    root = next((place for place in places if any((place / file).is_file() for file in known.files)), None)
+def _torchvision(name: str, search_path: Sequence[Path]) -> Source:
+    known = TORCHVISION_SETS[name]
+    root = find_torchvision_set(name, search_path)
     if root is not None:
         try:
             return _read_torchvision(known, root)
@@ -197,13 +161,13 @@ def _torchvision(name: str, folders: Sequence[Path]) -> Source:
         return _read_torchvision(known, root, download=True)
 
 
-def _read_torchvision(known: _TorchvisionSet, root: Path, download: bool = False) -> Source:
+def _read_torchvision(known: TorchvisionSet, root: Path, download: bool = False) -> Source:
     reader = getattr(import_torchvision().datasets, known.torchvision)
     opened = [reader(root, **arguments, download=download) for arguments in known.splits]
     train, test = (SourceSplit.of(_channels_first(split.data), _labels(split)) for split in opened)
     class_names = tuple(getattr(opened[0], "classes", DIGIT_NAMES))
-    checksums = _checksums(root / file for file in known.files if (root / file).is_file())
-    return Source(train, test, class_names, f"torchvision {known.torchvision}", checksums)
+    originals = Originals.of_files(known.present(root))
+    return Source(train, test, class_names, f"torchvision {known.torchvision}", originals.checksums(), originals)
 
 
 def _channels_first(images: np.ndarray) -> Tensor:
@@ -237,7 +201,3 @@ def _downloading(name: str, root: Path, files: str) -> Iterator[None]:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _checksums(paths: Iterable[Path]) -> dict[str, str]:
-    return {path.name: sha256(path) for path in paths}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ncpipe.data.imagefolder import ImageFolder
 from ncpipe.errors import UserError
 from ncpipe.plan.limits import keep_estimates
 from ncpipe.plan.units import Unit, clock, size, units
@@ -33,6 +34,9 @@ def print_plan(study: Study, estimate: bool = True, every: bool = False) -> None
     table = _unit_table(planned, estimates, estimate) if listed else _stage_table(planned, estimates, estimate)
     console = Console(highlight=False)
     console.print(table)
+    for folder in dict.fromkeys(spec.path for spec in study.prepared.values() if spec.name == "imagefolder"):
+        if folder and (left_out := ImageFolder.find(folder, study.data_path).left_out()):
+            console.print(left_out, markup=False)
     if not listed:
         console.print("`ncpipe plan --every` lists every unit")
     console.print(

@@ -14,9 +14,8 @@ from ncpipe.files import write_text
 from ncpipe.report.templates import link, template
 from ncpipe.study.layout import Layout
 from ncpipe.study.spec import Paper
-from ncpipe.tables.checks import check_values
-from ncpipe.tables.records import read_table
-from ncpipe.tables.schemas import CLAIMS, TABLES
+from ncpipe.tables.reading import metadata, read_whole
+from ncpipe.tables.schemas import TABLES
 
 PAPERS: tuple[Paper, ...] = get_args(Paper)
 
@@ -61,12 +60,7 @@ def read_claims(results: Path) -> StudyClaims:
     path = layout.tables / "claims.parquet"
     if not path.exists():
         return StudyClaims(layout, None, {})
-    table = read_table(path)
-    if not table.schema.equals(CLAIMS):
-        raise UserError(f"{path} was written by another version of ncpipe; run the study again")
-    check_values("claims", table, path)
-    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-    return StudyClaims(layout, tuple(table.to_pylist()), metadata)
+    return StudyClaims(layout, tuple(read_whole(path).to_pylist()), metadata(path))
 
 
 def write_claims_page(studies: Iterable[StudyClaims], target: Path) -> None:

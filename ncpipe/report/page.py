@@ -24,8 +24,7 @@ from ncpipe.report.summary import final_values, sentences
 from ncpipe.report.templates import link, script, template, text
 from ncpipe.study.spec import StudyInfo
 from ncpipe.tables.checks import reading
-from ncpipe.tables.reading import metadata, read_tables
-from ncpipe.tables.records import read_table
+from ncpipe.tables.reading import metadata, read_tables, read_whole
 from ncpipe.tables.schemas import TABLES
 from ncpipe.tables.selection import compared
 
@@ -86,7 +85,7 @@ def write_report(
             summary=[*sentences(tables), *rule(tables_folder / "runs.parquet")],
             explorer=explorer(tables),
             pictures=pictures(figures, target.parent),
-            papers=by_paper(read_table(tables_folder / "claims.parquet").to_pylist()),
+            papers=by_paper(read_whole(tables_folder / "claims.parquet").to_pylist()),
             bibliography=BIBLIOGRAPHY,
             scale=scale(tables_folder / "claims.parquet"),
             runs=runs,

@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 
 from ncpipe.errors import UserError
 from ncpipe.files import ALTERED, unreadable
-from ncpipe.tables.checks import REMEDY, check_schema, check_values
-from ncpipe.tables.records import is_unaltered
+from ncpipe.tables.casting import as_written
+from ncpipe.tables.checks import REMEDY, check_columns, check_values
+from ncpipe.tables.records import is_unaltered, read_table
 from ncpipe.tables.schemas import TABLES
 
 Frames = Mapping[str, pd.DataFrame]
@@ -132,14 +133,31 @@ def open_table(path: Path) -> ds.Dataset:
     try:
         found = ds.dataset(path, format=options)
         schemas = {Path(file): pq.read_schema(file) for file in found.files}
-        altered = [file for file, schema in schemas.items() if not is_unaltered(schema)]
+        altered = [file for file, schema in schemas.items() if not is_unaltered(schema, file)]
     except (OSError, ValueError, pa.ArrowException) as error:
         raise _unreadable(path, error) from None
     if altered:
         raise unreadable(altered[0], ALTERED)
     for file, schema in schemas.items():
-        check_schema(path.stem, schema, file)
-    return found
+        check_columns(path.stem, schema, file)
+    if all(schema.field(field.name).type == field.type for field in TABLES[path.stem] for schema in schemas.values()):
+        return found
+    table = read_whole(path)  # of another tool, whose types no scan casts
+    for name in texts if path.stem in LONG else ():
+        table = table.set_column(table.column_names.index(name), name, table[name].dictionary_encode())
+    return ds.dataset(table)
+
+
+def read_whole(path: Path, whole: bool = True) -> pa.Table:
+    """All of a table on disk, file or folder of parts, whoever wrote it, as ncpipe would have.
+
+    Raises:
+        UserError: it is damaged or does not fit, or a column of a ``whole`` table is missing.
+    """
+    parts = [as_written(path.stem, read_table(file), file, whole) for file in files(path) or [path]]
+    table = pa.concat_tables(parts, promote_options="default")
+    check_values(path.stem, table, path)
+    return table
 
 
 def scan(path: Path, columns: Sequence[str] | None = None, **wanted: Any) -> pa.Table:
@@ -167,7 +185,7 @@ def _scanner(path: Path, columns: Sequence[str] | None, wanted: Mapping[str, Any
     chosen = reduce(and_, tests) if tests else None
     # Few row groups ahead: what is read and not yet filtered is the most of what is in memory.
     return table.scanner(
-        None if columns is None else list(columns), filter=chosen, batch_readahead=2, fragment_readahead=1
+        list(columns or TABLES[path.stem].names), filter=chosen, batch_readahead=2, fragment_readahead=1
     )
 
 
@@ -178,7 +196,7 @@ def _values(schema: pa.Schema, column: str, value: Any) -> pa.Array:
 
 def frame(table: pa.Table) -> pd.DataFrame:
     """As pandas has it; the categories of texts in alphabetical order, so that sorting is that of the texts."""
-    found = table.to_pandas(split_blocks=True)
+    found = table.to_pandas(split_blocks=True, ignore_metadata=True)  # nor with the index of who wrote it
     for name in found.columns[found.dtypes == "category"]:
         texts = found[name].cat
         found[name] = texts.set_categories(sorted(texts.categories))
@@ -200,7 +218,11 @@ def metadata(path: Path) -> dict[str, str]:
         found = pq.read_schema(next(iter(files(path)), path)).metadata or {}
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, error) from None
-    return {key.decode(): value.decode() for key, value in found.items() if not key.startswith(b"ARROW")}
+    return {
+        key.decode(errors="replace"): value.decode(errors="replace")
+        for key, value in found.items()
+        if not key.startswith(b"ARROW")
+    }
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ncpipe.files import ALTERED, replacing, unreadable
-from ncpipe.tables.schemas import HISTORY, SCHEMA_VERSION, TIMINGS
+from ncpipe.tables.schemas import HISTORY, SCHEMA_VERSION, TABLES, TIMINGS
 
 PARQUET = {"compression": "zstd", "write_page_checksum": True}
 """How every Parquet file is written: every page has its CRC-32."""
@@ -33,7 +33,7 @@ def read_table(path: Path) -> pa.Table:
     """Read a Parquet file; a missing or damaged one is a ``UserError``."""
     try:
         table = pq.read_table(path, partitioning=None, page_checksum_verification=True)
-        unaltered = is_unaltered(table.schema)
+        unaltered = is_unaltered(table.schema, path)
     except (OSError, ValueError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise unreadable(path, reason) from None
@@ -51,10 +51,32 @@ def marked(schema: pa.Schema, metadata: Mapping[str, str]) -> pa.Schema:
     return versioned.with_metadata({**versioned.metadata, CHECKSUM: _checksum(versioned)})
 
 
-def is_unaltered(schema: pa.Schema) -> bool:
-    """Whether a schema as read agrees with its checksum, or has none."""
+def is_unaltered(schema: pa.Schema, file: Path) -> bool:
+    """Whether the schema of a file as read agrees with its checksum, or has none that is of this file.
+
+    Other tools may keep the metadata when they write a table again, with further columns, in other types of Arrow for
+    the same ones of Parquet, or in another compression.
+    """
     known = (schema.metadata or {}).get(CHECKSUM)
-    return known is None or known == _checksum(schema)
+    if known in (None, _checksum(schema)):
+        return True
+    ours = ([name for name in table.names if name in schema.names] for table in TABLES.values())
+    metadata = {key: value for key, value in schema.metadata.items() if key != b"pandas"}
+    stored = (pa.schema([(n, _stored(schema.field(n).type)) for n in names], metadata) for names in ours)
+    if known in map(_checksum, stored):
+        return True
+    groups = pq.read_metadata(file)
+    chunks = (groups.row_group(i).column(j) for i in range(groups.num_row_groups) for j in range(len(schema)))
+    return groups.num_row_groups > 0 and all(chunk.compression != "ZSTD" for chunk in chunks)
+
+
+def _stored(kind: pa.DataType) -> pa.DataType:
+    """The type that ncpipe has for what stands in Parquet as this one does."""
+    if pa.types.is_dictionary(kind):
+        return _stored(kind.value_type)
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return pa.string()
+    return pa.list_(_stored(kind.value_type)) if pa.types.is_large_list(kind) else kind
 
 
 def _checksum(schema: pa.Schema) -> bytes:

@@ -42,13 +42,13 @@ def train_ensemble(
     Siblings differ from it in the seed only. Their finished states are left in their folders, where their own jobs
     find them; only ``run`` is published. One job at a time trains an ensemble: the others wait for it.
     """
-    here = _position(run, folder)
+    here = _position(run, folder, dataset)
     with ExitStack() as held, stop_requests() as stop:
         runs = {folder: run}
         for place, sibling in siblings.items() if here[0] < run.spec.epochs else ():
             with suppress(Timeout):  # trained by a job that knows of no ensemble
                 held.enter_context(run_lock(place).acquire(timeout=0))
-                if not (place / "spec.json").exists() and _position(sibling, place) == here:
+                if not (place / "spec.json").exists() and _position(sibling, place, dataset) == here:
                     runs[place] = sibling
         trainer = Trainer(list(runs.values()), list(runs), dataset, computation)
         with work():
@@ -67,6 +67,6 @@ def ensemble_lock(folder: Path, siblings: Mapping[Path, NetworkRun]) -> BaseFile
     return FileLock(first.with_name(f".{first.name}.ensemble.lock"))
 
 
-def _position(run: NetworkRun, folder: Path) -> tuple[int, int]:
-    progress = state_folder(run, folder).load().progress
+def _position(run: NetworkRun, folder: Path, dataset: Dataset) -> tuple[int, int]:
+    progress = state_folder(run, folder, dataset).load().progress
     return progress.epoch, progress.step

@@ -75,7 +75,7 @@ class Trainer:
         self._check_batches()
         self.totals = torch.zeros(2, len(runs), dtype=torch.float64, device=self.device)
         torch.manual_seed(self.spec.seed)
-        self.states = [state_folder(run, folder) for run, folder in zip(runs, folders)]
+        self.states = [state_folder(run, folder, dataset) for run, folder in zip(runs, folders)]
         self._restore([state.load() for state in self.states])
         self.logs = [EpochLog(folder) for folder in folders] if ranks.is_first else []
         for log, progress in zip(self.logs, self.progress):
@@ -327,6 +327,6 @@ def new_network(spec: NetworkSpec, dataset: Dataset) -> Network:
     return build_network(spec.model, spec.head, dataset.image_shape, dataset.num_classes, spec.seed)
 
 
-def state_folder(run: NetworkRun, folder: Path) -> StateFolder:
-    """Where the unfinished run keeps its state; of other settings or code nothing is read there."""
-    return StateFolder(folder, digest([run.spec, run.epochs, STAGE_VERSIONS["train"]]), run.epochs)
+def state_folder(run: NetworkRun, folder: Path, dataset: Dataset) -> StateFolder:
+    """Where the unfinished run keeps its state; of other settings, data or code nothing is read there."""
+    return StateFolder(folder, digest([run.spec, run.epochs, dataset.digest, STAGE_VERSIONS["train"]]), run.epochs)

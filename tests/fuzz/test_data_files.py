@@ -26,7 +26,7 @@ import ncpipe
 from fuzz.runner import Surface, fuzz
 from fuzz.strategies import damaged, mutated
 from ncpipe.data import load, prepare
-from ncpipe.data.idx import FILES
+from ncpipe.data.places import IDX_FILES
 from ncpipe.errors import UserError
 from ncpipe.foreign import read_arrays
 from ncpipe.study.spec import DatasetSpec
@@ -65,7 +65,7 @@ def _idx(array: np.ndarray) -> bytes:
 def _digits() -> Files:
     rng, labels = np.random.default_rng(0), np.tile(np.arange(10, dtype=np.uint8), 3)
     contents = {}
-    for images_name, labels_name in FILES.values():
+    for images_name, labels_name in IDX_FILES.values():
         contents[f"data/mnist/{images_name}.gz"] = gzip.compress(_idx(rng.integers(0, 255, (30, 28, 28), np.uint8)))
         contents[f"data/mnist/{labels_name}.gz"] = gzip.compress(_idx(labels))
     return contents

@@ -10,6 +10,16 @@ SCALE = STUDY.config.scale or "small"
 DATA_PATH = list(STUDY.config.study.data_path)
 
 
+def originals_of_study(wildcards):
+    """Versions of the source files of all of its data sets, which the Snakemake of the study alone would look at."""
+    study = Study.read(
+        Path("studies") / f"{wildcards.paper}.yaml", wildcards.scale, check=False
+    )
+    folders = tuple(STUDY.data_path or study.data_path)
+    found = {dataset: made_of(study, dataset, folders) for dataset in study.prepared}
+    return {dataset: changed for dataset, changed in found.items() if changed}
+
+
 rule study_claims:
     input:
         study=f"{ROOT}/studies/{{paper}}.yaml",
@@ -31,6 +41,7 @@ rule study_claims:
         snakefile=f"{ROOT}/Snakefile",
         data_path=[f"study={json.dumps({'data_path': DATA_PATH})}"] if DATA_PATH else [],
         versions=STAGE_VERSIONS,
+        originals=originals_of_study,
         # Made by the inner Snakemake, and so no output here: declared outputs are deleted before a job.
         claims="results/{paper}-{scale}/tables/claims.parquet",
     shell:

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from snakemake.io import _IOFile
@@ -24,6 +25,7 @@ except ModuleNotFoundError:
     )
 
 from ncpipe.cluster import take_over
+from ncpipe.data.originals import find_originals, version
 from ncpipe.files import check_writable, content_digest, write_text
 from ncpipe.plan.fitting_time import fitting_time
 from ncpipe.plan.limits import megabytes, minutes, minutes_for, read_estimates
@@ -146,6 +148,29 @@ def measure_settings(wildcards):
         "layers": list(run.layers),
         "measure": {k: v for k, v in measure.items() if k not in ("layers", "epochs")},
     }
+
+
+originals_of = cache(find_originals)  # of all data sets of one source
+
+
+def made_of(study, dataset, folders):
+    """Of which version of its source files a data set is made; empty while they have not changed."""
+    spec = study.prepared[dataset]
+    return version(
+        study.layout.dataset(dataset),
+        lambda: originals_of(spec.name, spec.path, folders),
+    )
+
+
+def dataset_settings(wildcards):
+    originals = made_of(STUDY, wildcards.dataset, tuple(STUDY.data_path))
+    settings = canonical(STUDY.prepared[wildcards.dataset])
+    return settings | ({"originals": originals} if originals else {})
+
+
+def dataset_version(wildcards):
+    name = STUDY.prepared[wildcards.dataset].name
+    return STAGE_VERSIONS.get(name, STAGE_VERSIONS["dataset"])
 
 
 def dataset_of(wildcards):

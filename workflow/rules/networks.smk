@@ -16,8 +16,8 @@ rule dataset:
         runtime=60,
     params:
         study=STUDY_FILE,
-        settings=lambda wildcards: canonical(STUDY.prepared[wildcards.dataset]),
-        version=STAGE_VERSIONS["dataset"],
+        settings=dataset_settings,
+        version=dataset_version,
     shell:
         "ncpipe dataset {params.study} {wildcards.dataset} > {log} 2>&1"
 
