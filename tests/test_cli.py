@@ -239,7 +239,7 @@ def test_mistakes_are_one_line(arrays, tmp_path):
     for arguments, message in [
         (("measure", tmp_path / "short.npz"), "one per row of features"),
         (("measure", tmp_path / "empty.npz"), "holds no features and no labels"),
-        (("measure", tmp_path / "pickled.npz"), "cannot read"),
+        (("measure", tmp_path / "pickled.npz"), "holds Python objects"),
         (("measure", tmp_path / "broken.safetensors"), "cannot read"),
         (("measure", tmp_path / "missing.npz"), "cannot read"),
         (("measure", tmp_path / "features.pt"), "expected a .safetensors or .npz file"),
