@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -25,3 +27,12 @@ def test_an_editable_install_is_found_in_the_folder_above_the_clone(tmp_path):
         [sys.executable, "-I", "-c", look], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_puts_the_target_before_the_config_file():
+    command = ["make", "--dry-run", "run", "STUDY=studies/x.yaml", "TARGET=figures", "CORES=2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "snakemake --cores 2 figures --configfile studies/x.yaml\n" in done.stdout
+    told = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "a target stands before --configfile" in told
