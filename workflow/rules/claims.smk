@@ -10,16 +10,6 @@ SCALE = STUDY.config.scale or "small"
 DATA_PATH = list(STUDY.config.study.data_path)
 
 
-def originals_of_study(wildcards):
-    """Versions of the source files of all of its data sets, which the Snakemake of the study alone would look at."""
-    study = Study.read(
-        Path("studies") / f"{wildcards.paper}.yaml", wildcards.scale, check=False
-    )
-    folders = tuple(STUDY.data_path or study.data_path)
-    found = {dataset: made_of(study, dataset, folders) for dataset in study.prepared}
-    return {dataset: changed for dataset, changed in found.items() if changed}
-
-
 rule study_claims:
     input:
         study=f"{ROOT}/studies/{{paper}}.yaml",

@@ -162,6 +162,16 @@ def made_of(study, dataset, folders):
     )
 
 
+def originals_of_study(wildcards):
+    """Versions of the source files of all of its data sets, which the Snakemake of the study alone would look at."""
+    study = Study.read(
+        Path("studies") / f"{wildcards.paper}.yaml", wildcards.scale, check=False
+    )
+    folders = tuple(STUDY.data_path or study.data_path)
+    found = {dataset: made_of(study, dataset, folders) for dataset in study.prepared}
+    return {dataset: changed for dataset, changed in found.items() if changed}
+
+
 def dataset_settings(wildcards):
     originals = made_of(STUDY, wildcards.dataset, tuple(STUDY.data_path))
     settings = canonical(STUDY.prepared[wildcards.dataset])
