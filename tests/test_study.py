@@ -234,7 +234,7 @@ YAML_TRAPS = {
     "minutes behind an alias": (
         "study",
         "{name: a, title: &t 1:30, description: *t}",
-        "study.title: YAML reads 1:30",
+        "YAML reads 1:30 to the base 60",
     ),
     "a number of base 8": (
         "networks.base.batch_size",
