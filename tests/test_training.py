@@ -62,7 +62,6 @@ def test_training_writes_its_records_and_reaches_low_loss(digits, tmp_path):
     final = history.query("time == 40").set_index("quantity")["value"]
     assert final["train_accuracy"] > 0.97
     assert final["test_accuracy"] > 0.85
-    accurate = history.query("quantity == 'train_accuracy' and value == 1")["time"]
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [
         f"epoch{e:06d}.safetensors" for e in (0, 5, record["zero_error_epoch"], 40)
     ]

@@ -124,7 +124,7 @@ def test_killed_right_after_it_the_run_goes_on_to_the_same_bytes(when, digits, t
         patch.setattr(Trainer, "save", deadly)
         with pytest.raises(Killed):
             train(run, digits, tmp_path / "killed", CPU)
-    assert state_folder(run, tmp_path / "killed").checkpoint(zero).exists()
+    assert state_folder(run, tmp_path / "killed", digits).checkpoint(zero).exists()
     epochs, once = [], Trainer.epoch
     monkeypatch.setattr(Trainer, "epoch", lambda self, *a: (epochs.append(1), once(self, *a))[1])
     train(run, digits, tmp_path / "killed", CPU)
@@ -138,7 +138,7 @@ def test_a_state_without_its_checkpoint_is_worth_nothing(digits, tmp_path, monke
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "publish", lambda self, stop: None)
         train(run, digits, tmp_path / "run", CPU)
-    state = state_folder(run, tmp_path / "run")
+    state = state_folder(run, tmp_path / "run", digits)
     assert state.load().progress.epoch == 20
     state.checkpoint(zero_error(tmp_path / "whole")).unlink()
     assert state.load().progress.epoch == 0
@@ -246,7 +246,7 @@ def test_killed_right_after_it_the_end_phase_goes_on(digits, tmp_path, monkeypat
         patch.setattr(EndPhase, "save", deadly)
         with pytest.raises(Killed):
             train(run, digits, tmp_path / "killed", CPU)
-    assert state_folder(run, tmp_path / "killed").checkpoint(zero).exists()
+    assert state_folder(run, tmp_path / "killed", digits).checkpoint(zero).exists()
     train(run, digits, tmp_path / "killed", CPU)
     assert without_settings(tmp_path / "killed") == without_settings(tmp_path / "whole")
 
