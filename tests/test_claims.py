@@ -42,7 +42,7 @@ RUN_COLUMNS = ["settings", "seed", "train_samples", "weight_decay", "dataset", "
 
 def frames(*rows: tuple, ufm: list | None = None) -> dict[str, pd.DataFrame]:
     columns = ["run_id", "kind", "network_id", "model", "weights_gram_error", "means_gram_error", "gap", "optimum"]
-    columns += ["bias", "classes", "samples", "weight_decay", "feature_decay"]
+    columns += ["bias", "classes", "samples", "weight_decay", "feature_decay", "classifier", "rescale"]
     sides = ("predicted", "measured")
     columns += [f"{side}_{name}" for side in sides for name in ("weight_norm", "feature_norm", "objective", "loss")]
     columns += [f"{side}_{name}" for side in sides for name in ("means_gram", "weights_gram")]
