@@ -109,4 +109,4 @@ def _entry(path: Path, file: Any, name: str) -> Any:
         if "allow_pickle" not in str(error):
             raise
     remedy = number_classes(None) if name == "labels" else f"save {name}.astype(np.float64)"
-    raise UserError(f"{path}: {name} holds Python objects, which are not read: {remedy}")
+    raise UserError(f"cannot read {path}: {name} holds Python objects, {remedy}")

@@ -303,7 +303,7 @@ def test_a_file_has_the_remedies_of_its_kind(measured, suffix, library):
 
 def test_a_file_of_objects_is_told_what_to_save(measured):
     done = measured({"features": H, "labels": NAMES.astype(object)[Y]})
-    assert "labels holds Python objects, which are not read: number the classes, np.unique" in str(done.exception)
+    assert "labels holds Python objects, number the classes, np.unique" in str(done.exception)
     done = measured({"features": H.astype(object), "labels": Y})
     assert "save features.astype(np.float64)" in str(done.exception)
 

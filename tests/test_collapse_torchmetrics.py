@@ -86,10 +86,11 @@ def test_a_tracker_keeps_the_best_of_every_value():
     best, step = tracker.best_metric(return_step=True)
     assert best["cdnv"] == rows["cdnv"].min()
     assert step["cdnv"] == 1
-    one = torchmetrics.MetricTracker(CollapseMetrics(4)["cdnv"], maximize=False)
-    one.increment()
-    one.update(H, Y)
-    assert one.best_metric() == whole()["cdnv"]
+    for metric in (CollapseMetrics(4, WEIGHT)["unc3"], One(4, WEIGHT)):
+        tracker = torchmetrics.MetricTracker(metric, maximize=False)
+        tracker.increment()
+        tracker.update(H, Y)
+        assert tracker.best_metric() == pytest.approx(whole()["unc3"])
 
 
 def test_a_bootstrap_is_of_every_value():
@@ -129,6 +130,9 @@ def test_metrics_are_compared_by_arithmetic():
     difference = CollapseMetrics(4)["cdnv"] - CollapseMetrics(4, WEIGHT)["cdnv"]
     difference.update(H, Y)
     assert difference.compute() == 0
+    less = 1 - CollapseMetrics(4)
+    less.update(H, Y)
+    assert less.compute()["cdnv"] == 1 - see(CollapseMetrics(4)).compute()["cdnv"]
 
 
 def test_a_metric_is_drawn():

@@ -76,8 +76,9 @@ class TensorMeasurement(Measurement):
                 return [of(name, part) for part in value]
             return value[name] if isinstance(value, cls) else value
 
-        first = args[0][0] if isinstance(args[0], list | tuple) else args[0]
-        return cls({name: function(*of(name, args), **(kwargs or {})) for name in first})
+        parts = (part for value in args for part in (value if isinstance(value, list | tuple) else [value]))
+        names = next(part for part in parts if isinstance(part, cls))
+        return cls({name: function(*of(name, args), **(kwargs or {})) for name in names})
 
     def mean(self, *args: Any, **kwargs: Any) -> TensorMeasurement:
         return torch.mean(self, *args, **kwargs)  # type: ignore[call-overload]

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from abc import ABC
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Self
@@ -127,7 +128,7 @@ class CollapseMetrics(Metric):
         # In a tuple, or torch.nn.Module would take a parameter for one of its own.
         self._references: References = (weight, bias, train_means)
         self._second: tuple[Tensor, SecondPass] | None = None
-        self._rests_on: tuple[tuple[Tensor, ...], dict[str, bool], Head] | None = None
+        self._rests_on: tuple[tuple[Tensor, ...], tuple[bool, bool], Head] | None = None
         columns = {"about": 0, "moments": 2, "sums": 1 + len(SUMS)}
         zeros = {name: torch.zeros(num_classes, width, dtype=torch.float64) for name, width in columns.items()}
         self.add_state("about", zeros["about"], dist_reduce_fx=_agreed)  # first: it may refuse to be merged
@@ -183,9 +184,11 @@ class CollapseMetrics(Metric):
         """The metrics of all that has been seen."""
         stats, head = self.statistics(), self._head()
         weight, bias, train_means = head
-        options = {"per_class": self.per_class, "present_only": self.present_only}
-        self._rests_on = (self._states(), options, _cloned(head))
-        row = collapse_metrics(stats, weight, bias, next_weight=None, train_means=train_means, **options)
+        self._rests_on = (self._states(), self._options(), _cloned(head))
+        per_class, present_only = self._options()
+        row = collapse_metrics(
+            stats, weight, bias, train_means=train_means, per_class=per_class, present_only=present_only
+        )
         return TensorMeasurement(row, self.moments.device)
 
     def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
@@ -206,26 +209,28 @@ class CollapseMetrics(Metric):
     def _states(self) -> tuple[Tensor, ...]:
         return self.about, self.moments, self.sums
 
+    def _options(self) -> tuple[bool, bool]:
+        return self.per_class, self.present_only
+
     def _holds(self) -> bool:
         """Whether what ``compute`` has read is what it would read now; never where ranks are merged."""
         if self._rests_on is None:
             return False
         states, options, head = self._rests_on
-        if any(getattr(self, name) != value for name, value in options.items()):
-            return False
-        if any(one is not other for one, other in zip(states, self._states())):
+        if options != self._options() or any(one is not other for one, other in zip(states, self._states())):
             return False
         return self._in_second_pass or all(map(_same, head, self._head()))
 
     @contextmanager
     def _over_ranks(self) -> Iterator[None]:
-        """With the states of all ranks merged, also if that is left with an error."""
+        """With the states of all ranks merged; without them again also where that ends in an error."""
+        about, merged = self.about, self._is_synced
         try:
             with self.sync_context(self.dist_sync_fn, should_sync=self._to_sync, should_unsync=self._should_unsync):
                 yield
-        except BaseException:
-            self.unsync(self._is_synced)
-            raise
+        finally:
+            self.unsync(self._is_synced and self._should_unsync and not merged)
+            self.about = about  # not a copy, for which the second pass would be set up again
 
     @torch.jit.unused
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -236,7 +241,7 @@ class CollapseMetrics(Metric):
         except BaseException:
             vars(self).update(before)
             raise
-        self.about = before["about"]  # not a copy, for which the second pass would be set up again
+        self.about = before["about"]  # as in _over_ranks
         return value
 
     def _forward_reduce_state_update(self, *args: Any, **kwargs: Any) -> Any:
@@ -261,10 +266,11 @@ class CollapseMetrics(Metric):
             known[name] = known[name].round().long()
         absent = {"classifier_hits", "agreements"} if weight is None else set()
         absent |= {"train_whitened_scatter"} if train_means is None else set()
+        second = self._second if self._second is not None and self._second[0] is self.about else None
         return LayerStatistics(
             seen.counts,
             seen.means,
-            singular_values=self._second_pass().singular_values,
+            singular_values=None if second is None else second[1].singular_values,
             **{name: value for name, value in known.items() if name not in absent},
         )
 
@@ -288,6 +294,10 @@ class CollapseMetrics(Metric):
 
     def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
         """Add what another metric has seen: in the same pass, the second about the same means."""
+        if missing := self._defaults.keys() - incoming_state.keys():
+            raise ValueError(
+                f"the state to merge lacks {', '.join(sorted(missing))}: it is of another metric or version"
+            )
         theirs = dict(incoming_state)
         if len(theirs["moments"]) != self.num_classes:
             raise ValueError(f"metrics of {self.num_classes} and {len(theirs['moments'])} classes do not merge")
@@ -398,9 +408,9 @@ class CollapseMetrics(Metric):
         return f"metric.to({features.device})" + (f" would not help, {NO_VALUES}" if features.is_meta else "")
 
     def _check_width(self, features: Tensor) -> None:
-        width = self.moments.shape[1]
-        if width not in (2, 2 + features.shape[1]):
-            raise ValueError(f"features must have {width - 2} columns as before, got {features.shape[1]}")
+        width = self._width if self._in_second_pass else self.moments.shape[1] - 2
+        if width not in (0, features.shape[1]):
+            raise ValueError(f"features must have {width} columns as before, got {features.shape[1]}")
 
 
 def _packed(moments: ClassMoments) -> Tensor:
@@ -488,9 +498,18 @@ def _moved_all(values: tuple[Any, Any, Any], device: torch.device) -> tuple[Any,
 
 
 def _moved(value: Any, device: torch.device) -> Any:
-    """On the device; a parameter is its model's to move."""
-    return value.to(device) if isinstance(value, Tensor) and not isinstance(value, torch.nn.Parameter) else value
+    """On the device; a parameter is its model's to move, and what has no values stays to be named."""
+    moves = isinstance(value, Tensor) and not isinstance(value, torch.nn.Parameter) and not value.is_meta
+    return value.to(device) if moves else value
+
+
+class _OfNamedValues(ABC):  # noqa: B024
+    """``CollapseMetrics`` and what leaves its ``compute`` as it is."""
+
+    @classmethod
+    def __subclasshook__(cls, other: type) -> bool:
+        return getattr(other, "compute", None) is CollapseMetrics.compute
 
 
 # torchmetrics' name for a metric of several named values: MetricTracker then takes the best of each.
-ClasswiseWrapper.register(CollapseMetrics)
+ClasswiseWrapper.register(_OfNamedValues)
