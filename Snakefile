@@ -32,6 +32,7 @@ from ncpipe.study.clock import bring_back
 
 onstart:
     with errors_in_a_line():
+        originals_of.cache_clear()  # of a large folder hundreds of megabytes
         hold(STUDY.layout.results)
         check_writable([STUDY.layout.tables, STUDY.layout.figures])
         bring_back(STUDY.layout.results)

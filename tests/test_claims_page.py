@@ -148,7 +148,7 @@ def test_wrong_folders_are_told(tmp_path):
     with pytest.raises(UserError, match=r"no results folder .*nowhere; run the study first"):
         read_claims(tmp_path / "nowhere")
     write_rows(tmp_path / "old/tables/claims.parquet", RUNS, [])
-    with pytest.raises(UserError, match="another version of ncpipe; run the study again"):
+    with pytest.raises(UserError, match=r"claims.parquet has no column .paper.: write the tables again"):
         read_claims(tmp_path / "old")
 
 
