@@ -20,7 +20,8 @@ from rich.table import Table
 from ncpipe.errors import UserError
 from ncpipe.files import replacing
 from ncpipe.study.layout import Layout
-from ncpipe.tables.reading import StoredTables, files, open_table
+from ncpipe.tables.checks import UNIQUE
+from ncpipe.tables.reading import StoredTables, files, open_table, scan
 from ncpipe.tables.records import PARQUET
 from ncpipe.tables.schemas import TABLES
 
@@ -75,6 +76,8 @@ def _open_views(connection: duckdb.DuckDBPyConnection, tables: StoredTables) -> 
     """A view per table; from here on their files are all that can be read, and the settings are locked."""
     paths = {name: list(map(str, files(tables.path(name)))) for name in TABLES}
     opened = {name: open_table(tables.path(name)) for name in TABLES}
+    for name, key in UNIQUE.items():
+        scan(tables.path(name), key)  # a row that stands twice would count twice
     connection.execute("SET allowed_paths = $1", [[path for listed in paths.values() for path in listed]])
     # Parquet's least and largest values leave NaN out, by which DuckDB would take columns to have none.
     connection.execute("SET disabled_optimizers = 'statistics_propagation'")

@@ -238,11 +238,11 @@ def test_files_that_are_left_out_are_counted_and_said(tmp_path, capsys):
     others = ["train/a/1.gif", "train/a/2.GIF", "val/b/notes.txt", "train/b/deep/README", "train/labels.csv"]
     unlabelled = [f"test/{i}.png" for i in range(3)]
     root = write(tmp_path / "photos", TREE | dict.fromkeys([*others, *unlabelled], image()))
-    write(root, {"train/a/.DS_Store": b"?"})
+    write(root, {"train/a/.DS_Store": b"?", os.fsdecode(b"train/a/x.caf\xe9"): b"", "train/a/x.\x1b[31m": b""})
     prepared(root)
-    line = f"{root}: 8 files are not read: 4 outside the classes, 2 .gif, 1 .txt, 1 without ending\n"
+    line = f"{root}: 10 files are not read: 4 outside the classes, 2 .gif, 1 .txt, 1 without ending, 2 other\n"
     assert capsys.readouterr().out == line
-    skipped = {"outside the classes": 4, ".gif": 2, "without ending": 1, ".txt": 1}
+    skipped = {"outside the classes": 4, ".gif": 2, "without ending": 1, ".txt": 1, "other": 2}
     assert read_json(tmp_path / "photos-made/dataset.json")["source"]["skipped"] == skipped
     network = {"model": {"name": "mlp", "depth": 1, "width": 8}, "loss": {"name": "mse"}, "optimizer": {"lr": 0.05}}
     study = Study({
@@ -252,7 +252,7 @@ def test_files_that_are_left_out_are_counted_and_said(tmp_path, capsys):
         "ufm": {"matched": []},
     })  # fmt: skip
     print_plan(study, estimate=False)
-    assert "8 files are not read" in " ".join(capsys.readouterr().out.split())
+    assert "10 files are not read" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_test_split_without_labels_leaves_its_place_to_val(tmp_path):

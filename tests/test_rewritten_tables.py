@@ -198,6 +198,7 @@ def test_what_means_something_else_is_refused_in_a_line(tables, tmp_path, name):
         lambda: save_figure("collapse_curves", folder, tmp_path / "f", ["png"]),
         lambda: write_report(StudyInfo(name="a"), folder, {}, tmp_path / "report.html"),
         lambda: compare(str(tmp_path / "results"), str(tables.parent)),
+        lambda: query(folder, "FROM runs").__enter__(),
     )
     for use in uses:
         with pytest.raises(UserError, match=message):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 import unicodedata
 import zipfile
@@ -37,6 +38,8 @@ BLOCK = 16
 """Images that a thread reads in one go."""
 KINDS = 8
 """Kinds of files that are passed over, counted one by one."""
+PLAIN = re.compile(r"\.[a-z0-9_+-]{1,12}")
+"""Endings that are told."""
 
 
 class Entry(NamedTuple):
@@ -127,7 +130,7 @@ class ImageFolder:
             with self.path.open("rb") as stream:
                 return {self.path.name: hashlib.file_digest(stream, "sha256").hexdigest()}
         listing = "".join(f"{entry.name} {entry.size}\n" for entry in self.entries)
-        return {"names and sizes of the images": hashlib.sha256(os.fsencode(listing)).hexdigest()}
+        return {"names and sizes of the images": hashlib.sha256(as_bytes(listing)).hexdigest()}
 
     def digest(self, entry: Entry) -> str:
         """Of the content of an image as it is now."""
@@ -209,6 +212,11 @@ class ImageFolder:
                 yield opened
 
 
+def as_bytes(name: str) -> bytes:
+    """A name in UTF-8, or where it is none as it stands on the disk."""
+    return name.encode(errors="surrogateescape")
+
+
 def in_order(names: Iterable[str]) -> list[str]:
     """Names of classes in the order of their labels: whole numbers by value, others by the alphabet."""
     found = list(names)
@@ -254,7 +262,7 @@ def _by_split_and_class(entries: Iterable[Entry], skipped: Counter[str]) -> dict
             if suffix in SUFFIXES:
                 files.images.append(entry)
             else:
-                files.others[suffix or "without ending"] += 1
+                files.others[suffix if PLAIN.fullmatch(suffix) else "other" if suffix else "without ending"] += 1
     for files in (files for classes in tree.values() for files in classes.values()):
         files.images.sort(key=lambda entry: entry.place.replace("/", "\0"))  # as paths are sorted, part by part
     return tree
@@ -268,7 +276,7 @@ def _suffix(name: str) -> str:
 @cache
 def _class_name(folder: str) -> str:
     """The name of a class: composed characters, as file systems differ in them, and escapes for what is no UTF-8."""
-    return unicodedata.normalize("NFC", os.fsencode(folder).decode(errors="backslashreplace"))
+    return unicodedata.normalize("NFC", as_bytes(folder).decode(errors="backslashreplace"))
 
 
 def _test_split(tree: dict[str, dict[str, _Class]]) -> str | None:
@@ -291,7 +299,8 @@ def _lacks_images(files: _Class | None) -> str:
 
 def _few_kinds(counts: Counter[str]) -> dict[str, int]:
     """The most frequent kinds with their counts, all others as one."""
-    few = dict(sorted((+counts).items(), key=lambda item: (-item[1], item[0]))[:KINDS])
+    known = sorted((-count, kind) for kind, count in counts.items() if count and kind != "other")
+    few = {kind: -count for count, kind in known[:KINDS]}
     rest = counts.total() - sum(few.values())
     return few | ({"other": rest} if rest else {})
 

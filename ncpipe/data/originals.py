@@ -9,7 +9,6 @@ Imports no torch: it is asked while a workflow is planned.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ncpipe.data.imagefolder import Entry, ImageFolder
+from ncpipe.data.imagefolder import Entry, ImageFolder, as_bytes
 from ncpipe.data.places import (
     IDX_SETS,
     TORCHVISION_SETS,
@@ -118,7 +117,7 @@ def _difference(folder: Path, known: pa.Table, find: Callable[[], Originals | No
         if all(found[column].equals(known[column]) for column in found.column_names):
             return None
         sizes = {name: file.size for name, file in now.files.items()}
-        names = [os.fsdecode(name) for name in known["name"].to_pylist()]
+        names = [name.decode(errors="surrogateescape") for name in known["name"].to_pylist()]
         if sizes.keys() != set(names):
             return sorted(sizes.items())
         used = {name: rest for name, *rest in zip(names, *(known[c].to_pylist() for c in COLUMNS)) if rest[-1]}
@@ -159,7 +158,7 @@ def _table(files: Originals) -> pa.Table:
 
     entries = files.files.values()
     columns = {
-        "name": pa.array([os.fsencode(name) for name in files.files], pa.binary()),  # which need not be UTF-8
+        "name": pa.array(map(as_bytes, files.files), pa.binary()),  # which need not be UTF-8
         "size": pa.array([entry.size for entry in entries], pa.int64()),
         "stamp": pa.array([entry.stamp for entry in entries], pa.int64()),
     }

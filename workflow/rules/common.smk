@@ -298,6 +298,7 @@ def show_trainings():
 
 def starts():
     with errors_in_a_line():
+        originals_of.cache_clear()  # of a large folder hundreds of megabytes
         hold(STUDY.layout.results)
         check_writable([STUDY.layout.tables, STUDY.layout.figures])
         bring_back(STUDY.layout.results)
