@@ -17,6 +17,7 @@ from ncpipe.errors import UserError
 
 HOOK = "_ncpipe_torchvision"
 """Module in site-packages, and the ``.pth`` file that starts it."""
+UNMENDED = "import sys; sys.meta_path[:] = [finder for finder in sys.meta_path if not hasattr(finder, 'mends')]"
 
 
 def import_torchvision() -> ModuleType:
@@ -38,7 +39,8 @@ def mend_environment() -> None:
     module, start = folder / f"{HOOK}.py", folder / f"{HOOK}.pth"
     start.unlink(missing_ok=True)
     module.unlink(missing_ok=True)
-    plain = subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True, text=True, check=False)
+    code = f"{UNMENDED}; import torchvision"
+    plain = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if torchvision_import.UNLOADED_OPERATOR in plain.stderr:
         module.write_bytes(Path(torchvision_import.__file__).read_bytes())
         start.write_text(f"import {HOOK}; {HOOK}.install()\n", encoding="utf-8")

@@ -26,7 +26,8 @@ warnings.warn("Failed to load image Python extension: ...")
 def run(code: str, *path: Path) -> subprocess.CompletedProcess[str]:
     root = Path(vision.__file__).parents[1]
     surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [*path, root]))}
-    command = [sys.executable, "-c", code]
+    # Without the finder that this environment may have of `make setup`.
+    command = [sys.executable, "-c", f"{vision.UNMENDED}\n{code}"]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=surroundings)
 
 
