@@ -116,6 +116,6 @@ def _curves(frames: Frames, runs: pd.DataFrame) -> dict[str, NDArray[np.float64]
     wanted = {"split": "train", "layer": "features", "metric": METRICS, "run_id": set(runs["run_id"])}
     rows = rows_of(frames, "collapse", ["run_id", "time", "metric", "value"], **wanted)
     rows = rows.astype({"run_id": str, "metric": str})  # categories have values that no row has
-    wide = rows.pivot(index=["run_id", "time"], columns="metric", values="value").sort_index()
+    wide = rows.pivot(index=["run_id", "time"], columns="metric", values="value")  # by time
     wide = wide.reindex(columns=list(METRICS)).astype(float)
     return {str(run): own.to_numpy() for run, own in wide.groupby(level="run_id")}
