@@ -30,7 +30,7 @@ run: setup  ## run TARGET (all; models, tables, figures, report) of the study ST
 test: setup  ## run all tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-test-slurm: setup  ## run the default study on a SLURM cluster on this machine (as root)
+test-slurm: setup  ## run a study on a SLURM cluster on this machine (as root)
 	$(BIN)/python -m pytest -m slurm tests/slurm
 
 test-kubernetes: setup  ## run a study on pods without a shared folder, over an object store

@@ -200,11 +200,14 @@ def test_the_study_of_a_paper_is_as_the_workflow_expects_it(paper):
 
 
 class Workplace:
-    """A folder with tiny studies of all papers, in which Snakemake runs."""
+    """A copy of the workflow with tiny studies of all papers."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        shutil.copy(ROOT / "config.yaml", folder)
+        for file in ("config.yaml", "Snakefile"):
+            shutil.copy(ROOT / file, folder)
+        for tree in ("workflow", "profiles"):
+            shutil.copytree(ROOT / tree, folder / tree)
         (folder / "studies").mkdir()
         for paper in PAPERS:
             self.study(paper, samples=3)
@@ -223,9 +226,9 @@ class Workplace:
         (self.folder / f"studies/{paper}.yaml").write_text(yaml.safe_dump(config))
 
     def run(self, *options: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "snakemake", *options, "--cores", "1", "--directory", str(self.folder)]
-        command += ["--snakefile", str(ROOT / "Snakefile"), "--config", f"study={{data_path: ['{self.folder}']}}"]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        command = [sys.executable, "-m", "snakemake", *options, "--cores", "1"]
+        command += ["--config", f"study={{data_path: ['{self.folder}']}}"]
+        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The default study on a real SLURM of two nodes, through failed, cancelled and lost jobs and killed controllers.
+"""A study on a real SLURM of two nodes, through failed, cancelled and lost jobs and killed controllers.
 
 `make test-slurm` runs it, as root, with Debian's slurm-wlm, munge, slurmdbd and mariadb-server.
 """
@@ -27,7 +27,6 @@ CLUSTER = ROOT / "tests/slurm/cluster.sh"
 COMPARED = sorted(set(TABLES) - {"timings"})
 NEEDED = ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd")
 PATIENCE = 1500.0
-STUDY = str(ROOT / "config.yaml")
 PROFILE = ("--profile", str(ROOT / "workflow/profiles/slurm"), "--slurm-init-seconds-before-status-checks", "3")
 
 
@@ -149,10 +148,23 @@ def state(job: str) -> str:
     return line.split()[0]
 
 
-def test_the_default_study_comes_through_every_fault_with_the_same_tables(cluster, tmp_path):
-    alone = Controller(tmp_path / "alone", "--configfile", STUDY, "--cores", "1")
+def default_study(folder: Path) -> str:
+    """The default study with all its kinds of jobs, none of them long."""
+    study = yaml.safe_load((ROOT / "config.yaml").read_text())
+    trainings = study["networks"]["sweep"]["zip"][0]
+    trainings["epochs"] = [30, 30, 12]
+    trainings["terminal"] = [{"iterations": 40}, {"iterations": 40}, None]
+    study["ufm"]["sweep"]["grid"]["solver"][0]["steps"] = 10_000
+    path = folder / "default.yaml"
+    path.write_text(yaml.safe_dump(study))
+    return str(path)
+
+
+def test_a_study_comes_through_every_fault_with_the_same_tables(cluster, tmp_path):
+    study = default_study(tmp_path)
+    alone = Controller(tmp_path / "alone", "--configfile", study, "--cores", "1")
     alone.start("tables")
-    place = Controller(tmp_path / "slurm", "--configfile", STUDY, *PROFILE)
+    place = Controller(tmp_path / "slurm", "--configfile", study, *PROFILE)
     place.start()
 
     # A job that fails: its process dies.
