@@ -20,7 +20,7 @@ $(SETUP): requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	$(BIN)/python -m ncpipe.vision  # beside a CPU build of torch
+	$(BIN)/python -m ncpipe.system.vision  # beside a CPU build of torch
 	@touch $(SETUP)
 
 # A target stands before --configfile, which takes all that follows for config files.

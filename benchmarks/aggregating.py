@@ -28,9 +28,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ncpipe.records.schemas import COLLAPSE, GRAMS, HISTORY, TIMINGS, UFM
+from ncpipe.records.writing import PARQUET
 from ncpipe.study.study import NetworkRun, Study, UfmBatch
-from ncpipe.tables.records import PARQUET
-from ncpipe.tables.schemas import COLLAPSE, GRAMS, HISTORY, TIMINGS, UFM
 
 SEEDS, WIDTHS, PROBLEM_SEEDS = 4, (16, 32, 64, 128, 256), 10
 EPOCHS, CLASSES = tuple(range(16)), 10

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ncpipe.collapse import LayerStatistics, Measurement, collapse_metrics, layer_statistics
 from ncpipe.networks import Network, as_vectors, build_network
-from ncpipe.study.spec import HeadSpec, ResNet
+from ncpipe.networks.settings import HeadSpec, ResNet
 
 CLASSES = 10
 BATCH = 512

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 from collapse import machine
 
+from ncpipe.records.schemas import TABLES
+from ncpipe.records.writing import write_rows
+from ncpipe.study.config import Config
 from ncpipe.study.layout import Layout
-from ncpipe.study.spec import Config
-from ncpipe.tables.records import write_rows
-from ncpipe.tables.schemas import TABLES
 from ncpipe.tracking.client import redacted
 from ncpipe.tracking.records import RunRecord, StudyRecords
 from ncpipe.tracking.sync import sync

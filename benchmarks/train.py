@@ -41,16 +41,17 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from ncpipe.data import Dataset, Split
-from ncpipe.files import write_json
-from ncpipe.jobs import computation_of
 from ncpipe.networks import build_network
-from ncpipe.stopwatch import start_up
-from ncpipe.study.spec import AugmentSpec, ComputeSpec, NetworkSpec
+from ncpipe.stages.devices import computation_of
+from ncpipe.study.config import ComputeSpec
 from ncpipe.study.study import NetworkRun, Study
+from ncpipe.system.files import write_json
+from ncpipe.system.stopwatch import start_up
+from ncpipe.system.vision import import_torchvision
 from ncpipe.training.computation import training_flops
 from ncpipe.training.preemption import StopRequest
+from ncpipe.training.settings import AugmentSpec, NetworkSpec
 from ncpipe.training.trainer import Trainer, new_network
-from ncpipe.vision import import_torchvision
 
 CLASSES, TEST, EPOCHS = 10, 500, 200
 """Classes and test images of a case, and the length of its runs, on which it depends whether compiling repays."""

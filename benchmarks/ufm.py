@@ -29,7 +29,7 @@ from scipy.optimize import OptimizeResult, minimize
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from ncpipe.figures.style import OKABE_ITO, new_figure, style
+from ncpipe.figures.drawing.style import OKABE_ITO, new_figure, style
 from ncpipe.ufm import Problem, Result, fit
 from ncpipe.ufm.objective import GRADIENT_TOLERANCE, Objective
 from ncpipe.ufm.solvers import MEMORY, gradient_descent, lbfgs

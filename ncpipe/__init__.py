@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ncpipe import torchvision_import
+from ncpipe.system import torchvision_import
 
 if TYPE_CHECKING:
     from ncpipe.collapse import measure as measure

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ncpipe.data import load, prepare
-from ncpipe.study.spec import DatasetSpec
+from ncpipe.data.settings import DatasetSpec
 
 torch.set_num_threads(1)
 # A shell ignores it in what it runs in the background, and so would all that the tests start.

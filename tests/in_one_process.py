@@ -6,10 +6,10 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-from ncpipe.cli import app
+from ncpipe.cli.app import app
 from ncpipe.figures import save_figure
-from ncpipe.files import write_text
 from ncpipe.study.study import Study
+from ncpipe.system.files import write_text
 
 
 def run_study(study: Study) -> None:

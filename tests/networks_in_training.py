@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from ncpipe.study.spec import NetworkSpec
+from ncpipe.settings.sweep import laid_over
 from ncpipe.study.study import NetworkRun
-from ncpipe.study.sweep import laid_over
 from ncpipe.training.computation import Computation
+from ncpipe.training.settings import NetworkSpec
 
 CPU = Computation(torch.device("cpu"))
 NETWORK = {

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ncpipe.tables.records import write_rows
-from ncpipe.tables.schemas import TABLES
+from ncpipe.records.schemas import TABLES
+from ncpipe.records.writing import write_rows
 
 Row = dict[str, Any]
 METRICS = (

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from ncpipe.cli import app
+from ncpipe.cli.app import app
 from ncpipe.collapse import Trace, save_traces
-from ncpipe.errors import UserError
-from ncpipe.figures.animation import TRIANGLE, animate, etf_plane, frames
-from ncpipe.files import write_tensors
+from ncpipe.figures.drawing.animation import TRIANGLE, animate, etf_plane, frames
+from ncpipe.system.errors import UserError
+from ncpipe.system.files import write_tensors
 
 CLASSES, DIM, PER_CLASS = 4, 6, 5
 

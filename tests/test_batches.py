@@ -19,10 +19,10 @@ from torch import Tensor
 
 from ncpipe.data import Dataset, Split
 from ncpipe.data.storage import StoredImages, write_split
-from ncpipe.errors import UserError
-from ncpipe.study.spec import AugmentSpec
+from ncpipe.system.errors import UserError
 from ncpipe.training.augmentation import cut_out, draw, flipped_and_cropped
 from ncpipe.training.batches import ImageBatches, open_batches
+from ncpipe.training.settings import AugmentSpec
 from ncpipe.training.streams import StreamedBatches, _default_workers
 
 CPU = torch.device("cpu")
@@ -265,7 +265,7 @@ from pathlib import Path
 import torch
 from ncpipe.data import Dataset, Split
 from ncpipe.data.storage import StoredImages
-from ncpipe.study.spec import AugmentSpec
+from ncpipe.training.settings import (AugmentSpec)
 from ncpipe.training.streams import StreamedBatches
 
 def main():

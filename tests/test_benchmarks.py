@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from ncpipe.errors import UserError
+from ncpipe.system.errors import UserError
 from ncpipe.ufm import fit
 from ncpipe.ufm.objective import Objective
 

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from ncpipe.claims import CLAIMS, Claim, claim_rows
-from ncpipe.claims.claim import interval
-from ncpipe.claims.misfits import PREDICTED, misfit_values, misfits
-from ncpipe.claims.selectors import BARE, NORMED, ONE_BELOW, batch_norms
+from ncpipe.claims.evidence.claim import interval
+from ncpipe.claims.evidence.misfits import PREDICTED, misfit_values, misfits
+from ncpipe.claims.evidence.selectors import BARE, NORMED, ONE_BELOW, batch_norms
 from ncpipe.ufm import Problem
 
 MLP = {"name": "mlp", "batch_norm": True}

@@ -10,8 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ncpipe.claims.curves import BETWEEN, FLOOR, METRICS, curve_distance, curve_distances, likeness_difference
-from ncpipe.tables.schemas import TABLES
+from ncpipe.claims.evidence.curves import (
+    BETWEEN,
+    FLOOR,
+    METRICS,
+    curve_distance,
+    curve_distances,
+    likeness_difference,
+)
+from ncpipe.records.schemas import TABLES
 
 Row = dict[str, Any]
 NAN = math.nan

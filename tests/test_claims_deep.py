@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ncpipe.claims.claim import Claim, Frames
+from ncpipe.claims.evidence.claim import Claim, Frames
 from ncpipe.claims.han2022 import HAN2022
 from ncpipe.claims.sukenik2023 import SUKENIK2023
 from ncpipe.ufm import snr_law

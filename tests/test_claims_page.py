@@ -15,14 +15,14 @@ import yaml
 from synthetic_tables import CLAIM
 from typer.testing import CliRunner
 
-from ncpipe.claims.bibliography import BIBLIOGRAPHY
-from ncpipe.claims.wording import COLUMNS, counted, held, markdown, needs, number, span
-from ncpipe.cli import app
-from ncpipe.errors import UserError
+from ncpipe.claims.evidence.bibliography import BIBLIOGRAPHY
+from ncpipe.claims.evidence.wording import COLUMNS, counted, held, markdown, needs, number, span
+from ncpipe.cli.app import app
+from ncpipe.records.schemas import CLAIMS, RUNS
+from ncpipe.records.writing import write_rows
 from ncpipe.report.claims_page import PAPERS, read_claims, write_claims_page
 from ncpipe.study.study import Study
-from ncpipe.tables.records import write_rows
-from ncpipe.tables.schemas import CLAIMS, RUNS
+from ncpipe.system.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 METADATA = {"study": "made-up", "scale": "small", "ncpipe_version": "0.1.0", "git_commit": "abc123"}

@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 
 from ncpipe.claims import CLAIMS
+from ncpipe.claims.evidence.selectors import ends, final
 from ncpipe.claims.rangamani2023 import gamma
-from ncpipe.claims.selectors import ends, final
 from ncpipe.claims.yaras2022 import floor, temperatures
 from ncpipe.claims.zhou2022 import spreads
-from ncpipe.tables.schemas import TABLES
+from ncpipe.records.schemas import TABLES
 
 PAPERS = ("papyan2020", "zhou2022", "rangamani2023", "yaras2022", "li2024")
 ZERO_ERROR = 10

@@ -15,9 +15,9 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 import ncpipe
-from ncpipe.cli import app
-from ncpipe.errors import UserError
-from ncpipe.files import write_tensors
+from ncpipe.cli.app import app
+from ncpipe.system.errors import UserError
+from ncpipe.system.files import write_tensors
 from ncpipe.ufm import Problem, fit
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ncpipe.study.clock import bring_back
+from ncpipe.system.dates import bring_back
 
 DAY = 86_400
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ncpipe.cluster import take_over
-from ncpipe.errors import UserError
-from ncpipe.files import read_json
 from ncpipe.plan.estimates import Estimate
 from ncpipe.plan.limits import SHORTEST, keep_estimates, megabytes, minutes, read_estimates
 from ncpipe.plan.units import Unit, units
 from ncpipe.study.layout import Layout
 from ncpipe.study.study import Study
+from ncpipe.system.errors import UserError
+from ncpipe.system.files import read_json
+from ncpipe.system.slurm import take_over
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())

@@ -13,21 +13,23 @@ import pytest
 import torch
 import yaml
 
-from ncpipe import cli
-from ncpipe.claims.claim import Claim
+from ncpipe.claims.evidence.claim import Claim
 from ncpipe.claims.harun2025 import HARUN2025
+from ncpipe.cli import app as cli
 from ncpipe.continual.initialisation import Head, Samples, class_mean_rows, least_squares, new_rows
 from ncpipe.continual.learning import learn, measured_steps, rehearsal_pool
+from ncpipe.continual.settings import ContinualSpec
 from ncpipe.data import load
 from ncpipe.data.registry import PUBLISHED
-from ncpipe.errors import UserError
 from ncpipe.figures import caption, draw
-from ncpipe.files import read_json, read_tensors
 from ncpipe.plan.units import units
-from ncpipe.study.spec import ContinualSpec, FigureOptions, LossSpec
+from ncpipe.records.reading import read_tables
+from ncpipe.settings.sweep import laid_over
+from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
-from ncpipe.study.sweep import laid_over
-from ncpipe.tables.reading import read_tables
+from ncpipe.system.errors import UserError
+from ncpipe.system.files import read_json, read_tensors
+from ncpipe.training.settings import LossSpec
 from ncpipe.training.trainer import new_network
 
 OLD, CLASSES, DIM = 3, 5, 7
@@ -334,7 +336,7 @@ def test_tables_are_read_by_claims_and_figure(finished):
 
 
 def test_network_that_diverged_leaves_diverged_runs(finished, tmp_path):
-    from ncpipe.continual.stage import learn_classes
+    from ncpipe.stages.continual import learn_classes
     from ncpipe.training.computation import Computation
 
     run = next(iter(finished.continual.values()))

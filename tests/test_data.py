@@ -30,11 +30,11 @@ from ncpipe.data import storage as storage_module
 from ncpipe.data.imagefolder import ImageFolder
 from ncpipe.data.pairs import tag_sets, with_pairs
 from ncpipe.data.preparation import channel_statistics
+from ncpipe.data.settings import DatasetSpec
 from ncpipe.data.storage import StoredImages, split_bytes, write_split
-from ncpipe.errors import UserError
-from ncpipe.files import read_json, read_tensors
-from ncpipe.study.spec import DatasetSpec
-from ncpipe.vision import import_torchvision
+from ncpipe.system.errors import UserError
+from ncpipe.system.files import read_json, read_tensors
+from ncpipe.system.vision import import_torchvision
 
 # A folder with mnist/, fashion-mnist/ and cifar10-jpeg.zip.
 REAL_DATA = Path(os.environ.get("NCPIPE_TEST_DATA", "/nonexistent"))

@@ -16,13 +16,13 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 import ncpipe
+from ncpipe.records.parts import write_parts
+from ncpipe.records.schemas import TABLES
+from ncpipe.records.writing import write_rows
+from ncpipe.settings.sweep import expand
 from ncpipe.study import spec
-from ncpipe.study.spec import Block
+from ncpipe.study.config import Block
 from ncpipe.study.study import Study
-from ncpipe.study.sweep import expand
-from ncpipe.tables.parts import write_parts
-from ncpipe.tables.records import write_rows
-from ncpipe.tables.schemas import TABLES
 
 PROVENANCE = dict.fromkeys(("git_commit", "ncpipe_version", "study_hash"), "") | {"provenance": "{}"}
 """Metadata that ``write_tables`` adds to the study's name and the schema's version."""
@@ -79,7 +79,7 @@ def test_closed_form_values_of_the_table_are_those_of_the_code():
 def test_ufm_command_prints_the_optimum_that_is_shown():
     from typer.testing import CliRunner
 
-    from ncpipe.cli import app
+    from ncpipe.cli.app import app
 
     (block,) = blocks(sections(text("ufm"))["From the command line"], "console")
     command, _, shown = block.partition("\n")
@@ -204,7 +204,7 @@ def test_every_column_stands_in_its_table(table):
 def test_commands_that_are_shown_exist():
     from typer.main import get_command
 
-    from ncpipe.cli import app
+    from ncpipe.cli.app import app
 
     known = set(get_command(app).commands)
     lines = [line for path in DOCS.glob("*.md") for line in path.read_text(encoding="utf-8").splitlines()]

@@ -20,16 +20,17 @@ from ncpipe.collapse import (
     subspace_alignment,
 )
 from ncpipe.data import load, prepare
-from ncpipe.errors import UserError
-from ncpipe.files import read_tensors
+from ncpipe.features import extraction as features_module
+from ncpipe.features.extraction import extract_features
 from ncpipe.networks import Network, build_network
-from ncpipe.study.spec import ConvStack, HeadSpec, MeasureSpec, Mlp, ResNet, Vgg
-from ncpipe.tables.collapse import collapse_rows
-from ncpipe.training import features as features_module
+from ncpipe.networks.settings import ConvStack, HeadSpec, Mlp, ResNet, Vgg
+from ncpipe.stages.collapse import collapse_rows
+from ncpipe.stages.train import train
+from ncpipe.study.config import MeasureSpec
+from ncpipe.system.errors import UserError
+from ncpipe.system.files import read_tensors
 from ncpipe.training.batches import open_batches
-from ncpipe.training.features import extract_features
 from ncpipe.training.losses import classifier_decay, mean_loss, squared_error_penalties
-from ncpipe.training.train import train
 from ncpipe.training.trainer import new_network
 
 

@@ -17,19 +17,15 @@ from matplotlib.figure import Figure
 from synthetic_tables import GRID, MISSED, SAMPLES, MadeUp, Penalties
 from typer.testing import CliRunner
 
-from ncpipe.claims.curves import curve_distances
-from ncpipe.cli import app
-from ncpipe.errors import UserError
+from ncpipe.claims.evidence.curves import curve_distances
+from ncpipe.cli.app import app
 from ncpipe.figures import DRAWINGS, caption, draw, save_figure
-from ncpipe.figures.axes import scale_time, scale_values
-from ncpipe.figures.bias_transition import closed_form, regime_change
 from ncpipe.figures.collapse_depth import whole_rows
-from ncpipe.figures.definitions import frame_gap
-from ncpipe.figures.level_curves import spread_levels, varied
-from ncpipe.figures.matched_sweep import sweeps
-from ncpipe.figures.predictions import errors
-from ncpipe.figures.series import Band, at_shared_times
-from ncpipe.figures.style import (
+from ncpipe.figures.drawing.axes import scale_time, scale_values
+from ncpipe.figures.drawing.bias_transition import closed_form, regime_change
+from ncpipe.figures.drawing.definitions import frame_gap
+from ncpipe.figures.drawing.series import Band, at_shared_times
+from ncpipe.figures.drawing.style import (
     SMALL,
     label_ends,
     looks,
@@ -39,11 +35,15 @@ from ncpipe.figures.style import (
     without_words,
     wrapped,
 )
+from ncpipe.figures.level_curves import spread_levels, varied
+from ncpipe.figures.matched_sweep import sweeps
+from ncpipe.figures.predictions import errors
 from ncpipe.figures.training_curves import learning_rate_drops
 from ncpipe.figures.ufm_phase import phases, threshold
-from ncpipe.study.spec import FigureName, FigureOptions
-from ncpipe.tables.reading import read_tables
-from ncpipe.tables.schemas import TABLES
+from ncpipe.records.reading import read_tables
+from ncpipe.records.schemas import TABLES
+from ncpipe.study.config import FigureName, FigureOptions
+from ncpipe.system.errors import UserError
 from ncpipe.ufm import Problem, snr_law
 
 NAMES = get_args(FigureName)

@@ -20,8 +20,9 @@ import torch
 from safetensors.torch import save_file
 
 from ncpipe.data.storage import StoredImages, write_split
-from ncpipe.errors import UserError
-from ncpipe.files import (
+from ncpipe.records.writing import read_table, write_rows
+from ncpipe.system.errors import UserError
+from ncpipe.system.files import (
     check_writable,
     content_digest,
     read_json,
@@ -32,8 +33,7 @@ from ncpipe.files import (
     write_json,
     write_tensors,
 )
-from ncpipe.study.lock import HELD, hold
-from ncpipe.tables.records import read_table, write_rows
+from ncpipe.system.lock import HELD, hold
 
 TENSORS = {
     "weight": torch.arange(12.0).reshape(3, 4),
@@ -144,7 +144,7 @@ def test_files_without_checksums_are_read(tmp_path: Path) -> None:
 def test_one_process_holds_a_results_folder_until_it_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(HELD, "elsewhere")
     code = (
-        f"import time; from pathlib import Path; from ncpipe.study.lock import hold; hold(Path({str(tmp_path)!r}));"
+        f"import time; from pathlib import Path; from ncpipe.system.lock import hold; hold(Path({str(tmp_path)!r}));"
     )
     holder = subprocess.Popen(
         [sys.executable, "-c", code + "print(1, flush=True); time.sleep(60)"], stdout=subprocess.PIPE

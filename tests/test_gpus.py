@@ -10,15 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from ncpipe import gpus, jobs
-from ncpipe.errors import UserError
-from ncpipe.gpus import claimed_gpus
-from ncpipe.study.spec import ComputeSpec
+from ncpipe.stages import devices as jobs
+from ncpipe.study.config import ComputeSpec
+from ncpipe.system import gpus
+from ncpipe.system.errors import UserError
+from ncpipe.system.gpus import claimed_gpus
 
 HOLDER = """
 import sys, time, torch
 torch.cuda.device_count = lambda: 2
-from ncpipe.gpus import claimed_gpus
+from ncpipe.system.gpus import (claimed_gpus)
 with claimed_gpus(int(sys.argv[1]), int(sys.argv[2])) as claimed:
     print(claimed, flush=True)
     time.sleep(60)

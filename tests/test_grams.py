@@ -10,17 +10,17 @@ import torch
 from synthetic_tables import MadeUp
 
 from ncpipe.collapse import Moment, Trace, layer_statistics, save_traces
-from ncpipe.errors import UserError
 from ncpipe.figures import caption, draw
+from ncpipe.figures.drawing.gram_panels import colour_limit, unit_gram
 from ncpipe.figures.gram_heatmaps import _chosen
-from ncpipe.figures.gram_panels import colour_limit, unit_gram
-from ncpipe.study.spec import FigureOptions
-from ncpipe.tables.collapse import write_collapse
-from ncpipe.tables.collect import records
-from ncpipe.tables.grams import gram_rows
-from ncpipe.tables.reading import read_tables
-from ncpipe.tables.records import read_table
-from ncpipe.tables.schemas import GRAMS
+from ncpipe.records.reading import read_tables
+from ncpipe.records.schemas import GRAMS
+from ncpipe.records.writing import read_table
+from ncpipe.stages.collapse import write_collapse
+from ncpipe.stages.grams import gram_rows
+from ncpipe.stages.tables import records
+from ncpipe.study.config import FigureOptions
+from ncpipe.system.errors import UserError
 
 
 def trace_of(classes: int, times: tuple[int, ...] = (0, 7)) -> Trace:

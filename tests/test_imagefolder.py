@@ -18,11 +18,11 @@ from PIL import Image
 
 from ncpipe.data import Dataset, load, prepare
 from ncpipe.data.imagefolder import ImageFolder, in_order
-from ncpipe.errors import UserError
-from ncpipe.files import read_json
+from ncpipe.data.settings import DatasetSpec
 from ncpipe.plan.table import print_plan
-from ncpipe.study.spec import DatasetSpec
 from ncpipe.study.study import Study
+from ncpipe.system.errors import UserError
+from ncpipe.system.files import read_json
 
 E_ACUTE, E_AND_ACUTE = "caf\u00e9", "cafe\u0301"
 """One name, composed and decomposed."""

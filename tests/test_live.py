@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from ncpipe.errors import UserError
-from ncpipe.files import write_json, write_tensors, write_text
+from ncpipe.records.epoch_log import EpochLog, log_path, read_epochs
+from ncpipe.records.schemas import TABLES
+from ncpipe.records.writing import write_history, write_rows, write_timings
+from ncpipe.stages.tables import planned_networks
 from ncpipe.study.study import Study
-from ncpipe.tables.collect import planned_networks
-from ncpipe.tables.epoch_log import EpochLog, log_path, read_epochs
-from ncpipe.tables.records import write_history, write_rows, write_timings
-from ncpipe.tables.schemas import TABLES
+from ncpipe.system.errors import UserError
+from ncpipe.system.files import write_json, write_tensors, write_text
 from ncpipe.tracking.client import MlflowClient, Run
 from ncpipe.tracking.live import LiveMirror, watch
 from ncpipe.tracking.register import register

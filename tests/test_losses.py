@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from ncpipe.networks import build_network
-from ncpipe.study.spec import HeadSpec, LossSpec, Mlp, NetworkSpec, OptimizerSpec, Vit
-from ncpipe.study.sweep import laid_over
+from ncpipe.networks.settings import HeadSpec, Mlp, Vit
+from ncpipe.settings.sweep import laid_over
 from ncpipe.training.losses import (
     classifier_decay,
     classifier_stationarity,
@@ -24,6 +24,7 @@ from ncpipe.training.losses import (
     squared_error_penalties,
 )
 from ncpipe.training.optimization import build_optimizer
+from ncpipe.training.settings import LossSpec, NetworkSpec, OptimizerSpec
 from ncpipe.ufm.losses import LOSSES as UFM_LOSSES
 
 NETWORK = {

@@ -11,10 +11,9 @@ from torch import nn
 from torch.func import functional_call, stack_module_state
 from torch.nn import functional as F
 
-from ncpipe.errors import UserError
 from ncpipe.networks import Network, as_vectors, build_network
 from ncpipe.networks.head import simplex_etf
-from ncpipe.study.spec import (
+from ncpipe.networks.settings import (
     Convnet,
     ConvNeXt,
     ConvStack,
@@ -22,13 +21,14 @@ from ncpipe.study.spec import (
     HeadSpec,
     Mlp,
     ModelSpec,
-    NetworkSpec,
     ResNet,
     Timm,
     Vgg,
     Vit,
 )
-from ncpipe.vision import import_torchvision
+from ncpipe.system.errors import UserError
+from ncpipe.system.vision import import_torchvision
+from ncpipe.training.settings import NetworkSpec
 
 MODELS: list[ModelSpec] = [
     Mlp(name="mlp", depth=3, width=16),

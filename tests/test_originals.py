@@ -21,10 +21,10 @@ from test_workflow import Workplace
 from ncpipe.data import places as places_module
 from ncpipe.data import prepare
 from ncpipe.data.originals import RECORD, find_originals, has_changed, version
-from ncpipe.files import read_json
+from ncpipe.data.settings import DatasetSpec
 from ncpipe.plan.units import units
-from ncpipe.study.spec import DatasetSpec
 from ncpipe.study.study import Study
+from ncpipe.system.files import read_json
 
 
 @pytest.fixture(autouse=True)

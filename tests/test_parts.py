@@ -13,18 +13,19 @@ import pytest
 from synthetic_tables import MadeUp
 from test_tables import CONFIG, write_records
 
-from ncpipe.errors import UserError
 from ncpipe.figures import save_figure
-from ncpipe.files import LEFTOVER_AGE
+from ncpipe.records import parts
+from ncpipe.records.parts import row_groups, write_parts, write_stream
+from ncpipe.records.reading import LONG, StoredTables, fits_of, read_tables, rows_of
+from ncpipe.records.schemas import COLLAPSE, HISTORY, TABLES
+from ncpipe.records.writing import PARQUET, write_rows
 from ncpipe.report import write_report
-from ncpipe.study.spec import StudyInfo
+from ncpipe.stages import tables as collect
+from ncpipe.stages.tables import write_tables
+from ncpipe.study.config import StudyInfo
 from ncpipe.study.study import Study
-from ncpipe.tables import collect, parts
-from ncpipe.tables.collect import write_tables
-from ncpipe.tables.parts import row_groups, write_parts, write_stream
-from ncpipe.tables.reading import LONG, StoredTables, fits_of, read_tables, rows_of
-from ncpipe.tables.records import PARQUET, write_rows
-from ncpipe.tables.schemas import COLLAPSE, HISTORY, TABLES
+from ncpipe.system.errors import UserError
+from ncpipe.system.files import LEFTOVER_AGE
 
 
 def rows(count: int, run_id: str = "a") -> list[dict]:
@@ -112,7 +113,7 @@ def test_of_two_writers_the_last_wins(tmp_path):
 @pytest.fixture
 def small_parts(monkeypatch) -> None:
     """Three runs are many."""
-    for module in ("ncpipe.study.study", "ncpipe.tables.collect"):
+    for module in ("ncpipe.study.study", "ncpipe.stages.tables"):
         monkeypatch.setattr(f"{module}.RUNS_A_PART", 3)
     monkeypatch.setattr(parts, "PART_GROUP_ROWS", 5)
 
@@ -209,7 +210,9 @@ def test_rows_of_files_folders_and_frames_are_the_same(both, wanted):
 
 def test_only_the_rows_asked_for_are_read(both, monkeypatch):
     read = []
-    monkeypatch.setattr("ncpipe.tables.reading.frame", lambda table: read.append(table.num_rows) or table.to_pandas())
+    monkeypatch.setattr(
+        "ncpipe.records.reading.frame", lambda table: read.append(table.num_rows) or table.to_pandas()
+    )
     rows_of(read_tables(both[1]), "collapse", ["value"], metric="nc1_pinv", split="train", layer="features", time=10)
     assert read == [4 + 4]  # networks, and UFMs by descent
     assert not [name for name in fits_of(read_tables(both[1])).columns if name.endswith("_gram")]

@@ -13,18 +13,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from ncpipe import stopwatch
 from ncpipe.data.registry import NominalShape, nominal_shape
-from ncpipe.errors import UserError
-from ncpipe.files import write_text
+from ncpipe.data.settings import DatasetSpec
 from ncpipe.plan import calibration, estimates, memory, print_plan, print_profile, table
 from ncpipe.plan.calibration import Calibration, Costs, Line, TrainingStep
 from ncpipe.plan.live_memory import peak_of_live_tensors
 from ncpipe.plan.profile import Profile, covered, record_path, workflow_ends, workflow_starts
+from ncpipe.settings.sweep import laid_over
+from ncpipe.study.config import KeepSpec
 from ncpipe.study.layout import Layout
-from ncpipe.study.spec import DatasetSpec, KeepSpec
 from ncpipe.study.study import Study
-from ncpipe.study.sweep import laid_over
+from ncpipe.system import stopwatch
+from ncpipe.system.errors import UserError
+from ncpipe.system.files import write_text
 from ncpipe.training.computation import Computation
 
 CPU = torch.device("cpu")
@@ -94,7 +95,7 @@ def test_plan_of_a_large_study_counts_by_stage(study, capsys, monkeypatch):
 def test_plan_without_estimates_loads_no_torch(study, tmp_path):
     write_text(tmp_path / "study.json", study.config.model_dump_json())
     command = (
-        "import sys; from pathlib import Path; from ncpipe.cli import plan;"
+        "import sys; from pathlib import Path; from ncpipe.cli.app import plan;"
         f" plan(Path({str(tmp_path / 'study.json')!r}), estimate=False, profile=False, every=False);"
         " sys.exit('torch' in sys.modules)"
     )
@@ -239,7 +240,7 @@ def test_features_memory_holds_what_fits_the_budget(study, monkeypatch):
     measure = study.config.measure
     assert memory.features_memory(run, measure, COSTS, SHAPE, device) == base + 4 * 50_000 * (4 + 8)
     flat = measure.model_copy(update={"pool": "flatten"})
-    monkeypatch.setattr("ncpipe.training.features.MEMORY_BUDGET", 4 * 50_000 * 10)
+    monkeypatch.setattr("ncpipe.features.extraction.MEMORY_BUDGET", 4 * 50_000 * 10)
     assert memory.features_memory(run, flat, COSTS, SHAPE, device) == base + 4 * 50_000 * 8
 
 
@@ -351,7 +352,7 @@ def test_a_job_tells_its_start_up_in_its_last_line(capsys):
 
 
 def test_age_of_a_process():
-    command = "import time; time.sleep(0.3); from ncpipe.stopwatch import process_age; print(process_age())"
+    command = "import time; time.sleep(0.3); from ncpipe.system.stopwatch import process_age; print(process_age())"
     start = time.time()
     printed = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True).stdout
     assert 0.3 < float(printed) < time.time() - start + 0.05

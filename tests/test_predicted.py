@@ -6,13 +6,13 @@ import pytest
 from networks_in_training import CPU, planned
 
 from ncpipe.collapse import Moment, load_traces
-from ncpipe.fitting import match_network
-from ncpipe.study.spec import MeasureSpec
+from ncpipe.features.extraction import extract_features
+from ncpipe.records.writing import read_table
+from ncpipe.stages.fit import match_network
+from ncpipe.stages.train import train
+from ncpipe.study.config import MeasureSpec
 from ncpipe.study.study import measured_times
-from ncpipe.tables.records import read_table
-from ncpipe.training.features import extract_features
 from ncpipe.training.predicted import predicted_optimum, predicted_problem
-from ncpipe.training.train import train
 
 COUNTS = [20] * 10
 MLP = {"name": "mlp", "depth": 2, "width": 32}

@@ -7,10 +7,10 @@ import pty
 import subprocess
 import sys
 
-from ncpipe.progress import progress
+from ncpipe.system.progress import progress
 
 CODE = """
-from ncpipe.progress import progress
+from ncpipe.system.progress import (progress)
 with progress("training", 3) as report:
     for epoch in (1, 2, 3):
         report(epoch, f"loss {epoch}")

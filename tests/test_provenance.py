@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 from synthetic_tables import METADATA, MadeUp
 
-from ncpipe import provenance
 from ncpipe.compare.sources import read_study
-from ncpipe.provenance import from_metadata, in_json, key, origin, run_command, study_command, summary
+from ncpipe.records.schemas import RUNS
+from ncpipe.records.writing import read_table, write_rows
 from ncpipe.report import write_report
+from ncpipe.study.config import Config, StudyInfo
 from ncpipe.study.layout import Layout
-from ncpipe.study.spec import Config, StudyInfo
-from ncpipe.tables.records import read_table, write_rows
-from ncpipe.tables.schemas import RUNS
+from ncpipe.system import provenance
+from ncpipe.system.provenance import from_metadata, in_json, key, origin, run_command, study_command, summary
 from ncpipe.tracking.records import StudyRecords
 
 STATE = "import sys; sys.path.insert(0, sys.argv[1]); import provenance; print(provenance.git_state())"

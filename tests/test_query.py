@@ -13,12 +13,12 @@ import pytest
 from synthetic_tables import MadeUp
 from typer.testing import CliRunner
 
-from ncpipe.cli import app
-from ncpipe.errors import UserError
-from ncpipe.query import MOST_ROWS, query
-from ncpipe.tables.reading import LONG
-from ncpipe.tables.records import write_rows
-from ncpipe.tables.schemas import COLLAPSE, TABLES
+from ncpipe.cli.app import app
+from ncpipe.cli.query import MOST_ROWS, query
+from ncpipe.records.reading import LONG
+from ncpipe.records.schemas import COLLAPSE, TABLES
+from ncpipe.records.writing import write_rows
+from ncpipe.system.errors import UserError
 
 PER_LABEL = "SELECT label, count(*) AS runs FROM runs WHERE kind = 'network' GROUP BY label ORDER BY label"
 

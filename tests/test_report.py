@@ -16,16 +16,16 @@ import pytest
 from synthetic_tables import CLAIM, METADATA, MadeUp
 
 from ncpipe.figures import save_figure
-from ncpipe.figures.definitions import DEFINITIONS
-from ncpipe.figures.style import looks
+from ncpipe.figures.drawing.definitions import DEFINITIONS
+from ncpipe.figures.drawing.style import looks
+from ncpipe.records.reading import read_tables
+from ncpipe.records.schemas import CLAIMS, TABLES
+from ncpipe.records.writing import write_rows
 from ncpipe.report import page, write_report
 from ncpipe.report.explorer import explorer
 from ncpipe.report.formulas import as_html
 from ncpipe.report.summary import in_words, sentences
-from ncpipe.study.spec import StudyInfo
-from ncpipe.tables.reading import read_tables
-from ncpipe.tables.records import write_rows
-from ncpipe.tables.schemas import CLAIMS, TABLES
+from ncpipe.study.config import StudyInfo
 
 INFO = StudyInfo(name="made-up", title="Digits <script>alert(1)</script> & frames", description="A <b>bold</b> claim")
 

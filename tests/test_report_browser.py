@@ -13,11 +13,11 @@ import pytest
 from synthetic_tables import MadeUp
 
 from ncpipe.figures import save_figure
-from ncpipe.figures.style import looks
+from ncpipe.figures.drawing.style import looks
+from ncpipe.records.schemas import COLLAPSE
+from ncpipe.records.writing import read_table, write_rows
 from ncpipe.report import write_report
-from ncpipe.study.spec import StudyInfo
-from ncpipe.tables.records import read_table, write_rows
-from ncpipe.tables.schemas import COLLAPSE
+from ncpipe.study.config import StudyInfo
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: the report is not tried in a browser")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -17,12 +17,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
-from ncpipe.cli import app
+from ncpipe.cli.app import app
+from ncpipe.records.writing import write_rows
 from ncpipe.reproduce import stages as reproduce_stages
 from ncpipe.reproduce.stages import commands_of
 from ncpipe.reproduce.tensors import compare_tensors, deviation
 from ncpipe.study.study import Study
-from ncpipe.tables.records import write_rows
 
 CONFIG = {
     "study": {"name": "tiny"},

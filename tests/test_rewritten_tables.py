@@ -14,16 +14,16 @@ import pytest
 from synthetic_tables import MadeUp
 from typer.testing import CliRunner
 
-from ncpipe.cli import app
+from ncpipe.cli.app import app
+from ncpipe.cli.query import query
 from ncpipe.compare import StudyComparison, compare
-from ncpipe.errors import UserError
 from ncpipe.figures import DRAWINGS, save_figure
-from ncpipe.query import query
+from ncpipe.records.reading import read_tables, rows_of
+from ncpipe.records.schemas import TABLES
 from ncpipe.report import write_report
 from ncpipe.report.claims_page import read_claims
-from ncpipe.study.spec import StudyInfo
-from ncpipe.tables.reading import read_tables, rows_of
-from ncpipe.tables.schemas import TABLES
+from ncpipe.study.config import StudyInfo
+from ncpipe.system.errors import UserError
 
 Change = Callable[[Path, Path], object]
 

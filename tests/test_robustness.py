@@ -10,16 +10,16 @@ from networks_in_training import CPU, planned
 from torch import nn
 
 from ncpipe.collapse import load_traces
-from ncpipe.errors import UserError
-from ncpipe.files import read_tensors, write_tensors
+from ncpipe.features.extraction import extract_features
+from ncpipe.features.robustness import MOST_STEPS, OVERSHOOT, probe_images, relative_distances
 from ncpipe.networks import Network
-from ncpipe.study.spec import MeasureSpec
+from ncpipe.stages.collapse import collapse_rows
+from ncpipe.stages.train import train
+from ncpipe.study.config import MeasureSpec
 from ncpipe.study.study import Study
-from ncpipe.tables.collapse import collapse_rows
+from ncpipe.system.errors import UserError
+from ncpipe.system.files import read_tensors, write_tensors
 from ncpipe.training.batches import open_batches
-from ncpipe.training.features import extract_features
-from ncpipe.training.robustness import MOST_STEPS, OVERSHOOT, probe_images, relative_distances
-from ncpipe.training.train import train
 from ncpipe.training.trainer import new_network
 
 SIZE = (2, 3, 3)

@@ -11,10 +11,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from ncpipe.cli import app
-from ncpipe.errors import UserError
-from ncpipe.study.scale import at_scale
+from ncpipe.cli.app import app
+from ncpipe.settings.scale import at_scale
 from ncpipe.study.study import Study
+from ncpipe.system.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = {

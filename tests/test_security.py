@@ -24,18 +24,19 @@ import yaml
 from synthetic_tables import CLAIM, MadeUp
 from typer.testing import CliRunner
 
-from ncpipe.cli import app
+from ncpipe.cli.app import app
+from ncpipe.cli.foreign import read_arrays
 from ncpipe.compare import compare
-from ncpipe.credentials import has_password, redacted
 from ncpipe.data import imagefolder, prepare
-from ncpipe.errors import UserError
-from ncpipe.foreign import read_arrays
+from ncpipe.data.settings import DatasetSpec
+from ncpipe.records.schemas import CLAIMS
+from ncpipe.records.writing import write_rows
 from ncpipe.report import write_report
 from ncpipe.report.compare_page import write_compare_page
-from ncpipe.study.spec import Config, DatasetSpec, StudyInfo
+from ncpipe.study.config import Config, StudyInfo
 from ncpipe.study.study import Study
-from ncpipe.tables.records import write_rows
-from ncpipe.tables.schemas import CLAIMS
+from ncpipe.system.credentials import has_password, redacted
+from ncpipe.system.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = "<script>alert(1)</script>"

@@ -15,9 +15,9 @@ import yaml
 from in_one_process import run_study
 
 from ncpipe.claims import CLAIMS
-from ncpipe.study.spec import Paper
+from ncpipe.records.reading import read_tables
+from ncpipe.study.config import Paper
 from ncpipe.study.study import Study
-from ncpipe.tables.reading import read_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 PAPERS = get_args(Paper)

@@ -14,12 +14,14 @@ import torch
 import yaml
 
 from ncpipe.collapse import measure
-from ncpipe.errors import UserError
-from ncpipe.figures.definitions import DEFINITIONS
-from ncpipe.study.identity import canonical, identify
-from ncpipe.study.spec import Block, Config, DatasetSpec, MetricName, UfmSpec
+from ncpipe.data.settings import DatasetSpec
+from ncpipe.figures.drawing.definitions import DEFINITIONS
+from ncpipe.settings.identity import canonical, identify
+from ncpipe.settings.sweep import expand, laid_over
+from ncpipe.study.config import Block, Config, MetricName
 from ncpipe.study.study import Study, log_spaced, measured_epochs
-from ncpipe.study.sweep import expand, laid_over
+from ncpipe.system.errors import UserError
+from ncpipe.ufm.settings import UfmSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -429,7 +431,7 @@ def test_kept_epochs_are_measured_ones():
 def test_two_runs_of_one_id_are_refused_and_equal_ones_are_one(monkeypatch):
     twice = changed("ufm.sweep.grid", {"seed": [0, 0, 1]})
     assert len(Study(twice).problems) == 2
-    monkeypatch.setattr("ncpipe.study.identity.digest", lambda value: "00000000")
+    monkeypatch.setattr("ncpipe.settings.identity.digest", lambda value: "00000000")
     assert len(Study(twice).problems) == 2
     with pytest.raises(UserError, match=r"the id plain-mse-nobias-lbfgs-s0-00000000, by chance"):
         Study(changed("ufm.sweep.grid", {"feature_decay": [1e-3, 2e-3]}))

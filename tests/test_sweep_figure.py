@@ -14,13 +14,13 @@ from pydantic import ValidationError
 from synthetic_tables import METADATA, MadeUp, Penalties
 
 from ncpipe.figures import DRAWINGS, caption, draw, save_figure
-from ncpipe.figures.style import style
+from ncpipe.figures.drawing.style import style
 from ncpipe.figures.sweep import Scale, _common
-from ncpipe.study.spec import Config, FigureOptions
+from ncpipe.records.reading import read_tables
+from ncpipe.records.schemas import TABLES
+from ncpipe.records.writing import write_rows
+from ncpipe.study.config import Config, FigureOptions
 from ncpipe.tables.labels import labelled
-from ncpipe.tables.reading import read_tables
-from ncpipe.tables.records import write_rows
-from ncpipe.tables.schemas import TABLES
 
 Row = dict[str, Any]
 

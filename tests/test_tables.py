@@ -8,18 +8,18 @@ from statistics import fmean
 import pyarrow.parquet as pq
 import pytest
 
-from ncpipe.errors import UserError
-from ncpipe.figures.series import lost, networks
-from ncpipe.files import replacing, write_json, write_text
+from ncpipe.figures.drawing.series import lost, networks
+from ncpipe.records.reading import read_tables
+from ncpipe.records.schemas import COLLAPSE, HISTORY, TABLES
+from ncpipe.records.writing import read_table, write_history, write_rows
 from ncpipe.report.page import rule
+from ncpipe.settings.sweep import laid_over
+from ncpipe.stages.tables import write_tables
 from ncpipe.study.study import Study
-from ncpipe.study.sweep import laid_over
-from ncpipe.tables.collect import write_tables
+from ncpipe.system.errors import UserError
+from ncpipe.system.files import replacing, write_json, write_text
 from ncpipe.tables.labels import labelled
-from ncpipe.tables.reading import read_tables
-from ncpipe.tables.records import read_table, write_history, write_rows
 from ncpipe.tables.runs import network_settings
-from ncpipe.tables.schemas import COLLAPSE, HISTORY, TABLES
 from ncpipe.tables.selection import compared
 
 CONFIG = {
@@ -48,7 +48,7 @@ def test_history_is_long():
     rows = [{"time": 1, "train_loss": 0.5, "test_loss": 0.25}, {"time": 2, "train_loss": float("nan")}]
     with pytest.MonkeyPatch.context() as patch:
         seen = []
-        patch.setattr("ncpipe.tables.records.write_rows", lambda path, schema, rows: seen.extend(rows))
+        patch.setattr("ncpipe.records.writing.write_rows", lambda path, schema, rows: seen.extend(rows))
         write_history("unused", "net", {"a": rows})
     assert [(r["run_id"], r["time"], r["quantity"]) for r in seen] == [
         ("a", 1, "train_loss"),

@@ -22,13 +22,13 @@ import pytest
 import sqlalchemy
 from typer.testing import CliRunner
 
-from ncpipe.cli import app
-from ncpipe.errors import UserError
-from ncpipe.files import read_json, write_json
+from ncpipe.cli.app import app
+from ncpipe.records.schemas import TABLES
+from ncpipe.records.writing import write_rows
+from ncpipe.study.config import Config
 from ncpipe.study.layout import Layout
-from ncpipe.study.spec import Config
-from ncpipe.tables.records import write_rows
-from ncpipe.tables.schemas import TABLES
+from ncpipe.system.errors import UserError
+from ncpipe.system.files import read_json, write_json
 from ncpipe.tracking import store
 from ncpipe.tracking.client import MlflowClient, redacted
 from ncpipe.tracking.notes import study_note
@@ -502,7 +502,7 @@ def test_an_interrupted_sync_is_mended(
 KILLED = """
 import os, signal, sys
 from ncpipe.study.layout import Layout
-from ncpipe.study.spec import Config
+from ncpipe.study.config import (Config)
 from ncpipe.tracking.sync import sync
 from ncpipe.tracking.client import MlflowClient
 from pathlib import Path
@@ -662,7 +662,7 @@ def test_a_taken_port_is_an_error(mirrored: Study) -> None:
 SERVED = """
 import sys
 from ncpipe.study.layout import Layout
-from ncpipe.study.spec import Config
+from ncpipe.study.config import (Config)
 from ncpipe.tracking.store import create_store
 from ncpipe.tracking.ui import run_ui
 from pathlib import Path

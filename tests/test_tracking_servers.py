@@ -30,12 +30,12 @@ from playwright.sync_api import sync_playwright
 from test_tracking import Study
 
 from ncpipe.data import Dataset
-from ncpipe.errors import UserError
-from ncpipe.files import write_json
+from ncpipe.records.epoch_log import log_path, read_epochs
+from ncpipe.study.config import Config
 from ncpipe.study.layout import Layout
-from ncpipe.study.spec import Config
 from ncpipe.study.study import Study as PlannedStudy
-from ncpipe.tables.epoch_log import log_path, read_epochs
+from ncpipe.system.errors import UserError
+from ncpipe.system.files import write_json
 from ncpipe.tracking.client import MlflowClient, Run
 from ncpipe.tracking.live import LiveMirror
 from ncpipe.tracking.sync import sync

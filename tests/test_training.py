@@ -23,22 +23,24 @@ from safetensors import SafetensorError
 
 from ncpipe.collapse import load_traces
 from ncpipe.data import Dataset, load, prepare
-from ncpipe.errors import UserError
-from ncpipe.files import read_json, read_tensors, write_text
+from ncpipe.features.extraction import extract_features
 from ncpipe.networks import build_network
-from ncpipe.study.spec import HeadSpec, MeasureSpec, ResNet, ScheduleSpec
+from ncpipe.networks.settings import HeadSpec, ResNet
+from ncpipe.records.writing import read_table
+from ncpipe.settings.sweep import laid_over
+from ncpipe.stages.train import train, train_ensemble
+from ncpipe.study.config import MeasureSpec
 from ncpipe.study.study import Study
-from ncpipe.study.sweep import laid_over
+from ncpipe.system.errors import UserError
+from ncpipe.system.files import read_json, read_tensors, write_text
 from ncpipe.tables.ends import zero_error_epochs
-from ncpipe.tables.records import read_table
 from ncpipe.training.batches import open_batches
 from ncpipe.training.computation import Computation, compiled_if_possible, repays_compiling, training_flops
-from ncpipe.training.features import extract_features
 from ncpipe.training.losses import mean_loss
 from ncpipe.training.members import Stack
 from ncpipe.training.optimization import learning_rate
 from ncpipe.training.preemption import StopRequest
-from ncpipe.training.train import train, train_ensemble
+from ncpipe.training.settings import ScheduleSpec
 from ncpipe.training.trainer import Trainer, new_network, state_folder
 
 

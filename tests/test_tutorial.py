@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib as mpl
 import pytest
 
-from ncpipe.vision import import_torchvision
+from ncpipe.system.vision import import_torchvision
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 NAMES = sorted(path.stem for path in DOCS.glob("*.ipynb"))

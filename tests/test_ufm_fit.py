@@ -12,7 +12,7 @@ from test_ufm_closed_form import CHECK_VALUES, closed_form_problems, nonnegative
 from test_ufm_objective import by_formula, formula_at
 
 from ncpipe.collapse import Moment, layer_statistics, nc3_rows, subspace_alignment
-from ncpipe.tables.collapse import collapse_rows
+from ncpipe.stages.collapse import collapse_rows
 from ncpipe.ufm import Problem, Result, fit
 from ncpipe.ufm.fit import log_spaced
 from ncpipe.ufm.minimiser import centred_fit

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ncpipe.study.spec import LossSpec
 from ncpipe.training.losses import sample_losses
+from ncpipe.training.settings import LossSpec
 from ncpipe.ufm import NoClosedForm, Problem, closed_form, fit
 from ncpipe.ufm.losses import LOSSES, MULTI_LABEL, CrossEntropy, of_differences, sigmoid, softplus
 from ncpipe.ufm.minimiser import centred_fit

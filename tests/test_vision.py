@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ncpipe import torchvision_import, vision
-from ncpipe.errors import UserError
+from ncpipe.system import torchvision_import, vision
+from ncpipe.system.errors import UserError
 
 MATCHED = "_meta = 1\n"
 MIXED = """
@@ -47,7 +47,7 @@ def torchvision_of(folder: Path, content: str) -> Path:
 def test_a_healthy_install_is_left_alone(tmp_path: Path) -> None:
     works(
         "import ncpipe, torchvision; assert torchvision.extension._meta\n"
-        "assert not ncpipe.torchvision_import.libraries",
+        "assert not ncpipe.system.torchvision_import.libraries",
         torchvision_of(tmp_path, MATCHED),
     )
 
@@ -57,13 +57,13 @@ def test_a_healthy_install_is_left_alone(tmp_path: Path) -> None:
     [
         "",
         "import torch",
-        "import ncpipe.vision; ncpipe.vision.import_torchvision()",
+        "import ncpipe.system.vision; ncpipe.system.vision.import_torchvision()",
         "import importlib.util as u; assert u.find_spec('torchvision')",
     ],
 )
 def test_schemas_are_declared_where_the_operators_are_missing(tmp_path: Path, first: str) -> None:
     works(
-        f"import ncpipe; {first}\nfrom torchvision import extension\nassert ncpipe.torchvision_import.libraries",
+        f"import ncpipe; {first}\nfrom torchvision import extension\nassert ncpipe.system.torchvision_import.libraries",
         torchvision_of(tmp_path, MIXED),
     )
 
@@ -79,7 +79,9 @@ def test_it_is_mended_after_it_has_failed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", ["ImportError('No module named cuda')", r"RuntimeError('CUDA 12\nand 13')"])
 def test_other_failures_are_named(tmp_path: Path, error: str) -> None:
     foreign = torchvision_of(tmp_path, f"raise {error}\n")
-    told = run("import ncpipe.vision as v\ntry: v.import_torchvision()\nexcept Exception as e: print(e)", foreign)
+    told = run(
+        "import ncpipe.system.vision as v\ntry: v.import_torchvision()\nexcept Exception as e: print(e)", foreign
+    )
     assert told.stdout.startswith("cannot import torchvision: ")
     assert told.stdout.endswith(f"install the release that matches torch {torch.__version__}\n")
     assert len(told.stdout.splitlines()) == 1
@@ -115,7 +117,7 @@ def test_this_install() -> None:
     works(
         "import ncpipe, torchmetrics\nfrom torchvision.models import resnet18\n"
         "import torchvision.datasets, torchvision.ops, torchvision.transforms.v2\n"
-        "assert bool(ncpipe.torchvision_import.libraries) != torchvision.extension._has_ops()"
+        "assert bool(ncpipe.system.torchvision_import.libraries) != torchvision.extension._has_ops()"
     )
 
 
@@ -127,7 +129,9 @@ def test_other_modules_of_torchvision_work_after_it() -> None:
 
 def test_it_is_imported_late() -> None:
     works("import sys, ncpipe; assert 'torch' not in sys.modules")
-    works("import sys, ncpipe.vision, ncpipe.networks, ncpipe.data.sources; assert 'torchvision' not in sys.modules")
+    works(
+        "import sys, ncpipe.system.vision, ncpipe.networks, ncpipe.data.sources; assert 'torchvision' not in sys.modules"
+    )
 
 
 def test_one_finder_stands_first() -> None:

@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from ncpipe.records.schemas import TABLES
+from ncpipe.settings.sweep import laid_over
 from ncpipe.study.study import Study
-from ncpipe.study.sweep import laid_over
-from ncpipe.tables.schemas import TABLES
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parent.parent

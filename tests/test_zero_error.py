@@ -9,22 +9,22 @@ import pytest
 import torch
 from networks_in_training import CPU, NETWORK, content, planned
 
-from ncpipe.claims.selectors import past_zero_error
+from ncpipe.claims.evidence.selectors import past_zero_error
 from ncpipe.collapse import load_traces
-from ncpipe.files import read_json, read_tensors
-from ncpipe.study.spec import MeasureSpec
+from ncpipe.features.extraction import extract_features
+from ncpipe.records.reading import read_tables
+from ncpipe.stages.collapse import write_collapse
+from ncpipe.stages.tables import write_tables
+from ncpipe.stages.train import train, train_ensemble
+from ncpipe.study.config import MeasureSpec
 from ncpipe.study.study import NetworkRun, Study
-from ncpipe.tables.collapse import write_collapse
-from ncpipe.tables.collect import write_tables
+from ncpipe.system.files import read_json, read_tensors
 from ncpipe.tables.ends import zero_error_epochs
-from ncpipe.tables.reading import read_tables
 from ncpipe.training import terminal
 from ncpipe.training.batches import open_batches
-from ncpipe.training.features import extract_features
 from ncpipe.training.full_batch import FullBatch
 from ncpipe.training.state import Progress, StateFolder
 from ncpipe.training.terminal import EndPhase
-from ncpipe.training.train import train, train_ensemble
 from ncpipe.training.trainer import Trainer, new_network, state_folder
 
 REACHES = {"epochs": 20, "loss__name": "ce", "optimizer__lr": 0.2, "optimizer__weight_decay": 1e-3}

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from ncpipe.figures import DRAWINGS, draw
-from ncpipe.figures.style import style
-from ncpipe.study.spec import FigureOptions
-from ncpipe.tables.reading import read_tables
+from ncpipe.figures.drawing.style import style
+from ncpipe.records.reading import read_tables
+from ncpipe.study.config import FigureOptions
 from ncpipe.tables.selection import compared
 
 IMAGES = Path(__file__).resolve().parent.parent / "images" / "figures"

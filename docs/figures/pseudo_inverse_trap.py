@@ -13,7 +13,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 import ncpipe
 from ncpipe.collapse import class_moments
-from ncpipe.figures.style import OKABE_ITO, new_figure, style
+from ncpipe.figures.drawing.style import OKABE_ITO, new_figure, style
 
 K, DIM, PER_CLASS, NOISE = 10, 64, 200, 1e-4
 DISTANCES = np.geomspace(1, 1e-7, 29)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ncpipe.claims.claim import Claim, Frames
+from ncpipe.claims.evidence.claim import Claim, Frames
 from ncpipe.claims.han2022 import HAN2022
 from ncpipe.claims.harun2025 import HARUN2025
 from ncpipe.claims.li2024 import LI2024
@@ -15,7 +15,7 @@ from ncpipe.claims.sukenik2023 import SUKENIK2023
 from ncpipe.claims.tirer2022 import TIRER2022
 from ncpipe.claims.yaras2022 import YARAS2022
 from ncpipe.claims.zhou2022 import ZHOU2022
-from ncpipe.study.spec import Paper
+from ncpipe.study.config import Paper
 
 CLAIMS: dict[Paper, tuple[Claim, ...]] = {
     "tirer2022": TIRER2022,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ncpipe.claims.claim import ClaimsOf, Frames
-from ncpipe.claims.selectors import (
+from ncpipe.claims.evidence.claim import ClaimsOf, Frames
+from ncpipe.claims.evidence.selectors import (
     NETWORKS,
     TRAINED,
     log_change,
@@ -15,7 +15,7 @@ from ncpipe.claims.selectors import (
     run_ids,
     since_zero_error,
 )
-from ncpipe.tables.reading import rows_of
+from ncpipe.records.reading import rows_of
 
 MSE, MSE_AT_ZERO_ERROR = f"{TRAINED} and loss == 'mse'", f"{NETWORKS} and loss == 'mse'"
 PATHS = "kind == 'declared' and status == 'done' and optimizer == 'central_path'"

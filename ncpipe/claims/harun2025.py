@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from ncpipe.claims.claim import Claim, ClaimsOf, Frames
-from ncpipe.claims.selectors import log10
-from ncpipe.tables.reading import rows_of
+from ncpipe.claims.evidence.claim import Claim, ClaimsOf, Frames
+from ncpipe.claims.evidence.selectors import log10
+from ncpipe.records.reading import rows_of
 
 SPIKE_STEPS = 100
 NO_SPIKE = 1e-9

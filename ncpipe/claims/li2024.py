@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from ncpipe.claims.claim import ClaimsOf, Frames
-from ncpipe.claims.selectors import (
+from ncpipe.claims.evidence.claim import ClaimsOf, Frames
+from ncpipe.claims.evidence.selectors import (
     NETWORKS,
     TRAINED,
     alike,
@@ -22,8 +22,8 @@ from ncpipe.claims.selectors import (
     run_ids,
     solved,
 )
-from ncpipe.study.spec import MULTI_LABEL
-from ncpipe.tables.reading import rows_of
+from ncpipe.records.reading import rows_of
+from ncpipe.ufm.settings import MULTI_LABEL
 
 SEVERAL = f"loss in {list(MULTI_LABEL)}"
 FREE = f"{NETWORKS} and {SEVERAL} and fixed_etf == False"

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from ncpipe.claims.claim import ClaimsOf, Frames
-from ncpipe.claims.selectors import log_change, past_zero_error
+from ncpipe.claims.evidence.claim import ClaimsOf, Frames
+from ncpipe.claims.evidence.selectors import log_change, past_zero_error
 
 SPAN = "last epoch over first measured zero-error epoch"
 DIFFERENCE = "last epoch minus first measured zero-error epoch"

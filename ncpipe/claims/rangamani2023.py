@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from ncpipe.claims.claim import ClaimsOf, Frames
-from ncpipe.claims.selectors import NETWORKS, at_last_time, ends, final, log_change, measured, run_ids
+from ncpipe.claims.evidence.claim import ClaimsOf, Frames
+from ncpipe.claims.evidence.selectors import NETWORKS, at_last_time, ends, final, log_change, measured, run_ids
 
 LEAST_LAYERS = 3
 """A network has a top, a middle and a bottom third of its layers."""

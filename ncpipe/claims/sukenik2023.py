@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 
 import pandas as pd
 
-from ncpipe.claims.claim import Claim, ClaimsOf, Frames
-from ncpipe.claims.selectors import NETWORKS, at_last_time, measured, run_ids
-from ncpipe.tables.reading import fits_of
+from ncpipe.claims.evidence.claim import Claim, ClaimsOf, Frames
+from ncpipe.claims.evidence.selectors import NETWORKS, at_last_time, measured, run_ids
+from ncpipe.records.reading import fits_of
 
 DEEP = (
     "kind == 'declared' and status == 'done' and optimizer == 'lbfgs' and loss == 'mse' and classes == 2"

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ncpipe.claims.claim import ClaimsOf, Frames
-from ncpipe.claims.curves import likeness_difference
-from ncpipe.claims.misfits import misfit_values
-from ncpipe.claims.selectors import (
+from ncpipe.claims.evidence.claim import ClaimsOf, Frames
+from ncpipe.claims.evidence.curves import likeness_difference
+from ncpipe.claims.evidence.misfits import misfit_values
+from ncpipe.claims.evidence.selectors import (
     BARE,
     NETWORKS,
     NORMED,
@@ -26,8 +26,8 @@ from ncpipe.claims.selectors import (
     run_ids,
     setting,
 )
-from ncpipe.study.spec import UfmSpec
-from ncpipe.tables.reading import fits_of, unconstrained
+from ncpipe.records.reading import fits_of, unconstrained
+from ncpipe.ufm.settings import UfmSpec
 
 EARLY = 1e-3
 """UFM runs that end further above their optimum, relative, were stopped early."""
@@ -252,7 +252,7 @@ def _between_frames(frames: Frames) -> pd.Series:
 def _closed_form_frames(settings: str) -> dict[str, float]:
     """The four distances of the minimiser that the closed form gives."""
     from ncpipe.collapse import collapse_metrics  # with torch, which what reads tables does without
-    from ncpipe.fitting import problem_of
+    from ncpipe.stages.fit import problem_of
 
     point = problem_of(UfmSpec.model_validate_json(settings)).construct()
     metrics = collapse_metrics(point.statistics()["features"], point.weights[-1], point.bias)

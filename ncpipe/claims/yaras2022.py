@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from ncpipe.claims.claim import ClaimsOf, Frames
-from ncpipe.claims.selectors import (
+from ncpipe.claims.evidence.claim import ClaimsOf, Frames
+from ncpipe.claims.evidence.selectors import (
     TRAINED,
     alike,
     at_last_time,

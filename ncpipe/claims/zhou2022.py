@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from ncpipe.claims.claim import ClaimsOf, Frames
-from ncpipe.claims.selectors import NETWORKS, TRAINED, alike, final, log_change, past_zero_error
+from ncpipe.claims.evidence.claim import ClaimsOf, Frames
+from ncpipe.claims.evidence.selectors import NETWORKS, TRAINED, alike, final, log_change, past_zero_error
 
 LOSSES = {"ce": "CE", "label_smoothing": "label smoothing", "focal": "focal loss", "mse": "MSE"}
 SPAN = "last epoch over first measured zero-error epoch"

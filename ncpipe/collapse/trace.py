@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ncpipe.collapse.statistics import LayerStatistics
-from ncpipe.files import read_tensors, write_tensors
+from ncpipe.system.files import read_tensors, write_tensors
 
 
 @dataclass(frozen=True, order=True)

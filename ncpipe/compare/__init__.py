@@ -5,8 +5,8 @@ from __future__ import annotations
 from ncpipe.compare.runs import RunComparison, compare_runs
 from ncpipe.compare.sources import RunSource, StudySource, find
 from ncpipe.compare.studies import StudyComparison, compare_studies
-from ncpipe.errors import UserError
-from ncpipe.tables.checks import reading
+from ncpipe.records.checks import reading
+from ncpipe.system.errors import UserError
 
 
 def compare(a: str, b: str) -> RunComparison | StudyComparison:

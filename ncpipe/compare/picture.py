@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ncpipe.compare.runs import Curve, RunComparison
-from ncpipe.figures.axes import heading, scale_time, scale_values
-from ncpipe.figures.style import OKABE_ITO, Look, add_legend, fix_layout, line_handle, new_figure, style
+from ncpipe.figures.drawing.axes import heading, scale_time, scale_values
+from ncpipe.figures.drawing.style import OKABE_ITO, Look, add_legend, fix_layout, line_handle, new_figure, style
 
 LOOKS = {"A": Look(OKABE_ITO["blue"], "-", "o"), "B": Look(OKABE_ITO["vermillion"], (0, (4, 1.5)), "s")}
 COLUMNS, WIDTH, ROW_HEIGHT = 3, 6.4, 1.25

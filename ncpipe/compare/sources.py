@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from ncpipe.errors import UserError
-from ncpipe.provenance import summary
+from ncpipe.records.reading import metadata, read_whole
+from ncpipe.records.schemas import TABLES
+from ncpipe.records.writing import CHECKSUM, read_table
 from ncpipe.study.layout import Layout
-from ncpipe.tables.reading import metadata, read_whole
-from ncpipe.tables.records import CHECKSUM, read_table
-from ncpipe.tables.schemas import TABLES
+from ncpipe.system.errors import UserError
+from ncpipe.system.provenance import summary
 
 Frames = dict[str, pd.DataFrame]
 

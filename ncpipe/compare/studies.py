@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ncpipe.claims.wording import needs
+from ncpipe.claims.evidence.wording import needs
 from ncpipe.compare.pairs import Pair, Setting, differing
 from ncpipe.compare.runs import MAIN
 from ncpipe.compare.sources import Frames, StudySource

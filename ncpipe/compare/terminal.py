@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from ncpipe.claims.wording import SYMBOLS, number
+from ncpipe.claims.evidence.wording import SYMBOLS, number
 from ncpipe.compare.pairs import Pair
 from ncpipe.compare.runs import RunComparison, RunName
 from ncpipe.compare.studies import ClaimPair, LabelledPair, StudyComparison

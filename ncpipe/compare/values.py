@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from ncpipe.compare.pairs import defined
 from ncpipe.compare.sources import Frames
-from ncpipe.tables.schemas import UFM
+from ncpipe.records.schemas import UFM
 
 KEY = ["table", "quantity", "run_id", "split", "layer", "time"]
 ENDS = ("parameters", "zero_error_epoch", "final_epoch", "final_train_loss", "final_test_loss",

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
-from ncpipe.claims.wording import number
+from ncpipe.claims.evidence.wording import number
 from ncpipe.compare.pairs import Pair
 from ncpipe.compare.runs import MAIN, RunComparison
 from ncpipe.compare.studies import ClaimPair, LabelledPair, StudyComparison

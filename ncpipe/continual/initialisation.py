@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ncpipe.study.spec import ContinualSpec
+from ncpipe.continual.settings import ContinualSpec
 
 
 class Samples(NamedTuple):

@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from ncpipe.continual.initialisation import Head, Samples, new_rows
-from ncpipe.errors import UserError
-from ncpipe.study.spec import ContinualSpec, LossSpec
+from ncpipe.continual.settings import ContinualSpec
 from ncpipe.study.study import log_spaced
+from ncpipe.system.errors import UserError
 from ncpipe.training.losses import correct, mean_loss
+from ncpipe.training.settings import LossSpec
 
 # One stream of random numbers per decision: ways that differ in the new rows only share buffer and batches.
 BUFFER, ROWS, BATCHES = range(3)

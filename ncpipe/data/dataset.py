@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ncpipe.data.storage import StoredImages, altered, read_labels
-from ncpipe.errors import UserError
-from ncpipe.files import read_json, read_tensors, sha256
-from ncpipe.study.identity import digest
+from ncpipe.settings.identity import digest
+from ncpipe.system.errors import UserError
+from ncpipe.system.files import read_json, read_tensors, sha256
 
 RECORD = "dataset.json"
 """Written last: where it is, the data set is whole."""

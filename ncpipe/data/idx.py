@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ncpipe.data.storage import check_memory
-from ncpipe.errors import UserError
+from ncpipe.system.errors import UserError
 
 MOST_UNPACKED = 1100
 """Bytes that gzip can make of one."""

@@ -19,7 +19,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from ncpipe.errors import UserError
+from ncpipe.system.errors import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage

@@ -25,10 +25,10 @@ from ncpipe.data.places import (
     find_idx_set,
     find_torchvision_set,
 )
-from ncpipe.errors import UserError
-from ncpipe.files import replacing, sha256
-from ncpipe.progress import progress
-from ncpipe.study.identity import digest
+from ncpipe.settings.identity import digest
+from ncpipe.system.errors import UserError
+from ncpipe.system.files import replacing, sha256
+from ncpipe.system.progress import progress
 
 if TYPE_CHECKING:
     import pyarrow as pa

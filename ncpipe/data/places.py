@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ncpipe.errors import UserError
+from ncpipe.system.errors import UserError
 
 SYSTEM_FOLDERS = (Path("/usr/share/datasets"),)
 """Where Debian's data-set packages put their files."""

@@ -15,12 +15,12 @@ from ncpipe.data.dataset import RECORD
 from ncpipe.data.originals import version, write_record
 from ncpipe.data.pairs import tag_sets, with_pairs
 from ncpipe.data.registry import image_shape, kept_classes
+from ncpipe.data.settings import DatasetSpec
 from ncpipe.data.sources import Source, SourceSplit, open_source
 from ncpipe.data.storage import PIECE, check_disk, check_memory, split_bytes, write_split
-from ncpipe.errors import UserError
-from ncpipe.files import write_json
-from ncpipe.progress import progress
-from ncpipe.study.spec import DatasetSpec
+from ncpipe.system.errors import UserError
+from ncpipe.system.files import write_json
+from ncpipe.system.progress import progress
 
 # One stream of random numbers per decision, so that no setting changes what another one draws.
 TRAIN_SUBSET, TEST_SUBSET, LABEL_NOISE, RANDOM_LABELS, TRAIN_PAIRS, TEST_PAIRS = range(6)

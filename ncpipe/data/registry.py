@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ncpipe.data.imagefolder import ImageFolder
-from ncpipe.errors import UserError
-from ncpipe.study.spec import DatasetSpec
+from ncpipe.data.settings import DatasetSpec
+from ncpipe.system.errors import UserError
 
 
 class NominalShape(NamedTuple):

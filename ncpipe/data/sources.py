@@ -28,9 +28,9 @@ from ncpipe.data.places import (
     find_idx_set,
     find_torchvision_set,
 )
-from ncpipe.errors import UserError
-from ncpipe.study.spec import DatasetSpec
-from ncpipe.vision import import_torchvision
+from ncpipe.data.settings import DatasetSpec
+from ncpipe.system.errors import UserError
+from ncpipe.system.vision import import_torchvision
 
 DOWNLOAD_TIMEOUT = 60.0
 """Seconds without an answer after which a download is given up."""

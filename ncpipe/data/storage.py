@@ -15,8 +15,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ncpipe.errors import UserError
-from ncpipe.files import replacing
+from ncpipe.system.errors import UserError
+from ncpipe.system.files import replacing
 
 IMAGES, LABELS, CHECKSUMS = "images", "labels", "checksums"
 PIECE = 64 * 1024**2

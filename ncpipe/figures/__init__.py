@@ -29,13 +29,13 @@ from ncpipe.figures import (
     ufm_success,
     ufm_trajectories,
 )
-from ncpipe.figures.facts import facts
-from ncpipe.figures.style import fix_layout, style
-from ncpipe.files import replacing, sealed
-from ncpipe.study.spec import FigureName, FigureOptions
-from ncpipe.tables.checks import reading
-from ncpipe.tables.reading import Frames as Tables
-from ncpipe.tables.reading import metadata, read_tables
+from ncpipe.figures.drawing.facts import facts
+from ncpipe.figures.drawing.style import fix_layout, style
+from ncpipe.records.checks import reading
+from ncpipe.records.reading import Frames as Tables
+from ncpipe.records.reading import metadata, read_tables
+from ncpipe.study.config import FigureName, FigureOptions
+from ncpipe.system.files import replacing, sealed
 from ncpipe.tables.selection import compared
 
 

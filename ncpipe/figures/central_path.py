@@ -12,18 +12,10 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ncpipe.figures.axes import heading, scale_values
-from ncpipe.figures.series import Tables, counted, declared_ufms, histories, labels, lost
-from ncpipe.figures.style import (
-    GREY,
-    SMALL,
-    add_legend,
-    empty_figure,
-    mark_handle,
-    new_figure,
-    wrapped,
-)
-from ncpipe.study.spec import FigureOptions
+from ncpipe.figures.drawing.axes import heading, scale_values
+from ncpipe.figures.drawing.series import Tables, counted, declared_ufms, histories, labels, lost
+from ncpipe.figures.drawing.style import GREY, SMALL, add_legend, empty_figure, mark_handle, new_figure, wrapped
+from ncpipe.study.config import FigureOptions
 
 LEAST_WIDTH, HEIGHT = 1.9, 2.7
 DASHED = (0, (4, 2))

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ncpipe.figures.axes import heading, mark_times, scale_time, scale_values
-from ncpipe.figures.series import (
+from ncpipe.figures.drawing.axes import heading, mark_times, scale_time, scale_values
+from ncpipe.figures.drawing.series import (
     Band,
     Tables,
     bands,
@@ -27,8 +27,8 @@ from ncpipe.figures.series import (
     not_drawn,
     zero_error_epochs,
 )
-from ncpipe.figures.style import Look, add_legend, empty_figure, label_handles, looks, mark_handle, new_figure
-from ncpipe.study.spec import FigureOptions
+from ncpipe.figures.drawing.style import Look, add_legend, empty_figure, label_handles, looks, mark_handle, new_figure
+from ncpipe.study.config import FigureOptions
 
 USUAL = (
     "nc1_pinv",

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ncpipe.figures.axes import scale_values
-from ncpipe.figures.definitions import DEFINITIONS
-from ncpipe.figures.series import (
+from ncpipe.figures.drawing.axes import scale_values
+from ncpipe.figures.drawing.definitions import DEFINITIONS
+from ncpipe.figures.drawing.series import (
     Band,
     Tables,
     counted,
@@ -27,7 +27,7 @@ from ncpipe.figures.series import (
     not_drawn,
     plural,
 )
-from ncpipe.figures.style import (
+from ncpipe.figures.drawing.style import (
     Look,
     add_legend,
     empty_figure,
@@ -37,8 +37,8 @@ from ncpipe.figures.style import (
     without_solver,
     wrapped,
 )
-from ncpipe.study.spec import FigureOptions
-from ncpipe.tables.reading import fits_of
+from ncpipe.records.reading import fits_of
+from ncpipe.study.config import FigureOptions
 
 USUAL = ("nc1_pinv",)
 PANEL_WIDTH, ROW_HEIGHT = 1.3, 1.7

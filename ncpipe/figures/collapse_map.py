@@ -17,11 +17,10 @@ from matplotlib.patheffects import Stroke, withStroke
 from matplotlib.ticker import FixedLocator, MaxNLocator
 from numpy.typing import NDArray
 
-from ncpipe.figures.axes import LOG_FROM, SMALLEST, scale_time
 from ncpipe.figures.collapse_depth import whole_rows
-from ncpipe.figures.definitions import DEFINITIONS
-from ncpipe.figures.level_curves import varied
-from ncpipe.figures.series import (
+from ncpipe.figures.drawing.axes import LOG_FROM, SMALLEST, scale_time
+from ncpipe.figures.drawing.definitions import DEFINITIONS
+from ncpipe.figures.drawing.series import (
     Tables,
     at_shared_times,
     counted,
@@ -31,8 +30,9 @@ from ncpipe.figures.series import (
     networks,
     zero_error_epochs,
 )
-from ncpipe.figures.style import SMALL, add_legend, empty_figure, new_figure, wrapped
-from ncpipe.study.spec import FigureOptions
+from ncpipe.figures.drawing.style import SMALL, add_legend, empty_figure, new_figure, wrapped
+from ncpipe.figures.level_curves import varied
+from ncpipe.study.config import FigureOptions
 
 USUAL = ("nc1_pinv",)
 MOST_LABELS = 16

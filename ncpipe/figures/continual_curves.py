@@ -8,9 +8,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ncpipe.figures.axes import heading, scale_time, scale_values
-from ncpipe.figures.series import Tables, bands, extremes, histories, labels, last_time, lost, plural
-from ncpipe.figures.style import (
+from ncpipe.figures.drawing.axes import heading, scale_time, scale_values
+from ncpipe.figures.drawing.series import Tables, bands, extremes, histories, labels, last_time, lost, plural
+from ncpipe.figures.drawing.style import (
     LINE_STYLES,
     MARKERS,
     OKABE_ITO,
@@ -22,7 +22,7 @@ from ncpipe.figures.style import (
     new_figure,
     wrapped,
 )
-from ncpipe.study.spec import FigureOptions
+from ncpipe.study.config import FigureOptions
 
 QUANTITIES = {
     "old_loss": "test loss, old classes",

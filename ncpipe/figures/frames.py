@@ -10,9 +10,19 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from ncpipe.figures.definitions import DEFINITIONS, frame_gap
-from ncpipe.figures.series import Tables, counted, declared_ufms, few, labels, lost, measured, networks, not_drawn
-from ncpipe.figures.style import (
+from ncpipe.figures.drawing.definitions import DEFINITIONS, frame_gap
+from ncpipe.figures.drawing.series import (
+    Tables,
+    counted,
+    declared_ufms,
+    few,
+    labels,
+    lost,
+    measured,
+    networks,
+    not_drawn,
+)
+from ncpipe.figures.drawing.style import (
     GREY,
     SMALL,
     Look,
@@ -23,7 +33,7 @@ from ncpipe.figures.style import (
     new_figure,
     without_solver,
 )
-from ncpipe.study.spec import FigureOptions
+from ncpipe.study.config import FigureOptions
 
 PANELS = {
     "class means": ("nc2_means_of", "nc2_means_uncentred_etf"),

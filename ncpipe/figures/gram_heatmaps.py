@@ -14,12 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
-from ncpipe.figures.gram_panels import add_gram_bar, colour_limit, draw_gram, gram_distance, unit_gram
+from ncpipe.figures.drawing.gram_panels import add_gram_bar, colour_limit, draw_gram, gram_distance, unit_gram
+from ncpipe.figures.drawing.series import Tables, counted, labels, lost, networks
+from ncpipe.figures.drawing.style import LETTER, SMALL, empty_figure, new_figure
 from ncpipe.figures.level_curves import varied
-from ncpipe.figures.series import Tables, counted, labels, lost, networks
-from ncpipe.figures.style import LETTER, SMALL, empty_figure, new_figure
-from ncpipe.study.spec import FigureOptions
-from ncpipe.tables.reading import fits_of, rows_of
+from ncpipe.records.reading import fits_of, rows_of
+from ncpipe.study.config import FigureOptions
 
 Array = NDArray[np.float64]
 

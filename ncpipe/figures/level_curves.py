@@ -11,9 +11,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ncpipe.figures.axes import mark_times, scale_time, scale_values
-from ncpipe.figures.definitions import DEFINITIONS
-from ncpipe.figures.series import (
+from ncpipe.figures.drawing.axes import mark_times, scale_time, scale_values
+from ncpipe.figures.drawing.definitions import DEFINITIONS
+from ncpipe.figures.drawing.series import (
     Band,
     Tables,
     at_shared_times,
@@ -28,7 +28,7 @@ from ncpipe.figures.series import (
     plural,
     zero_error_epochs,
 )
-from ncpipe.figures.style import (
+from ncpipe.figures.drawing.style import (
     GREY,
     Look,
     add_legend,
@@ -40,7 +40,7 @@ from ncpipe.figures.style import (
     without_solver,
     wrapped,
 )
-from ncpipe.study.spec import FigureOptions
+from ncpipe.study.config import FigureOptions
 
 USUAL = ("nc1_pinv",)
 MOST_LABELS, MOST_LEVELS = 6, 5

@@ -15,11 +15,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
-from ncpipe.claims.claim import interval
-from ncpipe.claims.misfits import matched_signatures, misfit_values
-from ncpipe.figures.axes import scale_values
-from ncpipe.figures.series import Band, Tables, networks, plural
-from ncpipe.figures.style import (
+from ncpipe.claims.evidence.claim import interval
+from ncpipe.claims.evidence.misfits import matched_signatures, misfit_values
+from ncpipe.figures.drawing.axes import scale_values
+from ncpipe.figures.drawing.series import Band, Tables, networks, plural
+from ncpipe.figures.drawing.style import (
     GREY,
     OKABE_ITO,
     SMALL,
@@ -31,7 +31,7 @@ from ncpipe.figures.style import (
     shared_words,
     wrapped,
 )
-from ncpipe.study.spec import FigureOptions
+from ncpipe.study.config import FigureOptions
 
 PANELS = {
     "weights_gram": "classifier,\ndistance of Grams",

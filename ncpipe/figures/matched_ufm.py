@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
-from ncpipe.figures.axes import scale_values
-from ncpipe.figures.gram_panels import add_gram_bar, colour_limit, draw_gram, unit_gram
-from ncpipe.figures.series import Tables, counted, few, labels, not_drawn, plural
-from ncpipe.figures.style import (
+from ncpipe.figures.drawing.axes import scale_values
+from ncpipe.figures.drawing.gram_panels import add_gram_bar, colour_limit, draw_gram, unit_gram
+from ncpipe.figures.drawing.series import Tables, counted, few, labels, not_drawn, plural
+from ncpipe.figures.drawing.style import (
     GREY,
     SMALL,
     Look,
@@ -27,8 +27,8 @@ from ncpipe.figures.style import (
     new_figure,
     wrapped,
 )
-from ncpipe.study.spec import FigureOptions
-from ncpipe.tables.reading import fits_of, rows_of
+from ncpipe.records.reading import fits_of, rows_of
+from ncpipe.study.config import FigureOptions
 
 MARKERS = {
     "predicted": ("^", True), "predicted_extended": ("D", False), "plain": ("o", True), "extended": ("s", False)

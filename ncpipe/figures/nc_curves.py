@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from ncpipe.claims.curves import METRICS, NETWORKS, curve_distances, extended_ufms
-from ncpipe.figures.axes import mark_times, scale_time, scale_values
-from ncpipe.figures.series import (
+from ncpipe.claims.evidence.curves import METRICS, NETWORKS, curve_distances, extended_ufms
+from ncpipe.figures.drawing.axes import mark_times, scale_time, scale_values
+from ncpipe.figures.drawing.series import (
     Tables,
     bands,
     counted,
@@ -26,7 +26,7 @@ from ncpipe.figures.series import (
     not_drawn,
     plural,
 )
-from ncpipe.figures.style import (
+from ncpipe.figures.drawing.style import (
     LETTER,
     Look,
     add_legend,
@@ -40,7 +40,7 @@ from ncpipe.figures.style import (
     without_solver,
     without_words,
 )
-from ncpipe.study.spec import FigureOptions
+from ncpipe.study.config import FigureOptions
 
 ROWS = dict(zip(METRICS, ("scatter", "means to OF", "classifier to OF", "product to OF")))
 UFMS = {"relu": "ReLU extended UFM", "linear": "linear extended UFM"}

@@ -12,12 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from ncpipe.claims.claim import interval
-from ncpipe.claims.misfits import PREDICTED
-from ncpipe.figures.gram_panels import gram_distance, unit_gram
-from ncpipe.figures.matched_sweep import MODELS
-from ncpipe.figures.series import Tables, counted, few, labels, networks, not_drawn, plural
-from ncpipe.figures.style import (
+from ncpipe.claims.evidence.claim import interval
+from ncpipe.claims.evidence.misfits import PREDICTED
+from ncpipe.figures.drawing.gram_panels import gram_distance, unit_gram
+from ncpipe.figures.drawing.series import Tables, counted, few, labels, networks, not_drawn, plural
+from ncpipe.figures.drawing.style import (
     GREY,
     LETTER,
     add_legend,
@@ -27,8 +26,9 @@ from ncpipe.figures.style import (
     shared_words,
     without_words,
 )
-from ncpipe.study.spec import FigureOptions
-from ncpipe.tables.reading import fits_of
+from ncpipe.figures.matched_sweep import MODELS
+from ncpipe.records.reading import fits_of
+from ncpipe.study.config import FigureOptions
 
 SIZES = {
     "weight_norm": "$|W|$",

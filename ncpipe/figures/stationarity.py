@@ -10,11 +10,11 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ncpipe.claims.misfits import guessed_classifier
-from ncpipe.claims.selectors import BARE, NORMED, ONE_BELOW, batch_norms
-from ncpipe.figures.axes import heading, scale_values
-from ncpipe.figures.series import Tables, counted, few, lost, measured, networks, not_drawn
-from ncpipe.figures.style import (
+from ncpipe.claims.evidence.misfits import guessed_classifier
+from ncpipe.claims.evidence.selectors import BARE, NORMED, ONE_BELOW, batch_norms
+from ncpipe.figures.drawing.axes import heading, scale_values
+from ncpipe.figures.drawing.series import Tables, counted, few, lost, measured, networks, not_drawn
+from ncpipe.figures.drawing.style import (
     GREY,
     OKABE_ITO,
     Look,
@@ -24,7 +24,7 @@ from ncpipe.figures.style import (
     mark_handle,
     new_figure,
 )
-from ncpipe.study.spec import FigureOptions
+from ncpipe.study.config import FigureOptions
 
 SPLIT = "full_batch"
 """BatchNorm has the statistics of all training images: the function that theory speaks of."""

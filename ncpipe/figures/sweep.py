@@ -15,10 +15,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from ncpipe.figures.axes import LOG_FROM, heading, scale_values
-from ncpipe.figures.definitions import DEFINITIONS
-from ncpipe.figures.series import Band, Tables, counted, extremes, flat_settings, lost, measured
-from ncpipe.figures.style import (
+from ncpipe.figures.drawing.axes import LOG_FROM, heading, scale_values
+from ncpipe.figures.drawing.definitions import DEFINITIONS
+from ncpipe.figures.drawing.series import Band, Tables, counted, extremes, flat_settings, lost, measured
+from ncpipe.figures.drawing.style import (
     LETTER,
     Look,
     add_legend,
@@ -30,7 +30,7 @@ from ncpipe.figures.style import (
     shortened,
     without_solver,
 )
-from ncpipe.study.spec import FigureOptions
+from ncpipe.study.config import FigureOptions
 
 PANEL_WIDTH, ROW_HEIGHT = 1.6, 1.75
 BESIDE = 0.5

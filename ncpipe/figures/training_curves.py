@@ -6,8 +6,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ncpipe.figures.axes import heading, mark_times, scale_values
-from ncpipe.figures.series import (
+from ncpipe.figures.drawing.axes import heading, mark_times, scale_values
+from ncpipe.figures.drawing.series import (
     Tables,
     bands,
     counted,
@@ -21,8 +21,8 @@ from ncpipe.figures.series import (
     not_drawn,
     zero_error_epochs,
 )
-from ncpipe.figures.style import GREY, add_legend, empty_figure, label_handles, looks, mark_handle, new_figure
-from ncpipe.study.spec import FigureOptions
+from ncpipe.figures.drawing.style import GREY, add_legend, empty_figure, label_handles, looks, mark_handle, new_figure
+from ncpipe.study.config import FigureOptions
 
 QUANTITIES = (("train_loss", "test_loss"), ("train_error", "test_error"))
 """A row shares its y axis."""

@@ -19,10 +19,10 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from ncpipe.figures.axes import heading
-from ncpipe.figures.bias_transition import OPTIMUM, TRANSITION, BiasAxis, draw_transition, transition_handles
-from ncpipe.figures.series import Tables, declared_ufms, lost, plural
-from ncpipe.figures.style import (
+from ncpipe.figures.drawing.axes import heading
+from ncpipe.figures.drawing.bias_transition import OPTIMUM, TRANSITION, BiasAxis, draw_transition, transition_handles
+from ncpipe.figures.drawing.series import Tables, declared_ufms, lost, plural
+from ncpipe.figures.drawing.style import (
     GREY,
     OKABE_ITO,
     SMALL,
@@ -33,8 +33,8 @@ from ncpipe.figures.style import (
     shortened,
     wrapped,
 )
-from ncpipe.study.spec import FigureOptions
-from ncpipe.tables.reading import fits_of
+from ncpipe.records.reading import fits_of
+from ncpipe.study.config import FigureOptions
 
 Array = NDArray[np.float64]
 

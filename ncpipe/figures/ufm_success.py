@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from ncpipe.figures.axes import heading, scale_values
-from ncpipe.figures.series import Band, Tables, declared_ufms, lost, plural
-from ncpipe.figures.style import (
+from ncpipe.figures.drawing.axes import heading, scale_values
+from ncpipe.figures.drawing.series import Band, Tables, declared_ufms, lost, plural
+from ncpipe.figures.drawing.style import (
     GREY,
     LINE_STYLES,
     MARKERS,
@@ -25,8 +25,8 @@ from ncpipe.figures.style import (
     line_handle,
     new_figure,
 )
-from ncpipe.study.spec import FigureOptions
-from ncpipe.tables.reading import fits_of, unconstrained
+from ncpipe.records.reading import fits_of, unconstrained
+from ncpipe.study.config import FigureOptions
 
 LEAST_WIDTH, HEIGHT = 1.55, 1.75
 LEAST_PENALTIES = 3

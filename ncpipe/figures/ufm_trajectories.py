@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from ncpipe.figures.axes import heading, scale_time, scale_values
-from ncpipe.figures.definitions import DEFINITIONS, frame_gap
-from ncpipe.figures.series import (
+from ncpipe.figures.drawing.axes import heading, scale_time, scale_values
+from ncpipe.figures.drawing.definitions import DEFINITIONS, frame_gap
+from ncpipe.figures.drawing.series import (
     Band,
     Tables,
     at_shared_times,
@@ -28,7 +28,7 @@ from ncpipe.figures.series import (
     measured,
     not_drawn,
 )
-from ncpipe.figures.style import (
+from ncpipe.figures.drawing.style import (
     GREY,
     OKABE_ITO,
     Look,
@@ -40,8 +40,8 @@ from ncpipe.figures.style import (
     without_solver,
     wrapped,
 )
-from ncpipe.study.spec import FigureOptions
-from ncpipe.tables.reading import fits_of
+from ncpipe.records.reading import fits_of
+from ncpipe.study.config import FigureOptions
 
 COLUMN_WIDTH, ROW_HEIGHT = 1.45, 1.05
 MOST_COLUMNS = 12

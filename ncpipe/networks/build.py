@@ -10,7 +10,18 @@ from ncpipe.networks.convnet import convnet
 from ncpipe.networks.head import classifier, hidden_layers, projection
 from ncpipe.networks.mlp import mlp
 from ncpipe.networks.network import Backbone, Network
-from ncpipe.study.spec import Convnet, ConvNeXt, ConvStack, DenseNet, HeadSpec, Mlp, ModelSpec, ResNet, Timm, Vgg
+from ncpipe.networks.settings import (
+    Convnet,
+    ConvNeXt,
+    ConvStack,
+    DenseNet,
+    HeadSpec,
+    Mlp,
+    ModelSpec,
+    ResNet,
+    Timm,
+    Vgg,
+)
 
 
 def build_network(

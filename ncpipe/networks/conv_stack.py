@@ -6,7 +6,7 @@ from torch import nn
 
 from ncpipe.networks.layers import PositionMean, conv3x3, kaiming_init, require_side
 from ncpipe.networks.network import Backbone
-from ncpipe.study.spec import ConvStack
+from ncpipe.networks.settings import ConvStack
 
 
 def conv_stack(model: ConvStack, image_shape: tuple[int, int, int]) -> Backbone:

@@ -6,7 +6,7 @@ from torch import nn
 
 from ncpipe.networks.layers import PositionMean, conv3x3, kaiming_init
 from ncpipe.networks.network import Backbone
-from ncpipe.study.spec import Convnet
+from ncpipe.networks.settings import Convnet
 
 
 def convnet(model: Convnet, image_shape: tuple[int, int, int]) -> Backbone:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ncpipe.errors import UserError
 from ncpipe.networks.layers import kaiming_init, linear
-from ncpipe.study.spec import HeadSpec
+from ncpipe.networks.settings import HeadSpec
+from ncpipe.system.errors import UserError
 
 
 class Classifier(nn.Linear):

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from ncpipe.errors import UserError
+from ncpipe.system.errors import UserError
 
 
 def conv3x3(channels: int, width: int, *, stride: int = 1, batch_norm: bool = True) -> nn.Sequential:

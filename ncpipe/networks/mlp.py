@@ -8,7 +8,7 @@ from torch import nn
 
 from ncpipe.networks.layers import kaiming_init, linear
 from ncpipe.networks.network import Backbone
-from ncpipe.study.spec import Mlp
+from ncpipe.networks.settings import Mlp
 
 
 def mlp(model: Mlp, image_shape: tuple[int, int, int]) -> Backbone:

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ncpipe.errors import UserError
 from ncpipe.networks.layers import require_side
 from ncpipe.networks.network import Backbone
-from ncpipe.study.spec import ConvNeXt, Vit
-from ncpipe.vision import import_torchvision
+from ncpipe.networks.settings import ConvNeXt, Vit
+from ncpipe.system.errors import UserError
+from ncpipe.system.vision import import_torchvision
 
 _models: Any = import_torchvision().models
 

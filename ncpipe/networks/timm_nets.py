@@ -8,10 +8,10 @@ from types import ModuleType
 import torch
 from torch import nn
 
-from ncpipe.errors import UserError
 from ncpipe.networks.network import Backbone
-from ncpipe.study.spec import Timm
-from ncpipe.vision import import_torchvision
+from ncpipe.networks.settings import Timm
+from ncpipe.system.errors import UserError
+from ncpipe.system.vision import import_torchvision
 
 
 def timm_model(model: Timm, image_shape: tuple[int, int, int]) -> Backbone:

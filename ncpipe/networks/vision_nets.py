@@ -11,8 +11,8 @@ from torch import nn
 
 from ncpipe.networks.layers import PositionMean, conv3x3, kaiming_init, require_side
 from ncpipe.networks.network import Backbone
-from ncpipe.study.spec import DenseNet, ResNet, Vgg
-from ncpipe.vision import import_torchvision
+from ncpipe.networks.settings import DenseNet, ResNet, Vgg
+from ncpipe.system.vision import import_torchvision
 
 _models: Any = import_torchvision().models
 

@@ -16,15 +16,15 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from torch import Tensor
 
 from ncpipe.data.registry import NominalShape
-from ncpipe.errors import UserError
-from ncpipe.files import write_text
 from ncpipe.networks import Network, as_vectors, build_network
 from ncpipe.plan.live_memory import peak_of_live_tensors
-from ncpipe.study.identity import STAGE_VERSIONS, digest
-from ncpipe.study.spec import NetworkSpec
+from ncpipe.settings.identity import STAGE_VERSIONS, digest
+from ncpipe.system.errors import UserError
+from ncpipe.system.files import write_text
 from ncpipe.training.computation import Computation, device_kind, memory_format, training_flops
 from ncpipe.training.losses import feature_penalty, sample_losses
 from ncpipe.training.optimization import build_optimizer
+from ncpipe.training.settings import NetworkSpec
 
 DURATION = 0.5
 """Seconds of steps that are timed, after a first one; at least two steps, or a first one of four times that long."""

@@ -12,10 +12,10 @@ from ncpipe.plan.calibration import Calibration, Costs
 from ncpipe.plan.fitting_time import STARTUP, fitting_time
 from ncpipe.plan.memory import available_memory, features_memory, training_memory
 from ncpipe.plan.units import Unit
-from ncpipe.progress import progress
-from ncpipe.study.spec import NetworkSpec
 from ncpipe.study.study import ContinualRun, NetworkRun, Study, UfmBatch
+from ncpipe.system.progress import progress
 from ncpipe.training.computation import choose_device
+from ncpipe.training.settings import NetworkSpec
 
 FORWARD = 1 / 3
 """Share of a training step that a forward pass takes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ncpipe.study.spec import GradientDescent, Lbfgs, UfmSpec
+from ncpipe.ufm.settings import GradientDescent, Lbfgs, UfmSpec
 
 STARTUP = 2.5
 """Seconds of interpreter and library start per job, on a usual CPU."""

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ncpipe.files import read_json, write_json
 from ncpipe.plan.units import Unit
 from ncpipe.study.layout import Layout
+from ncpipe.system.files import read_json, write_json
 
 if TYPE_CHECKING:
     from ncpipe.plan.estimates import Estimate

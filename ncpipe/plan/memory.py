@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 
 from ncpipe.data.registry import NominalShape
+from ncpipe.features.extraction import within_budget
 from ncpipe.plan.calibration import Costs, own_batch
-from ncpipe.study.spec import MeasureSpec, NetworkSpec
+from ncpipe.study.config import MeasureSpec
 from ncpipe.study.study import NetworkRun, matches_any
-from ncpipe.training.features import within_budget
+from ncpipe.training.settings import NetworkSpec
 from ncpipe.training.trainer import EVALUATION_BATCH
 
 PROCESS = 400 * 2**20

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ncpipe import stopwatch
-from ncpipe.errors import UserError
-from ncpipe.files import read_json, write_json
 from ncpipe.plan.units import clock
 from ncpipe.study.layout import Layout
+from ncpipe.system import stopwatch
+from ncpipe.system.errors import UserError
+from ncpipe.system.files import read_json, write_json
 
 
 def record_path(layout: Layout) -> Path:

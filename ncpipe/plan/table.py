@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ncpipe.data.imagefolder import ImageFolder
-from ncpipe.errors import UserError
 from ncpipe.plan.limits import keep_estimates
 from ncpipe.plan.units import Unit, clock, size, units
 from ncpipe.study.study import NetworkRun, Study, UfmBatch
+from ncpipe.system.errors import UserError
 
 if TYPE_CHECKING:
     from rich.table import Table

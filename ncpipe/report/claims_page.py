@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from ncpipe.claims.bibliography import BIBLIOGRAPHY, Reference
-from ncpipe.claims.wording import Row, by_paper, counted
-from ncpipe.errors import UserError
-from ncpipe.files import write_text
+from ncpipe.claims.evidence.bibliography import BIBLIOGRAPHY, Reference
+from ncpipe.claims.evidence.wording import Row, by_paper, counted
+from ncpipe.records.reading import metadata, read_whole
+from ncpipe.records.schemas import TABLES
 from ncpipe.report.templates import link, template
+from ncpipe.study.config import Paper
 from ncpipe.study.layout import Layout
-from ncpipe.study.spec import Paper
-from ncpipe.tables.reading import metadata, read_whole
-from ncpipe.tables.schemas import TABLES
+from ncpipe.system.errors import UserError
+from ncpipe.system.files import write_text
 
 PAPERS: tuple[Paper, ...] = get_args(Paper)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ncpipe.compare import RunComparison, StudyComparison, wording
 from ncpipe.compare.picture import LOOKS, curves_svg
-from ncpipe.files import write_text
 from ncpipe.report.templates import template
+from ncpipe.system.files import write_text
 
 
 def write_compare_page(comparison: RunComparison | StudyComparison, target: Path) -> None:

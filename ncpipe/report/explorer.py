@@ -14,13 +14,13 @@ import pandas as pd
 from markupsafe import Markup
 
 from ncpipe.figures.collapse_curves import USUAL
-from ncpipe.figures.definitions import DEFINITIONS
-from ncpipe.figures.series import MEASURED, RECORDED, Tables, labels, plural
-from ncpipe.figures.style import LINE_STYLES, Look, looks
+from ncpipe.figures.drawing.definitions import DEFINITIONS
+from ncpipe.figures.drawing.series import MEASURED, RECORDED, Tables, labels, plural
+from ncpipe.figures.drawing.style import LINE_STYLES, Look, looks
+from ncpipe.records.reading import rows_of
 from ncpipe.report.formulas import as_html
 from ncpipe.report.templates import script
-from ncpipe.study.spec import Split
-from ncpipe.tables.reading import rows_of
+from ncpipe.study.config import Split
 
 DATA_BYTES = 1_500_000
 """What the data may weigh in the page; past it the explorer leaves out what ``_reductions`` names, in that order."""

@@ -13,19 +13,19 @@ from xml.etree import ElementTree
 
 import pandas as pd
 
-from ncpipe.claims.bibliography import BIBLIOGRAPHY
-from ncpipe.claims.wording import by_paper
+from ncpipe.claims.evidence.bibliography import BIBLIOGRAPHY
+from ncpipe.claims.evidence.wording import by_paper
+from ncpipe.figures.drawing.series import Tables
 from ncpipe.figures.matched_ufm import matched_fits
-from ncpipe.figures.series import Tables
-from ncpipe.files import read_sealed, sealed, write_text
-from ncpipe.provenance import run_command, study_command
+from ncpipe.records.checks import reading
+from ncpipe.records.reading import metadata, read_tables, read_whole
+from ncpipe.records.schemas import TABLES
 from ncpipe.report.explorer import explorer
 from ncpipe.report.summary import final_values, sentences
 from ncpipe.report.templates import link, script, template, text
-from ncpipe.study.spec import StudyInfo
-from ncpipe.tables.checks import reading
-from ncpipe.tables.reading import metadata, read_tables, read_whole
-from ncpipe.tables.schemas import TABLES
+from ncpipe.study.config import StudyInfo
+from ncpipe.system.files import read_sealed, sealed, write_text
+from ncpipe.system.provenance import run_command, study_command
 from ncpipe.tables.selection import compared
 
 SVG_BYTES = 2_500_000

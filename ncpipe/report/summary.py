@@ -7,11 +7,11 @@ from collections.abc import Collection, Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from ncpipe.claims.misfits import PREDICTED
-from ncpipe.claims.wording import counted as counted_verdicts
-from ncpipe.figures.series import Tables, counted, labels, measured, networks, plural
+from ncpipe.claims.evidence.misfits import PREDICTED
+from ncpipe.claims.evidence.wording import counted as counted_verdicts
+from ncpipe.figures.drawing.series import Tables, counted, labels, measured, networks, plural
 from ncpipe.figures.stationarity import COLUMNS, paths
-from ncpipe.tables.reading import fits_of
+from ncpipe.records.reading import fits_of
 
 FRAMES = {
     "class means": ("nc2_means_of", "nc2_means_uncentred_etf"),

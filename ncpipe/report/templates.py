@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from ncpipe.claims.wording import SYMBOLS, held, needs, number, short_id, span
+from ncpipe.claims.evidence.wording import SYMBOLS, held, needs, number, short_id, span
 
 FOLDER = Path(__file__).parent
 

@@ -10,16 +10,16 @@ from typing import Any
 
 from ncpipe.compare.sources import RunSource, find
 from ncpipe.compare.values import agreement
-from ncpipe.errors import UserError
-from ncpipe.files import write_text
-from ncpipe.provenance import Origin
 from ncpipe.reproduce.records import frames, origin_of_run
 from ncpipe.reproduce.result import Reproduction
 from ncpipe.reproduce.stages import commands_of, made_by, recorded_data, records_of, rerun
 from ncpipe.reproduce.tensors import compare_tensors
+from ncpipe.stages.tables import write_tables
 from ncpipe.study.layout import Layout
 from ncpipe.study.study import Study
-from ncpipe.tables.collect import write_tables
+from ncpipe.system.errors import UserError
+from ncpipe.system.files import write_text
+from ncpipe.system.provenance import Origin
 
 
 def reproduce(

@@ -8,10 +8,10 @@ from pathlib import Path
 import pandas as pd
 
 from ncpipe.compare.sources import Frames
-from ncpipe.provenance import Origin
+from ncpipe.records.schemas import TABLES
+from ncpipe.records.writing import read_table
 from ncpipe.study.layout import Layout
-from ncpipe.tables.records import read_table
-from ncpipe.tables.schemas import TABLES
+from ncpipe.system.provenance import Origin
 
 FILES = {"history": "history.parquet", "collapse": "collapse.parquet", "ufm": "fits.parquet"}
 """Files of a run's folder, by the table that they are collected into."""

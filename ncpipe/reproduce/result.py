@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from ncpipe.claims.wording import number
+from ncpipe.claims.evidence.wording import number
 from ncpipe.compare.pairs import Setting, differing
 from ncpipe.compare.terminal import LISTED, print_agreement, print_table
 from ncpipe.compare.values import Agreement
 from ncpipe.compare.wording import counted, value
-from ncpipe.provenance import CODE, HARDWARE, Origin
 from ncpipe.reproduce.tensors import TensorAgreement
+from ncpipe.system.provenance import CODE, HARDWARE, Origin
 
 
 @dataclass(frozen=True)

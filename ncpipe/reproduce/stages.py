@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ncpipe.data.dataset import RECORD
-from ncpipe.errors import UserError
-from ncpipe.files import read_json, sha256
 from ncpipe.study.layout import Layout
 from ncpipe.study.study import ContinualRun, NetworkRun, Study, UfmBatch
+from ncpipe.system.errors import UserError
+from ncpipe.system.files import read_json, sha256
 
 Command = tuple[str, ...]
 """Arguments of ``ncpipe``."""

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ncpipe.errors import UserError
+from ncpipe.system.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ncpipe.errors import UserError
-from ncpipe.study.spec import MeasureSpec, NetworkSpec, SelectSpec
+from ncpipe.study.config import MeasureSpec, SelectSpec
+from ncpipe.system.errors import UserError
+from ncpipe.training.settings import NetworkSpec
 
 Alternatives = dict[float, list[str]]
 """Ids of the networks (one per seed) by the value of the setting that is chosen."""

@@ -12,25 +12,20 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from ncpipe.continual.settings import ContinualSpec
 from ncpipe.data.registry import PUBLISHED
-from ncpipe.errors import UserError
-from ncpipe.study.identity import identify
+from ncpipe.data.settings import DatasetSpec
+from ncpipe.settings.identity import identify
+from ncpipe.settings.messages import one_line
+from ncpipe.settings.reading import check_plain, read_config
+from ncpipe.settings.scale import at_scale
+from ncpipe.settings.sweep import Tree, expand
+from ncpipe.study.config import Block, Config, FigureName, FigureOptions
 from ncpipe.study.layout import RUNS_A_PART, Layout
-from ncpipe.study.messages import one_line
-from ncpipe.study.reading import check_plain, read_config
-from ncpipe.study.scale import at_scale
 from ncpipe.study.selection import check_select
-from ncpipe.study.spec import (
-    Block,
-    Config,
-    ContinualSpec,
-    DatasetSpec,
-    FigureName,
-    FigureOptions,
-    NetworkSpec,
-    UfmSpec,
-)
-from ncpipe.study.sweep import Tree, expand
+from ncpipe.system.errors import UserError
+from ncpipe.training.settings import NetworkSpec
+from ncpipe.ufm.settings import UfmSpec
 
 Model = TypeVar("Model", bound=BaseModel)
 Run = TypeVar("Run")

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ncpipe.files import read_json
-from ncpipe.study.spec import ContinualSpec
+from ncpipe.continual.settings import ContinualSpec
 from ncpipe.study.study import ContinualRun, Study
+from ncpipe.system.files import read_json
 
 
 def continual_rows(study: Study, ends: Mapping[str, dict[str, float]]) -> Iterator[dict[str, Any]]:

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ncpipe.records.reading import batches
+from ncpipe.records.writing import PERFECT
 from ncpipe.study.layout import RUNS_A_PART
 from ncpipe.study.study import Study
-from ncpipe.tables.reading import batches
-from ncpipe.tables.records import PERFECT
 
 QUANTITIES = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
 FIT = ["run_id", "kind", "network_id", "model", "loss", "bias", "classes", "samples", "dim", "activation", "seed"]

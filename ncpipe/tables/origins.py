@@ -8,10 +8,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ncpipe.errors import UserError
-from ncpipe.files import read_json
-from ncpipe.provenance import Origin, from_metadata, in_json, key
 from ncpipe.study.study import Study
+from ncpipe.system.errors import UserError
+from ncpipe.system.files import read_json
+from ncpipe.system.provenance import Origin, from_metadata, in_json, key
 
 
 def origins(study: Study) -> tuple[dict[str, str], str]:

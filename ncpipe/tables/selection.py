@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from ncpipe.records.reading import Frames, StoredTables
+from ncpipe.study.config import SelectSpec
 from ncpipe.study.selection import Alternatives, alternatives
-from ncpipe.study.spec import NetworkSpec, SelectSpec
-from ncpipe.tables.reading import Frames, StoredTables
+from ncpipe.training.settings import NetworkSpec
 
 NOT_SELECTED = "not selected"
 """Status that a run has in comparisons where the rule has not chosen it."""

@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
-from ncpipe.figures.axes import heading, scale_time, scale_values
-from ncpipe.figures.series import Band
-from ncpipe.figures.style import style
-from ncpipe.files import ALTERED, read_sealed, unreadable
+from ncpipe.figures.drawing.axes import heading, scale_time, scale_values
+from ncpipe.figures.drawing.series import Band
+from ncpipe.figures.drawing.style import style
+from ncpipe.study.config import Config
 from ncpipe.study.layout import Layout
-from ncpipe.study.spec import Config
+from ncpipe.system.files import ALTERED, read_sealed, unreadable
 
 Row = dict[str, Any]
 

@@ -30,8 +30,8 @@ from sqlalchemy import event  # noqa: E402
 from sqlalchemy.engine import Engine  # noqa: E402
 from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
-from ncpipe.credentials import redacted  # noqa: E402
-from ncpipe.errors import UserError  # noqa: E402
+from ncpipe.system.credentials import redacted  # noqa: E402
+from ncpipe.system.errors import UserError  # noqa: E402
 
 # Again for whoever imported MLflow first.
 logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])

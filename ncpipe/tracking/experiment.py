@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ncpipe.study.config import Config
 from ncpipe.study.layout import Layout
-from ncpipe.study.spec import Config
 from ncpipe.tracking.client import MlflowClient, MlflowException, Run, is_database, locked, store_errors
 from ncpipe.tracking.records import NOTE
 from ncpipe.tracking.store import artifact_root, create_store

@@ -17,11 +17,11 @@ import pandas as pd
 import pyarrow as pa
 from filelock import FileLock, Timeout
 
-from ncpipe.errors import UserError
+from ncpipe.records.epoch_log import Epoch, log_path, read_epochs
+from ncpipe.records.schemas import TIMINGS
+from ncpipe.stages.tables import planned_networks
 from ncpipe.study.study import Study
-from ncpipe.tables.collect import planned_networks
-from ncpipe.tables.epoch_log import Epoch, log_path, read_epochs
-from ncpipe.tables.schemas import TIMINGS
+from ncpipe.system.errors import UserError
 from ncpipe.tracking.client import Metric, MlflowClient, Param, locked, store_errors
 from ncpipe.tracking.clock import Clock, clocks
 from ncpipe.tracking.experiment import ID, LIVE, PARENT, STUDY, open_experiment, study_runs, write_lock

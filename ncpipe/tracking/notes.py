@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import accumulate
 from typing import Any
 
-from ncpipe.claims.wording import held, in_cell, number, span
+from ncpipe.claims.evidence.wording import held, in_cell, number, span
 
 Row = dict[str, Any]
 

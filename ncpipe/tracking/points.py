@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ncpipe.tables.schemas import UFM
+from ncpipe.records.schemas import UFM
 from ncpipe.tracking.clock import Clock
 
 MAX_METRIC_KEYS = 100

@@ -11,15 +11,15 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from ncpipe.claims.wording import counted
-from ncpipe.errors import UserError
-from ncpipe.files import read_json
-from ncpipe.provenance import Origin, in_json, run_command, study_command
-from ncpipe.study.identity import STAGE_VERSIONS
+from ncpipe.claims.evidence.wording import counted
+from ncpipe.records.schemas import RUNS, TABLES
+from ncpipe.records.writing import read_table
+from ncpipe.settings.identity import STAGE_VERSIONS
+from ncpipe.study.config import Config
 from ncpipe.study.layout import Layout
-from ncpipe.study.spec import Config
-from ncpipe.tables.records import read_table
-from ncpipe.tables.schemas import RUNS, TABLES
+from ncpipe.system.errors import UserError
+from ncpipe.system.files import read_json
+from ncpipe.system.provenance import Origin, in_json, run_command, study_command
 from ncpipe.tracking.artifacts import Artifact, LayerSeries, study_artifacts, study_pictures
 from ncpipe.tracking.clock import Clock, clocks, joint_clock
 from ncpipe.tracking.notes import network_note, run_name, study_note, weights_path

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from ncpipe.errors import UserError
-from ncpipe.files import read_tensors
 from ncpipe.study.study import Study
+from ncpipe.system.errors import UserError
+from ncpipe.system.files import read_tensors
 from ncpipe.tracking.client import MlflowClient, MlflowException, locked, store_errors
 from ncpipe.tracking.experiment import open_experiment, study_runs, write_lock
 from ncpipe.tracking.records import study_key

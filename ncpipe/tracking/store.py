@@ -8,8 +8,8 @@ from pathlib import Path
 
 import sqlalchemy
 
-from ncpipe.errors import UserError
-from ncpipe.files import replacing
+from ncpipe.system.errors import UserError
+from ncpipe.system.files import replacing
 from ncpipe.tracking.client import (
     DATABASES,
     SERVERS,

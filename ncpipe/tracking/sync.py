@@ -10,9 +10,9 @@ from pathlib import Path
 
 import PIL.Image
 
-from ncpipe.progress import progress
+from ncpipe.study.config import Config
 from ncpipe.study.layout import Layout
-from ncpipe.study.spec import Config
+from ncpipe.system.progress import progress
 from ncpipe.tracking.artifacts import Artifact
 from ncpipe.tracking.client import (
     Dataset,

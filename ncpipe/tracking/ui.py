@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from ncpipe.errors import UserError
+from ncpipe.system.errors import UserError
 from ncpipe.tracking.client import Experiment, MlflowClient, is_database, store_errors
 from ncpipe.tracking.view import LOOPBACK, PORT, VIEW_TAG, runs_page, server_address, view_page
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from ncpipe.files import read_json
+from ncpipe.system.files import read_json
 
 LOOPBACK, PORT = "127.0.0.1", 5000
 """Where ``ncpipe ui`` serves the store of a study, if nothing else is there."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ncpipe.study.spec import AugmentSpec
+from ncpipe.training.settings import AugmentSpec
 
 
 def is_on(augment: AugmentSpec) -> bool:

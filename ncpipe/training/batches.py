@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ncpipe.data import Dataset
-from ncpipe.study.spec import AugmentSpec
 from ncpipe.training.augmentation import cut_out, draw, flipped_and_cropped, is_on
 from ncpipe.training.computation import memory_format
+from ncpipe.training.settings import AugmentSpec
 
 
 def open_batches(dataset: Dataset, split: Literal["train", "test"], device: torch.device) -> Batches:

@@ -16,9 +16,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ncpipe.errors import UserError
 from ncpipe.networks import Network
-from ncpipe.study.spec import ComputeSpec, NetworkSpec
+from ncpipe.study.config import ComputeSpec
+from ncpipe.system.errors import UserError
+from ncpipe.training.settings import NetworkSpec
 
 Result = TypeVar("Result")
 Precision = Literal["float32", "tf32", "bf16"]

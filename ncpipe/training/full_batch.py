@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ncpipe.networks import Network
-from ncpipe.study.spec import NetworkSpec
 from ncpipe.training.batches import Batches
 from ncpipe.training.losses import correct, feature_penalty, sample_losses
 from ncpipe.training.optimization import parameter_decays
+from ncpipe.training.settings import NetworkSpec
 
 Mode = Literal["full_batch", "evaluation"]
 """Which statistics BatchNorm has: those of all training images, or its running ones."""

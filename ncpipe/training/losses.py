@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from ncpipe.study.spec import HeadSpec, LossSpec, NetworkSpec
+from ncpipe.networks.settings import HeadSpec
+from ncpipe.training.settings import LossSpec, NetworkSpec
 
 
 def sample_losses(spec: LossSpec, logits: Tensor, targets: Tensor) -> Tensor:

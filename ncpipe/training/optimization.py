@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from ncpipe.study.spec import OptimizerSpec, ScheduleSpec
+from ncpipe.training.settings import OptimizerSpec, ScheduleSpec
 
 
 def build_optimizer(

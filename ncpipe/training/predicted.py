@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ncpipe.study.spec import Mlp, NetworkSpec
+from ncpipe.networks.settings import Mlp
+from ncpipe.training.settings import NetworkSpec
 from ncpipe.ufm import NoClosedForm, Problem
 from ncpipe.ufm.matched import loss_factor
 

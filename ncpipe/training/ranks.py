@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ncpipe.errors import UserError
+from ncpipe.system.errors import UserError
 from ncpipe.training.preemption import Preempted, stop_requests
 
 LAUNCHER = "NCPIPE_LAUNCHER"

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ncpipe.errors import UserError
-from ncpipe.files import read_tensors, replacing, write_tensors
-from ncpipe.tables.records import PERFECT
+from ncpipe.records.writing import PERFECT
+from ncpipe.system.errors import UserError
+from ncpipe.system.files import read_tensors, replacing, write_tensors
 
 
 @dataclass

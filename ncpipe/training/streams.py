@@ -20,10 +20,10 @@ from torch.utils.data import Dataset as TorchDataset
 
 from ncpipe.data import Dataset
 from ncpipe.data.storage import StoredImages
-from ncpipe.errors import UserError
-from ncpipe.study.spec import AugmentSpec
+from ncpipe.system.errors import UserError
+from ncpipe.system.vision import import_torchvision
 from ncpipe.training.batches import Batches
-from ncpipe.vision import import_torchvision
+from ncpipe.training.settings import AugmentSpec
 
 MOST_WORKERS = 8
 GRACE = 30

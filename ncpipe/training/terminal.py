@@ -10,11 +10,11 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from ncpipe.errors import UserError
-from ncpipe.files import read_tensors, write_tensors
-from ncpipe.progress import progress as progress_bar
+from ncpipe.records.writing import PERFECT
 from ncpipe.study.study import NetworkRun
-from ncpipe.tables.records import PERFECT
+from ncpipe.system.errors import UserError
+from ncpipe.system.files import read_tensors, write_tensors
+from ncpipe.system.progress import progress as progress_bar
 from ncpipe.training.batches import Batches
 from ncpipe.training.full_batch import Evaluation, FullBatch
 from ncpipe.training.losses import correct, sample_losses

@@ -11,17 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from ncpipe.data import Dataset
-from ncpipe.errors import UserError
-from ncpipe.files import write_json, write_tensors
 from ncpipe.networks import Network, build_network
-from ncpipe.progress import progress as progress_bar
-from ncpipe.progress import silent
-from ncpipe.provenance import origin_of
-from ncpipe.study.identity import STAGE_VERSIONS, digest
-from ncpipe.study.spec import NetworkSpec
+from ncpipe.records.epoch_log import EpochLog
+from ncpipe.records.writing import write_history, write_timings
+from ncpipe.settings.identity import STAGE_VERSIONS, digest
 from ncpipe.study.study import NetworkRun
-from ncpipe.tables.epoch_log import EpochLog
-from ncpipe.tables.records import write_history, write_timings
+from ncpipe.system.errors import UserError
+from ncpipe.system.files import write_json, write_tensors
+from ncpipe.system.progress import progress as progress_bar
+from ncpipe.system.progress import silent
+from ncpipe.system.provenance import origin_of
 from ncpipe.training.batches import open_batches
 from ncpipe.training.computation import Computation, device_kind
 from ncpipe.training.full_batch import FullBatch
@@ -30,6 +29,7 @@ from ncpipe.training.members import Members, Single, Stack
 from ncpipe.training.optimization import build_optimizer, learning_rate
 from ncpipe.training.preemption import Preempted, StopRequest
 from ncpipe.training.ranks import Ranks
+from ncpipe.training.settings import NetworkSpec
 from ncpipe.training.state import Progress, SavedState, StateFolder, generator_states, restore_generators
 from ncpipe.training.terminal import EndPhase
 

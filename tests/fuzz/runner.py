@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis.strategies import SearchStrategy
 
 from fuzz.sandbox import GIGABYTES, Hang, Sandbox, growth, limited, watched
-from ncpipe.errors import UserError
+from ncpipe.system.errors import UserError
 
 ACCEPTED, REFUSED, FAILED = "accepted", "refused by one line", "FAILED"
 LONGEST = 1000

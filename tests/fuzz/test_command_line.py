@@ -18,7 +18,7 @@ from typer.main import get_command
 
 from fuzz.runner import ACCEPTED, FAILED, REFUSED, Outcome, Surface, fuzz, refusal
 from fuzz.strategies import TRICKS
-from ncpipe.cli import app, main
+from ncpipe.cli.app import app, main
 
 COMMANDS: dict[str, Any] = get_command(app).commands
 SERVERS = {"ui", "live"}
@@ -73,7 +73,7 @@ SMALL = {"classes": ("2", "3", "0", "-1", "x"), "samples": ("2", "3", "2,2", "1:
 def prepare(folder: Path) -> None:
 
     import ncpipe.figures  # noqa: F401
-    from ncpipe.vision import import_torchvision
+    from ncpipe.system.vision import import_torchvision
 
     import_torchvision()
     labels = np.repeat(np.arange(2), 3)

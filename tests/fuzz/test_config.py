@@ -19,10 +19,14 @@ from hypothesis import strategies as st
 
 from fuzz.runner import ACCEPTED, FAILED, Outcome, Surface, fuzz, refusal
 from fuzz.strategies import damaged, keys, mutated, nasty, numbers, texts
+from ncpipe.continual.settings import ContinualSpec
+from ncpipe.data.settings import DatasetSpec
 from ncpipe.plan import print_plan
-from ncpipe.study.identity import canonical
-from ncpipe.study.spec import Config, ContinualSpec, DatasetSpec, NetworkSpec, UfmSpec
+from ncpipe.settings.identity import canonical
+from ncpipe.study.config import Config
 from ncpipe.study.study import Study
+from ncpipe.training.settings import NetworkSpec
+from ncpipe.ufm.settings import UfmSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = (ROOT / "config.yaml", *sorted((ROOT / "studies").glob("*.yaml")))

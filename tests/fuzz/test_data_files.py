@@ -25,12 +25,12 @@ from safetensors.numpy import save
 import ncpipe
 from fuzz.runner import Surface, fuzz
 from fuzz.strategies import damaged, mutated
+from ncpipe.cli.foreign import read_arrays
 from ncpipe.data import load, prepare
 from ncpipe.data.places import IDX_FILES
-from ncpipe.errors import UserError
-from ncpipe.foreign import read_arrays
-from ncpipe.study.spec import DatasetSpec
-from ncpipe.vision import import_torchvision
+from ncpipe.data.settings import DatasetSpec
+from ncpipe.system.errors import UserError
+from ncpipe.system.vision import import_torchvision
 
 import_torchvision()  # which makes a folder of its own for temporary files
 

@@ -17,17 +17,17 @@ from synthetic_tables import MadeUp, Penalties
 
 from fuzz.runner import Surface, fuzz
 from fuzz.strategies import damaged, texts
-from ncpipe.claims.wording import markdown
+from ncpipe.claims.evidence.wording import markdown
+from ncpipe.cli.figure import figure_options, save_from_tables
 from ncpipe.compare import compare
 from ncpipe.compare.terminal import print_comparison
 from ncpipe.compare.wording import as_json
 from ncpipe.figures import DRAWINGS
-from ncpipe.figures.command import figure_options, save_from_tables
+from ncpipe.records.reading import read_tables
+from ncpipe.records.schemas import TABLES
 from ncpipe.report import write_report
 from ncpipe.report.claims_page import read_claims, write_claims_page
-from ncpipe.study.spec import StudyInfo
-from ncpipe.tables.reading import read_tables
-from ncpipe.tables.schemas import TABLES
+from ncpipe.study.config import StudyInfo
 
 Files = dict[str, bytes]
 

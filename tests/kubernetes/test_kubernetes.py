@@ -19,7 +19,7 @@ import yaml
 from kubernetes_api import Api
 from moto.server import ThreadedMotoServer
 
-from ncpipe.tables.schemas import TABLES
+from ncpipe.records.schemas import TABLES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 COMPARED = sorted(set(TABLES) - {"timings"})

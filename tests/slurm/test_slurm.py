@@ -19,7 +19,7 @@ import mlflow
 import pytest
 import yaml
 
-from ncpipe.tables.schemas import TABLES
+from ncpipe.records.schemas import TABLES
 
 pytestmark = pytest.mark.slurm
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -3,7 +3,7 @@
 import json
 from typing import get_args
 
-from ncpipe.study.spec import Paper
+from ncpipe.study.config import (Paper)
 
 PAPERS = get_args(Paper)
 SCALE = STUDY.config.scale or "small"

@@ -18,23 +18,23 @@ ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[
 if (ROOT / "ncpipe").is_dir():
     sys.path.insert(0, str(ROOT))
 try:
-    from ncpipe.errors import UserError
+    from ncpipe.system.errors import (UserError)
 except ModuleNotFoundError:
     sys.exit(
         f"ncpipe: its package is not installed beside Snakemake ({sys.executable}): config/README.md"
     )
 
-from ncpipe.cluster import take_over
+from ncpipe.system.slurm import (take_over)
 from ncpipe.data.originals import find_originals, version
-from ncpipe.files import check_writable, content_digest, write_text
+from ncpipe.system.files import (check_writable, content_digest, write_text)
 from ncpipe.plan.fitting_time import fitting_time
 from ncpipe.plan.limits import megabytes, minutes, minutes_for, read_estimates
 from ncpipe.plan.profile import workflow_ends, workflow_starts
-from ncpipe.study.clock import bring_back
-from ncpipe.study.identity import STAGE_VERSIONS, canonical, digest
+from ncpipe.system.dates import (bring_back)
+from ncpipe.settings.identity import (STAGE_VERSIONS, canonical, digest)
 from ncpipe.study.layout import Layout
-from ncpipe.study.lock import hold
-from ncpipe.study.reading import read_config
+from ncpipe.system.lock import (hold)
+from ncpipe.settings.reading import (read_config)
 from ncpipe.study.study import Study
 
 

@@ -1,0 +1,1 @@
+"""What claims rest on: rows of tables, intervals, verdicts and their words."""

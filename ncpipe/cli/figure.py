@@ -1,0 +1,54 @@
+"""The command ``ncpipe figure``: options and target from texts, and the list of all figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from ncpipe.figures import DRAWINGS, WITHOUT_CLOCK, save_figure
+from ncpipe.settings.messages import one_line
+from ncpipe.study.config import FigureOptions
+from ncpipe.system.errors import UserError
+
+
+def figure_list() -> Iterator[str]:
+    """Every figure with what it shows, a line each."""
+    longest = max(map(len, DRAWINGS))
+    yield from (f"{name:{longest}s}  {drawing.about}" for name, drawing in DRAWINGS.items())
+
+
+def figure_options(
+    name: str,
+    metrics: str | None = None,
+    split: str | None = None,
+    over: str | None = None,
+    width: float | None = None,
+) -> FigureOptions:
+    """The options of a figure as the command has them, ``metrics`` with commas; None where not given.
+
+    Raises:
+        UserError: in one line, with the nearest name of an unknown figure or metric.
+    """
+    listed = None if metrics is None else tuple(part.strip() for part in metrics.split(",") if part.strip())
+    given = {"name": name, "metrics": listed, "split": split, "over": over, "width": width}
+    try:
+        return FigureOptions.model_validate({key: value for key, value in given.items() if value is not None})
+    except ValidationError as error:
+        raise UserError(one_line(error, "figure")) from None
+
+
+def save_from_tables(options: FigureOptions, tables: Path, output: Path | None) -> list[Path]:
+    """Draw from the tables in a folder; write ``output`` in the format of its ending, or without one in all formats.
+
+    Raises:
+        UserError: another ending, or what ``read_tables`` raises.
+    """
+    target = output or Path(options.name)
+    kind = target.suffix.removeprefix(".")
+    if not kind:
+        return save_figure(options, tables, target)
+    if kind not in WITHOUT_CLOCK:
+        raise UserError(f"--output {target}: expected a name that ends in .svg, .pdf or .png, or has no ending")
+    return save_figure(options, tables, target.with_suffix(""), (kind,))

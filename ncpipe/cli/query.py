@@ -1,0 +1,171 @@
+"""The command ``ncpipe query``: SQL on the tables of a study, which can read nothing else and write nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+from pyarrow.dataset import InMemoryDataset
+from rich.console import Console
+from rich.table import Table
+
+from ncpipe.records.checks import UNIQUE
+from ncpipe.records.reading import StoredTables, files, open_table, scan
+from ncpipe.records.schemas import TABLES
+from ncpipe.records.writing import PARQUET
+from ncpipe.study.layout import Layout
+from ncpipe.system.errors import UserError
+from ncpipe.system.files import replacing
+
+MOST_ROWS = 50
+"""Rows that are printed as a table."""
+ENDINGS = (".parquet", ".csv", ".json")
+
+
+def run_query(sql: str | None, tables: Path, output: Path | None, json_wanted: bool) -> None:
+    """What the command does.
+
+    Args:
+        sql: None lists tables and columns.
+        tables: folder of the tables, or the results folder around it.
+        output: file for all rows; None prints them.
+        json_wanted: print as JSON.
+    """
+    inner, console = Layout(tables).tables, Console()
+    folder = inner if inner.is_dir() else tables
+    if sql is None:
+        print_tables(folder, console)
+        return
+    with query(folder, sql) as result:
+        if output is not None:
+            write_result(result, output)
+            print(f"wrote {output}", flush=True)
+        elif json_wanted:
+            print(as_json(result))
+        else:
+            print_result(result, console)
+
+
+@contextmanager
+def query(folder: Path, sql: str) -> Iterator[duckdb.DuckDBPyRelation]:
+    """Run a SELECT on the tables in a folder, a view each; its rows are fetched as they are asked for.
+
+    Raises:
+        UserError: tables are missing, the SQL is no SELECT, or DuckDB refuses it: in one line.
+    """
+    with duckdb.connect() as connection:
+        try:
+            # COPY could write to what the views may read.
+            if [statement.type for statement in connection.extract_statements(sql)] != [duckdb.StatementType.SELECT]:
+                raise UserError("query: expected one SELECT; other statements could write")
+            _open_views(connection, StoredTables(folder))
+            yield connection.sql(sql)
+        except duckdb.Error as error:
+            raise UserError(f"query: {_one_line(error)}") from None
+
+
+def _open_views(connection: duckdb.DuckDBPyConnection, tables: StoredTables) -> None:
+    """A view per table; from here on their files are all that can be read, and the settings are locked."""
+    paths = {name: list(map(str, files(tables.path(name)))) for name in TABLES}
+    opened = {name: open_table(tables.path(name)) for name in TABLES}
+    for name, key in UNIQUE.items():
+        scan(tables.path(name), key)  # a row that stands twice would count twice
+    connection.execute("SET allowed_paths = $1", [[path for listed in paths.values() for path in listed]])
+    # Parquet's least and largest values leave NaN out, by which DuckDB would take columns to have none.
+    connection.execute("SET disabled_optimizers = 'statistics_propagation'")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+    for name, listed in paths.items():
+        cast = isinstance(opened[name], InMemoryDataset)  # what another tool wrote, in our types
+        rows = connection.from_arrow(opened[name].to_table()) if cast else connection.read_parquet(listed)
+        rows.project(_without_nan(name)).create_view(name)
+
+
+def _without_nan(name: str) -> str:
+    """The columns of a table with null for NaN, which to DuckDB is the largest number."""
+    reals = [field.name for field in TABLES[name] if field.type == pa.float64()]
+    replaced = ", ".join(f"CASE WHEN isnan({name}) THEN NULL ELSE {name} END AS {name}" for name in reals)
+    return f"* REPLACE ({replaced})" if replaced else "*"
+
+
+def _one_line(error: Exception) -> str:
+    """What DuckDB says, without the SQL that it repeats."""
+    return " ".join(str(error).partition("\n\nLINE ")[0].split())
+
+
+def write_result(result: duckdb.DuckDBPyRelation, target: Path) -> None:
+    """Write the rows of a query as Parquet, CSV or JSON, by the ending."""
+    if target.suffix not in ENDINGS:
+        raise UserError(f"--output {target}: expected a name that ends in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
+    with replacing(target) as temporary:
+        if target.suffix == ".json":
+            temporary.write_text(as_json(result) + "\n", encoding="utf-8")
+            return
+        reader = result.to_arrow_reader()
+        writer: Any = (
+            pq.ParquetWriter(temporary, reader.schema, **PARQUET)
+            if target.suffix == ".parquet"
+            else pyarrow.csv.CSVWriter(temporary, reader.schema)
+        )
+        with writer:
+            for batch in reader:
+                writer.write(batch)
+
+
+def as_json(result: duckdb.DuckDBPyRelation) -> str:
+    """A list of objects; numbers that JSON lacks are the texts inf, -inf and nan, which ``float`` reads."""
+    return json.dumps([_plain(row) for row in _rows(result)], indent=2)
+
+
+def _rows(result: duckdb.DuckDBPyRelation) -> Iterator[dict[str, Any]]:
+    for batch in result.to_arrow_reader():
+        yield from batch.to_pylist()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, str | int | float | None) else str(value)
+
+
+def print_result(result: duckdb.DuckDBPyRelation, console: Console) -> None:
+    """The first rows as a table, and whether there are more."""
+    found = result.limit(MOST_ROWS + 1).fetchall()
+    table = Table(*result.columns, header_style="bold")
+    for row in found[:MOST_ROWS]:
+        table.add_row(*map(_cell, row))
+    console.print(table)
+    more = f"the first {MOST_ROWS} rows; --output FILE has all of them"
+    console.print(more if len(found) > MOST_ROWS else f"{len(found)} row{'' if len(found) == 1 else 's'}")
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def print_tables(folder: Path, console: Console) -> None:
+    """The tables with their columns, types and meanings."""
+    tables = StoredTables(folder)
+    for name, schema in TABLES.items():
+        title = f"{name}: {rows_in(tables.path(name)):,} rows"
+        table = Table("column", "type", "meaning", title=title, title_justify="left")
+        for field in schema:
+            table.add_row(field.name, str(field.type), field.metadata[b"meaning"].decode())
+        console.print(table)
+
+
+def rows_in(path: Path) -> int:
+    """Rows of a table, from the footers of its files."""
+    return sum(fragment.count_rows() for fragment in pq.ParquetDataset(path).fragments)

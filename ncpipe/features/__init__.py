@@ -1,0 +1,1 @@
+"""Features of trained networks, and their statistics."""

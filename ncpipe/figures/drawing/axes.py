@@ -1,0 +1,134 @@
+"""Axes: decades with a place for zero, times that start at 0, headings that name and define a metric."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
+from numpy.typing import ArrayLike
+
+from ncpipe.figures.drawing.definitions import DEFINITIONS
+from ncpipe.figures.drawing.style import GREY, SMALL
+
+SMALLEST = 1e-32
+"""Smaller values are drawn between here and zero."""
+STEPS = (1, 2, 3, 5, 10, 20, 50, 100)
+"""Decades between two labelled ticks."""
+LOG_FROM = 15.0
+"""Ratio of the largest to the smallest positive value from which an axis is logarithmic."""
+
+
+def scale_values(axes: Axes, which: Literal["x", "y"], values: Iterable[ArrayLike]) -> None:
+    """Scale an axis for non-negative values: by decades where they span decades, else linear from zero.
+
+    Among decades zero keeps a place and tick of its own, one step below the smallest decade.
+    """
+    flat = np.concatenate([np.ravel(np.asarray(v, dtype=float)) for v in values] or [np.zeros(0)])
+    flat = flat[np.isfinite(flat)]
+    positive = flat[flat > 0]
+    limits = axes.set_xlim if which == "x" else axes.set_ylim
+    if len(positive) == 0 or positive.max() < LOG_FROM * positive.min():
+        limits(0, 1.08 * positive.max() if positive.max(initial=0) > SMALLEST else 1)
+        getattr(axes, f"{which}axis").set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+        return
+    low, high = max(positive.min(), SMALLEST), positive.max()
+    floored = bool((flat < low).any())
+    if floored:
+        threshold = 10.0 ** math.floor(math.log10(low))
+        _set_scale(axes, which, "symlog", linthresh=threshold, linscale=_zero_room(threshold, high))
+        limits(0, _above(threshold, high))
+    else:
+        _set_scale(axes, which, "log")
+        limits(low**1.04 / high**0.04, high**1.04 / low**0.04)
+    _decade_ticks(axes, which, low, high, floored)
+
+
+def _set_scale(axes: Axes, which: str, scale: str, **options: float) -> None:
+    (axes.set_xscale if which == "x" else axes.set_yscale)(scale, **options)
+
+
+def _zero_room(threshold: float, high: float) -> float:
+    """Room between zero and the smallest decade, in decades (matplotlib draws linscale / 0.9 of them)."""
+    return max(0.5, 0.09 * math.log10(high / threshold))
+
+
+def _above(threshold: float, high: float) -> float:
+    return high * 10 ** (0.04 * math.log10(high / threshold))
+
+
+def _decade_ticks(axes: Axes, which: str, low: float, high: float, zero: bool, most: int = 5) -> None:
+    first, last = math.floor(math.log10(low)), math.floor(math.log10(high))
+    exponents = range(first if zero else math.ceil(math.log10(low) - 1e-9), last + 1)
+    if math.log10(high / low) < 2:
+        ticks = [
+            m * 10.0**e for e in range(first, last + 1) for m in (1, 3) if low * 0.9 <= m * 10.0**e <= high * 1.1
+        ]
+        minor: list[float] = []
+    else:
+        step = next(s for s in STEPS if s * most >= len(exponents))
+        ticks = [10.0**e for e in exponents if e % step == 0]
+        minor = [10.0**e for e in exponents] if step > 1 else _between(exponents)
+        # The room for zero holds one label only.
+        ticks = [t for t in ticks if not zero or len(exponents) < 4 or t > 10.0 ** (first + step / 3)]
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(FixedLocator(([0.0] if zero else []) + ticks))
+    axis.set_major_formatter(_decade_format(ticks))
+    axis.set_minor_locator(FixedLocator(minor) if minor else NullLocator())
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _between(exponents: range) -> list[float]:
+    return [m * 10.0**e for e in exponents for m in range(2, 10)]
+
+
+def _decade_format(ticks: Sequence[float]) -> FuncFormatter:
+    """Plain numbers where all are short, else powers of ten, and 0."""
+    plain = all(1e-3 * 0.99 < tick < 1e3 * 1.01 for tick in ticks)
+
+    def text(value: float, _position: int) -> str:
+        if value == 0 or plain:
+            return f"{value:g}"
+        exponent = math.floor(math.log10(value) + 1e-9)
+        factor = round(value / 10.0**exponent)
+        return f"$10^{{{exponent}}}$" if factor == 1 else f"${factor}\\!\\times\\!10^{{{exponent}}}$"
+
+    return FuncFormatter(text)
+
+
+def scale_time(axes: Axes, last: float, most: int = 4) -> None:
+    """Epochs or iterations on x: 0 has its own place, then decades from 1, of which at most so many are labelled."""
+    last = max(last, 1.0)
+    axes.set_xscale("symlog", linthresh=1.0, linscale=_zero_room(1.0, last))
+    axes.set_xlim(0, last * 10 ** (0.04 * math.log10(max(last, 10))))
+    decades = range(math.floor(math.log10(last)) + 1)
+    step = next(s for s in STEPS if s * most >= len(decades))
+    # The 1 stands close to the 0: it is left out where labels are sparse.
+    ticks = [10.0**e for e in decades if e % step == 0 and (e > 0 or step == 1)]
+    axes.xaxis.set_major_locator(FixedLocator([0.0, *ticks]))
+    axes.xaxis.set_major_formatter(_decade_format(ticks))
+    minor = _between(decades) if len(decades) < 4 else [10.0**e for e in decades]
+    axes.xaxis.set_minor_locator(FixedLocator(minor))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def heading(axes: Axes, name: str, definition: str | None = None) -> None:
+    """The exact name of what the y axis shows, and its definition underneath."""
+    about = DEFINITIONS.get(name, "") if definition is None else definition
+    axes.set_title(name, loc="left", pad=12 if about else 3)
+    note = axes.annotate(
+        about, (0, 1), xytext=(0, 3), xycoords="axes fraction", textcoords="offset points", color=GREY, size=SMALL
+    )
+    note.set_in_layout(False)  # its height is in the title's pad; its width may pass the panel
+
+
+def mark_times(axes: Axes, times: Iterable[tuple[float, str]]) -> None:
+    """Small triangles on the x axis: (time, colour)."""
+    for time, colour in times:
+        axes.plot(
+            time, 0, marker="^", ms=4, color=colour, mec="white", mew=0.4, clip_on=False, zorder=5,
+            transform=axes.get_xaxis_transform(),
+        )  # fmt: skip

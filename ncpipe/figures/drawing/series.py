@@ -1,0 +1,166 @@
+"""What the figures take from the tables: runs that ended well, and medians and ranges over their seeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from ncpipe.figures.drawing.style import Look
+from ncpipe.records.reading import Frames, rows_of
+from ncpipe.study.selection import flat
+
+Tables = Frames
+
+MOST_LABELS = 60
+"""Labels that are drawn in a panel of lines."""
+MEASURED = ["run_id", "split", "layer", "depth", "time", "metric", "value"]
+RECORDED = ["run_id", "time", "quantity", "value"]
+"""Columns of ``collapse`` and ``history`` that figures read."""
+
+
+@dataclass(frozen=True)
+class Band:
+    """Median, smallest and largest value over the runs of a label at each time (or depth)."""
+
+    x: NDArray[np.float64]
+    middle: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame, x: str = "time") -> Band:
+        """Of rows with columns ``x`` and ``value``; NaN values do not count."""
+        finite = rows[np.isfinite(rows["value"])]
+        by = finite.groupby(x)["value"]
+        columns = (by.median(), by.min(), by.max())
+        return cls(columns[0].index.to_numpy(float), *(column.to_numpy(float) for column in columns))
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def draw(self, axes: Axes, look: Look) -> None:
+        """The median as a line, the range as a band; a single time as a point."""
+        axes.plot(self.x, self.middle, color=look.colour, linestyle=look.line)
+        if len(self) == 1:
+            axes.plot(self.x, self.middle, look.marker, color=look.colour, clip_on=False, zorder=4)
+        axes.fill_between(self.x, self.low, self.high, color=look.colour, alpha=0.18, linewidth=0)
+
+
+def networks(tables: Tables) -> pd.DataFrame:
+    """Rows of ``runs``: trained networks that ended well."""
+    return tables["runs"].query("kind == 'network' and status == 'done'")
+
+
+def declared_ufms(tables: Tables, solver: str) -> pd.DataFrame:
+    """Rows of ``runs``: the study's own UFM problems by one solver."""
+    return tables["runs"].query("kind == 'declared' and status == 'done' and optimizer == @solver")
+
+
+def flat_settings(runs: pd.DataFrame) -> list[dict[str, Any]]:
+    """The settings of every run by dotted key; empty where none are known."""
+    return [flat(json.loads(text)) if isinstance(text, str) else {} for text in runs["settings"]]
+
+
+def labels(runs: pd.DataFrame) -> list[str]:
+    """Labels in the order of the table."""
+    return list(dict.fromkeys(runs["label"]))
+
+
+def few(runs: pd.DataFrame, most: int = MOST_LABELS) -> pd.DataFrame:
+    """The rows of at most ``most`` labels, evenly spaced in their order."""
+    names = labels(runs)
+    places = np.unique(np.linspace(0, len(names) - 1, most).round().astype(int))
+    return runs if len(names) <= most else runs[runs["label"].isin([names[i] for i in places])]
+
+
+def not_drawn(*kinds: pd.DataFrame, most: int = MOST_LABELS) -> str:
+    """A sentence where ``few`` leaves labels out, or nothing."""
+    counts = [len(labels(runs)) for runs in kinds]
+    parts = [f"{most} of {count:,}" for count in counts if count > most]
+    return f" Drawn are {' and '.join(parts)} labels, evenly spaced in the order of the plan." if parts else ""
+
+
+def measured(
+    tables: Tables,
+    runs: pd.DataFrame,
+    metrics: Iterable[str],
+    split: str = "train",
+    layer: str | Sequence[str] | None = "features",
+) -> pd.DataFrame:
+    """Rows of ``collapse`` of these runs and metrics, with their label; ``layer`` None takes all."""
+    wanted = {} if layer is None else {"layer": layer}
+    found = rows_of(tables, "collapse", MEASURED, split=split, metric=set(metrics), **wanted, **_of(runs))
+    return _labelled(found, runs)
+
+
+def histories(tables: Tables, runs: pd.DataFrame, quantities: Iterable[str] | None = None) -> pd.DataFrame:
+    """Rows of ``history`` of these runs, with their label; ``quantities`` None takes all."""
+    wanted = {} if quantities is None else {"quantity": set(quantities)}
+    return _labelled(rows_of(tables, "history", RECORDED, **wanted, **_of(runs)), runs)
+
+
+def _of(runs: pd.DataFrame) -> dict[str, Any]:
+    return {"source": set(runs["source"]), "run_id": set(runs["run_id"])}
+
+
+def _labelled(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    by_run = dict(zip(runs["run_id"], runs["label"]))
+    return rows.assign(label=rows["run_id"].map(by_run).astype("str"))
+
+
+def bands(rows: pd.DataFrame, column: str, name: str) -> dict[str, Band]:
+    """The band of every label over time, of the rows whose ``column`` is ``name``."""
+    chosen = at_shared_times(rows[rows[column] == name])
+    found = {str(label): Band.of(group) for label, group in chosen.groupby("label", sort=False)}
+    return {label: band for label, band in found.items() if len(band)}
+
+
+def at_shared_times(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows at the times that all runs of their label have; a run that ended before others stays where it ended.
+
+    Elsewhere a median would be of other seeds: every network is measured at a zero-error epoch of its own.
+    """
+    ends = rows[rows["time"] == rows.groupby("run_id")["time"].transform("max")].rename(columns={"time": "end"})
+    stays = ends.merge(rows[["label", "time"]].drop_duplicates(), on="label").query("time > end")
+    whole = pd.concat([rows, stays.drop(columns="end")]) if len(stays) else rows
+    there, runs = (whole.groupby(by)["run_id"].transform("nunique") for by in (["label", "time"], "label"))
+    return whole[there == runs]
+
+
+def zero_error_epochs(runs: pd.DataFrame) -> dict[str, float]:
+    """Median over seeds of the first epoch without training error, by label, where there is one."""
+    medians = runs.dropna(subset="zero_error_epoch").groupby("label", sort=False)["zero_error_epoch"].median()
+    return {str(label): float(value) for label, value in medians.items()}
+
+
+def last_time(rows: pd.DataFrame) -> float:
+    return float(rows["time"].max()) if len(rows) else 1.0
+
+
+def extremes(drawn: Iterator[Band] | list[Band]) -> list[NDArray[np.float64]]:
+    """The values that an axis has to hold."""
+    return [values for band in drawn for values in (band.low, band.high)]
+
+
+def counted(runs: pd.DataFrame, what: str) -> str:
+    """'12 networks (4 labels, 3 seeds)'."""
+    names, seeds = len(labels(runs)), runs["seed"].nunique()
+    return f"{plural(len(runs), what)} ({plural(names, 'label')}, {plural(seeds, 'seed')})"
+
+
+def lost(tables: Tables, kind: str, what: str) -> str:
+    """A sentence on the runs that are in no figure, or nothing."""
+    counts = tables["runs"].query("kind == @kind and status != 'done'")["status"].value_counts()
+    parts = [f"{plural(count, what)} {status}" for status, count in sorted(counts.items())]
+    return f" Not shown: {', '.join(parts)}." if parts else ""
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

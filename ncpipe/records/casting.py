@@ -1,0 +1,85 @@
+"""Tables that other tools have written again, with the types that ncpipe writes: cast where nothing is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ncpipe.records.checks import REMEDY, check_columns
+from ncpipe.records.schemas import TABLES
+from ncpipe.system.errors import UserError
+
+
+def as_written(name: str, table: pa.Table, path: Path, whole: bool = True) -> pa.Table:
+    """The columns of the table ``name`` in their types and order; further columns are left out.
+
+    Texts of any kind become texts, also categories; numbers become numbers of another kind where every value stays
+    what it is, which NaN for null does; so do lists of them. A column of nulls is one of any type.
+
+    Raises:
+        UserError: a column stands twice, does not cast without loss or, of a ``whole`` table, is missing.
+    """
+    check_columns(name, table.schema, path, whole)
+    fields = [field for field in TABLES[name] if field.name in table.column_names]
+    columns = [_column(table.column(field.name), field, path) for field in fields]
+    return pa.table(columns, schema=pa.schema(fields, table.schema.metadata))
+
+
+def _column(column: pa.ChunkedArray, field: pa.Field, path: Path) -> pa.ChunkedArray:
+    if column.type == field.type:
+        return column
+    if column.null_count == len(column):
+        return pa.chunked_array([pa.nulls(len(column), field.type)])
+    reason = f"is of type {column.type}, not {field.type}"
+    try:
+        if _family(column.type) == _family(field.type):
+            return _cast(column, field.type)
+    except pa.ArrowException as error:
+        reason += f" ({str(error).splitlines()[0]})"
+    raise UserError(f"{path}: column {field.name!r} {reason}: {REMEDY}")
+
+
+def _family(kind: pa.DataType) -> str:
+    """What values of a type are: casts within a family keep their meaning."""
+    types = pa.types
+    if types.is_dictionary(kind):
+        return _family(kind.value_type)
+    if _is_list(kind):
+        return f"list of {_family(kind.value_type)}"
+    families = {
+        "text": (
+            types.is_string,
+            types.is_large_string,
+            types.is_string_view,
+            types.is_binary,
+            types.is_large_binary,
+        ),
+        "number": (types.is_integer, types.is_floating, types.is_decimal),
+        "time": (types.is_timestamp,),
+    }
+    return next((family for family, tests in families.items() if any(test(kind) for test in tests)), str(kind))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    types = pa.types
+    tests = (
+        types.is_list,
+        types.is_large_list,
+        types.is_fixed_size_list,
+        types.is_list_view,
+        types.is_large_list_view,
+    )
+    return any(test(kind) for test in tests)
+
+
+def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """Raises ``ArrowException`` where a value would change."""
+    if pa.types.is_dictionary(column.type):
+        chunks = [pc.take(chunk.dictionary.cast(kind), chunk.indices) for chunk in column.chunks]
+        return pa.chunked_array(chunks, kind)
+    if pa.types.is_floating(column.type) and pa.types.is_integer(kind):
+        # Other tools have no null among whole numbers, and write them with a fraction.
+        column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+    return column.cast(kind)

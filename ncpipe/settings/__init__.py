@@ -1,0 +1,1 @@
+"""The grammar of ``config.yaml``: base of all settings, reading, sweeps, scales, messages, ids."""

@@ -1,0 +1,92 @@
+"""Expansion of a base and a sweep into the settings of every run."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ncpipe.study.config import Block, Columns, Sweep
+from ncpipe.system.errors import UserError
+
+Tree = dict[str, Any]
+
+MAX_RUNS = 250_000
+"""Runs of a block: more than Snakemake or one folder of results can hold."""
+
+
+def expand(block: Block, where: str) -> list[Tree]:
+    """The settings of every run of a block, in the order of declaration; ``where`` names the block in errors."""
+    sweep, base = block.sweep, block.base
+    _check_number(sweep, where)
+    runs = [laid_over(base, variation) for variation in _product(sweep, where)]
+    for pattern in sweep.exclude:
+        kept = [run for run in runs if not _matches(run, pattern)]
+        if len(kept) == len(runs):
+            raise UserError(f"{where}.sweep.exclude: {pattern} matches no run; check its keys and values")
+        runs = kept
+    runs += [laid_over(base, extra) for extra in sweep.include]
+    if not runs:
+        raise UserError(f"{where}.sweep: every run is excluded; relax 'exclude' or drop the block")
+    return runs
+
+
+def _check_number(sweep: Sweep, where: str) -> None:
+    zips = (sweep.zip,) if isinstance(sweep.zip, dict) else sweep.zip
+    lengths = [*map(len, sweep.grid.values()), *(len(next(iter(columns.values()), ())) for columns in zips)]
+    if (runs := math.prod(lengths) + len(sweep.include)) > MAX_RUNS:
+        product = " x ".join(map(str, lengths[:8])) + (" x .." if len(lengths) > 8 else "")
+        number = f"{runs:,}" if runs < 10**15 else f"over 10^{int(math.log10(runs))}"
+        raise UserError(f"{where}.sweep: {product} is {number} runs, at most {MAX_RUNS:,}; shorten a list")
+
+
+def laid_over(base: Tree, changes: Mapping[str, Any]) -> Tree:
+    """``base`` with the value of every dotted key replaced.
+
+    What stays the same is shared with ``base``, not copied: a study may have 100,000 runs.
+    """
+    tree = dict(base)
+    for key, value in changes.items():
+        *parents, leaf = key.split(".")
+        node = tree
+        for parent in parents:
+            child = node.get(parent)
+            node[parent] = node = dict(child) if isinstance(child, dict) else {}
+        node[leaf] = value
+    return tree
+
+
+def _product(sweep: Sweep, where: str) -> Iterator[Tree]:
+    zips = (sweep.zip,) if isinstance(sweep.zip, dict) else sweep.zip
+    axes = [[{key: value} for value in values] for key, values in sweep.grid.items()]
+    axes += [_zipped(columns, where) for columns in zips]
+    if not axes and sweep.include:
+        return
+    for parts in itertools.product(*axes):
+        yield {key: value for part in parts for key, value in part.items()}
+
+
+def _zipped(columns: Columns, where: str) -> list[Tree]:
+    lengths = {key: len(values) for key, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise UserError(f"{where}.sweep.zip: lists must have one length, got {lengths}")
+    return [dict(zip(columns, row)) for row in zip(*columns.values())]
+
+
+def _matches(run: Tree, pattern: Mapping[str, Any]) -> bool:
+    for key, wanted in pattern.items():
+        node: Any = run
+        for part in key.split("."):
+            node = node.get(part) if isinstance(node, dict) else None
+        if _number(node) not in map(_number, wanted if isinstance(wanted, list | tuple) else [wanted]):
+            return False
+    return True
+
+
+def _number(value: Any) -> Any:
+    """The number that settings take a text for: YAML reads 1e-3 as text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value

@@ -1,0 +1,307 @@
+"""Settings of a whole study: sweeps, measurement, figures, tracking."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePath
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ncpipe.settings.base import Count, Name, PathText, Settings
+from ncpipe.system.credentials import has_password
+from ncpipe.ufm.settings import MatchedKind
+
+
+class KeepSpec(Settings):
+    """Raw features kept on disk beside the statistics."""
+
+    layers: tuple[str, ...] = Field((), description="Layer names or globs.")
+    epochs: Literal["last", "all"] | tuple[Annotated[int, Field(ge=0)], ...] = "last"
+
+
+Split = Literal["train", "test", "full_batch", "train_mode"]
+
+
+class MeasureSpec(Settings):
+    """What is measured in trained networks, and when."""
+
+    layers: Literal["all"] | Count | tuple[str, ...] = Field(
+        "all", description="All tapped layers, the last n, or names and globs; the last is always measured."
+    )
+    pool: Literal["average", "flatten"] = Field(
+        "average", description="How a convolutional layer's map becomes a feature vector."
+    )
+    flatten: tuple[str, ...] = Field((), description="Layer names or globs that are flattened instead.")
+    epochs: Annotated[int, Field(ge=1, le=10_000)] | tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        12, description="That many log-spaced epochs (with 0 and the last), or the listed ones."
+    )
+    splits: tuple[Split, ...] = Field(
+        ("train", "test"),
+        description="full_batch: training images with BatchNorm's statistics of all of them, and distances from"
+        " stationarity there and in evaluation mode; train_mode: by the statistics of each batch.",
+    )
+    robustness: Annotated[int, Field(ge=0)] = Field(
+        0, description="Test images whose smallest adversarial change (DeepFool) is measured; 0: none."
+    )
+    keep: KeepSpec = KeepSpec()
+
+    @field_validator("splits")
+    @classmethod
+    def _train_is_measured(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "train" not in value:
+            raise ValueError("'train' must be among the splits: test decisions use the train class means")
+        return value
+
+
+FigureName = Literal[
+    "central_path",
+    "collapse_curves",
+    "collapse_depth",
+    "collapse_map",
+    "continual_curves",
+    "frames",
+    "gram_heatmaps",
+    "level_curves",
+    "matched_sweep",
+    "matched_ufm",
+    "nc_curves",
+    "predictions",
+    "stationarity",
+    "sweep",
+    "training_curves",
+    "ufm_phase",
+    "ufm_success",
+    "ufm_trajectories",
+]
+
+Paper = Literal[
+    "tirer2022",
+    "sukenik2023",
+    "han2022",
+    "papyan2020",
+    "zhou2022",
+    "rangamani2023",
+    "yaras2022",
+    "li2024",
+    "harun2025",
+]
+"""Papers whose claims can be decided."""
+
+
+MetricName = Literal[
+    "nc1_pinv",
+    "nc1_trace_ratio",
+    "within_share",
+    "cdnv",
+    "nc1_pinv_train_means",
+    "nc1_trace_ratio_train_means",
+    "within_share_train_means",
+    "cdnv_train_means",
+    "nc2_means_equinorm",
+    "nc2_means_angle_std",
+    "nc2_means_equiangle",
+    "nc2_means_etf",
+    "means_effective_rank",
+    "means_stable_rank",
+    "gnc2_log",
+    "gnc2_log_var",
+    "gnc2_riesz_1",
+    "gnc2_riesz_2",
+    "nc2_means_of",
+    "nc2_means_uncentred_etf",
+    "nc2_weights_equinorm",
+    "nc2_weights_angle_std",
+    "nc2_weights_equiangle",
+    "nc2_weights_etf",
+    "weights_effective_rank",
+    "weights_stable_rank",
+    "nc2_weights_of",
+    "nc3_duality",
+    "nc3_etf",
+    "unc3",
+    "nc3_of",
+    "nc3_rows",
+    "subspace_alignment",
+    "nc4_bias",
+    "ncc_accuracy",
+    "nc4_mismatch",
+    "accuracy",
+    "loss_nc1",
+    "loss_nc23",
+    "loss_perp",
+    "loss_penalised",
+    "snr_min",
+    "snr_max",
+    "tagwise_angle",
+    "tagwise_scale",
+    "tag_sets_1nn",
+    "robustness",
+    "classifier_stationarity",
+    "stationarity",
+    "objective",
+    "objective_gap",
+    "loss",
+]
+
+
+class FigureOptions(Settings):
+    """A figure to draw and its options."""
+
+    name: FigureName
+    file: Name | None = Field(None, description="File name without ending; null: the figure's name.")
+    metrics: tuple[MetricName, ...] | None = Field(
+        None, description="Metric names of docs/metrics.md; null: the usual."
+    )
+    split: Literal["train", "test"] = "train"
+    over: str | None = Field(
+        None, description="sweep: dotted key of the setting on the horizontal axis, as 'model.width'."
+    )
+    width: Annotated[float, Field(ge=1, le=40)] = Field(
+        6.75, description="Inches; 6.75 is a page of two columns, 3.25 one column."
+    )
+
+    @model_validator(mode="after")
+    def _sweep_has_its_setting(self) -> FigureOptions:
+        if (self.name == "sweep") != (self.over is not None):
+            raise ValueError("'over' goes with figure 'sweep', and 'sweep' needs it, as over: model.width")
+        return self
+
+
+class TrackingSpec(Settings):
+    """Where MLflow keeps the mirror of the records."""
+
+    enabled: bool = True
+    uri: str | None = Field(None, description="MLflow tracking URI; null: SQLite in the results folder.")
+    experiment: str | None = Field(None, description="null: the study's name.")
+    live: bool = Field(True, description="Show networks in MLflow while they train.")
+
+    @model_validator(mode="after")
+    def _uri_has_no_password(self) -> TrackingSpec:
+        # the config is committed, and copied into every results folder
+        if self.uri is not None and has_password(self.uri):
+            raise ValueError(
+                "'uri' holds a password, and a config is no place for one; set MLFLOW_TRACKING_USERNAME and"
+                " MLFLOW_TRACKING_PASSWORD for a tracking server, PGPASSWORD or ~/.pgpass for PostgreSQL,"
+                " ?read_default_file=FILE for MySQL"
+            )
+        return self
+
+
+class StudyInfo(Settings):
+    """Name and places of a study."""
+
+    name: Name
+    title: str = ""
+    description: str = ""
+    results: PathText = Field(
+        "results",
+        description="Folder of everything produced. Its path may hold letters, digits and _ - . / + @ % = : ,",
+    )
+    data_path: tuple[PathText, ...] = Field(
+        (), description="Folders searched for data-set files before anything is downloaded."
+    )
+
+    @field_validator("results")
+    @classmethod
+    def _results_need_no_quotes(cls, value: str) -> str:
+        if PurePath(value).name in ("", ".."):
+            raise ValueError("must name a folder, as results")
+        # the path stands in the shell commands of all rules, and in their wildcards
+        if not re.fullmatch(r"(?!-)[\w./+@%=:,-]+", value):
+            raise ValueError("may hold letters, digits and _ - . / + @ % = : , and not begin with '-'")
+        return value
+
+
+# --- sweeps --------------------------------------------------------------------------------------
+
+Values = Annotated[tuple[Any, ...], Field(min_length=1)]
+Columns = dict[str, Values]
+
+
+class Sweep(Settings):
+    """Variations of a base: the product of all grid keys and all zips, without the excluded, plus the included.
+
+    Keys are dotted paths into the settings (``optimizer.lr``); a value replaces what stands there.
+    """
+
+    grid: Columns = Field(default_factory=dict, description="Key -> values; every combination is a run.")
+    zip: Columns | tuple[Columns, ...] = Field((), description="Keys that vary together, lists of one length.")
+    include: tuple[dict[str, Any], ...] = Field((), description="Runs beside the product, each laid over the base.")
+    exclude: tuple[dict[str, Any], ...] = Field(
+        (), description="Runs to drop: key -> value or list of values; all keys of an entry must match."
+    )
+
+
+class Block(Settings):
+    """A base and its sweep."""
+
+    base: dict[str, Any] = Field(default_factory=dict)
+    sweep: Sweep = Sweep()
+
+
+class SelectSpec(Settings):
+    """The rule that chooses among runs which differ in one setting (and their seed)."""
+
+    over: str = Field("optimizer.lr", description="Dotted key of the setting to choose.")
+    by: Literal["test_accuracy", "train_accuracy", "test_loss", "train_loss"] = Field(
+        "test_accuracy",
+        description="Last value, averaged over seeds; highest accuracy or lowest loss; a value with a diverged run"
+        " is not chosen; of equals the smaller.",
+    )
+
+
+class NetworksBlock(Block):
+    """The declared networks, and perhaps the rule that chooses among them."""
+
+    select: SelectSpec | None = Field(None, description="Choose one value of a setting by a rule; figures show it.")
+
+
+class UfmBlock(Block):
+    """The declared UFM problems, and which models are matched to every trained network."""
+
+    matched: tuple[MatchedKind, ...] = ("plain", "extended")
+
+
+class ComputeSpec(Settings):
+    """How networks are computed. Nothing here takes part in an id: results agree to rounding."""
+
+    compile: Literal["auto"] | bool = Field(
+        "auto", description="torch.compile; auto: on a GPU, where the run is long enough to repay it."
+    )
+    ensemble: Literal["auto"] | Annotated[int, Field(ge=1, strict=True)] = Field(
+        "auto",
+        description="Seeds of one network trained as one stack; auto: up to 8 of narrow networks on a GPU.",
+    )
+    jobs_per_gpu: Count = Field(1, description="Jobs that share one GPU of a workstation.")
+    deterministic: bool = Field(False, description="GPU: deterministic algorithms only, slower.")
+
+
+class Config(Settings):
+    """A whole study as it stands in ``config.yaml`` or ``studies/*.yaml``, at the chosen scale."""
+
+    study: StudyInfo
+    scale: Name | None = Field(None, description="Size of the study: a key of scales.")
+    scales: dict[Name, dict[str, Any]] = Field(
+        default_factory=dict, description="Name -> settings laid over all others where scale has that name."
+    )
+    datasets: Block | None = None
+    networks: NetworksBlock | None = None
+    compute: ComputeSpec = ComputeSpec()
+    ufm: UfmBlock = UfmBlock()
+    continual: Block | None = Field(
+        None, description="Class-incremental learning on every network whose data set keeps some of the classes."
+    )
+    measure: MeasureSpec = MeasureSpec()
+    figures: tuple[FigureName | FigureOptions, ...] | None = Field(None, description="null: all that apply.")
+    claims: tuple[Paper, ...] = Field((), description="Papers whose claims are decided.")
+    tracking: TrackingSpec = TrackingSpec()
+
+    @field_validator("figures")
+    @classmethod
+    def _sweep_has_its_setting(
+        cls, value: tuple[FigureName | FigureOptions, ...] | None
+    ) -> tuple[FigureName | FigureOptions, ...] | None:
+        if value is not None and "sweep" in value:
+            raise ValueError("'sweep' needs the setting on its axis: write {name: sweep, over: model.width}")
+        return value

@@ -1,0 +1,1 @@
+"""The machine, and no science: files, errors, locks, GPUs, SLURM, credentials, provenance."""

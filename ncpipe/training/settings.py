@@ -1,0 +1,176 @@
+"""Settings of a network to train: classifier, loss, optimiser, schedule, augmentation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from ncpipe.data.settings import DatasetSpec
+from ncpipe.networks.settings import HeadSpec, ModelSpec
+from ncpipe.settings.base import Count, NonNegative, Positive, Seed, Settings
+from ncpipe.ufm.settings import MULTI_LABEL
+
+
+class LossSpec(Settings):
+    """Training loss, averaged over the samples."""
+
+    name: Literal["mse", "ce", "label_smoothing", "focal", "pick_all_labels", "pick_all_labels_normalized"]
+    scaling: Literal["half", "mean"] = Field(
+        "half",
+        description="mse: 'half' is 1/(2N) sum |z-y|^2 (theory); 'mean' is torch.nn.MSELoss, 1/(NK) sum |z-y|^2.",
+    )
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="label_smoothing: alpha, over all K.")
+    gamma: NonNegative = Field(0.0, description="focal: the exponent.")
+    rescale: tuple[Positive, Positive] = Field(
+        (1.0, 1.0), description="mse: (k, M), weight and target of the true class."
+    )
+
+    @model_validator(mode="after")
+    def _parameters_go_with_their_loss(self) -> LossSpec:
+        if self.name != "mse" and (self.scaling != "half" or self.rescale != (1, 1)):
+            raise ValueError("'scaling' and 'rescale' go with loss 'mse' only")
+        for key, loss in (("smoothing", "label_smoothing"), ("gamma", "focal")):
+            if (self.name == loss) != (getattr(self, key) > 0):
+                raise ValueError(f"{key} > 0 goes with loss {loss!r}, and only with it")
+        return self
+
+    @property
+    def is_plain_mse(self) -> bool:
+        """Squared error on one-hot targets of weight one."""
+        return self.name == "mse" and self.rescale == (1, 1)
+
+
+class OptimizerSpec(Settings):
+    """The optimiser; weight decay adds ``weight_decay * w`` to the gradient (``adamw``: decoupled)."""
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: Positive
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="sgd only.")
+    nesterov: bool = False
+    weight_decay: NonNegative = 5e-4
+    decay: Literal["all", "effective", "weights", "head"] = Field(
+        "all",
+        description="Decayed parameters: all; effective: all but those whose scale a BatchNorm after them takes away;"
+        " weights: matrices only (no bias, no BatchNorm); head: those of the head only.",
+    )
+    head_weight_decay: NonNegative | None = Field(
+        None, description="Weight decay of the head's parameters among them; null: weight_decay."
+    )
+
+    @model_validator(mode="after")
+    def _momentum_is_of_sgd(self) -> OptimizerSpec:
+        if self.name != "sgd" and (self.nesterov or self.momentum != 0.9):
+            raise ValueError("'momentum' and 'nesterov' go with optimizer 'sgd' only")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("'nesterov' needs a momentum")
+        return self
+
+    @property
+    def classifier_decay(self) -> float:
+        """Weight decay of the classifier's weight and of the hidden layers of the head."""
+        return self.weight_decay if self.head_weight_decay is None else self.head_weight_decay
+
+    @property
+    def bias_decay(self) -> float:
+        """Weight decay of the classifier's bias."""
+        return 0.0 if self.decay == "weights" else self.classifier_decay
+
+
+class ScheduleSpec(Settings):
+    """Learning rate against epochs."""
+
+    name: Literal["step", "cosine", "constant"] = "step"
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (1 / 3, 2 / 3), description="step: fractions of the run after which the rate is divided."
+    )
+    factor: Annotated[float, Field(gt=0, lt=1)] = Field(0.1, description="step: the rate is multiplied by this.")
+    warmup_epochs: Annotated[int, Field(ge=0)] = Field(0, description="Linear warm-up from zero.")
+
+
+class TerminalSpec(Settings):
+    """The end phase after the last epoch: L-BFGS on the objective over all images at once, in float64."""
+
+    iterations: Count = Field(description="At most so many; the times of a run go on after its epochs.")
+    tolerance: NonNegative = Field(
+        1e-3, description="It ends where the gradient's norm is this share of that of the weight decay's gradient."
+    )
+
+
+class AugmentSpec(Settings):
+    """Random changes of training images; off by default, as collapse protocols have it."""
+
+    flip: bool = False
+    crop: Annotated[int, Field(ge=0, le=32)] = Field(0, description="Pad by this many pixels, crop at random.")
+    cutout: Annotated[int, Field(ge=0)] = Field(0, description="Side of a random square of zeros (pixels).")
+    resized_crop: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="Streamed sets: smallest share of the area of a random crop, resized to the image's side."
+    )
+
+
+class NetworkSpec(Settings):
+    """One network to train: everything that decides its weights."""
+
+    dataset: DatasetSpec
+    model: ModelSpec
+    head: HeadSpec = HeadSpec()
+    loss: LossSpec
+    optimizer: OptimizerSpec
+    schedule: ScheduleSpec = ScheduleSpec()
+    augment: AugmentSpec = AugmentSpec()
+    epochs: Count
+    terminal: TerminalSpec | None = Field(None, description="The end phase after the last epoch; null: none.")
+    batch_size: Count = 128
+    precision: Literal["auto", "float32", "tf32", "bf16"] = Field(
+        "auto",
+        description="Of the backbone while training: bf16 where the device computes in it, else float32. Weights, the"
+        " head and the loss are float32, and so is what is measured.",
+    )
+    gpus: Count = Field(1, description="Processes that share every batch, one GPU each (DistributedDataParallel).")
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _warmup_is_shorter_than_the_run(self) -> NetworkSpec:
+        if self.schedule.warmup_epochs >= self.epochs:
+            raise ValueError(f"schedule.warmup_epochs must be below epochs ({self.epochs})")
+        return self
+
+    @model_validator(mode="after")
+    def _terminal_phase_has_one_objective(self) -> NetworkSpec:
+        if self.terminal is None:
+            return self
+        if self.optimizer.name == "adamw":
+            raise ValueError("'terminal' minimises a penalised loss, and adamw's decoupled decay is no penalty")
+        if self.augment != AugmentSpec():
+            raise ValueError("'terminal' goes without augmentation, whose images are never twice the same")
+        if self.gpus > 1:
+            raise ValueError("'terminal' runs on one GPU: set gpus to 1")
+        if self.optimizer.weight_decay == 0 or self.optimizer.classifier_decay == 0:
+            raise ValueError("'terminal' needs a weight_decay: without one the loss has no minimum to reach")
+        return self
+
+    @model_validator(mode="after")
+    def _data_goes_with_loss_and_augmentation(self) -> NetworkSpec:
+        if (self.dataset.pairs is not None) != (self.loss.name in MULTI_LABEL):
+            raise ValueError("data of several labels ('pairs') goes with a pick_all_labels loss, and only with it")
+        if self.augment.resized_crop is not None and not self.dataset.stream:
+            raise ValueError("augment.resized_crop goes with a streamed data set ('stream: true')")
+        if self.gpus > self.batch_size:
+            raise ValueError(f"batch_size ({self.batch_size}) must not be below gpus ({self.gpus})")
+        return self
+
+    def layers(self) -> list[str]:
+        """Names of the layers in order; 'features' is what the classifier reads.
+
+        With hidden layers in the head, their input is 'head_input' and all but the last are 'head1', 'head2', ...
+        """
+        names = self.model.layers()
+        if not self.head.hidden:
+            return names
+        return [*names[:-1], "head_input", *(f"head{i}" for i in range(1, self.head.hidden)), "features"]
+
+    @property
+    def slug(self) -> str:
+        bias = "bias" if self.head.bias else "nobias"
+        loss = self.loss.name.replace("_", "-")
+        return f"{self.dataset.slug}-{self.model.slug}{self.head.slug}-{loss}-{bias}-s{self.seed}"
