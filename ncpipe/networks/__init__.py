@@ -1,7 +1,5 @@
 """The networks that are trained: stages with names, the last of which is read by a linear classifier."""
 
-from ncpipe.networks.build import build_network
-from ncpipe.networks.head import Classifier
-from ncpipe.networks.network import Network, Output, as_vectors
+import lazy_loader
 
-__all__ = ["Classifier", "Network", "Output", "as_vectors", "build_network"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -8,36 +8,6 @@
 True
 """
 
-from ncpipe.ufm.central_path import CentralPath, renormalized_flow, snr, snr_law
-from ncpipe.ufm.fit import fit
-from ncpipe.ufm.matched import Goodness, MatchedUfm, match, match_statistics
-from ncpipe.ufm.minimiser import Minimiser
-from ncpipe.ufm.misfit import Misfit, Signature, fair_guess, misfit
-from ncpipe.ufm.optimum import NoClosedForm, Optimum
-from ncpipe.ufm.perturbation import Perturbation, perturb
-from ncpipe.ufm.problem import Problem
-from ncpipe.ufm.result import History, Result
+import lazy_loader
 
-__all__ = [
-    "CentralPath",
-    "Goodness",
-    "History",
-    "MatchedUfm",
-    "Minimiser",
-    "Misfit",
-    "NoClosedForm",
-    "Optimum",
-    "Perturbation",
-    "Problem",
-    "Result",
-    "Signature",
-    "fair_guess",
-    "fit",
-    "match",
-    "match_statistics",
-    "misfit",
-    "perturb",
-    "renormalized_flow",
-    "snr",
-    "snr_law",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
