@@ -30,7 +30,9 @@ import pyarrow.parquet as pq
 
 from ncpipe.records.schemas import COLLAPSE, GRAMS, HISTORY, TIMINGS, UFM
 from ncpipe.records.writing import PARQUET
-from ncpipe.study.study import NetworkRun, Study, UfmBatch
+from ncpipe.study.runs import UfmBatch
+from ncpipe.study.study import Study
+from ncpipe.training.settings import NetworkRun
 
 SEEDS, WIDTHS, PROBLEM_SEEDS = 4, (16, 32, 64, 128, 256), 10
 EPOCHS, CLASSES = tuple(range(16)), 10

@@ -28,19 +28,18 @@ import torch
 from collapse import machine
 from scipy.stats import t as student
 
-from ncpipe.collapse import load_traces
 from ncpipe.data import load as load_dataset
 from ncpipe.data import prepare
 from ncpipe.data.settings import DatasetSpec
 from ncpipe.features.extraction import extract_features
+from ncpipe.records.traces import load_traces
 from ncpipe.stages.collapse import collapse_rows
 from ncpipe.stages.train import train
-from ncpipe.study.config import ComputeSpec, MeasureSpec
-from ncpipe.study.study import NetworkRun
+from ncpipe.study.config import MeasureSpec
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import write_json
 from ncpipe.training.computation import Computation, choose_device
-from ncpipe.training.settings import NetworkSpec
+from ncpipe.training.settings import ComputeSpec, NetworkRun, NetworkSpec
 
 NETWORKS: tuple[dict[str, Any], ...] = (
     {"model": {"name": "convnet", "depth": 3, "width": 32}, "optimizer": {"lr": 0.05, "weight_decay": 5e-4}},

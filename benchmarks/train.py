@@ -43,14 +43,13 @@ from torch.utils.data import Dataset as TorchDataset
 from ncpipe.data import Dataset, Split
 from ncpipe.networks import build_network
 from ncpipe.stages.devices import computation_of
-from ncpipe.study.config import ComputeSpec
-from ncpipe.study.study import NetworkRun, Study
+from ncpipe.study.study import Study
 from ncpipe.system.files import write_json
 from ncpipe.system.stopwatch import start_up
 from ncpipe.system.vision import import_torchvision
 from ncpipe.training.computation import training_flops
 from ncpipe.training.preemption import StopRequest
-from ncpipe.training.settings import AugmentSpec, NetworkSpec
+from ncpipe.training.settings import AugmentSpec, ComputeSpec, NetworkRun, NetworkSpec
 from ncpipe.training.trainer import Trainer, new_network
 
 CLASSES, TEST, EPOCHS = 10, 500, 200

@@ -7,9 +7,8 @@ from pathlib import Path
 import torch
 
 from ncpipe.settings.sweep import laid_over
-from ncpipe.study.study import NetworkRun
 from ncpipe.training.computation import Computation
-from ncpipe.training.settings import NetworkSpec
+from ncpipe.training.settings import NetworkRun, NetworkSpec
 
 CPU = Computation(torch.device("cpu"))
 NETWORK = {

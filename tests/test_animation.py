@@ -9,8 +9,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from ncpipe.cli.app import app
-from ncpipe.collapse import Trace, save_traces
+from ncpipe.collapse import Trace
 from ncpipe.figures.drawing.animation import TRIANGLE, animate, etf_plane, frames
+from ncpipe.records.traces import save_traces
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import write_tensors
 

@@ -37,13 +37,12 @@ from ncpipe.collapse import (
     effective_rank,
     hyperspherical_energy,
     layer_statistics,
-    load_traces,
     nc3_rows,
     ood_orthogonality,
-    save_traces,
     stable_rank,
     subspace_alignment,
 )
+from ncpipe.records.traces import load_traces, save_traces
 
 NC1 = ("nc1_pinv", "nc1_trace_ratio", "within_share", "cdnv")
 VARIABILITY = (*NC1, *(f"{name}_train_means" for name in NC1))

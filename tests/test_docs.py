@@ -19,9 +19,8 @@ import ncpipe
 from ncpipe.records.parts import write_parts
 from ncpipe.records.schemas import TABLES
 from ncpipe.records.writing import write_rows
-from ncpipe.settings.sweep import expand
+from ncpipe.settings.sweep import Block, expand
 from ncpipe.study import spec
-from ncpipe.study.config import Block
 from ncpipe.study.study import Study
 
 PROVENANCE = dict.fromkeys(("git_commit", "ncpipe_version", "study_hash"), "") | {"provenance": "{}"}

@@ -10,26 +10,19 @@ import torch
 from networks_in_training import CPU, planned
 
 import ncpipe
-from ncpipe.collapse import (
-    Moment,
-    collapse_metrics,
-    layer_statistics,
-    load_traces,
-    nc3_rows,
-    signal_to_noise,
-    subspace_alignment,
-)
+from ncpipe.collapse import Moment, collapse_metrics, layer_statistics, nc3_rows, signal_to_noise, subspace_alignment
 from ncpipe.data import load, prepare
 from ncpipe.features import extraction as features_module
 from ncpipe.features.extraction import extract_features
 from ncpipe.networks import Network, build_network
 from ncpipe.networks.settings import ConvStack, HeadSpec, Mlp, ResNet, Vgg
+from ncpipe.records.traces import load_traces
 from ncpipe.stages.collapse import collapse_rows
 from ncpipe.stages.train import train
 from ncpipe.study.config import MeasureSpec
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_tensors
-from ncpipe.training.batches import open_batches
+from ncpipe.training.loading import open_batches
 from ncpipe.training.losses import classifier_decay, mean_loss, squared_error_penalties
 from ncpipe.training.trainer import new_network
 

@@ -10,17 +10,18 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from ncpipe.collapse import Moment, Trace, layer_statistics, load_traces, save_traces
+from ncpipe.collapse import Moment, Trace, layer_statistics
+from ncpipe.records.traces import load_traces, save_traces
 from ncpipe.records.writing import read_table
 from ncpipe.settings.sweep import laid_over
 from ncpipe.stages.central_path import follow_path, start_features
 from ncpipe.stages.collapse import write_collapse
 from ncpipe.stages.fit import error_columns, fit_batch, match_network, matched_to
-from ncpipe.study.study import NetworkRun, UfmBatch
+from ncpipe.study.runs import UfmBatch
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_tensors, write_json
 from ncpipe.tables.runs import problem_settings
-from ncpipe.training.settings import NetworkSpec
+from ncpipe.training.settings import NetworkRun, NetworkSpec
 from ncpipe.ufm import Problem
 from ncpipe.ufm.settings import UfmSpec
 

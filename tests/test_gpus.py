@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from ncpipe.stages import devices as jobs
-from ncpipe.study.config import ComputeSpec
 from ncpipe.system import gpus
 from ncpipe.system.errors import UserError
 from ncpipe.system.gpus import claimed_gpus
+from ncpipe.training.settings import ComputeSpec
 
 HOLDER = """
 import sys, time, torch

@@ -9,12 +9,13 @@ import pytest
 import torch
 from synthetic_tables import MadeUp
 
-from ncpipe.collapse import Moment, Trace, layer_statistics, save_traces
+from ncpipe.collapse import Moment, Trace, layer_statistics
 from ncpipe.figures import caption, draw
 from ncpipe.figures.drawing.gram_panels import colour_limit, unit_gram
 from ncpipe.figures.gram_heatmaps import _chosen
 from ncpipe.records.reading import read_tables
 from ncpipe.records.schemas import GRAMS
+from ncpipe.records.traces import save_traces
 from ncpipe.records.writing import read_table
 from ncpipe.stages.collapse import write_collapse
 from ncpipe.stages.grams import gram_rows

@@ -5,14 +5,15 @@ from dataclasses import replace
 import pytest
 from networks_in_training import CPU, planned
 
-from ncpipe.collapse import Moment, load_traces
+from ncpipe.collapse import Moment
 from ncpipe.features.extraction import extract_features
+from ncpipe.records.traces import load_traces
 from ncpipe.records.writing import read_table
 from ncpipe.stages.fit import match_network
 from ncpipe.stages.train import train
 from ncpipe.study.config import MeasureSpec
-from ncpipe.study.study import measured_times
 from ncpipe.training.predicted import predicted_optimum, predicted_problem
+from ncpipe.training.settings import measured_times
 
 COUNTS = [20] * 10
 MLP = {"name": "mlp", "depth": 2, "width": 32}

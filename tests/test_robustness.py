@@ -9,17 +9,17 @@ import torch
 from networks_in_training import CPU, planned
 from torch import nn
 
-from ncpipe.collapse import load_traces
 from ncpipe.features.extraction import extract_features
 from ncpipe.features.robustness import MOST_STEPS, OVERSHOOT, probe_images, relative_distances
 from ncpipe.networks import Network
+from ncpipe.records.traces import load_traces
 from ncpipe.stages.collapse import collapse_rows
 from ncpipe.stages.train import train
 from ncpipe.study.config import MeasureSpec
 from ncpipe.study.study import Study
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_tensors, write_tensors
-from ncpipe.training.batches import open_batches
+from ncpipe.training.loading import open_batches
 from ncpipe.training.trainer import new_network
 
 SIZE = (2, 3, 3)

@@ -16,11 +16,13 @@ import yaml
 from ncpipe.collapse import measure
 from ncpipe.data.settings import DatasetSpec
 from ncpipe.figures.drawing.definitions import DEFINITIONS
+from ncpipe.settings.base import log_spaced
 from ncpipe.settings.identity import canonical, identify
-from ncpipe.settings.sweep import expand, laid_over
-from ncpipe.study.config import Block, Config, MetricName
-from ncpipe.study.study import Study, log_spaced, measured_epochs
+from ncpipe.settings.sweep import Block, expand, laid_over
+from ncpipe.study.config import Config, MetricName
+from ncpipe.study.study import Study
 from ncpipe.system.errors import UserError
+from ncpipe.training.settings import measured_epochs
 from ncpipe.ufm.settings import UfmSpec
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -8,17 +8,17 @@ import torch
 from networks_in_training import CPU, content, planned
 from pydantic import ValidationError
 
-from ncpipe.collapse import load_traces
 from ncpipe.features.extraction import extract_features
+from ncpipe.records.traces import load_traces
 from ncpipe.records.writing import read_table
 from ncpipe.stages.train import train
 from ncpipe.study.config import MeasureSpec
-from ncpipe.study.study import measured_times
 from ncpipe.system.files import read_json, read_tensors
 from ncpipe.training import terminal
-from ncpipe.training.batches import open_batches
 from ncpipe.training.full_batch import FullBatch
+from ncpipe.training.loading import open_batches
 from ncpipe.training.preemption import Preempted, StopRequest
+from ncpipe.training.settings import measured_times
 from ncpipe.training.trainer import Trainer, new_network
 
 MODEL = {"name": "mlp", "depth": 2, "width": 32}

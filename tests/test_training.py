@@ -21,11 +21,11 @@ import torch
 from networks_in_training import CPU, NETWORK, content, planned
 from safetensors import SafetensorError
 
-from ncpipe.collapse import load_traces
 from ncpipe.data import Dataset, load, prepare
 from ncpipe.features.extraction import extract_features
 from ncpipe.networks import build_network
 from ncpipe.networks.settings import HeadSpec, ResNet
+from ncpipe.records.traces import load_traces
 from ncpipe.records.writing import read_table
 from ncpipe.settings.sweep import laid_over
 from ncpipe.stages.train import train, train_ensemble
@@ -34,8 +34,8 @@ from ncpipe.study.study import Study
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_json, read_tensors, write_text
 from ncpipe.tables.ends import zero_error_epochs
-from ncpipe.training.batches import open_batches
 from ncpipe.training.computation import Computation, compiled_if_possible, repays_compiling, training_flops
+from ncpipe.training.loading import open_batches
 from ncpipe.training.losses import mean_loss
 from ncpipe.training.members import Stack
 from ncpipe.training.optimization import learning_rate

@@ -10,19 +10,20 @@ import torch
 from networks_in_training import CPU, NETWORK, content, planned
 
 from ncpipe.claims.evidence.selectors import past_zero_error
-from ncpipe.collapse import load_traces
 from ncpipe.features.extraction import extract_features
 from ncpipe.records.reading import read_tables
+from ncpipe.records.traces import load_traces
 from ncpipe.stages.collapse import write_collapse
 from ncpipe.stages.tables import write_tables
 from ncpipe.stages.train import train, train_ensemble
 from ncpipe.study.config import MeasureSpec
-from ncpipe.study.study import NetworkRun, Study
+from ncpipe.study.study import Study
 from ncpipe.system.files import read_json, read_tensors
 from ncpipe.tables.ends import zero_error_epochs
 from ncpipe.training import terminal
-from ncpipe.training.batches import open_batches
 from ncpipe.training.full_batch import FullBatch
+from ncpipe.training.loading import open_batches
+from ncpipe.training.settings import NetworkRun
 from ncpipe.training.state import Progress, StateFolder
 from ncpipe.training.terminal import EndPhase
 from ncpipe.training.trainer import Trainer, new_network, state_folder

@@ -17,7 +17,7 @@ from ncpipe.collapse.moments import ClassMoments, class_means, class_moments
 from ncpipe.collapse.multilabel import tag_sets_1nn, tagwise_metrics
 from ncpipe.collapse.signal_to_noise import signal_to_noise
 from ncpipe.collapse.statistics import LayerStatistics, SecondPass, layer_statistics
-from ncpipe.collapse.trace import Moment, Trace, load_traces, save_traces
+from ncpipe.collapse.trace import Moment, Trace
 
 __all__ = [
     "ClassMoments",
@@ -35,12 +35,10 @@ __all__ = [
     "hyperspherical_energy",
     "layer_statistics",
     "least_squares_split",
-    "load_traces",
     "measure",
     "nc3_rows",
     "ood_orthogonality",
     "penalised_loss",
-    "save_traces",
     "signal_to_noise",
     "stable_rank",
     "subspace_alignment",

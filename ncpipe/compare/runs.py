@@ -12,7 +12,7 @@ import pandas as pd
 from ncpipe.compare.pairs import Pair, Setting, defined, differing
 from ncpipe.compare.sources import RunSource
 from ncpipe.compare.values import NUMBERS, Agreement, agreement, word
-from ncpipe.study.selection import flat
+from ncpipe.settings.sweep import flat
 
 MAIN = (
     "nc1_pinv",

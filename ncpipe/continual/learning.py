@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from ncpipe.continual.initialisation import Head, Samples, new_rows
 from ncpipe.continual.settings import ContinualSpec
-from ncpipe.study.study import log_spaced
+from ncpipe.settings.base import log_spaced
 from ncpipe.system.errors import UserError
 from ncpipe.training.losses import correct, mean_loss
 from ncpipe.training.settings import LossSpec

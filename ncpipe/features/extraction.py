@@ -22,7 +22,6 @@ from ncpipe.collapse import (
     class_moments,
     least_squares_split,
     penalised_loss,
-    save_traces,
     signal_to_noise,
     tag_sets_1nn,
     tagwise_metrics,
@@ -30,16 +29,17 @@ from ncpipe.collapse import (
 from ncpipe.data import Dataset
 from ncpipe.features.robustness import probe_images, relative_distances
 from ncpipe.networks import as_vectors
+from ncpipe.records.traces import save_traces
+from ncpipe.settings.base import matches_any
 from ncpipe.study.config import MeasureSpec
-from ncpipe.study.study import NetworkRun, matches_any
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_json, read_tensors, write_tensors
 from ncpipe.system.progress import progress
 from ncpipe.system.provenance import in_json, origin_of
 from ncpipe.system.stopwatch import work
-from ncpipe.training.batches import open_batches
 from ncpipe.training.computation import Computation, compiled_if_possible
 from ncpipe.training.full_batch import FullBatch
+from ncpipe.training.loading import open_batches
 from ncpipe.training.losses import (
     classifier_decay,
     classifier_stationarity,
@@ -48,7 +48,7 @@ from ncpipe.training.losses import (
     squared_error_penalties,
 )
 from ncpipe.training.predicted import predicted_optimum
-from ncpipe.training.settings import AugmentSpec
+from ncpipe.training.settings import AugmentSpec, NetworkRun
 from ncpipe.training.state import checkpoint_name, with_zero_error
 from ncpipe.training.trainer import EVALUATION_BATCH, new_network
 

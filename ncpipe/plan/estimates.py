@@ -12,10 +12,11 @@ from ncpipe.plan.calibration import Calibration, Costs
 from ncpipe.plan.fitting_time import STARTUP, fitting_time
 from ncpipe.plan.memory import available_memory, features_memory, training_memory
 from ncpipe.plan.units import Unit
-from ncpipe.study.study import ContinualRun, NetworkRun, Study, UfmBatch
+from ncpipe.study.runs import ContinualRun, UfmBatch
+from ncpipe.study.study import Study
 from ncpipe.system.progress import progress
 from ncpipe.training.computation import choose_device
-from ncpipe.training.settings import NetworkSpec
+from ncpipe.training.settings import NetworkRun, NetworkSpec
 
 FORWARD = 1 / 3
 """Share of a training step that a forward pass takes."""

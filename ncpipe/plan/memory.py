@@ -11,9 +11,9 @@ import torch
 from ncpipe.data.registry import NominalShape
 from ncpipe.features.extraction import within_budget
 from ncpipe.plan.calibration import Costs, own_batch
+from ncpipe.settings.base import matches_any
 from ncpipe.study.config import MeasureSpec
-from ncpipe.study.study import NetworkRun, matches_any
-from ncpipe.training.settings import NetworkSpec
+from ncpipe.training.settings import NetworkRun, NetworkSpec
 from ncpipe.training.trainer import EVALUATION_BATCH
 
 PROCESS = 400 * 2**20

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from ncpipe.data.imagefolder import ImageFolder
 from ncpipe.plan.limits import keep_estimates
 from ncpipe.plan.units import Unit, clock, size, units
-from ncpipe.study.study import NetworkRun, Study, UfmBatch
+from ncpipe.study.runs import UfmBatch
+from ncpipe.study.study import Study
 from ncpipe.system.errors import UserError
+from ncpipe.training.settings import NetworkRun
 
 if TYPE_CHECKING:
     from rich.table import Table

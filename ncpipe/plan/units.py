@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 
 from ncpipe.data.originals import find_originals, has_changed
-from ncpipe.study.study import ContinualRun, NetworkRun, Study, UfmBatch
+from ncpipe.study.runs import ContinualRun, UfmBatch
+from ncpipe.study.study import Study
+from ncpipe.training.settings import NetworkRun
 
 
 @dataclass(frozen=True)

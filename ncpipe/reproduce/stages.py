@@ -10,9 +10,11 @@ from pathlib import Path
 
 from ncpipe.data.dataset import RECORD
 from ncpipe.study.layout import Layout
-from ncpipe.study.study import ContinualRun, NetworkRun, Study, UfmBatch
+from ncpipe.study.runs import ContinualRun, UfmBatch
+from ncpipe.study.study import Study
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_json, sha256
+from ncpipe.training.settings import NetworkRun
 
 Command = tuple[str, ...]
 """Arguments of ``ncpipe``."""

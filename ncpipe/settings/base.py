@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
+import math
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -68,3 +71,14 @@ def _takes_truth(settings: type[Settings], name: str) -> bool:
             return True
         left.extend(get_args(kind))
     return False
+
+
+def matches_any(layer: str, patterns: Iterable[str]) -> bool:
+    """Whether a layer's name matches one of the names or globs."""
+    return any(fnmatch.fnmatchcase(layer, pattern) for pattern in patterns)
+
+
+def log_spaced(points: int, last: int) -> tuple[int, ...]:
+    """0, 1 and ``last`` with about ``points`` integers in all, the positive ones evenly spaced in the logarithm."""
+    steps = max(1, points - 2)
+    return tuple(sorted({0, last, *(round(math.exp(math.log(last) * i / steps)) for i in range(steps))}))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from ncpipe.settings.base import AS_YAML_READS
 from ncpipe.system.credentials import redacted
+from ncpipe.system.errors import UserError
 
 MUST_BE = {
     "dict_type": "a mapping of keys and values",
@@ -94,3 +95,14 @@ def _unknown(got: Any, known: list[str]) -> str:
 def _short(value: Any) -> str:
     text = redacted(repr(value))
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validated(model: type[Model], values: Any, where: str) -> Model:
+    """``model`` from raw values; the first mistake as one line that names its place."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UserError(one_line(error, where)) from None

@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from ncpipe.study.config import Block, Columns, Sweep
+from pydantic import Field
+
+from ncpipe.settings.base import Settings
 from ncpipe.system.errors import UserError
 
 Tree = dict[str, Any]
@@ -90,3 +92,38 @@ def _number(value: Any) -> Any:
         return float(value) if isinstance(value, str) else value
     except ValueError:
         return value
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted key."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return leaves
+
+
+Values = Annotated[tuple[Any, ...], Field(min_length=1)]
+
+
+Columns = dict[str, Values]
+
+
+class Sweep(Settings):
+    """Variations of a base: the product of all grid keys and all zips, without the excluded, plus the included.
+
+    Keys are dotted paths into the settings (``optimizer.lr``); a value replaces what stands there.
+    """
+
+    grid: Columns = Field(default_factory=dict, description="Key -> values; every combination is a run.")
+    zip: Columns | tuple[Columns, ...] = Field((), description="Keys that vary together, lists of one length.")
+    include: tuple[dict[str, Any], ...] = Field((), description="Runs beside the product, each laid over the base.")
+    exclude: tuple[dict[str, Any], ...] = Field(
+        (), description="Runs to drop: key -> value or list of values; all keys of an entry must match."
+    )
+
+
+class Block(Settings):
+    """A base and its sweep."""
+
+    base: dict[str, Any] = Field(default_factory=dict)
+    sweep: Sweep = Sweep()

@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ncpipe.collapse import Measurement, Moment, Trace, collapse_metrics, load_traces
+from ncpipe.collapse import Measurement, Moment, Trace, collapse_metrics
 from ncpipe.records.schemas import COLLAPSE, GRAMS
+from ncpipe.records.traces import load_traces
 from ncpipe.records.writing import write_rows
 from ncpipe.stages.grams import gram_rows
 from ncpipe.system.provenance import in_json, origin

@@ -15,14 +15,14 @@ from ncpipe.data import Dataset
 from ncpipe.networks import Network
 from ncpipe.records.writing import write_history, write_timings
 from ncpipe.settings.identity import STAGE_VERSIONS
-from ncpipe.study.study import ContinualRun
+from ncpipe.study.runs import ContinualRun
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_json, read_tensors, write_json
 from ncpipe.system.progress import progress
 from ncpipe.system.provenance import origin_of
 from ncpipe.system.stopwatch import work
-from ncpipe.training.batches import open_batches
 from ncpipe.training.computation import Computation
+from ncpipe.training.loading import open_batches
 from ncpipe.training.trainer import EVALUATION_BATCH, new_network
 
 DIVERGED = Learnt("diverged", 0, 0, [])

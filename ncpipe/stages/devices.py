@@ -14,15 +14,14 @@ from filelock import BaseFileLock, Timeout
 from ncpipe.data import Dataset, load
 from ncpipe.networks.settings import ConvNeXt, Timm, Vit
 from ncpipe.stages.train import ensemble_lock, run_lock, train, train_ensemble
-from ncpipe.study.config import ComputeSpec
-from ncpipe.study.study import NetworkRun, Study
+from ncpipe.study.study import Study
 from ncpipe.system.errors import UserError
 from ncpipe.system.gpus import claimed_gpus, is_assigned
 from ncpipe.system.stopwatch import waiting
 from ncpipe.training.computation import Computation, choose_device, repays_compiling, training_flops
 from ncpipe.training.preemption import Preempted
 from ncpipe.training.ranks import is_rank, joined_ranks, launch, local_device
-from ncpipe.training.settings import NetworkSpec
+from ncpipe.training.settings import ComputeSpec, NetworkRun, NetworkSpec
 from ncpipe.training.trainer import new_network
 
 NARROW = 1e11

@@ -9,15 +9,16 @@ from typing import Any
 
 from torch import Tensor
 
-from ncpipe.collapse import LayerStatistics, Moment, Trace, load_traces
+from ncpipe.collapse import LayerStatistics, Moment, Trace
+from ncpipe.records.traces import load_traces
 from ncpipe.stages.central_path import follow_path
 from ncpipe.stages.fit_records import FitRecord, write_fits
-from ncpipe.study.study import NetworkRun, UfmBatch
+from ncpipe.study.runs import UfmBatch
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_json
 from ncpipe.system.progress import progress
 from ncpipe.training.predicted import predicted_problem
-from ncpipe.training.settings import NetworkSpec
+from ncpipe.training.settings import NetworkRun, NetworkSpec
 from ncpipe.ufm import MatchedUfm, NoClosedForm, Problem, Result, fit
 from ncpipe.ufm.matched import match_statistics, predicted_model
 from ncpipe.ufm.settings import CentralPath, MatchedKind, UfmSpec

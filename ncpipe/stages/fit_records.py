@@ -10,8 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ncpipe.collapse import Trace, save_traces
+from ncpipe.collapse import Trace
 from ncpipe.records.schemas import UFM
+from ncpipe.records.traces import save_traces
 from ncpipe.records.writing import write_history, write_rows, write_timings
 from ncpipe.system.files import write_tensors
 from ncpipe.system.provenance import in_json, origin

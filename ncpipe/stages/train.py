@@ -9,11 +9,11 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, Timeout
 
 from ncpipe.data import Dataset
-from ncpipe.study.study import NetworkRun
 from ncpipe.system.stopwatch import work
 from ncpipe.training.computation import Computation
 from ncpipe.training.preemption import stop_requests
 from ncpipe.training.ranks import Ranks
+from ncpipe.training.settings import NetworkRun
 from ncpipe.training.trainer import Trainer, state_folder
 
 

@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ncpipe.settings.base import Count, Name, PathText, Settings
+from ncpipe.settings.sweep import Block
 from ncpipe.system.credentials import has_password
+from ncpipe.training.settings import ComputeSpec
 from ncpipe.ufm.settings import MatchedKind
 
 
@@ -215,30 +217,6 @@ class StudyInfo(Settings):
 
 # --- sweeps --------------------------------------------------------------------------------------
 
-Values = Annotated[tuple[Any, ...], Field(min_length=1)]
-Columns = dict[str, Values]
-
-
-class Sweep(Settings):
-    """Variations of a base: the product of all grid keys and all zips, without the excluded, plus the included.
-
-    Keys are dotted paths into the settings (``optimizer.lr``); a value replaces what stands there.
-    """
-
-    grid: Columns = Field(default_factory=dict, description="Key -> values; every combination is a run.")
-    zip: Columns | tuple[Columns, ...] = Field((), description="Keys that vary together, lists of one length.")
-    include: tuple[dict[str, Any], ...] = Field((), description="Runs beside the product, each laid over the base.")
-    exclude: tuple[dict[str, Any], ...] = Field(
-        (), description="Runs to drop: key -> value or list of values; all keys of an entry must match."
-    )
-
-
-class Block(Settings):
-    """A base and its sweep."""
-
-    base: dict[str, Any] = Field(default_factory=dict)
-    sweep: Sweep = Sweep()
-
 
 class SelectSpec(Settings):
     """The rule that chooses among runs which differ in one setting (and their seed)."""
@@ -261,20 +239,6 @@ class UfmBlock(Block):
     """The declared UFM problems, and which models are matched to every trained network."""
 
     matched: tuple[MatchedKind, ...] = ("plain", "extended")
-
-
-class ComputeSpec(Settings):
-    """How networks are computed. Nothing here takes part in an id: results agree to rounding."""
-
-    compile: Literal["auto"] | bool = Field(
-        "auto", description="torch.compile; auto: on a GPU, where the run is long enough to repay it."
-    )
-    ensemble: Literal["auto"] | Annotated[int, Field(ge=1, strict=True)] = Field(
-        "auto",
-        description="Seeds of one network trained as one stack; auto: up to 8 of narrow networks on a GPU.",
-    )
-    jobs_per_gpu: Count = Field(1, description="Jobs that share one GPU of a workstation.")
-    deterministic: bool = Field(False, description="GPU: deterministic algorithms only, slower.")
 
 
 class Config(Settings):

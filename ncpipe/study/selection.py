@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ncpipe.settings.sweep import flat
 from ncpipe.study.config import MeasureSpec, SelectSpec
 from ncpipe.system.errors import UserError
 from ncpipe.training.settings import NetworkSpec
@@ -62,14 +63,6 @@ def in_words(rule: SelectSpec) -> str:
         f"Of networks that differ in {rule.over} and seed only, those are shown whose {rule.over} has the {what} in"
         " the mean over seeds; a value with a diverged or missing run is not chosen, and of equals the smaller is."
     )
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted key."""
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return leaves
 
 
 def _settings(spec: NetworkSpec) -> dict[str, Any]:

@@ -2,79 +2,36 @@
 
 from __future__ import annotations
 
-import fnmatch
-import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
-
-from pydantic import BaseModel, ValidationError
+from typing import Any
 
 from ncpipe.continual.settings import ContinualSpec
-from ncpipe.data.registry import PUBLISHED
 from ncpipe.data.settings import DatasetSpec
+from ncpipe.settings.base import matches_any
 from ncpipe.settings.identity import identify
-from ncpipe.settings.messages import one_line
+from ncpipe.settings.messages import Model, validated
 from ncpipe.settings.reading import check_plain, read_config
 from ncpipe.settings.scale import at_scale
-from ncpipe.settings.sweep import Tree, expand
-from ncpipe.study.config import Block, Config, FigureName, FigureOptions
+from ncpipe.settings.sweep import Block, Tree, expand
+from ncpipe.study.applies import sweeps_a_penalty, sweeps_the_width
+from ncpipe.study.checks import (
+    check_continual,
+    check_kept_epochs,
+    check_layer_patterns,
+    check_matched,
+    check_no_data_set,
+    check_paths,
+    check_robustness,
+)
+from ncpipe.study.config import Config, FigureName, FigureOptions
 from ncpipe.study.layout import RUNS_A_PART, Layout
+from ncpipe.study.runs import ContinualRun, UfmBatch, by_id, continual_run, in_batches
 from ncpipe.study.selection import check_select
 from ncpipe.system.errors import UserError
-from ncpipe.training.settings import NetworkSpec
+from ncpipe.training.settings import NetworkRun, NetworkSpec, measured_times
 from ncpipe.ufm.settings import UfmSpec
-
-Model = TypeVar("Model", bound=BaseModel)
-Run = TypeVar("Run")
-
-MAX_BATCH = 1024
-"""UFM problems solved by one job at most."""
-
-
-@dataclass(frozen=True)
-class NetworkRun:
-    """One planned network with what the study measures in it."""
-
-    id: str
-    spec: NetworkSpec
-    dataset_id: str
-    epochs: tuple[int, ...]
-    """Declared epochs, ascending; 0 is the initialisation. The first without training error is measured besides."""
-    layers: tuple[str, ...]
-    """Measured layers, by depth; the last is 'features'."""
-
-    @property
-    def most_times(self) -> int:
-        """How many times are measured at most."""
-        return len(self.epochs) + 1
-
-    @property
-    def matched_id(self) -> str:
-        """Name of the folder that holds the matched UFMs of this network."""
-        return f"matched-{self.id}"
-
-
-@dataclass(frozen=True)
-class ContinualRun:
-    """Class-incremental learning on the features of one network, in all declared ways: one job."""
-
-    network: NetworkRun
-    dataset: DatasetSpec
-    """The network's data set with all of its classes."""
-    dataset_id: str
-    ways: dict[str, ContinualSpec]
-    """By run id."""
-
-
-@dataclass(frozen=True)
-class UfmBatch:
-    """UFM problems of one shape and solver, by id: one job."""
-
-    id: str
-    problems: dict[str, UfmSpec]
 
 
 class Study:
@@ -96,16 +53,19 @@ class Study:
             raise UserError(f"{error}{where}") from None
 
     def _check(self) -> None:
-        self._check_paths()
+        config, measure = self.config, self.config.measure
+        check_paths(self.data_path, self.datasets)
         if not len(self.networks) + len(self.ufm_batches):
             raise UserError("config: nothing to run; declare a 'networks' or a 'ufm' block")
-        self._check_layer_patterns()
-        self._check_kept_epochs()
-        self._check_robustness()
-        self._check_matched()
-        self._check_continual()
-        self._check_select()
-        self._check_figures()
+        check_layer_patterns(measure, self.networks)
+        check_kept_epochs(measure, self.networks)
+        check_robustness(measure, self.datasets)
+        check_matched(config.ufm.matched, self.networks)
+        check_continual(config.continual is not None, self.continual)
+        if config.networks is not None and config.networks.select is not None:
+            check_select(config.networks.select, {run.id: run.spec for run in self.networks.values()}, measure)
+        if len(self.figures) < len(config.figures or ()):
+            raise UserError("figures: two figures would have one file name; give each a 'file'")
 
     @classmethod
     def read(cls, path: Path, scale: str | None = None, check: bool = True) -> Study:
@@ -142,7 +102,7 @@ class Study:
             return {}
         if not self.datasets:
             raise UserError("config: 'networks' needs a 'datasets' block")
-        _check_no_data_set(block)
+        check_no_data_set(block)
         sets = tuple(spec.model_dump(mode="json") for spec in self.datasets.values())
         grid = block.sweep.grid
         if grid or block.sweep.zip or not block.sweep.include:  # else there is no product, as everywhere
@@ -152,7 +112,7 @@ class Study:
             update={"sweep": block.sweep.model_copy(update={"grid": grid, "include": include})}
         )
         specs = _specs(NetworkSpec, block, expand(crossed, "networks"), "networks")
-        return _by_id((run.id, run) for run in map(self._network_run, specs))
+        return by_id((run.id, run) for run in map(self._network_run, specs))
 
     def _network_run(self, spec: NetworkSpec) -> NetworkRun:
         epochs = measured_times(self.config.measure.epochs, spec)
@@ -168,7 +128,7 @@ class Study:
             return {}
         specs = _specs(ContinualSpec, block, expand(block, "continual"), "continual")
         nets = [run for run in self.networks.values() if run.spec.dataset.classes is not None]
-        return {run.id: _continual_run(run, specs) for run in nets}
+        return {run.id: continual_run(run, specs) for run in nets}
 
     @property
     def continual_ids(self) -> list[str]:
@@ -202,36 +162,12 @@ class Study:
         if not block.base and not block.sweep.include:
             return {}
         specs = _specs(UfmSpec, block, expand(block, "ufm"), "ufm")
-        return _by_id((identify(spec.slug, spec), spec) for spec in specs)
+        return by_id((identify(spec.slug, spec), spec) for spec in specs)
 
     @cached_property
     def ufm_batches(self) -> dict[str, UfmBatch]:
         """Declared UFM problems grouped into jobs: one shape and one solver each, at most ``MAX_BATCH``."""
-        groups: dict[Any, dict[str, UfmSpec]] = {}
-        for problem_id, spec in self.problems.items():
-            bias = spec.bias if isinstance(spec.bias, str) else "penalised"
-            shape = (
-                spec.classes,
-                str(spec.samples),
-                spec.dim,
-                spec.depth,
-                spec.loss,
-                bias,
-                spec.activation,
-                spec.temperature is None,
-                spec.classifier,
-                spec.solver,
-            )
-            groups.setdefault(shape, {})[problem_id] = spec
-        batches = {}
-        for members in groups.values():
-            ids = list(members)
-            for start in range(0, len(ids), MAX_BATCH):
-                chunk = ids[start : start + MAX_BATCH]
-                slug = members[chunk[0]].slug.rsplit("-s", 1)[0]
-                batch = UfmBatch(identify(slug, chunk), {i: members[i] for i in chunk})
-                batches[batch.id] = batch
-        return batches
+        return in_batches(self.problems)
 
     @cached_property
     def figures(self) -> dict[str, FigureOptions]:
@@ -260,174 +196,6 @@ class Study:
             wanted += ("central_path",) if paths else ()
         options = (FigureOptions(name=f) if isinstance(f, str) else f for f in wanted)
         return {option.file or option.name: option for option in options}
-
-    def _check_paths(self) -> None:
-        for folder in self.data_path:
-            if not folder.is_dir():
-                raise UserError(f"study.data_path: no folder '{folder}'; create it or take it out of the list")
-        for spec in self.datasets.values():
-            places = [folder / spec.path for folder in (Path(), *self.data_path)] if spec.path else [Path()]
-            if not any(place.expanduser().exists() for place in places):
-                raise UserError(f"datasets: no file or folder {spec.path!r} ('path' of the imagefolder)")
-
-    def _check_layer_patterns(self) -> None:
-        measure = self.config.measure
-        patterns = [("layers", p) for p in (measure.layers if isinstance(measure.layers, tuple) else ())]
-        patterns += [("flatten", p) for p in measure.flatten] + [("keep.layers", p) for p in measure.keep.layers]
-        known = list(dict.fromkeys(layer for run in self.networks.values() for layer in run.spec.layers()))
-        for key, pattern in patterns if self.networks else ():
-            if not any(fnmatch.fnmatchcase(layer, pattern) for layer in known):
-                raise UserError(f"measure.{key}: no network has a layer {pattern!r}; there are {', '.join(known)}")
-
-    def _check_continual(self) -> None:
-        if self.config.continual is not None and not self.continual:
-            raise UserError("continual: every network's data set has all of its classes; set datasets.base.classes")
-        for run in self.continual.values():
-            if (reason := _no_new_rows(run)) is not None:
-                raise UserError(f"continual: {run.network.id} {reason}")
-
-    def _check_select(self) -> None:
-        block = self.config.networks
-        if block is not None and block.select is not None:
-            specs = {run.id: run.spec for run in self.networks.values()}
-            check_select(block.select, specs, self.config.measure)
-
-    def _check_kept_epochs(self) -> None:
-        kept = self.config.measure.keep.epochs
-        measured = {epoch for run in self.networks.values() for epoch in run.epochs}
-        for epoch in kept if isinstance(kept, tuple) and self.networks else ():
-            if epoch not in measured:
-                raise UserError(f"measure.keep.epochs: {epoch} is not measured; add it to measure.epochs")
-
-    def _check_robustness(self) -> None:
-        measure = self.config.measure
-        if not measure.robustness:
-            return
-        if "test" not in measure.splits:
-            raise UserError("measure.robustness: it is of test images; add 'test' to measure.splits or set it to 0")
-        for spec in self.datasets.values():
-            if spec.pairs is not None:
-                raise UserError(
-                    f"measure.robustness: {spec.slug} has images of several labels ('pairs'), DeepFool needs one;"
-                    " set it to 0"
-                )
-
-    def _check_figures(self) -> None:
-        if len(self.figures) < len(self.config.figures or ()):
-            raise UserError("figures: two figures would have one file name; give each a 'file'")
-
-    def _check_matched(self) -> None:
-        if "extended" not in self.config.ufm.matched:
-            return
-        for run in self.networks.values():
-            if len(run.layers) < 2:
-                raise UserError(
-                    f"ufm.matched: 'extended' reads the last two layers, but measure.layers leaves one of {run.id};"
-                    " measure another layer or match 'plain' only"
-                )
-
-
-def _by_id(runs: Iterable[tuple[str, Run]]) -> dict[str, Run]:
-    """Runs declared twice are one; different runs of one id, which chance may give in a large study, are refused."""
-    found: dict[str, Run] = {}
-    for run_id, run in runs:
-        same = found.setdefault(run_id, run)
-        if same is not run and same != run:
-            raise UserError(f"config: two different runs have the id {run_id}, by chance; change a setting of one")
-    return found
-
-
-def _continual_run(network: NetworkRun, specs: Iterable[ContinualSpec]) -> ContinualRun:
-    whole = network.spec.dataset.model_copy(update={"classes": None})
-    ways = {
-        identify(f"{spec.slug}-{network.spec.slug}", {"network": network.id, "continual": spec}): spec
-        for spec in specs
-    }
-    return ContinualRun(network, whole, identify(whole.slug, whole), ways)
-
-
-def _no_new_rows(run: ContinualRun) -> str | None:
-    """Why the network's classifier cannot be given rows of new classes, with the remedy; None where it can."""
-    head, data = run.network.spec.head, run.network.spec.dataset
-    known, kept = PUBLISHED.get(data.name), data.samples_per_class
-    needed = max(spec.rehearsal for spec in run.ways.values())
-    if head.fixed_etf or head.temperature is not None:
-        return "has a frozen or normalised classifier, which takes no new rows; leave it out of this study"
-    if data.pairs is not None or data.label_noise or data.random_labels:
-        return "learns several or corrupted labels, and classes are added one by one; leave it out of this study"
-    if known is not None and data.classes == known.classes:
-        return f"has seen all {known.classes} classes; lower dataset.classes"
-    if kept is not None and needed > kept:
-        return f"has {kept} images of a class; lower continual.rehearsal = {needed}"
-    return None
-
-
-def matches_any(layer: str, patterns: Iterable[str]) -> bool:
-    """Whether a layer's name matches one of the names or globs."""
-    return any(fnmatch.fnmatchcase(layer, pattern) for pattern in patterns)
-
-
-def _check_no_data_set(block: Block) -> None:
-    zips = (block.sweep.zip,) if isinstance(block.sweep.zip, dict) else block.sweep.zip
-    parts = {"base": [block.base], "sweep.grid": [block.sweep.grid], "sweep.zip": zips}
-    for part, mappings in {**parts, "sweep.include": block.sweep.include}.items():
-        if any(key.split(".")[0] == "dataset" for mapping in mappings for key in mapping):
-            raise UserError(f"networks.{part}: data sets are declared in the 'datasets' block, not under 'dataset'")
-
-
-def sweeps_a_penalty(specs: Iterable[UfmSpec]) -> bool:
-    """Whether a penalty has three values or more within one model that is solved by L-BFGS."""
-    penalties = ("feature_decay", "weight_decay", "bias")
-    found: dict[Any, set[Any]] = {}
-    for spec in specs:
-        if spec.solver.name == "lbfgs":
-            fixed = spec.model_dump_json(exclude={"seed", *penalties})
-            model = fixed, spec.depth, isinstance(spec.bias, str) and spec.bias
-            for name in penalties:
-                values = found.setdefault((model, name), set())
-                values.add(getattr(spec, name))
-                if len(values) >= 3:
-                    return True
-    return False
-
-
-def sweeps_the_width(specs: Iterable[UfmSpec]) -> bool:
-    """Whether two widths of one problem with two weight layers or more are solved by L-BFGS."""
-    widths: dict[str, set[Any]] = {}
-    for spec in specs:
-        if spec.solver.name == "lbfgs" and spec.depth > 1:
-            widths.setdefault(spec.model_dump_json(exclude={"seed", "dim"}), set()).add(spec.dim)
-    return any(len(found) > 1 for found in widths.values())
-
-
-def log_spaced(points: int, last: int) -> tuple[int, ...]:
-    """0, 1 and ``last`` with about ``points`` integers in all, the positive ones evenly spaced in the logarithm."""
-    steps = max(1, points - 2)
-    return tuple(sorted({0, last, *(round(math.exp(math.log(last) * i / steps)) for i in range(steps))}))
-
-
-def measured_times(wanted: int | tuple[int, ...], spec: NetworkSpec) -> tuple[int, ...]:
-    """Measured epochs, and after the last as many iterations of the end phase, log-spaced."""
-    epochs = measured_epochs(wanted, spec.epochs)
-    if spec.terminal is None:
-        return epochs
-    iterations = log_spaced(max(2, len(epochs)), spec.terminal.iterations)
-    return (*epochs, *(spec.epochs + iteration for iteration in iterations if iteration))
-
-
-def measured_epochs(wanted: int | tuple[int, ...], last: int) -> tuple[int, ...]:
-    """Epochs that are measured: log-spaced for a number, the listed ones up to ``last`` (and it) otherwise."""
-    if isinstance(wanted, int):
-        return log_spaced(wanted, last)
-    return tuple(sorted({last, *(epoch for epoch in wanted if epoch <= last)}))
-
-
-def validated(model: type[Model], values: Any, where: str) -> Model:
-    """``model`` from raw values; the first mistake as one line that names its place."""
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise UserError(one_line(error, where)) from None
 
 
 def _specs(model: type[Model], block: Block, runs: list[Tree], where: str) -> list[Model]:

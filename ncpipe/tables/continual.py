@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ncpipe.continual.settings import ContinualSpec
-from ncpipe.study.study import ContinualRun, Study
+from ncpipe.study.runs import ContinualRun
+from ncpipe.study.study import Study
 from ncpipe.system.files import read_json
 
 

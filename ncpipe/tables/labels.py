@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ncpipe.study.selection import flat
+from ncpipe.settings.sweep import flat
 
 Row = dict[str, Any]
 Names = Mapping[tuple[str, str], Mapping[str, str]]

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ncpipe.networks.settings import HeadSpec, Timm
-from ncpipe.study.study import NetworkRun, Study
+from ncpipe.study.study import Study
 from ncpipe.system.files import read_json
 from ncpipe.tables.continual import continual_rows
 from ncpipe.tables.ends import Ends, fit_end
-from ncpipe.training.settings import NetworkSpec
+from ncpipe.training.settings import NetworkRun, NetworkSpec
 from ncpipe.ufm.settings import CentralPath, GradientDescent, GradientFlow, UfmSpec
 
 Row = dict[str, Any]

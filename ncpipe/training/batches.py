@@ -16,15 +16,6 @@ from ncpipe.training.computation import memory_format
 from ncpipe.training.settings import AugmentSpec
 
 
-def open_batches(dataset: Dataset, split: Literal["train", "test"], device: torch.device) -> Batches:
-    """The batches of a split: of images in memory, copied to the device, or streamed from disk."""
-    if isinstance(dataset.split(split).images, Tensor):
-        return ImageBatches(dataset, split, device)
-    from ncpipe.training.streams import StreamedBatches
-
-    return StreamedBatches(dataset, split, device)
-
-
 class Batches(ABC):
     """Normalised images and the labels (N,) of one split. Where a data set has pairs, labels number its tag sets."""
 

@@ -17,9 +17,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ncpipe.networks import Network
-from ncpipe.study.config import ComputeSpec
 from ncpipe.system.errors import UserError
-from ncpipe.training.settings import NetworkSpec
+from ncpipe.training.settings import ComputeSpec, NetworkSpec
 
 Result = TypeVar("Result")
 Precision = Literal["float32", "tf32", "bf16"]

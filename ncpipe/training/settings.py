@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from ncpipe.data.settings import DatasetSpec
 from ncpipe.networks.settings import HeadSpec, ModelSpec
-from ncpipe.settings.base import Count, NonNegative, Positive, Seed, Settings
+from ncpipe.settings.base import Count, NonNegative, Positive, Seed, Settings, log_spaced
 from ncpipe.ufm.settings import MULTI_LABEL
 
 
@@ -174,3 +175,56 @@ class NetworkSpec(Settings):
         bias = "bias" if self.head.bias else "nobias"
         loss = self.loss.name.replace("_", "-")
         return f"{self.dataset.slug}-{self.model.slug}{self.head.slug}-{loss}-{bias}-s{self.seed}"
+
+
+@dataclass(frozen=True)
+class NetworkRun:
+    """One planned network with what the study measures in it."""
+
+    id: str
+    spec: NetworkSpec
+    dataset_id: str
+    epochs: tuple[int, ...]
+    """Declared epochs, ascending; 0 is the initialisation. The first without training error is measured besides."""
+    layers: tuple[str, ...]
+    """Measured layers, by depth; the last is 'features'."""
+
+    @property
+    def most_times(self) -> int:
+        """How many times are measured at most."""
+        return len(self.epochs) + 1
+
+    @property
+    def matched_id(self) -> str:
+        """Name of the folder that holds the matched UFMs of this network."""
+        return f"matched-{self.id}"
+
+
+def measured_times(wanted: int | tuple[int, ...], spec: NetworkSpec) -> tuple[int, ...]:
+    """Measured epochs, and after the last as many iterations of the end phase, log-spaced."""
+    epochs = measured_epochs(wanted, spec.epochs)
+    if spec.terminal is None:
+        return epochs
+    iterations = log_spaced(max(2, len(epochs)), spec.terminal.iterations)
+    return (*epochs, *(spec.epochs + iteration for iteration in iterations if iteration))
+
+
+def measured_epochs(wanted: int | tuple[int, ...], last: int) -> tuple[int, ...]:
+    """Epochs that are measured: log-spaced for a number, the listed ones up to ``last`` (and it) otherwise."""
+    if isinstance(wanted, int):
+        return log_spaced(wanted, last)
+    return tuple(sorted({last, *(epoch for epoch in wanted if epoch <= last)}))
+
+
+class ComputeSpec(Settings):
+    """How networks are computed. Nothing here takes part in an id: results agree to rounding."""
+
+    compile: Literal["auto"] | bool = Field(
+        "auto", description="torch.compile; auto: on a GPU, where the run is long enough to repay it."
+    )
+    ensemble: Literal["auto"] | Annotated[int, Field(ge=1, strict=True)] = Field(
+        "auto",
+        description="Seeds of one network trained as one stack; auto: up to 8 of narrow networks on a GPU.",
+    )
+    jobs_per_gpu: Count = Field(1, description="Jobs that share one GPU of a workstation.")
+    deterministic: bool = Field(False, description="GPU: deterministic algorithms only, slower.")

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ncpipe.records.writing import PERFECT
-from ncpipe.study.study import NetworkRun
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_tensors, write_tensors
 from ncpipe.system.progress import progress as progress_bar
@@ -20,6 +19,7 @@ from ncpipe.training.full_batch import Evaluation, FullBatch
 from ncpipe.training.losses import correct, sample_losses
 from ncpipe.training.optimization import before_normalisation
 from ncpipe.training.preemption import Preempted, StopRequest
+from ncpipe.training.settings import NetworkRun
 from ncpipe.training.state import Progress, StateFolder
 from ncpipe.ufm.solvers import Memory, State, lbfgs_round
 

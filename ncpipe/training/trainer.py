@@ -15,21 +15,20 @@ from ncpipe.networks import Network, build_network
 from ncpipe.records.epoch_log import EpochLog
 from ncpipe.records.writing import write_history, write_timings
 from ncpipe.settings.identity import STAGE_VERSIONS, digest
-from ncpipe.study.study import NetworkRun
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import write_json, write_tensors
 from ncpipe.system.progress import progress as progress_bar
 from ncpipe.system.progress import silent
 from ncpipe.system.provenance import origin_of
-from ncpipe.training.batches import open_batches
 from ncpipe.training.computation import Computation, device_kind
 from ncpipe.training.full_batch import FullBatch
+from ncpipe.training.loading import open_batches
 from ncpipe.training.losses import correct, feature_penalty, sample_losses
 from ncpipe.training.members import Members, Single, Stack
 from ncpipe.training.optimization import build_optimizer, learning_rate
 from ncpipe.training.preemption import Preempted, StopRequest
 from ncpipe.training.ranks import Ranks
-from ncpipe.training.settings import NetworkSpec
+from ncpipe.training.settings import NetworkRun, NetworkSpec
 from ncpipe.training.state import Progress, SavedState, StateFolder, generator_states, restore_generators
 from ncpipe.training.terminal import EndPhase
 

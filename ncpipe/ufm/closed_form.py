@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ncpipe.ufm.frames import helmert
+from ncpipe.collapse.frames import helmert
 from ncpipe.ufm.losses import MULTI_LABEL
 from ncpipe.ufm.optimum import NoClosedForm, Optimum
 

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ncpipe.ufm.frames import helmert
+from ncpipe.collapse.frames import helmert
 from ncpipe.ufm.minimiser import Minimiser
 from ncpipe.ufm.optimum import diagonal_point
 from ncpipe.ufm.problem import Problem

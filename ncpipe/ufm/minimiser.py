@@ -20,7 +20,7 @@ from ncpipe.collapse import (
     signal_to_noise,
     tagwise_metrics,
 )
-from ncpipe.ufm.frames import simplex_etf
+from ncpipe.collapse.frames import simplex_etf
 from ncpipe.ufm.layout import Layout
 from ncpipe.ufm.losses import LOSSES, of_differences
 from ncpipe.ufm.objective import Objective

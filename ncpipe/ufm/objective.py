@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ncpipe.ufm.frames import simplex_etf
+from ncpipe.collapse.frames import simplex_etf
 from ncpipe.ufm.layout import Layout
 from ncpipe.ufm.losses import LOSSES
 from ncpipe.ufm.products import batched_product

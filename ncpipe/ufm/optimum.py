@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ncpipe.ufm.frames import simplex_etf
+from ncpipe.collapse.frames import simplex_etf
 from ncpipe.ufm.minimiser import Minimiser
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ from ncpipe.settings.identity import (STAGE_VERSIONS, canonical, digest)
 from ncpipe.study.layout import Layout
 from ncpipe.system.lock import (hold)
 from ncpipe.settings.reading import (read_config)
-from ncpipe.study.study import Study
+from ncpipe.study.study import (Study)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import pandas as pd
 
 from ncpipe.claims.evidence.claim import Frames
 from ncpipe.records.reading import fits_of, rows_of, unconstrained
-from ncpipe.study.selection import flat
+from ncpipe.settings.sweep import flat
 
 TRAINED = "kind == 'network' and status == 'done'"
 # The papers speak of training past zero error; NaN, no such epoch, is not equal to itself.

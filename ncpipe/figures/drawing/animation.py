@@ -124,7 +124,7 @@ def _frame(epoch: int, groups: Sequence[Array], rows: Array, plane: Array) -> Fr
 
 def _read(folder: Path) -> tuple[dict[int, Array], Array, dict[int, Array]]:
     """Last features (N, d) of the training split by epoch, labels (N,), and classifier weights (K, d) by epoch."""
-    from ncpipe.collapse import load_traces
+    from ncpipe.records.traces import load_traces
 
     path = folder / "features.safetensors"
     if not path.is_file():

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ncpipe.figures.drawing.style import Look
 from ncpipe.records.reading import Frames, rows_of
-from ncpipe.study.selection import flat
+from ncpipe.settings.sweep import flat
 
 Tables = Frames
 

@@ -1,0 +1,89 @@
+"""What a study plans to run: class-incremental learning on networks, and UFM problems in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ncpipe.continual.settings import ContinualSpec
+from ncpipe.data.settings import DatasetSpec
+from ncpipe.settings.identity import identify
+from ncpipe.system.errors import UserError
+from ncpipe.training.settings import NetworkRun
+from ncpipe.ufm.settings import UfmSpec
+
+MAX_BATCH = 1024
+"""UFM problems solved by one job at most."""
+
+
+@dataclass(frozen=True)
+class ContinualRun:
+    """Class-incremental learning on the features of one network, in all declared ways: one job."""
+
+    network: NetworkRun
+    dataset: DatasetSpec
+    """The network's data set with all of its classes."""
+    dataset_id: str
+    ways: dict[str, ContinualSpec]
+    """By run id."""
+
+
+@dataclass(frozen=True)
+class UfmBatch:
+    """UFM problems of one shape and solver, by id: one job."""
+
+    id: str
+    problems: dict[str, UfmSpec]
+
+
+def by_id(runs: Iterable[tuple[str, Run]]) -> dict[str, Run]:
+    """Runs declared twice are one; different runs of one id, which chance may give in a large study, are refused."""
+    found: dict[str, Run] = {}
+    for run_id, run in runs:
+        same = found.setdefault(run_id, run)
+        if same is not run and same != run:
+            raise UserError(f"config: two different runs have the id {run_id}, by chance; change a setting of one")
+    return found
+
+
+def continual_run(network: NetworkRun, specs: Iterable[ContinualSpec]) -> ContinualRun:
+    """All declared ways of learning on a network whose data set keeps some of the classes."""
+    whole = network.spec.dataset.model_copy(update={"classes": None})
+    ways = {
+        identify(f"{spec.slug}-{network.spec.slug}", {"network": network.id, "continual": spec}): spec
+        for spec in specs
+    }
+    return ContinualRun(network, whole, identify(whole.slug, whole), ways)
+
+
+Run = TypeVar("Run")
+
+
+def in_batches(problems: Mapping[str, UfmSpec]) -> dict[str, UfmBatch]:
+    """Problems grouped into jobs: one shape and one solver each, at most ``MAX_BATCH``."""
+    groups: dict[Any, dict[str, UfmSpec]] = {}
+    for problem_id, spec in problems.items():
+        bias = spec.bias if isinstance(spec.bias, str) else "penalised"
+        shape = (
+            spec.classes,
+            str(spec.samples),
+            spec.dim,
+            spec.depth,
+            spec.loss,
+            bias,
+            spec.activation,
+            spec.temperature is None,
+            spec.classifier,
+            spec.solver,
+        )
+        groups.setdefault(shape, {})[problem_id] = spec
+    batches = {}
+    for members in groups.values():
+        ids = list(members)
+        for start in range(0, len(ids), MAX_BATCH):
+            chunk = ids[start : start + MAX_BATCH]
+            slug = members[chunk[0]].slug.rsplit("-s", 1)[0]
+            batch = UfmBatch(identify(slug, chunk), {i: members[i] for i in chunk})
+            batches[batch.id] = batch
+    return batches
