@@ -9,7 +9,7 @@ def main() -> None:
     # what it is batched with. It is read at the first product.
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
     try:
-        from ncpipe.cli.app import main as run
+        from ncpipe.cli.main import main as run
     except ModuleNotFoundError as error:
         sys.exit(f"ncpipe: the command line needs {error.name}: pip install 'ncpipe[pipeline]'")
     run()

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-from ncpipe.cli.app import app
+from ncpipe.cli.main import app
 from ncpipe.figures import save_figure
 from ncpipe.study.study import Study
 from ncpipe.system.files import write_text

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from ncpipe.cli.app import app
+from ncpipe.cli.main import app
 from ncpipe.collapse import Trace
 from ncpipe.figures.drawing.animation import TRIANGLE, animate, etf_plane, frames
 from ncpipe.records.traces import save_traces

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from ncpipe.claims.evidence.bibliography import BIBLIOGRAPHY
 from ncpipe.claims.evidence.wording import COLUMNS, counted, held, markdown, needs, number, span
-from ncpipe.cli.app import app
+from ncpipe.cli.main import app
 from ncpipe.records.schemas import CLAIMS, RUNS
 from ncpipe.records.writing import write_rows
 from ncpipe.report.claims_page import PAPERS, read_claims, write_claims_page

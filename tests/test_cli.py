@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 import ncpipe
-from ncpipe.cli.app import app
+from ncpipe.cli.main import app
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import write_tensors
 from ncpipe.ufm import Problem, fit

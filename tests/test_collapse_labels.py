@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 import ncpipe
-from ncpipe.cli.app import app
+from ncpipe.cli.main import app
 from ncpipe.collapse import collapse_metrics, layer_statistics
 
 DATA = sample([9, 4, 11], 12)

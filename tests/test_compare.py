@@ -18,7 +18,7 @@ import pytest
 from synthetic_tables import CLAIM, MadeUp
 from typer.testing import CliRunner
 
-from ncpipe.cli.app import app
+from ncpipe.cli.main import app
 from ncpipe.compare import RunComparison, StudyComparison, compare
 from ncpipe.compare.pairs import Pair
 from ncpipe.compare.wording import (
@@ -488,7 +488,7 @@ def test_the_page_holds_it_and_loads_nothing(pairs, name, tmp_path):
 def test_the_command_loads_neither_torch_nor_mlflow_nor_matplotlib(a, b):
     code = """
 import sys
-from ncpipe.cli.app import (app)
+from ncpipe.cli.main import app
 app(standalone_mode=False)
 assert not {"torch", "mlflow", "matplotlib"} & set(sys.modules)
 """

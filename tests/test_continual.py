@@ -15,7 +15,7 @@ import yaml
 
 from ncpipe.claims.evidence.claim import Claim
 from ncpipe.claims.harun2025 import HARUN2025
-from ncpipe.cli import app as cli
+from ncpipe.cli import stages as cli
 from ncpipe.continual.initialisation import Head, Samples, class_mean_rows, least_squares, new_rows
 from ncpipe.continual.learning import learn, measured_steps, rehearsal_pool
 from ncpipe.continual.settings import ContinualSpec

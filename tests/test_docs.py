@@ -78,7 +78,7 @@ def test_closed_form_values_of_the_table_are_those_of_the_code():
 def test_ufm_command_prints_the_optimum_that_is_shown():
     from typer.testing import CliRunner
 
-    from ncpipe.cli.app import app
+    from ncpipe.cli.main import app
 
     (block,) = blocks(sections(text("ufm"))["From the command line"], "console")
     command, _, shown = block.partition("\n")
@@ -203,7 +203,7 @@ def test_every_column_stands_in_its_table(table):
 def test_commands_that_are_shown_exist():
     from typer.main import get_command
 
-    from ncpipe.cli.app import app
+    from ncpipe.cli.main import app
 
     known = set(get_command(app).commands)
     lines = [line for path in DOCS.glob("*.md") for line in path.read_text(encoding="utf-8").splitlines()]

@@ -18,7 +18,7 @@ from synthetic_tables import GRID, MISSED, SAMPLES, MadeUp, Penalties
 from typer.testing import CliRunner
 
 from ncpipe.claims.evidence.curves import curve_distances
-from ncpipe.cli.app import app
+from ncpipe.cli.main import app
 from ncpipe.figures import DRAWINGS, caption, draw, save_figure
 from ncpipe.figures.collapse_depth import whole_rows
 from ncpipe.figures.drawing.axes import scale_time, scale_values

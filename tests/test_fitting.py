@@ -16,7 +16,8 @@ from ncpipe.records.writing import read_table
 from ncpipe.settings.sweep import laid_over
 from ncpipe.stages.central_path import follow_path, start_features
 from ncpipe.stages.collapse import write_collapse
-from ncpipe.stages.fit import error_columns, fit_batch, match_network, matched_to
+from ncpipe.stages.fit import fit_batch
+from ncpipe.stages.match import error_columns, match_network, matched_to
 from ncpipe.study.runs import UfmBatch
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_tensors, write_json

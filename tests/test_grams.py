@@ -17,8 +17,7 @@ from ncpipe.records.reading import read_tables
 from ncpipe.records.schemas import GRAMS
 from ncpipe.records.traces import save_traces
 from ncpipe.records.writing import read_table
-from ncpipe.stages.collapse import write_collapse
-from ncpipe.stages.grams import gram_rows
+from ncpipe.stages.collapse import gram_rows, write_collapse
 from ncpipe.stages.tables import records
 from ncpipe.study.config import FigureOptions
 from ncpipe.system.errors import UserError

@@ -95,7 +95,7 @@ def test_plan_of_a_large_study_counts_by_stage(study, capsys, monkeypatch):
 def test_plan_without_estimates_loads_no_torch(study, tmp_path):
     write_text(tmp_path / "study.json", study.config.model_dump_json())
     command = (
-        "import sys; from pathlib import Path; from ncpipe.cli.app import plan;"
+        "import sys; from pathlib import Path; from ncpipe.cli.studies import plan;"
         f" plan(Path({str(tmp_path / 'study.json')!r}), estimate=False, profile=False, every=False);"
         " sys.exit('torch' in sys.modules)"
     )

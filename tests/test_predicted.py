@@ -9,7 +9,7 @@ from ncpipe.collapse import Moment
 from ncpipe.features.extraction import extract_features
 from ncpipe.records.traces import load_traces
 from ncpipe.records.writing import read_table
-from ncpipe.stages.fit import match_network
+from ncpipe.stages.match import match_network
 from ncpipe.stages.train import train
 from ncpipe.study.config import MeasureSpec
 from ncpipe.training.predicted import predicted_optimum, predicted_problem

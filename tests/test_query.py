@@ -13,7 +13,7 @@ import pytest
 from synthetic_tables import MadeUp
 from typer.testing import CliRunner
 
-from ncpipe.cli.app import app
+from ncpipe.cli.main import app
 from ncpipe.cli.query import MOST_ROWS, query
 from ncpipe.records.reading import LONG
 from ncpipe.records.schemas import COLLAPSE, TABLES

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
-from ncpipe.cli.app import app
+from ncpipe.cli.main import app
 from ncpipe.records.writing import write_rows
 from ncpipe.reproduce import stages as reproduce_stages
 from ncpipe.reproduce.stages import commands_of

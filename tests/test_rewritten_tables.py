@@ -14,7 +14,7 @@ import pytest
 from synthetic_tables import MadeUp
 from typer.testing import CliRunner
 
-from ncpipe.cli.app import app
+from ncpipe.cli.main import app
 from ncpipe.cli.query import query
 from ncpipe.compare import StudyComparison, compare
 from ncpipe.figures import DRAWINGS, save_figure

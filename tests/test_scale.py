@@ -11,7 +11,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from ncpipe.cli.app import app
+from ncpipe.cli.main import app
 from ncpipe.settings.scale import at_scale
 from ncpipe.study.study import Study
 from ncpipe.system.errors import UserError

@@ -24,8 +24,8 @@ import yaml
 from synthetic_tables import CLAIM, MadeUp
 from typer.testing import CliRunner
 
-from ncpipe.cli.app import app
 from ncpipe.cli.foreign import read_arrays
+from ncpipe.cli.main import app
 from ncpipe.compare import compare
 from ncpipe.data import imagefolder, prepare
 from ncpipe.data.settings import DatasetSpec

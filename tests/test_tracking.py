@@ -22,7 +22,7 @@ import pytest
 import sqlalchemy
 from typer.testing import CliRunner
 
-from ncpipe.cli.app import app
+from ncpipe.cli.main import app
 from ncpipe.records.schemas import TABLES
 from ncpipe.records.writing import write_rows
 from ncpipe.study.config import Config

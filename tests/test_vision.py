@@ -63,7 +63,8 @@ def test_a_healthy_install_is_left_alone(tmp_path: Path) -> None:
 )
 def test_schemas_are_declared_where_the_operators_are_missing(tmp_path: Path, first: str) -> None:
     works(
-        f"import ncpipe; {first}\nfrom torchvision import extension\nassert ncpipe.system.torchvision_import.libraries",
+        f"from ncpipe.system import torchvision_import; {first}\n"
+        "from torchvision import extension\nassert torchvision_import.libraries",
         torchvision_of(tmp_path, MIXED),
     )
 
@@ -130,7 +131,8 @@ def test_other_modules_of_torchvision_work_after_it() -> None:
 def test_it_is_imported_late() -> None:
     works("import sys, ncpipe; assert 'torch' not in sys.modules")
     works(
-        "import sys, ncpipe.system.vision, ncpipe.networks, ncpipe.data.sources; assert 'torchvision' not in sys.modules"
+        "import sys, ncpipe.system.vision, ncpipe.networks.build, ncpipe.data.sources\n"
+        "assert 'torchvision' not in sys.modules"
     )
 
 

@@ -1,4 +1,4 @@
-"""The collapse stage: metrics of every layer, split and time of a run, from its statistics."""
+"""The collapse stage: metrics of every layer, split and time of a run, and its last Grams, from its statistics."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ncpipe.collapse import Measurement, Moment, Trace, collapse_metrics
 from ncpipe.records.schemas import COLLAPSE, GRAMS
 from ncpipe.records.traces import load_traces
 from ncpipe.records.writing import write_rows
-from ncpipe.stages.grams import gram_rows
 from ncpipe.system.provenance import in_json, origin
 
 
@@ -59,3 +60,35 @@ def _rows(source: str, run_id: str, moment: Moment, depth: int, values: Measurem
             "condition": condition,
             "reason": values.undefined.get(metric),
         }
+
+
+MOST_CLASSES = 100
+"""K beyond which a run has no Grams in the table: they hold K^2 numbers each."""
+
+
+def gram_rows(source: str, run_id: str, trace: Trace) -> Iterator[dict[str, Any]]:
+    r"""Rows of the ``grams`` table, K x K for each Gram; none for more than ``MOST_CLASSES`` classes.
+
+    Of the last features on the training split, with :math:`\mu_c` in the rows of the class means (K, d):
+    ``means_uncentred`` :math:`\langle\mu_c, \mu_{c'}\rangle`, ``means`` the same of
+    :math:`\mu_c - \frac1K\sum_k\mu_k`, ``weights`` :math:`\langle w_c, w_{c'}\rangle`. As measured, not normalised.
+
+    Args:
+        source: ``net`` or ``ufm``.
+        run_id: id of the run.
+        trace: its statistics over time.
+    """
+    last, layer = trace.times[-1], trace.layers[-1]
+    means = trace.statistics[Moment(last, layer)].means.double()
+    if len(means) > MOST_CLASSES:
+        return
+    grams = {"means_uncentred": means, "means": means - means.mean(dim=0), "weights": trace.heads[last][0].double()}
+    at = {"source": source, "run_id": run_id, "layer": layer, "time": last}
+    for name, vectors in grams.items():
+        yield from (at | {"gram": name} | entry for entry in _entries(vectors @ vectors.T))
+
+
+def _entries(gram: Tensor) -> Iterator[dict[str, Any]]:
+    for row, values in enumerate(gram.tolist()):
+        for column, value in enumerate(values):
+            yield {"row": row, "column": column, "value": value}

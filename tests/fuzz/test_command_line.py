@@ -18,7 +18,7 @@ from typer.main import get_command
 
 from fuzz.runner import ACCEPTED, FAILED, REFUSED, Outcome, Surface, fuzz, refusal
 from fuzz.strategies import TRICKS
-from ncpipe.cli.app import app, main
+from ncpipe.cli.main import app, main
 
 COMMANDS: dict[str, Any] = get_command(app).commands
 SERVERS = {"ui", "live"}
