@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 
 import psutil
-from test_workflow import Workplace
+from workplace import Workplace
 
 SMALL = {
     "networks.base.epochs": 200,

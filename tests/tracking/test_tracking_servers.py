@@ -413,7 +413,7 @@ def test_the_link_opens_the_networks_with_their_metrics(study: Study, ui: str) -
 def test_the_benchmark_counts_its_runs(
     tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
     uri = f"sqlite:///{shutil.copy(empty_store, tmp_path / 'mlflow.db')}"
     try:
         importlib.import_module("mirror").main(["--problems", "3", "--sample", "2", "--uri", uri])

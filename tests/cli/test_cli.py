@@ -20,7 +20,7 @@ from ncpipe.system.errors import UserError
 from ncpipe.system.files import write_tensors
 from ncpipe.ufm import Problem, fit
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(*arguments: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

@@ -25,7 +25,7 @@ from ncpipe.study.study import Study
 
 PROVENANCE = dict.fromkeys(("git_commit", "ncpipe_version", "study_hash"), "") | {"provenance": "{}"}
 """Metadata that ``write_tables`` adds to the study's name and the schema's version."""
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def text(name: str) -> str:

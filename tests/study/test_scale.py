@@ -16,7 +16,7 @@ from ncpipe.settings.scale import at_scale
 from ncpipe.study.study import Study
 from ncpipe.system.errors import UserError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CONFIG = {
     "study": {"name": "sized", "title": "Two sizes"},
     "scale": "small",

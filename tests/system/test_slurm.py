@@ -19,7 +19,7 @@ from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_json
 from ncpipe.system.slurm import take_over
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
 
 

@@ -1,6 +1,6 @@
 """Ids of everything that the shipped studies declare: a change of one makes finished results be made again.
 
-``python tests/test_golden_ids.py`` writes the file anew, where an id is meant to change.
+``python tests/study/test_golden_ids.py`` writes the file anew, where an id is meant to change.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import yaml
 
 from ncpipe.study.study import Study
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FILE = Path(__file__).parent / "golden_ids.json"
 
 

@@ -25,7 +25,7 @@ from ncpipe.system.errors import UserError
 from ncpipe.training.settings import measured_epochs
 from ncpipe.ufm.settings import UfmSpec
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 CONFIG = {
     "study": {"name": "tiny"},

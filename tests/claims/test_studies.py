@@ -19,7 +19,7 @@ from ncpipe.records.reading import read_tables
 from ncpipe.study.config import Paper
 from ncpipe.study.study import Study
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PAPERS = get_args(Paper)
 
 WITHOUT_RUNS_AT_TEST_SCALE = {"zhou2022": {"zhou2022-5a", "zhou2022-5b"}}

@@ -38,7 +38,7 @@ from ncpipe.study.study import Study
 from ncpipe.system.credentials import has_password, redacted
 from ncpipe.system.errors import UserError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = "<script>alert(1)</script>"
 UFM = {"classes": 3, "samples": 4, "dim": 5, "weight_decay": 5e-3, "feature_decay": 1e-3, "solver": {"name": "lbfgs"}}
 

@@ -24,7 +24,7 @@ from ncpipe.report.claims_page import PAPERS, read_claims, write_claims_page
 from ncpipe.study.study import Study
 from ncpipe.system.errors import UserError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 METADATA = {"study": "made-up", "scale": "small", "ncpipe_version": "0.1.0", "git_commit": "abc123"}
 SILENT = dict.fromkeys(("effect", "low", "high", "interval_low", "interval_high", "resolution"))
 SILENT |= {"count": 0, "holds": 0, "seeds": 0, "data": "", "verdict": "undecided", "reason": "no run speaks of it"}

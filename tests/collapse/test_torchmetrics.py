@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from metric_tester import check_class, check_differentiability, check_precision, check_ranks
-from test_collapse_streaming import (
+from test_streaming import (
     BATCHES,
     BIAS,
     LATE,

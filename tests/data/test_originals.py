@@ -16,7 +16,7 @@ import pytest
 import yaml
 from PIL import Image
 from test_data import idx_bytes, write_idx
-from test_workflow import Workplace
+from workplace import Workplace
 
 from ncpipe.data import places as places_module
 from ncpipe.data import prepare

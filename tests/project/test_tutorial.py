@@ -12,7 +12,7 @@ import pytest
 
 from ncpipe.system.vision import import_torchvision
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 NAMES = sorted(path.stem for path in DOCS.glob("*.ipynb"))
 every_notebook = pytest.mark.parametrize("name", NAMES)
 
