@@ -36,7 +36,7 @@ def train(
 ) -> None:
     """Train a network; goes on where a killed job stopped. Told to stop (SIGTERM, SIGUSR1), it saves and ends with
     code 75."""
-    from ncpipe.stages.devices import train_job
+    from ncpipe.stages.train import train_job
     from ncpipe.training.computation import choose_device
 
     choose_device(device)  # a mistake in it is told first
@@ -95,7 +95,7 @@ def match(
 ) -> None:
     """Match the UFMs to a trained network, predict its last layer, and compute the prediction's collapse metrics."""
     from ncpipe.stages.collapse import write_collapse
-    from ncpipe.stages.fit import match_network
+    from ncpipe.stages.match import match_network
 
     use_threads(threads)
     s = Study.read(study, check=False)

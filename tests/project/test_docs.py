@@ -16,12 +16,36 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 import ncpipe
+from ncpipe.continual.settings import ContinualSpec
+from ncpipe.data.settings import DatasetSpec
+from ncpipe.networks.settings import Convnet, ConvNeXt, ConvStack, DenseNet, HeadSpec, Mlp, ResNet, Timm, Vgg, Vit
 from ncpipe.records.parts import write_parts
 from ncpipe.records.schemas import TABLES
 from ncpipe.records.writing import write_rows
-from ncpipe.settings.sweep import Block, expand
-from ncpipe.study import spec
+from ncpipe.settings.base import Settings
+from ncpipe.settings.sweep import Block, Sweep, expand
+from ncpipe.study.config import (
+    Config,
+    FigureOptions,
+    KeepSpec,
+    MeasureSpec,
+    NetworksBlock,
+    SelectSpec,
+    StudyInfo,
+    TrackingSpec,
+    UfmBlock,
+)
 from ncpipe.study.study import Study
+from ncpipe.training.settings import (
+    AugmentSpec,
+    ComputeSpec,
+    LossSpec,
+    NetworkSpec,
+    OptimizerSpec,
+    ScheduleSpec,
+    TerminalSpec,
+)
+from ncpipe.ufm.settings import CentralPath, Construction, GradientDescent, GradientFlow, Lbfgs, UfmSpec
 
 PROVENANCE = dict.fromkeys(("git_commit", "ncpipe_version", "study_hash"), "") | {"provenance": "{}"}
 """Metadata that ``write_tables`` adds to the study's name and the schema's version."""
@@ -102,42 +126,42 @@ def test_every_metric_is_defined():
 # --- the config ----------------------------------------------------------------------------------
 
 HEADINGS = {
-    spec.Config: "The top level",
-    spec.StudyInfo: "`study`",
-    spec.Block: "`datasets` and `networks`",
-    spec.Sweep: "`sweep`",
-    spec.DatasetSpec: "Keys of a data set",
-    spec.NetworkSpec: "Keys of a network",
-    spec.Mlp: "`model`: `mlp`",
-    spec.Convnet: "`model`: `convnet`",
-    spec.ConvStack: "`model`: `conv_stack`",
-    spec.ResNet: "`model`: `resnet18`, `resnet34`, `resnet50`",
-    spec.Vgg: "`model`: `vgg11_bn`, `vgg13_bn`, `vgg16_bn`, `vgg19_bn`",
-    spec.DenseNet: "`model`: `densenet40`, `densenet121`",
-    spec.ConvNeXt: "`model`: `convnext_tiny`, `convnext_small`",
-    spec.Vit: "`model`: `vit_b`",
-    spec.Timm: "`model`: `timm`",
-    spec.HeadSpec: "`head`",
-    spec.LossSpec: "`loss`",
-    spec.OptimizerSpec: "`optimizer`",
-    spec.ScheduleSpec: "`schedule`",
-    spec.TerminalSpec: "`terminal`",
-    spec.AugmentSpec: "`augment`",
-    spec.NetworksBlock: "`networks`",
-    spec.SelectSpec: "`networks.select`",
-    spec.ComputeSpec: "`compute`",
-    spec.UfmBlock: "`ufm`",
-    spec.ContinualSpec: "`continual`",
-    spec.UfmSpec: "Keys of a UFM problem",
-    spec.GradientDescent: "`solver`: `gradient_descent`",
-    spec.Lbfgs: "`solver`: `lbfgs`",
-    spec.GradientFlow: "`solver`: `gradient_flow`",
-    spec.Construction: "`solver`: `construction`",
-    spec.CentralPath: "`solver`: `central_path`",
-    spec.MeasureSpec: "`measure`",
-    spec.KeepSpec: "`measure.keep`",
-    spec.FigureOptions: "`figures`",
-    spec.TrackingSpec: "`tracking`",
+    Config: "The top level",
+    StudyInfo: "`study`",
+    Block: "`datasets` and `networks`",
+    Sweep: "`sweep`",
+    DatasetSpec: "Keys of a data set",
+    NetworkSpec: "Keys of a network",
+    Mlp: "`model`: `mlp`",
+    Convnet: "`model`: `convnet`",
+    ConvStack: "`model`: `conv_stack`",
+    ResNet: "`model`: `resnet18`, `resnet34`, `resnet50`",
+    Vgg: "`model`: `vgg11_bn`, `vgg13_bn`, `vgg16_bn`, `vgg19_bn`",
+    DenseNet: "`model`: `densenet40`, `densenet121`",
+    ConvNeXt: "`model`: `convnext_tiny`, `convnext_small`",
+    Vit: "`model`: `vit_b`",
+    Timm: "`model`: `timm`",
+    HeadSpec: "`head`",
+    LossSpec: "`loss`",
+    OptimizerSpec: "`optimizer`",
+    ScheduleSpec: "`schedule`",
+    TerminalSpec: "`terminal`",
+    AugmentSpec: "`augment`",
+    NetworksBlock: "`networks`",
+    SelectSpec: "`networks.select`",
+    ComputeSpec: "`compute`",
+    UfmBlock: "`ufm`",
+    ContinualSpec: "`continual`",
+    UfmSpec: "Keys of a UFM problem",
+    GradientDescent: "`solver`: `gradient_descent`",
+    Lbfgs: "`solver`: `lbfgs`",
+    GradientFlow: "`solver`: `gradient_flow`",
+    Construction: "`solver`: `construction`",
+    CentralPath: "`solver`: `central_path`",
+    MeasureSpec: "`measure`",
+    KeepSpec: "`measure.keep`",
+    FigureOptions: "`figures`",
+    TrackingSpec: "`tracking`",
 }
 """Where docs/config.md has the table of a group of settings."""
 
@@ -147,7 +171,7 @@ def subclasses(model: type[BaseModel]) -> set[type[BaseModel]]:
 
 
 def test_every_group_of_settings_has_a_section():
-    assert subclasses(spec.Settings) - {spec.Settings} == set(HEADINGS)
+    assert subclasses(Settings) - {Settings} == set(HEADINGS)
     assert set(HEADINGS.values()) <= set(sections(text("config")))
 
 
