@@ -151,10 +151,14 @@ def state(job: str) -> str:
 def default_study(folder: Path) -> str:
     """The default study with all its kinds of jobs, none of them long."""
     study = yaml.safe_load((ROOT / "config.yaml").read_text())
+    study["datasets"]["base"]["samples_per_class"] = 60
     trainings = study["networks"]["sweep"]["zip"][0]
-    trainings["epochs"] = [30, 30, 12]
-    trainings["terminal"] = [{"iterations": 40}, {"iterations": 40}, None]
-    study["ufm"]["sweep"]["grid"]["solver"][0]["steps"] = 10_000
+    trainings["epochs"] = [30, 30, 8]
+    trainings["terminal"] = [{"iterations": 10}, {"iterations": 10}, None]
+    study["measure"]["epochs"] = 6
+    study["ufm"]["base"]["solver"] = {"name": "gradient_descent", "steps": 5_000, "init_scale": 0.3}
+    study["ufm"]["sweep"]["grid"] = {"seed": [0]}
+    study["ufm"]["sweep"]["zip"].pop("solver.init_scale")
     path = folder / "default.yaml"
     path.write_text(yaml.safe_dump(study))
     return str(path)
