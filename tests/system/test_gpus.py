@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ncpipe.stages import devices as jobs
+from ncpipe.stages import devices
+from ncpipe.stages.train import _train_on_several_gpus
 from ncpipe.system import gpus
 from ncpipe.system.errors import UserError
 from ncpipe.system.gpus import claimed_gpus
@@ -100,17 +101,17 @@ def test_the_locks_are_closed_to_others(two_gpus):
 def test_without_a_gpu_a_job_says_once_that_it_computes_on_the_cpu(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with jobs._on_device("auto", ComputeSpec()) as device:
+    with devices.on_device("auto", ComputeSpec()) as device:
         assert device == torch.device("cpu")
     assert capsys.readouterr().out.count("computing on the CPU") == 1
-    with jobs._on_device("cpu", ComputeSpec()) as device:
+    with devices.on_device("cpu", ComputeSpec()) as device:
         assert device == torch.device("cpu")
     assert capsys.readouterr().out == ""  # it was asked for
 
 
 def test_a_claimed_gpu_is_the_device(two_gpus, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with jobs._on_device("auto", ComputeSpec()) as first, jobs._on_device("auto", ComputeSpec()) as second:
+    with devices.on_device("auto", ComputeSpec()) as first, devices.on_device("auto", ComputeSpec()) as second:
         assert (first, second) == (torch.device("cuda", 0), torch.device("cuda", 1))
 
 
@@ -118,11 +119,11 @@ def test_more_gpus_than_there_are_is_a_mistake_of_the_user(two_gpus, tmp_path, m
     from networks_in_training import planned
 
     with pytest.raises(UserError, match="gpus is 3, but this job sees 2"):
-        jobs._train_on_several_gpus(planned(gpus=3).spec, ComputeSpec(), torch.device("cuda"), [])
+        _train_on_several_gpus(planned(gpus=3).spec, ComputeSpec(), torch.device("cuda"), [])
 
 
 def test_memory_that_does_not_suffice_is_one_line():
     from networks_in_training import planned
 
-    with pytest.raises(UserError, match="run needs more memory than the GPU has"), jobs._memory_of(planned()):
+    with pytest.raises(UserError, match="run needs more memory than the GPU has"), devices.memory_of(planned()):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
