@@ -120,7 +120,7 @@ class Extractor:
         self.labels: dict[str, Tensor] = {}
         """(N,) by split, in the order in which it is measured."""
         self.tagged: tuple[Tensor, Tensor] | None = None
-        """Of data with pairs: last features (N, d) of the training split, and its tags (N, K)."""
+        """For data with pairs: last features (N, d) of the training split, and its tags (N, K)."""
 
     @torch.no_grad()
     def measure_epoch(self, epoch: int, keep: bool) -> dict[str, Tensor]:
@@ -352,7 +352,7 @@ class FirstPass:
     loss: float
     """Mean loss."""
     gradient: Tensor
-    """Of the mean loss in the classifier's weight, (K, d) float64; zero where it was not asked for."""
+    """Gradient of the mean loss in the classifier's weight, (K, d) float64; zero where it was not asked for."""
     squared_error: float
     """Mean of 1/2 |z - e_y|^2; zero where it was not asked for."""
 

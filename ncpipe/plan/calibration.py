@@ -46,7 +46,7 @@ class Costs(BaseModel):
     """Costs of one kind of network on one kind of machine."""
 
     seconds_per_image: float | None
-    """Of training; None where a step did not fit into memory and was not tried."""
+    """Time of training; None where a step did not fit into memory and was not tried."""
     weights: int
     """Bytes of weights and buffers."""
     state: int
@@ -85,7 +85,7 @@ class Calibration:
         return found
 
     def key(self, spec: NetworkSpec, shape: NominalShape) -> str:
-        """Of a kind of network: what its costs depend on."""
+        """Name of a kind of network on this machine: what its costs depend on."""
         machine = [machine_name(self.device), torch.__version__, torch.get_num_threads(), STAGE_VERSIONS["train"]]
         precision = Computation.choose(spec, self.device).precision
         kind = [spec.model, spec.head, spec.loss, spec.optimizer.name, spec.optimizer.momentum > 0]

@@ -18,7 +18,7 @@ Estimates = dict[str, dict[str, float | None]]
 SLOWER = 3.0
 """A job may take so many times as long as estimated, perhaps on another machine."""
 LARGER = 1.5
-"""And need so many times the memory."""
+"""A job may need so many times the memory that was estimated."""
 SHORTEST = 15
 """Minutes that every job gets: starting Python from a slow network folder takes some."""
 

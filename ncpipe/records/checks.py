@@ -32,7 +32,7 @@ RANGES = {
     "column": (0, 999),
     "seed": (0, 2**31),
 }
-"""Of whole numbers; others have no bounds."""
+"""Bounds of columns of whole numbers; others have none."""
 LONGEST = {"label": 2000, "settings": 100_000}
 """Characters of a text; 10,000 of all others."""
 CHOICES = {"verdict": {"supported", "contradicted", "undecided"}, "direction": {"below", "above"}}

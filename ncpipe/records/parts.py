@@ -22,7 +22,7 @@ from ncpipe.system.files import LEFTOVER_AGE, remove_leftovers, replacing, unwri
 GROUP_ROWS = 1 << 20
 """Rows of a row group, as pyarrow has it: what a writer holds in memory."""
 PART_GROUP_ROWS = 122_880
-"""And in a folder of parts, as DuckDB has it: a third of a GB less in memory."""
+"""Rows of a row group in a folder of parts, as DuckDB has it: a third of a GB less in memory."""
 Rows = Mapping[str, Any]
 
 

@@ -28,7 +28,7 @@ class StudyClaims:
     claims: tuple[Row, ...] | None
     """None: the study has not ended, so that there is no table."""
     metadata: Mapping[str, str]
-    """Of the table: study, scale, ncpipe_version, git_commit."""
+    """What the table says of its making: study, scale, ncpipe_version, git_commit."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ class FitRecord:
     """One fitted model."""
 
     row: dict[str, Any]
-    """Of the ``ufm`` table."""
+    """Its row of the ``ufm`` table."""
     trace: Trace
     features: Tensor
     """H_1 that was reached, (N, d)."""

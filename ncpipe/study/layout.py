@@ -44,5 +44,10 @@ class Layout:
         return self.results / "estimates.json"
 
     @property
+    def slurm(self) -> Path:
+        """Name of the jobs of the last Snakemake."""
+        return self.results / "logs" / "slurm.json"
+
+    @property
     def mlflow(self) -> Path:
         return self.results / "mlflow"

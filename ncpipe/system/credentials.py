@@ -17,7 +17,7 @@ VARIABLES = (
     "AWS_SESSION_TOKEN",
     "DATABRICKS_TOKEN",
 )
-"""Of the environment, read by MLflow and its drivers."""
+"""Variables of the environment that MLflow and its drivers read."""
 
 
 def has_password(uri: str) -> bool:
@@ -30,7 +30,7 @@ def has_password(uri: str) -> bool:
 
 
 def _secrets() -> list[str]:
-    """Of the environment, also as HTTP's basic authentication sends them."""
+    """Secrets of the environment, also as HTTP's basic authentication sends them."""
     named = [secret for name in VARIABLES if (secret := os.environ.get(name))]
     user, password = (os.environ.get(f"MLFLOW_TRACKING_{name}", "") for name in ("USERNAME", "PASSWORD"))
     return [*named, base64.b64encode(f"{user}:{password}".encode()).decode()] if password else named

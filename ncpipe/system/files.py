@@ -212,7 +212,7 @@ def _checksum_of(metadata: Mapping[str, str], names: Iterable[str]) -> str:
 
 
 def _checksum(tensor: Tensor) -> str:
-    """Of the bytes of a tensor, its type and its shape."""
+    """CRC-32 of the bytes of a tensor, its type and its shape."""
     import torch
 
     kind = zlib.crc32(f"{tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import time
+from pathlib import Path
 
-from ncpipe.study.layout import Layout
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_json, write_json
 
@@ -13,13 +13,16 @@ PATIENCE = 300.0
 """Seconds in which cancelled jobs must have ended: trainings save their state first."""
 
 
-def take_over(layout: Layout, name: str) -> None:
+def take_over(record: Path, name: str) -> None:
     """Cancel the jobs of the last Snakemake on these results, and keep the name that those of this one bear.
 
     Left alone, a job of the old one and one of the new would make every result twice. Raises ``UserError`` where
     SLURM does not answer or the old jobs do not end.
+
+    Args:
+        record: file that keeps the name between Snakemakes.
+        name: that of this Snakemake's jobs.
     """
-    record = layout.results / "logs" / "slurm.json"
     if record.exists():
         _cancel(read_json(record)["job_name"])
     write_json(record, {"job_name": name})

@@ -31,15 +31,15 @@ class Ends:
     network: dict[str, dict[str, float]] = field(default_factory=dict)
     """Columns ``final_…`` of networks: metrics of the last features at the last time."""
     continual: dict[str, dict[str, float]] = field(default_factory=dict)
-    """And of continual learning: last values of the history."""
+    """Columns of runs of continual learning: last values of the history."""
     declared: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """And of declared UFM problems."""
+    """Columns of declared UFM problems."""
     fits: Path | None = None
     """The ``ufm`` table."""
 
     @classmethod
     def of(cls, study: Study) -> Ends:
-        """Of the tables of the study that are on disk."""
+        """Ends from the tables of the study that are on disk."""
         history, collapse, fits = (study.layout.tables / f"{name}.parquet" for name in ("history", "collapse", "ufm"))
         return cls(
             zero_error_epochs(history) if study.networks else {},

@@ -117,7 +117,7 @@ def _keep_kernels_by_processor() -> None:
 
 
 def memory_format(device: torch.device) -> torch.memory_format:
-    """Of images and weights of convolutions. Channels-last is faster on GPUs; on CPUs little, and there the weight
+    """Memory format of images and kernels. Channels-last is faster on GPUs; on CPUs little, and there the weight
     gradient of a strided 1x1 convolution of few channels is wrong or crashes in it (torch 2.13, several threads)."""
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
 

@@ -264,7 +264,7 @@ def _running(norm: Norm) -> tuple[Tensor, Tensor]:
 
 
 def _gradients(objective: Tensor, leaves: list[Tensor]) -> list[Tensor]:
-    """Of a scalar, zero where a leaf has no part in it."""
+    """Gradients of a scalar, zero where a leaf has no part in it."""
     found = torch.autograd.grad(objective, leaves, allow_unused=True)
     return [torch.zeros_like(leaf) if part is None else part for part, leaf in zip(found, leaves, strict=True)]
 

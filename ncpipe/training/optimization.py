@@ -52,8 +52,8 @@ def before_normalisation(network: nn.Module) -> set[str]:
 
 
 def _weight_decay(spec: OptimizerSpec, name: str, parameter: Tensor) -> float:
-    """Of a parameter of a ``Network``. Weight matrices and kernels are those named so: class tokens, positions and
-    scales of layers have several dimensions too."""
+    """Weight decay of a parameter of a ``Network``. Weight matrices and kernels are those named so: class tokens,
+    positions and scales of layers have several dimensions too."""
     in_head = name.startswith(("head.", "hidden."))
     is_weight = name.endswith("weight") and parameter.ndim >= 2
     decayed = {"all": True, "effective": True, "weights": is_weight, "head": in_head}[spec.decay]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 EXIT_CODE = 75
-"""Of a run that was told to stop and has saved its state (EX_TEMPFAIL of sysexits.h): run it again to go on."""
+"""Exit code of a run that was told to stop and has saved its state (EX_TEMPFAIL of sysexits.h): run it again."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 

@@ -171,7 +171,7 @@ class Trainer:
             return torch.stack([losses.double().sum(dim=1), correct(output.logits, targets).double().sum(dim=1)])
 
     def _batch_size(self) -> int:
-        """Of the step in progress, over all processes: batches differ by one at most, the larger first."""
+        """Images of the step in progress, over all processes: batches differ by one at most, the larger first."""
         least, larger = divmod(len(self.train_data), self.train_data.steps(self.spec.batch_size))
         return least + (self.step < larger)
 

@@ -92,11 +92,11 @@ class Slurm:
 
 def test_a_new_snakemake_cancels_the_jobs_of_the_last_one_on_these_results_only(tmp_path, monkeypatch, capsys):
     slurm, layout = Slurm(tmp_path / "bin", monkeypatch), Layout(tmp_path / "results")
-    take_over(layout, "first")
+    take_over(layout.slurm, "first")
     assert capsys.readouterr().out == ""
     for job, name in {"1": "first", "2": "first", "3": "other"}.items():
         slurm.add(job, name)
-    take_over(layout, "second")
+    take_over(layout.slurm, "second")
     assert slurm.jobs() == {"3"}
     assert "cancelling 2 jobs" in capsys.readouterr().out
     assert read_json(tmp_path / "results/logs/slurm.json") == {"job_name": "second"}
@@ -104,10 +104,10 @@ def test_a_new_snakemake_cancels_the_jobs_of_the_last_one_on_these_results_only(
 
 def test_a_silent_slurm_is_one_line_and_forgets_nothing(tmp_path, monkeypatch):
     layout = Layout(tmp_path / "results")
-    take_over(layout, "first")
+    take_over(layout.slurm, "first")
     (tmp_path / "squeue").write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2; exit 1\n")
     (tmp_path / "squeue").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=r"squeue does not answer .*Unable to contact"):
-        take_over(layout, "second")
+        take_over(layout.slurm, "second")
     assert read_json(tmp_path / "results/logs/slurm.json") == {"job_name": "first"}

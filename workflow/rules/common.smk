@@ -24,7 +24,7 @@ except ModuleNotFoundError:
         f"ncpipe: its package is not installed beside Snakemake ({sys.executable}): config/README.md"
     )
 
-from ncpipe.system.slurm import (take_over)
+from ncpipe.system.slurm import take_over
 from ncpipe.data.originals import find_originals, version
 from ncpipe.system.files import (check_writable, content_digest, write_text)
 from ncpipe.plan.fitting_time import fitting_time
@@ -305,7 +305,7 @@ def starts():
         write_study()
         # The name of its jobs, where the executor is SLURM's.
         if job_name := getattr(workflow.scheduler._executor, "run_uuid", None):
-            take_over(STUDY.layout, job_name)
+            take_over(STUDY.layout.slurm, job_name)
         workflow_starts(STUDY.layout, workflow._cores)
         if (
             STUDY.config.tracking.enabled
