@@ -1,4 +1,4 @@
-"""Claims of the papers as pure functions of the tables, one module a paper."""
+"""Claims of papers as functions of the tables, one module a paper."""
 
 from __future__ import annotations
 

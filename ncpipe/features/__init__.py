@@ -1,1 +1,1 @@
-"""Features of trained networks, and their statistics."""
+"""Forward passes that measure trained networks: features, statistics, robustness."""

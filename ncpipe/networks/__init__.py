@@ -1,4 +1,4 @@
-"""The networks that are trained: stages with names, the last of which is read by a linear classifier."""
+"""Networks: stages with names, the last of which is read by a linear classifier."""
 
 import lazy_loader
 

@@ -1,1 +1,1 @@
-"""The files of runs and the tables made of them: schemas, writing, reading, checks."""
+"""Files of runs and tables: schemas, writing, reading, checks, parts."""

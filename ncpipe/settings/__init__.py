@@ -1,1 +1,1 @@
-"""The grammar of ``config.yaml``: base of all settings, reading, sweeps, scales, messages, ids."""
+"""The grammar of ``config.yaml``: base of all settings, plugins by name, sweeps, scales, messages, ids."""

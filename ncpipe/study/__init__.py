@@ -1,1 +1,1 @@
-"""What a study declares: typed settings, their sweeps, and the runs they expand to. Imports no torch."""
+"""A study: its whole config, checked and expanded into runs; where they lie. Imports no torch."""

@@ -1,1 +1,1 @@
-"""The Parquet tables: their schemas, and how they are collected from the records of the runs."""
+"""The Parquet tables of a study, collected from the records of its runs."""

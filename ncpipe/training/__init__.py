@@ -1,1 +1,1 @@
-"""Training of the networks a study declares, and the forward passes that measure them."""
+"""Training: the loop, its objective, end phase, ensembles and ranks, resumable at any moment."""
