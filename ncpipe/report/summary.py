@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ncpipe.claims.evidence.misfits import PREDICTED
+from ncpipe.claims.evidence.selectors import setting
 from ncpipe.claims.evidence.wording import counted as counted_verdicts
 from ncpipe.figures.drawing.series import Tables, counted, labels, measured, networks, plural
 from ncpipe.figures.stationarity import COLUMNS, paths
@@ -35,18 +36,20 @@ def sentences(tables: Tables) -> list[str]:
 
 
 def _predicted_frames(tables: Tables) -> Iterator[str]:
-    """Error of the predicted frames at the end of training, by where BatchNorm stands."""
+    """Error of the predicted frames at the end, by where BatchNorm stands: of networks with an end phase, if any."""
     rows = paths(tables, networks(tables)).dropna(subset=["frames", "stationarity"]).sort_values("time")
     if rows.empty:
         return
     ends, parts = rows.groupby("run_id").last(), []
+    minimised = setting(tables, "terminal.iterations").reindex(ends.index).notna()
+    ends, last = (ends[minimised], "the end phase") if minimised.any() else (ends, "training")
     for norm, name in COLUMNS.items():
         own = ends[ends["norm"] == norm]
         if len(own):
             off, far = (in_words(own[column].median()) for column in ("frames", "stationarity"))
             parts.append(f"{off} in {plural(len(own), 'network')} ({name}; {far} from a stationary point)")
     yield (
-        f"At the end of training the ReLU extended UFM misses the frames of the networks by {_joined(parts)}, in"
+        f"At the end of {last} the ReLU extended UFM misses the frames of the networks by {_joined(parts)}, in"
         " medians: 0 is right, and a simplex ETF of ten classes is 0.32 from an orthogonal frame."
     )
 

@@ -19,7 +19,7 @@ STAGE_VERSIONS = {
     "collapse": 4,
     "tables": 8,
     "figures": 5,
-    "report": 7,
+    "report": 8,
     "tracking": 3,
 }
 """Raise a stage's number when its results change: Snakemake does not see edits in imported modules.

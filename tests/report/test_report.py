@@ -208,6 +208,24 @@ def test_summary_opens_with_how_well_models_predict(tmp_path):
     )
 
 
+def test_summary_is_of_networks_with_an_end_phase_where_there_are_some(tmp_path):
+    tables = read_tables(MadeUp().write(tmp_path))
+    runs, rows = tables["runs"], tables["collapse"].query("split == 'train' and layer == 'features'")
+    first = runs.loc[runs["kind"] == "network", "run_id"].iloc[0]
+    settings = json.loads(runs.loc[runs["run_id"] == first, "settings"].item()) | {"terminal": {"iterations": 9}}
+    runs = runs.assign(settings=runs["settings"].astype(object).where(runs["run_id"] != first, json.dumps(settings)))
+    rows = rows.astype({"metric": object, "split": object}).assign(split="full_batch")
+    values = rows["run_id"].map(lambda run: 0.01 if run == first else 0.25)
+    ends = (
+        rows.assign(value=values),
+        rows[rows["metric"] == "nc2_means_of"].assign(metric="stationarity", value=0.125),
+    )
+    told = sentences(tables | {"runs": runs, "collapse": pd.concat([tables["collapse"], *ends])})
+    assert told[0].startswith(
+        "At the end of the end phase the ReLU extended UFM misses the frames of the networks by 0.01 in 1 network"
+    )
+
+
 def test_summary_of_a_study_without_a_good_end(tmp_path):
     told = sentences(read_tables(MadeUp(status="diverged", ufm=False).write(tmp_path)))
     assert told[:2] == ["The study trained 4 networks (2 labels, 2 seeds).", "Of the networks, 4 diverged."]
