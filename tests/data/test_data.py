@@ -25,7 +25,6 @@ from PIL import Image
 from ncpipe.data import Dataset, Split, load, nominal_shape, prepare
 from ncpipe.data import places as places_module
 from ncpipe.data import preparation as preparation_module
-from ncpipe.data import sources as sources_module
 from ncpipe.data import storage as storage_module
 from ncpipe.data.imagefolder import ImageFolder
 from ncpipe.data.pairs import tag_sets, with_pairs
@@ -490,13 +489,13 @@ def test_images_are_cropped_to_the_centre(tmp_path: Path) -> None:
 
 def test_a_subset_reads_its_own_images_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = IMAGE_TREE | {f"train/{cls}/{i}.png": png(i) for cls in ("cat", "dog") for i in range(30)}
-    decode, decoded = sources_module.ImageFolder.read, []
+    decode, decoded = ImageFolder.read, []
 
     def counting(self: Any, names: list[str], *how: int) -> torch.Tensor:
         decoded.extend(names)
         return decode(self, names, *how)
 
-    monkeypatch.setattr(sources_module.ImageFolder, "read", counting)
+    monkeypatch.setattr(ImageFolder, "read", counting)
     prepare(folder_spec(write_tree(tmp_path / "images", tree), samples_per_class=3), tmp_path / "out")
     assert sum(name.startswith("train") for name in decoded) == 6
 
@@ -710,7 +709,7 @@ def test_nominal_shape(tmp_path: Path) -> None:
 
 def test_nominal_shape_needs_no_torch() -> None:
     code = (
-        "import sys; from ncpipe.data import nominal_shape; from ncpipe.study.spec import DatasetSpec\n"
+        "import sys; from ncpipe.data import nominal_shape; from ncpipe.data.settings import DatasetSpec\n"
         "nominal_shape(DatasetSpec(name='mnist')); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
