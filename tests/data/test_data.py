@@ -8,8 +8,6 @@ import os
 import pickle
 import shutil
 import struct
-import subprocess
-import sys
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -204,7 +202,6 @@ def test_more_classes_than_there_are(tmp_path: Path) -> None:
 
 
 def test_nominal_shape_of_some_classes(tmp_path: Path) -> None:
-    assert nominal_shape(DatasetSpec(name="mnist", classes=5))[2:] == (5, 30_000, 5_000)
     assert nominal_shape(digits(classes=3, samples_per_class=7, test_samples_per_class=2))[2:] == (3, 21, 6)
     tree = {f"{split}/{name}/{i}.png": png(7) for split in ("train", "test") for name in "abc" for i in range(2)}
     folder = folder_spec(write_tree(tmp_path / "images", tree), classes=2)
@@ -362,16 +359,6 @@ def test_labels_that_do_not_fit(tmp_path: Path, labels: np.ndarray, message: str
     (tmp_path / "mnist" / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx_bytes(labels)))
     with pytest.raises(UserError, match=message):
         prepare(MNIST, tmp_path / "out", [tmp_path])
-
-
-@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "stl10"])
-def test_without_network_the_remedy_is_named(tmp_path: Path, name: Any) -> None:
-    with pytest.raises(
-        UserError, match=rf"{name} is in no searched folder.*into a folder of study\.data_path"
-    ) as caught:
-        prepare(DatasetSpec(name=name), tmp_path / "out", [tmp_path])
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "out").exists()
 
 
 # --- data sets read by torchvision --------------------------------------------------------------------
@@ -695,24 +682,6 @@ def test_data_of_several_labels(tmp_path: Path) -> None:
 
 
 # --- costs and real data --------------------------------------------------------------------------------
-
-
-def test_nominal_shape(tmp_path: Path) -> None:
-    assert nominal_shape(MNIST) == (1, 28, 10, 60_000, 10_000)
-    assert nominal_shape(DatasetSpec(name="cifar100", samples_per_class=5)) == (3, 32, 100, 500, 10_000)
-    dataset = prepared(digits(), tmp_path)
-    shape = nominal_shape(digits())
-    assert (shape.channels, shape.side, shape.side) == dataset.image_shape
-    assert shape.train_samples == len(dataset.train.labels)
-    assert shape.test_samples == len(dataset.test.labels)
-
-
-def test_nominal_shape_needs_no_torch() -> None:
-    code = (
-        "import sys; from ncpipe.data import nominal_shape; from ncpipe.data.settings import DatasetSpec\n"
-        "nominal_shape(DatasetSpec(name='mnist')); assert 'torch' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @needs_real_data
