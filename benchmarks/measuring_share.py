@@ -21,7 +21,8 @@ from torch import Tensor
 
 from ncpipe.collapse import LayerStatistics, Measurement, collapse_metrics, layer_statistics
 from ncpipe.networks import Network, as_vectors, build_network
-from ncpipe.networks.settings import HeadSpec, ResNet
+from ncpipe.networks.architectures.resnet import ResNet
+from ncpipe.networks.head_settings import HeadSpec
 
 CLASSES = 10
 BATCH = 512

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from ncpipe.figures import DRAWINGS, WITHOUT_CLOCK, save_figure
-from ncpipe.settings.messages import one_line
+from ncpipe.settings.messages import validated
 from ncpipe.study.config import FigureOptions
 from ncpipe.system.errors import UserError
 
@@ -33,10 +31,7 @@ def figure_options(
     """
     listed = None if metrics is None else tuple(part.strip() for part in metrics.split(",") if part.strip())
     given = {"name": name, "metrics": listed, "split": split, "over": over, "width": width}
-    try:
-        return FigureOptions.model_validate({key: value for key, value in given.items() if value is not None})
-    except ValidationError as error:
-        raise UserError(one_line(error, "figure")) from None
+    return validated(FigureOptions, {key: value for key, value in given.items() if value is not None}, "figure")
 
 
 def save_from_tables(options: FigureOptions, tables: Path, output: Path | None) -> list[Path]:

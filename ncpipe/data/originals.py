@@ -17,14 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ncpipe.data.imagefolder import Entry, ImageFolder, as_bytes
-from ncpipe.data.places import (
-    IDX_SETS,
-    TORCHVISION_SETS,
-    cache_folder,
-    downloaded_idx_set,
-    find_idx_set,
-    find_torchvision_set,
-)
+from ncpipe.data.sets import DATASETS
 from ncpipe.settings.identity import digest
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import replacing, sha256
@@ -73,15 +66,8 @@ def find_originals(name: str, path: str | None, search_path: Sequence[Path]) -> 
 
     Raises ``UserError`` where they are there and cannot be used.
     """
-    files: Iterable[Path] = ()
-    if name == "imagefolder":
-        assert path is not None
-        return Originals.of_images(ImageFolder.find(path, search_path))
-    if name in IDX_SETS:
-        files = (find_idx_set(name, search_path) or downloaded_idx_set(name) or {}).values()
-    if name in TORCHVISION_SETS:
-        files = TORCHVISION_SETS[name].present(find_torchvision_set(name, search_path) or cache_folder(name))
-    return Originals.of_files(files) if files else None
+    found: Originals | None = DATASETS[name].originals(path, search_path)
+    return found
 
 
 # --- the record -------------------------------------------------------------------------------------

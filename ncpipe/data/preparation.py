@@ -14,9 +14,10 @@ from torch import Tensor
 from ncpipe.data.dataset import RECORD
 from ncpipe.data.originals import version, write_record
 from ncpipe.data.pairs import tag_sets, with_pairs
-from ncpipe.data.registry import image_shape, kept_classes
+from ncpipe.data.sets import DATASETS
 from ncpipe.data.settings import DatasetSpec
-from ncpipe.data.sources import Source, SourceSplit, open_source
+from ncpipe.data.shape import image_shape
+from ncpipe.data.source import Source, SourceSplit, kept_classes
 from ncpipe.data.storage import PIECE, check_disk, check_memory, split_bytes, write_split
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import write_json
@@ -43,7 +44,7 @@ def prepare(spec: DatasetSpec, folder: Path, search_path: Sequence[Path] = ()) -
             small.
             Nothing is written then; of a streamed set, whose images are read while others are written, no record.
     """
-    source = open_source(spec, search_path)
+    source: Source = DATASETS[spec.name].open(spec, search_path)
     made_of = version(folder, lambda: source.originals)
     _check_labels(source)
     classes = source.class_names[: kept_classes(spec, len(source.class_names))]

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from pathlib import PurePath
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from ncpipe.data.sets import DATASETS
 from ncpipe.settings.base import Count, PathText, Seed, Settings
+from ncpipe.settings.registry import NameIn
 
 
 class DatasetSpec(Settings):
     """A data set and the balanced subset, pairing or corruption of it that networks are trained on."""
 
-    name: Literal["digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "stl10", "imagefolder"]
+    name: Annotated[str, NameIn(DATASETS)]
     path: PathText | None = Field(None, description="imagefolder: a folder or zip holding {train,test}/<class>/*.")
     image_size: Count | None = Field(
         None, description="imagefolder: images are cropped to the central square and resized to this side (pixels)."
@@ -39,11 +41,12 @@ class DatasetSpec(Settings):
 
     @model_validator(mode="after")
     def _folder_has_a_path(self) -> DatasetSpec:
-        if (self.name == "imagefolder") != (self.path is not None):
+        from_path = DATASETS[self.name].from_path
+        if from_path != (self.path is not None):
             raise ValueError("'path' goes with name 'imagefolder', and 'imagefolder' needs a 'path'")
-        if (self.name == "imagefolder") != (self.image_size is not None):
+        if from_path != (self.image_size is not None):
             raise ValueError("'image_size' goes with name 'imagefolder', and 'imagefolder' needs it")
-        if self.stream and self.name != "imagefolder":
+        if self.stream and not from_path:
             raise ValueError("'stream' goes with name 'imagefolder'; the other sets fit in memory")
         return self
 

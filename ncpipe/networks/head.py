@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ncpipe.networks.head_settings import HeadSpec
 from ncpipe.networks.layers import kaiming_init, linear
-from ncpipe.networks.settings import HeadSpec
 from ncpipe.system.errors import UserError
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from ncpipe.system.errors import UserError
@@ -25,12 +26,40 @@ def linear(inputs: int, width: int, *, batch_norm: bool = True) -> nn.Sequential
     return nn.Sequential(*layers, nn.ReLU(inplace=True))
 
 
+def stem(channels: int, width: int, *, published: bool) -> nn.Sequential:
+    """3x3 convolution of stride 1, or the published 7x7 of stride 2 followed by pooling, which quarters the side."""
+    if not published:
+        return conv3x3(channels, width)
+    convolution = nn.Conv2d(channels, width, 7, stride=2, padding=3, bias=False)
+    after = nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2, padding=1)
+    return nn.Sequential(convolution, *after)
+
+
 class PositionMean(nn.Module):
     """Mean over the positions of a map; ``vmap`` has a rule for it, unlike for torch's pooling."""
 
     def forward(self, maps: Tensor) -> Tensor:
         """(N, c, h, w) to (N, c)."""
         return maps.mean(dim=(2, 3))
+
+
+class Tokens(nn.Module):
+    """Images (N, C, H, W) to tokens (N, 1 + patches, width): the class token and the patches, with positions."""
+
+    def __init__(self, convolution: nn.Module, class_token: nn.Parameter, positions: nn.Parameter) -> None:
+        super().__init__()
+        self.convolution, self.class_token, self.positions = convolution, class_token, positions
+
+    def forward(self, images: Tensor) -> Tensor:
+        patches = self.convolution(images).flatten(2).transpose(1, 2)
+        return torch.cat([self.class_token.expand(len(patches), -1, -1), patches], dim=1) + self.positions
+
+
+class ClassToken(nn.Module):
+    """Tokens (N, t, d) to the class token, the first: (N, d)."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens[:, 0]
 
 
 def kaiming_init(module: nn.Module, mode: Literal["fan_in", "fan_out"] = "fan_out") -> None:

@@ -15,7 +15,7 @@ import torch
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from torch import Tensor
 
-from ncpipe.data.registry import NominalShape
+from ncpipe.data.source import NominalShape
 from ncpipe.networks import Network, as_vectors, build_network
 from ncpipe.plan.live_memory import peak_of_live_tensors
 from ncpipe.settings.identity import STAGE_VERSIONS, digest

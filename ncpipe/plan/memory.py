@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ncpipe.data.registry import NominalShape
+from ncpipe.data.source import NominalShape
 from ncpipe.features.extraction import within_budget
 from ncpipe.plan.calibration import Costs, own_batch
 from ncpipe.settings.base import matches_any

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ncpipe.data.imagefolder import ImageFolder
+from ncpipe.data.sets import DATASETS
 from ncpipe.plan.limits import keep_estimates
 from ncpipe.plan.units import Unit, clock, size, units
 from ncpipe.study.runs import UfmBatch
@@ -36,8 +36,8 @@ def print_plan(study: Study, estimate: bool = True, every: bool = False) -> None
     table = _unit_table(planned, estimates, estimate) if listed else _stage_table(planned, estimates, estimate)
     console = Console(highlight=False)
     console.print(table)
-    for folder in dict.fromkeys(spec.path for spec in study.prepared.values() if spec.name == "imagefolder"):
-        if folder and (left_out := ImageFolder.find(folder, study.data_path).left_out()):
+    for name, path in dict.fromkeys((spec.name, spec.path) for spec in study.prepared.values()):
+        if path and (left_out := DATASETS[name].left_out(path, study.data_path)):
             console.print(left_out, markup=False)
     if not listed:
         console.print("`ncpipe plan --every` lists every unit")
@@ -125,7 +125,7 @@ def refuse_what_cannot_fit(estimates: dict[Unit, Estimate], available: float, de
     where = "this GPU" if device == "cuda" else "this machine"
     remedies = ["lower batch_size" if worst.stage == "train" else "measure fewer layers (measure.layers)"]
     remedies += ["or the model's width"]
-    if worst.of.spec.dataset.name == "imagefolder" and not worst.of.spec.dataset.stream:
+    if worst.of.spec.dataset.path is not None and not worst.of.spec.dataset.stream:
         remedies += ["read the data set while training (stream: true)"]
     if device == "cuda" and worst.stage == "train":
         remedies += ["share the batches (gpus)"]

@@ -39,6 +39,12 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 AS_YAML_READS = "; YAML reads yes, no, on and off so, too: write a number, or the word in quotes"
 
 
+def nearest(name: object, known: Iterable[str], what: str = "known") -> str:
+    """The rest of a message on an unknown name: the one that was meant, or all."""
+    near = difflib.get_close_matches(str(name), [*known], n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"{what}: {', '.join(known)}"
+
+
 class Settings(BaseModel):
     """Base of all settings: immutable; an unknown key is refused with the nearest known one."""
 
@@ -52,9 +58,7 @@ class Settings(BaseModel):
         known = cls.model_fields
         for key, value in values.items():
             if key not in known:
-                near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-                hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-                raise ValueError(f"unknown key {key!r}; {hint}")
+                raise ValueError(f"unknown key {key!r}; {nearest(key, known, 'known keys')}")
             given = value if isinstance(value, list | tuple) else [value]
             if any(isinstance(each, bool) for each in given) and not _takes_truth(cls, key):
                 raise ValueError(f"{key!r} cannot be true or false{AS_YAML_READS}")

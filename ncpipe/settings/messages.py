@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from ncpipe.settings.base import AS_YAML_READS
+from ncpipe.settings.base import AS_YAML_READS, nearest
 from ncpipe.system.credentials import redacted
 from ncpipe.system.errors import UserError
 
@@ -28,23 +27,31 @@ MUST_BE = {
 }
 """By pydantic's type of error."""
 POWER_OF_TEN = re.compile(r"[-+]?\d+(\.\d*)?e[-+]?\d{1,2}", re.IGNORECASE)
-UNION_BRANCHES = re.compile(
-    r".*[\[(].*|(constrained|function|lax)-.*|(resnet|vgg|densenet)\d.*|convnext_.*|mlp|convnet|conv_stack|vit_b|timm"
-    r"|gradient_descent|gradient_flow|central_path|construction|lbfgs|FigureOptions|int|float|str"
-)
-"""Parts of an error's place that name a branch of pydantic's union, not a key."""
 
 
-def one_line(error: ValidationError, where: str) -> str:
-    """The first mistake: place, what is wrong, what stands there, and how many more there are."""
+def one_line(error: ValidationError, values: Any, where: str) -> str:
+    """The first mistake in ``values``: place, what is wrong, what stands there, and how many more there are."""
     errors = error.errors()
     # Of the branches of a union the one that fitted furthest is the one that was meant.
     same = [entry for entry in errors if entry["loc"][:1] == errors[0]["loc"][:1]]
     first = max(same, key=lambda entry: (len(entry["loc"]), not _is_mapping_for_a_name(entry)))
-    keys = [str(part) for part in first["loc"] if not UNION_BRANCHES.fullmatch(str(part))]
+    keys = _keys(first, values)
     place = ".".join(keys if where == "config" and keys else [where, *keys])
     others = len({entry["loc"][:1] for entry in errors}) - 1
     return f"{place}: {_plain(first)}" + (f" (and {others} more)" if others else "")
+
+
+def _keys(error: Any, values: Any) -> list[str]:
+    """Keys and places in lists on the way to the mistake; pydantic's also has the branches of unions."""
+    keys = []
+    for number, part in enumerate(error["loc"], start=1):
+        try:
+            values = values[part]
+        except (KeyError, IndexError, TypeError):
+            if error["type"] != "missing" or number < len(error["loc"]):
+                continue
+        keys.append(str(part))
+    return keys
 
 
 def _is_mapping_for_a_name(error: Any) -> bool:
@@ -87,9 +94,7 @@ def _wrong(error: Any) -> str:
 
 
 def _unknown(got: Any, known: list[str]) -> str:
-    near = difflib.get_close_matches(str(got), known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-    return f"unknown value {_short(got)}; {hint}"
+    return f"unknown value {_short(got)}; {nearest(got, known)}"
 
 
 def _short(value: Any) -> str:
@@ -105,4 +110,4 @@ def validated(model: type[Model], values: Any, where: str) -> Model:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise UserError(one_line(error, where)) from None
+        raise UserError(one_line(error, values, where)) from None

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
 from typing import Any, Generic, TypeVar, get_args
 
 from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError, PydanticKnownError, core_schema
+
+from ncpipe.settings.base import nearest
+from ncpipe.system.errors import UserError
 
 Plugin = TypeVar("Plugin")
 
@@ -24,20 +27,21 @@ class Registry(Mapping[str, Plugin], Generic[Plugin]):
 
     Args:
         package: name of the package, whose modules are imported only when they are asked for.
-        attribute: what a module defines; empty for the module itself.
+        attribute: what a module defines, by its name, or the class that its only class of the kind derives from;
+            empty for the module itself.
         names: names of a plugin, where a module may have several; the package's modules are then imported for them.
     """
 
     def __init__(
-        self, package: str, attribute: str = "", names: Callable[[Plugin], Iterable[str]] | None = None
+        self, package: str, attribute: str | type = "", names: Callable[[Plugin], Iterable[str]] | None = None
     ) -> None:
         self.package, self.attribute, self._names_of = package, attribute, names
 
     def __getitem__(self, name: str) -> Plugin:
-        try:
-            return self._places[name].load()
-        except KeyError:
-            raise KeyError(name) from None
+        return self._load(self._places[name])
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name in self._places
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
@@ -47,8 +51,7 @@ class Registry(Mapping[str, Plugin], Generic[Plugin]):
 
     def nearest(self, name: object) -> str:
         """The rest of a message on an unknown name: the one that was meant, or all."""
-        near = difflib.get_close_matches(str(name), self, n=1, cutoff=0.5)
-        return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(self)}"
+        return nearest(name, self)
 
     @cached_property
     def _places(self) -> dict[str, EntryPoint]:
@@ -56,17 +59,48 @@ class Registry(Mapping[str, Plugin], Generic[Plugin]):
         found: dict[str, EntryPoint] = {}
         modules = pkgutil.iter_modules(import_module(self.package).__path__)
         own = (module.name for module in modules if not module.name.startswith("_"))
-        value = f":{self.attribute}" if self.attribute else ""
+        value = f":{self.attribute}" if self.attribute and isinstance(self.attribute, str) else ""
         built_in = [EntryPoint(name, f"{self.package}.{name}{value}", self.package) for name in own]
         for place in (*built_in, *entry_points(group=self.package)):
-            names = [place.name] if self._names_of is None else self._names_of(place.load())
+            names = [place.name] if self._names_of is None else self._names_of(self._load(place))
             found |= dict.fromkeys(names, place)
         return found
+
+    def _load(self, place: EntryPoint) -> Any:
+        try:
+            plugin = place.load()
+        except (ImportError, AttributeError) as error:
+            if place.dist is None:  # ours
+                raise
+            what = f"{place.name!r} of the package {place.dist.name}"
+            raise UserError(f"{self.package}: cannot load {what}: {error}; update or uninstall it") from error
+        if isinstance(plugin, ModuleType) and isinstance(self.attribute, type):
+            kinds = (kind for kind in vars(plugin).values() if getattr(kind, "__module__", "") == plugin.__name__)
+            return next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, self.attribute))
+        return plugin
 
 
 def names_in_settings(settings: type[BaseModel]) -> tuple[str, ...]:
     """What the field ``name`` of settings may be: the names of a plugin that settings stand for."""
     return get_args(settings.model_fields["name"].annotation)
+
+
+class NameIn:
+    """A field that holds a name of a registry: ``Annotated[str, NameIn(REGISTRY)]``."""
+
+    def __init__(self, registry: Registry[Any]) -> None:
+        self.registry = registry
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._known)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"enum": [*self.registry], "type": "string"}
+
+    def _known(self, name: Any) -> str:
+        if name not in self.registry:
+            raise PydanticKnownError("literal_error", {"expected": quoted(self.registry)})
+        return name
 
 
 class OneOf:
@@ -89,11 +123,17 @@ class OneOf:
         if not isinstance(value, Mapping):
             raise PydanticCustomError("model_type", "needs a mapping")
         if "name" not in value:
-            raise ValueError("needs a 'name'")
+            raise PydanticKnownError("union_tag_not_found", {"discriminator": "'name'"})
         name = value["name"]
         if name not in self.registry:
-            raise ValueError(f"unknown value {name!r}; {self.registry.nearest(name)}")
+            context = {"discriminator": "'name'", "tag": str(name), "expected_tags": quoted(self.registry)}
+            raise PydanticKnownError("union_tag_invalid", context)
         return self.registry[name].model_validate(value)
+
+
+def quoted(names: Iterable[str]) -> str:
+    """Names as pydantic's errors list them."""
+    return ", ".join(f"'{name}'" for name in names)
 
 
 def _dumped(settings: BaseModel, info: core_schema.SerializationInfo) -> dict[str, Any]:

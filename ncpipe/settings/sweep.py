@@ -7,7 +7,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BaseModel, Field, GetJsonSchemaHandler
+from pydantic_core import CoreSchema
 
 from ncpipe.settings.base import Settings
 from ncpipe.system.errors import UserError
@@ -127,3 +128,39 @@ class Block(Settings):
 
     base: dict[str, Any] = Field(default_factory=dict)
     sweep: Sweep = Sweep()
+
+
+class BaseOf:
+    """A block's JSON schema for editors: ``base`` has the keys of these settings, but for some.
+
+    None of them is required, for a sweep may set it. What is read stays as it stands: the runs are checked.
+    """
+
+    def __init__(self, settings: type[BaseModel], *without: str) -> None:
+        self.settings, self.without = settings, without
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> Tree:
+        block = handler.resolve_ref_schema(handler(schema))
+        base = handler(self.settings.__pydantic_core_schema__)
+        _make_optional(base, handler)
+        keys = handler.resolve_ref_schema(base)["properties"]
+        for key in self.without:
+            keys.pop(key, None)
+        return {**block, "properties": {**block["properties"], "base": base}}
+
+
+def _make_optional(schema: Any, handler: GetJsonSchemaHandler) -> None:
+    """Let every key of a JSON schema be left out, within it too; then several kinds of one key may fit."""
+    if isinstance(schema, list):
+        for part in schema:
+            _make_optional(part, handler)
+    elif isinstance(schema, dict):
+        schema.pop("required", None)
+        schema.pop("discriminator", None)
+        if "oneOf" in schema:
+            schema["anyOf"] = schema.pop("oneOf")
+        for key, part in schema.items():
+            if key != "default":
+                _make_optional(part, handler)
+        if "$ref" in schema:
+            _make_optional(handler.resolve_ref_schema(schema), handler)

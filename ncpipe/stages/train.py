@@ -13,7 +13,6 @@ import torch
 from filelock import BaseFileLock, FileLock, Timeout
 
 from ncpipe.data import Dataset, load
-from ncpipe.networks.settings import ConvNeXt, Timm, Vit
 from ncpipe.stages.devices import computation_of, memory_of, on_device
 from ncpipe.study.study import Study
 from ncpipe.system.errors import UserError
@@ -164,7 +163,7 @@ def _siblings(study: Study, run: NetworkRun, device: torch.device) -> dict[Path,
     if run.spec.gpus > 1 or run.spec.dataset.stream:
         return {}
     if limit == "auto":
-        if isinstance(run.spec.model, ConvNeXt | Vit | Timm):  # vmap has no rules for some of their operations
+        if run.spec.model.vmap:
             return {}
         # Under SLURM jobs that wait for the one that trains would hold GPUs of their own.
         if device.type != "cuda" or "SLURM_JOB_ID" in os.environ:

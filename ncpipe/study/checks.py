@@ -6,7 +6,7 @@ import fnmatch
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ncpipe.data.registry import PUBLISHED
+from ncpipe.data.sets import DATASETS
 from ncpipe.data.settings import DatasetSpec
 from ncpipe.settings.sweep import Block
 from ncpipe.study.config import MeasureSpec
@@ -84,7 +84,7 @@ def check_matched(kinds: Sequence[MatchedKind], networks: Mapping[str, NetworkRu
 def _no_new_rows(run: ContinualRun) -> str | None:
     """Why the network's classifier cannot be given rows of new classes, with the remedy; None where it can."""
     head, data = run.network.spec.head, run.network.spec.dataset
-    known, kept = PUBLISHED.get(data.name), data.samples_per_class
+    known, kept = DATASETS[data.name].published, data.samples_per_class
     needed = max(spec.rehearsal for spec in run.ways.values())
     if head.fixed_etf or head.temperature is not None:
         return "has a frozen or normalised classifier, which takes no new rows; leave it out of this study"

@@ -8,11 +8,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from ncpipe.continual.settings import ContinualSpec
+from ncpipe.data.settings import DatasetSpec
 from ncpipe.settings.base import Count, Name, PathText, Settings
-from ncpipe.settings.sweep import Block
+from ncpipe.settings.sweep import BaseOf, Block
 from ncpipe.system.credentials import has_password
-from ncpipe.training.settings import ComputeSpec
-from ncpipe.ufm.settings import MatchedKind
+from ncpipe.training.settings import ComputeSpec, NetworkSpec
+from ncpipe.ufm.settings import MatchedKind, UfmSpec
 
 
 class KeepSpec(Settings):
@@ -249,11 +251,11 @@ class Config(Settings):
     scales: dict[Name, dict[str, Any]] = Field(
         default_factory=dict, description="Name -> settings laid over all others where scale has that name."
     )
-    datasets: Block | None = None
-    networks: NetworksBlock | None = None
+    datasets: Annotated[Block, BaseOf(DatasetSpec)] | None = None
+    networks: Annotated[NetworksBlock, BaseOf(NetworkSpec, "dataset")] | None = None
     compute: ComputeSpec = ComputeSpec()
-    ufm: UfmBlock = UfmBlock()
-    continual: Block | None = Field(
+    ufm: Annotated[UfmBlock, BaseOf(UfmSpec)] = UfmBlock()
+    continual: Annotated[Block, BaseOf(ContinualSpec)] | None = Field(
         None, description="Class-incremental learning on every network whose data set keeps some of the classes."
     )
     measure: MeasureSpec = MeasureSpec()

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ncpipe.networks.settings import HeadSpec, Timm
+from ncpipe.networks.head_settings import HeadSpec
 from ncpipe.study.study import Study
 from ncpipe.system.files import read_json
 from ncpipe.tables.continual import continual_rows
@@ -51,7 +51,7 @@ def _data_settings(path: Path) -> Row:
 
 def network_settings(run: NetworkRun) -> Row:
     """Columns of the ``runs`` table that the settings decide."""
-    spec, model = run.spec, model_name(run.spec)
+    spec, model = run.spec, run.spec.model.label
     return {
         "dataset": spec.dataset.slug,
         "dataset_id": run.dataset_id,
@@ -84,11 +84,6 @@ def batch_norm(spec: NetworkSpec) -> bool | None:
     """Whether the layer that the head reads has BatchNorm; None where that is no choice."""
     chosen = getattr(spec.model, "batch_norm", None)
     return chosen if chosen is None else chosen is True
-
-
-def model_name(spec: NetworkSpec) -> str:
-    """The architecture; of a model of timm also which."""
-    return spec.model.slug if isinstance(spec.model, Timm) else spec.model.name
 
 
 def head_name(head: HeadSpec) -> str:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ncpipe.networks.settings import HeadSpec
+from ncpipe.networks.head_settings import HeadSpec
 from ncpipe.training.settings import LossSpec, NetworkSpec
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ncpipe.networks.settings import Mlp
 from ncpipe.training.settings import NetworkSpec
 from ncpipe.ufm import NoClosedForm, Problem
 from ncpipe.ufm.matched import loss_factor
@@ -61,14 +60,14 @@ def predicted_optimum(spec: NetworkSpec, counts: Sequence[int]) -> float | None:
 def _reasons(spec: NetworkSpec) -> list[str]:
     """What the derivation needs and the network has not."""
     head, optimizer, loss = spec.head, spec.optimizer, spec.loss
-    model = spec.model if isinstance(spec.model, Mlp) else None
+    units, norms = spec.model.last_norm == "units", getattr(spec.model, "batch_norm", True)
     projected = head.feature_dim is not None
     losses = loss.name in ("mse", "ce", "label_smoothing") and loss.rescale == (1, 1)
     penalised = min(optimizer.weight_decay, optimizer.classifier_decay) > 0 and optimizer.name != "adamw"
     needs = {
         "the last features are a mean over positions of a map, of which wd/N is a bound only; an mlp or a projection"
-        " (head.feature_dim) has none": model is not None or projected,
-        "no BatchNorm stands below the head": model is None or bool(model.batch_norm) or projected,
+        " (head.feature_dim) has none": units or projected,
+        "no BatchNorm stands below the head": not units or bool(norms) or projected,
         f"decay {optimizer.decay!r} leaves BatchNorm's scales and shifts without a penalty": optimizer.decay
         in ("all", "effective"),
         "it has no weight decay that is a penalty of the loss": penalised,
@@ -82,11 +81,11 @@ def _reasons(spec: NetworkSpec) -> list[str]:
 
 def _ends_without_norm(spec: NetworkSpec) -> bool:
     """Whether the backbone's last hidden layer has no BatchNorm while those below have."""
-    return isinstance(spec.model, Mlp) and spec.model.batch_norm == "all_but_last" and spec.head.feature_dim is None
+    return getattr(spec.model, "batch_norm", None) == "all_but_last" and spec.head.feature_dim is None
 
 
 def _width(spec: NetworkSpec, classes: int) -> int:
     if spec.head.feature_dim is not None:
         return classes if spec.head.feature_dim == "classes" else spec.head.feature_dim
-    assert isinstance(spec.model, Mlp)
-    return spec.model.width
+    width: int = spec.model.width  # type: ignore[attr-defined]  # of what ends in units
+    return width

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ncpipe.data.settings import DatasetSpec
-from ncpipe.networks.settings import HeadSpec, ModelSpec
+from ncpipe.networks.architectures import ModelSpec
+from ncpipe.networks.head_settings import HeadSpec
 from ncpipe.settings.base import Count, NonNegative, Positive, Seed, Settings, log_spaced
 from ncpipe.ufm.settings import MULTI_LABEL
 

@@ -20,7 +20,7 @@ from ncpipe.continual.initialisation import Head, Samples, class_mean_rows, leas
 from ncpipe.continual.learning import learn, measured_steps, rehearsal_pool
 from ncpipe.continual.settings import ContinualSpec
 from ncpipe.data import load
-from ncpipe.data.registry import PUBLISHED
+from ncpipe.data.sets import DATASETS
 from ncpipe.figures import caption, draw
 from ncpipe.plan.units import units
 from ncpipe.records.reading import read_tables
@@ -295,7 +295,7 @@ def test_stage_writes_a_row_and_a_history_per_way(finished):
     assert len(runs) == 6
     assert set(runs["status"]) == {"done"}
     assert set(runs["network_id"]) == set(finished.networks)
-    assert set(runs["classes"]) == {PUBLISHED["digits"].classes}
+    assert set(runs["classes"]) == {DATASETS["digits"].published.classes}
     assert set(runs["train_samples"]) == {6 * 5 + 4 * 20}
     assert set(runs["label"]) == {"continual random", "continual class mean", "continual least squares"}
     seeds = {run.id: run.spec.seed for run in finished.networks.values()}

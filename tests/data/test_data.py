@@ -8,8 +8,6 @@ import os
 import pickle
 import shutil
 import struct
-import subprocess
-import sys
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -25,7 +23,6 @@ from PIL import Image
 from ncpipe.data import Dataset, Split, load, nominal_shape, prepare
 from ncpipe.data import places as places_module
 from ncpipe.data import preparation as preparation_module
-from ncpipe.data import sources as sources_module
 from ncpipe.data import storage as storage_module
 from ncpipe.data.imagefolder import ImageFolder
 from ncpipe.data.pairs import tag_sets, with_pairs
@@ -205,7 +202,6 @@ def test_more_classes_than_there_are(tmp_path: Path) -> None:
 
 
 def test_nominal_shape_of_some_classes(tmp_path: Path) -> None:
-    assert nominal_shape(DatasetSpec(name="mnist", classes=5))[2:] == (5, 30_000, 5_000)
     assert nominal_shape(digits(classes=3, samples_per_class=7, test_samples_per_class=2))[2:] == (3, 21, 6)
     tree = {f"{split}/{name}/{i}.png": png(7) for split in ("train", "test") for name in "abc" for i in range(2)}
     folder = folder_spec(write_tree(tmp_path / "images", tree), classes=2)
@@ -365,16 +361,6 @@ def test_labels_that_do_not_fit(tmp_path: Path, labels: np.ndarray, message: str
         prepare(MNIST, tmp_path / "out", [tmp_path])
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "stl10"])
-def test_without_network_the_remedy_is_named(tmp_path: Path, name: Any) -> None:
-    with pytest.raises(
-        UserError, match=rf"{name} is in no searched folder.*into a folder of study\.data_path"
-    ) as caught:
-        prepare(DatasetSpec(name=name), tmp_path / "out", [tmp_path])
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "out").exists()
-
-
 # --- data sets read by torchvision --------------------------------------------------------------------
 
 
@@ -490,13 +476,13 @@ def test_images_are_cropped_to_the_centre(tmp_path: Path) -> None:
 
 def test_a_subset_reads_its_own_images_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = IMAGE_TREE | {f"train/{cls}/{i}.png": png(i) for cls in ("cat", "dog") for i in range(30)}
-    decode, decoded = sources_module.ImageFolder.read, []
+    decode, decoded = ImageFolder.read, []
 
     def counting(self: Any, names: list[str], *how: int) -> torch.Tensor:
         decoded.extend(names)
         return decode(self, names, *how)
 
-    monkeypatch.setattr(sources_module.ImageFolder, "read", counting)
+    monkeypatch.setattr(ImageFolder, "read", counting)
     prepare(folder_spec(write_tree(tmp_path / "images", tree), samples_per_class=3), tmp_path / "out")
     assert sum(name.startswith("train") for name in decoded) == 6
 
@@ -696,24 +682,6 @@ def test_data_of_several_labels(tmp_path: Path) -> None:
 
 
 # --- costs and real data --------------------------------------------------------------------------------
-
-
-def test_nominal_shape(tmp_path: Path) -> None:
-    assert nominal_shape(MNIST) == (1, 28, 10, 60_000, 10_000)
-    assert nominal_shape(DatasetSpec(name="cifar100", samples_per_class=5)) == (3, 32, 100, 500, 10_000)
-    dataset = prepared(digits(), tmp_path)
-    shape = nominal_shape(digits())
-    assert (shape.channels, shape.side, shape.side) == dataset.image_shape
-    assert shape.train_samples == len(dataset.train.labels)
-    assert shape.test_samples == len(dataset.test.labels)
-
-
-def test_nominal_shape_needs_no_torch() -> None:
-    code = (
-        "import sys; from ncpipe.data import nominal_shape; from ncpipe.study.spec import DatasetSpec\n"
-        "nominal_shape(DatasetSpec(name='mnist')); assert 'torch' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @needs_real_data

@@ -15,7 +15,11 @@ from ncpipe.data import load, prepare
 from ncpipe.features import extraction as features_module
 from ncpipe.features.extraction import extract_features
 from ncpipe.networks import Network, build_network
-from ncpipe.networks.settings import ConvStack, HeadSpec, Mlp, ResNet, Vgg
+from ncpipe.networks.architectures.conv_stack import ConvStack
+from ncpipe.networks.architectures.mlp import Mlp
+from ncpipe.networks.architectures.resnet import ResNet
+from ncpipe.networks.architectures.vgg import Vgg
+from ncpipe.networks.head_settings import HeadSpec
 from ncpipe.records.traces import load_traces
 from ncpipe.stages.collapse import collapse_rows
 from ncpipe.stages.train import train

@@ -27,7 +27,7 @@ from fuzz.runner import Surface, fuzz
 from fuzz.strategies import damaged, mutated
 from ncpipe.cli.foreign import read_arrays
 from ncpipe.data import load, prepare
-from ncpipe.data.places import IDX_FILES
+from ncpipe.data.idx import IDX_FILES
 from ncpipe.data.settings import DatasetSpec
 from ncpipe.system.errors import UserError
 from ncpipe.system.vision import import_torchvision

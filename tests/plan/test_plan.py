@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ncpipe.data.registry import NominalShape, nominal_shape
+from ncpipe.data import nominal_shape
 from ncpipe.data.settings import DatasetSpec
+from ncpipe.data.source import NominalShape
 from ncpipe.plan import calibration, estimates, memory, print_plan, print_profile, table
 from ncpipe.plan.calibration import Calibration, Costs, Line, TrainingStep
 from ncpipe.plan.live_memory import peak_of_live_tensors

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter, create_model
 
 from ncpipe.settings.base import Settings
+from ncpipe.settings.messages import validated
 from ncpipe.settings.registry import OneOf, Registry, names_in_settings
+from ncpipe.system.errors import UserError
 
 NET = """
 from typing import Literal
@@ -61,18 +63,29 @@ def test_a_field_holds_the_settings_of_its_name(nets: Registry[Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "place", "message"),
+    ("value", "message"),
     [
-        ({"name": "mpl"}, (), "unknown value 'mpl'; did you mean 'mlp'?"),
-        ({"name": "vgg"}, (), "unknown value 'vgg'; known: mlp, resnet18, resnet34, owl"),
-        ({"depth": 3}, (), "needs a 'name'"),
-        ({"name": "owl", "depth": "deep"}, ("depth",), "valid integer"),
-        ("mlp", (), "needs a mapping"),
+        ({"name": "mpl"}, "net: unknown value 'mpl'; did you mean 'mlp'?"),
+        ({"name": "vgg"}, "net: unknown value 'vgg'; known: mlp, resnet18, resnet34, owl"),
+        ({"name": ["mlp"]}, "net: unknown value \"['mlp']\"; did you mean 'mlp'?"),
+        ({"depth": 3}, "net: needs a 'name'"),
+        ({"name": "owl", "depth": "deep"}, "net.depth: must be a whole number, got 'deep'"),
+        ("mlp", "net: must be a mapping of keys and values, got 'mlp'"),
     ],
 )
-def test_mistakes_are_told_at_their_place(nets: Registry[Any], value: Any, place: tuple[str], message: str) -> None:
-    with pytest.raises(ValidationError) as told:
-        TypeAdapter(Annotated[Settings, OneOf(nets)]).validate_python(value)
-    [error] = told.value.errors()
-    assert error["loc"] == place
-    assert message in error["msg"]
+def test_mistakes_are_told_at_their_place(nets: Registry[Any], value: Any, message: str) -> None:
+    model = create_model("Model", net=Annotated[Settings, OneOf(nets)])
+    with pytest.raises(UserError) as told:
+        validated(model, {"net": value}, "config")
+    assert str(told.value) == message
+
+
+def test_a_package_that_does_not_load_is_named(nets: Registry[Any], tmp_path: Path) -> None:
+    (tmp_path / "owls.py").write_text("import a_module_that_is_not_there")
+    with pytest.raises(UserError, match=r"cannot load 'owl' of the package other: No module .*; update or uninstall"):
+        list(nets)
+
+
+def test_a_module_is_known_by_its_only_class_of_a_kind(nets: Registry[Any]) -> None:
+    by_kind = Registry("nets_of_this_test", Settings, names_in_settings)
+    assert {**by_kind} == {**nets}

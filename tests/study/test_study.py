@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import get_args
 
+import jsonschema
 import pytest
 import torch
 import yaml
@@ -321,9 +323,35 @@ def test_schema_for_editors_is_current():
     assert written == Config.model_json_schema()
 
 
+SHIPPED = [ROOT / "config.yaml", *sorted((ROOT / "studies").glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.name)
+def test_shipped_studies_are_of_the_schema(path):
+    text = re.sub(r"(?<![\w.])(\d+)(e-?\d+)", r"\1.0\2", path.read_text())  # editors read 1e-3 as a number
+    jsonschema.validate(yaml.safe_load(text), Config.model_json_schema())
+
+
 @pytest.mark.parametrize(
-    "path", [ROOT / "config.yaml", *sorted((ROOT / "studies").glob("*.yaml"))], ids=lambda p: p.name
+    ("key", "value"),
+    [
+        ("networks.base.optimizer.momentun", 0.9),
+        ("networks.base.model", {"name": "resnet17"}),
+        ("networks.base.model", {"name": "resnet18", "depth": 3}),
+        ("networks.base.dataset", {"name": "digits"}),
+        ("datasets.base.name", "minst"),
+        ("ufm.base.solver", {"name": "lbgfs"}),
+        ("ufm.base.classes", "many"),
+    ],
 )
+def test_editors_see_mistakes_in_a_base(key, value):
+    schema = Config.model_json_schema()
+    jsonschema.validate(CONFIG, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(changed(key, value), schema)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.name)
 def test_shipped_studies_are_valid(path):
     study = Study.read(path)
     assert study.networks or study.problems

@@ -131,7 +131,7 @@ def test_other_modules_of_torchvision_work_after_it() -> None:
 def test_it_is_imported_late() -> None:
     works("import sys, ncpipe; assert 'torch' not in sys.modules")
     works(
-        "import sys, ncpipe.system.vision, ncpipe.networks.build, ncpipe.data.sources\n"
+        "import sys, ncpipe.system.vision, ncpipe.networks.build, ncpipe.data.preparation\n"
         "assert 'torchvision' not in sys.modules"
     )
 

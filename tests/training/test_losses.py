@@ -11,7 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from ncpipe.networks import build_network
-from ncpipe.networks.settings import HeadSpec, Mlp, Vit
+from ncpipe.networks.architectures.mlp import Mlp
+from ncpipe.networks.architectures.vit import Vit
+from ncpipe.networks.head_settings import HeadSpec
 from ncpipe.settings.sweep import laid_over
 from ncpipe.training.losses import (
     classifier_decay,

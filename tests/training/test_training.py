@@ -24,7 +24,8 @@ from safetensors import SafetensorError
 from ncpipe.data import Dataset, load, prepare
 from ncpipe.features.extraction import extract_features
 from ncpipe.networks import build_network
-from ncpipe.networks.settings import HeadSpec, ResNet
+from ncpipe.networks.architectures.resnet import ResNet
+from ncpipe.networks.head_settings import HeadSpec
 from ncpipe.records.traces import load_traces
 from ncpipe.records.writing import read_table
 from ncpipe.settings.sweep import laid_over

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ncpipe.claims.evidence.claim import Frames
+from ncpipe.networks.architectures import ARCHITECTURES
 from ncpipe.records.reading import fits_of, rows_of, unconstrained
 from ncpipe.settings.sweep import flat
 
@@ -93,16 +94,18 @@ NORMED, ONE_BELOW, BARE = "below the head", "one layer below", "none"
 def batch_norms(frames: Frames) -> pd.Series:
     """Where the last BatchNorm of every network stands, by run: below the head, one layer below (a hidden layer
     without one reads it), or nowhere; None of runs that are no network, of heads with more hidden layers, and of
-    timm's models, whose settings do not tell."""
+    architectures that do not tell."""
     told = [setting(frames, name) for name in ("model.name", "model.batch_norm", "head.feature_dim", "head.hidden")]
     found = [_batch_norm(*values) for values in zip(*told, strict=True)]
     return pd.Series(found, index=told[0].index, dtype=object)
 
 
 def _batch_norm(model: str | None, layers: bool | str | None, projection: Any, hidden: Any) -> str | None:
-    if model is None or model == "timm" or (hidden or 0) > 1:
+    architecture = ARCHITECTURES.get(model or "")
+    norm = architecture and architecture.last_norm
+    if norm is None or (hidden or 0) > 1:
         return None
-    if projection is None and (layers is False or model.startswith(("vit", "convnext"))):
+    if projection is None and (layers is False or norm == "none"):
         return BARE
     return ONE_BELOW if hidden or (layers == "all_but_last" and projection is None) else NORMED
 

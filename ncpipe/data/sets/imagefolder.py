@@ -1,0 +1,64 @@
+"""Images in ImageNet's layout, in a folder or a zip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ncpipe.data.imagefolder import ImageFolder
+from ncpipe.data.originals import Originals
+from ncpipe.data.settings import DatasetSpec
+from ncpipe.data.source import DataSet, Source, SourceSplit, kept_classes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Images(DataSet):
+    """The folder or zip that ``path`` names."""
+
+    published, from_path = None, True
+
+    def open(self, spec: DatasetSpec, search_path: Sequence[Path]) -> Source:
+        assert spec.path is not None  # DatasetSpec sees to both
+        assert spec.image_size is not None
+        folder, side = ImageFolder.find(spec.path, search_path), spec.image_size
+        if left_out := folder.left_out():
+            print(left_out, flush=True)
+        train, test = (_split(folder, name, side) for name in ("train", "test"))
+        kind = "zip of images" if folder.packed else "folder of images"
+        originals = Originals.of_images(folder)
+        return Source(train, test, folder.class_names, kind, folder.checksums(), originals, folder.skipped)
+
+    def originals(self, path: str | None, search_path: Sequence[Path]) -> Originals:
+        assert path is not None
+        return Originals.of_images(ImageFolder.find(path, search_path))
+
+    def samples(self, spec: DatasetSpec, search_path: Sequence[Path]) -> tuple[int, int, int]:
+        assert spec.path is not None
+        folder = ImageFolder.find(spec.path, search_path)
+        classes = kept_classes(spec, len(folder.class_names))
+        train, test = (sum(label < classes for _, label in folder.members(name)) for name in ("train", "test"))
+        return classes, train, test
+
+    def left_out(self, path: str, search_path: Sequence[Path]) -> str:
+        return ImageFolder.find(path, search_path).left_out()
+
+
+def _split(folder: ImageFolder, name: str, side: int) -> SourceSplit:
+    import torch
+
+    names, labels = zip(*folder.members(name), strict=True)
+
+    def of(rows: Tensor) -> list[str]:
+        return [names[row] for row in rows.tolist()]
+
+    return SourceSplit(
+        torch.tensor(labels),
+        lambda rows, bits: folder.read(of(rows), side, bits),
+        lambda rows: folder.bits(of(rows)),
+    )
+
+
+DATASET = Images()

@@ -1,0 +1,114 @@
+"""A data set by its name: its published size, the files that it is made of, and how they are read.
+
+Imports no torch, nor do the modules of ``ncpipe.data.sets`` before they read: a study is planned without it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from ncpipe.data.originals import Originals
+from ncpipe.data.settings import DatasetSpec
+from ncpipe.system.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DIGIT_NAMES = tuple("0123456789")
+
+
+class NominalShape(NamedTuple):
+    """Size of a data set; ``side`` is in pixels."""
+
+    channels: int
+    side: int
+    classes: int
+    train_samples: int
+    test_samples: int
+
+
+@dataclass(frozen=True)
+class SourceSplit:
+    """Labels (N,) int64 and a way to read some of the images, so that a subset costs only its own images."""
+
+    labels: Tensor
+    read: Callable[[Tensor, int], Tensor]
+    """Indices (n,), and the bits of images of more than 8, to images (n, C, H, W) uint8."""
+    bits: Callable[[Tensor], int] = lambda rows: 8
+    """Bits of the images of these indices."""
+
+    @classmethod
+    def of(cls, images: Tensor, labels: Tensor) -> SourceSplit:
+        return cls(labels, lambda rows, bits: images[rows])
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set as it was found. ``kind`` and ``checksums`` (SHA-256 by file name) name no place."""
+
+    train: SourceSplit
+    test: SourceSplit
+    class_names: tuple[str, ...]
+    kind: str
+    checksums: dict[str, str] = field(default_factory=dict)
+    originals: Originals | None = None
+    """The files it is made of; None of what comes with a package."""
+    skipped: dict[str, int] = field(default_factory=dict)
+    """Files that are not read, by kind or place."""
+
+
+class DataSet(ABC):
+    """Base of data sets: what a module of ``ncpipe.data.sets`` has under the name ``DATASET``.
+
+    Attributes:
+        published: its size, with all classes; None where that depends on the files.
+        from_path: whether it is read from the setting ``path``, its images resized to ``image_size``.
+    """
+
+    published: NominalShape | None
+    from_path: bool = False
+
+    @abstractmethod
+    def open(self, spec: DatasetSpec, search_path: Sequence[Path]) -> Source:
+        """Find the data set in the search path, then the system's folders, then download it to the cache.
+
+        Raises ``UserError`` where it is nowhere, or found and damaged.
+        """
+
+    def originals(self, path: str | None, search_path: Sequence[Path]) -> Originals | None:
+        """The files that it would be made of now; None where it comes with a package, or is nowhere.
+
+        Raises ``UserError`` where they are there and cannot be used.
+        """
+        return None
+
+    def image(self, spec: DatasetSpec) -> tuple[int, int]:
+        """Channels and side (pixels) of an image."""
+        if spec.image_size is not None:
+            return 3, spec.image_size
+        return self._published()[:2]
+
+    def samples(self, spec: DatasetSpec, search_path: Sequence[Path]) -> tuple[int, int, int]:
+        """Number of the classes that are kept, and of their training and test images."""
+        _, _, available, train, test = self._published()
+        classes = kept_classes(spec, available)
+        return classes, round(train * classes / available), round(test * classes / available)
+
+    def left_out(self, path: str, search_path: Sequence[Path]) -> str:
+        """The files at the path that are not read, in words; empty where there is none."""
+        return ""
+
+    def _published(self) -> NominalShape:
+        assert self.published is not None
+        return self.published
+
+
+def kept_classes(spec: DatasetSpec, available: int) -> int:
+    """Number of classes that are kept of those ``available``. Raises ``UserError`` where more are asked for."""
+    if spec.classes is not None and spec.classes > available:
+        raise UserError(f"{spec.slug} has {available} classes: lower dataset.classes = {spec.classes}")
+    return spec.classes or available

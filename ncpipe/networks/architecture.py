@@ -1,0 +1,84 @@
+"""An architecture: settings, the layers that they name, and the network that they build.
+
+The modules of ``ncpipe.networks.architectures`` import no torch before they build: a study is read without it.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from ncpipe.settings.base import Settings
+
+if TYPE_CHECKING:
+    from ncpipe.networks.network import Backbone
+
+Shape = tuple[int, int, int]
+"""Channels, height and width of images."""
+Depth = Annotated[int, Field(ge=1, le=1000)]
+DepthFactor = Annotated[
+    float,
+    Field(gt=0, le=64, description="Times the published number of blocks of every stage, rounded, at least one."),
+]
+Stem = Annotated[
+    Literal["small", "published"],
+    Field(
+        description="small: for images of about 32 pixels, without early halving; published: the network's own,"
+        " for 224."
+    ),
+]
+
+
+class Architecture(Settings):
+    """Base of architectures. A family of one class may have several names, the values of ``name``.
+
+    Attributes:
+        vmap: why networks of this kind gain nothing from ``torch.func.vmap``, so that seeds are not trained as one
+            stack unless asked for; empty where they do.
+        last_norm: what a BatchNorm right below the features normalises: every feature, of ``width`` of them,
+            followed by ReLU ('units'), maps that they are means of over positions ('positions'), or there is none
+            ('none'). A setting ``batch_norm`` that is false or 'all_but_last' takes it away. None: not known.
+    """
+
+    vmap: ClassVar[str] = ""
+    last_norm: ClassVar[Literal["units", "positions", "none"] | None] = None
+
+    name: str
+
+    @property
+    def slug(self) -> str:
+        """The part of a run's id that tells it from others, in a few characters."""
+        return self.name
+
+    @property
+    def label(self) -> str:
+        """The name in tables and figures."""
+        return self.name
+
+    @abstractmethod
+    def layers(self) -> list[str]:
+        """Names of what is measured, in order; the last, 'features', is what the head reads."""
+
+    @abstractmethod
+    def build(self, image_shape: Shape) -> Backbone:
+        """Stages named as ``layers()`` for images (C, H, W), with weights from torch's current generator.
+
+        Raises ``UserError`` for images that the network does not read.
+        """
+
+
+def numbered(name: str, count: int) -> list[str]:
+    """Names of ``count`` layers: name1, name2, .., features."""
+    return [*(f"{name}{i}" for i in range(1, count)), "features"]
+
+
+def scaled(blocks: tuple[int, ...], factor: float) -> tuple[int, ...]:
+    """Numbers of blocks times the factor, rounded, each at least one."""
+    return tuple(max(1, round(count * factor)) for count in blocks)
+
+
+def depth_slug(factor: float) -> str:
+    """The factor as a part of an id; empty for the published depth."""
+    return "" if factor == 1 else f"x{factor:g}"

@@ -1,0 +1,68 @@
+"""torchvision's VGG with BatchNorm at any width and depth."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from ncpipe.networks.architecture import Architecture, DepthFactor, Shape, depth_slug, scaled
+from ncpipe.settings.base import Count
+from ncpipe.system.vision import import_torchvision
+
+if TYPE_CHECKING:
+    from ncpipe.networks.network import Backbone
+
+CONVOLUTIONS = {
+    "vgg11_bn": (1, 1, 2, 2, 2),
+    "vgg13_bn": (2, 2, 2, 2, 2),
+    "vgg16_bn": (2, 2, 3, 3, 3),
+    "vgg19_bn": (2, 2, 4, 4, 4),
+}
+
+
+class Vgg(Architecture):
+    """torchvision's VGG with BatchNorm and no hidden fully connected layers; a stage ends before its pooling."""
+
+    last_norm = "positions"
+
+    name: Literal["vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"]
+    width: Count = Field(64, description="Channels of the first stage; 64 is the published network.")
+    depth_factor: DepthFactor = 1.0
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Convolutions by stage."""
+        return scaled(CONVOLUTIONS[self.name], self.depth_factor)
+
+    @property
+    def slug(self) -> str:
+        return f"{self.name.removesuffix('_bn')}w{self.width}" + depth_slug(self.depth_factor)
+
+    def layers(self) -> list[str]:
+        return ["stage1", "stage2", "stage3", "stage4", "features"]
+
+    def build(self, image_shape: Shape) -> Backbone:
+        """Average pooling replaces the last pooling and the hidden linear layers.
+
+        Stages 2 to 5 begin with the pooling, so that a stage's features are those before it. A map of side 1,
+        which an 8x8 image has become by the fourth stage, is not pooled further.
+        """
+        from torch import nn
+
+        from ncpipe.networks.layers import PositionMean, kaiming_init
+        from ncpipe.networks.network import Backbone
+
+        make_layers: Any = import_torchvision().models.vgg.make_layers
+        stages: dict[str, nn.Module] = {}
+        channels, side = image_shape[0], min(image_shape[1:])
+        for name, multiple, convolutions in zip(self.layers(), (1, 2, 4, 8, 8), self.blocks, strict=True):
+            width = self.width * multiple
+            pooling = ["M"] if stages and side > 1 else []
+            stage = make_layers([*pooling, *[width] * convolutions], batch_norm=True)
+            stage[len(pooling)] = nn.Conv2d(channels, width, 3, padding=1)  # make_layers presumes 3 channels
+            kaiming_init(stage)
+            stages[name] = stage
+            channels, side = width, side // 2 if pooling else side
+        stages["features"] = nn.Sequential(stages["features"], PositionMean())
+        return Backbone(stages, channels)

@@ -1,0 +1,118 @@
+"""What every data set promises, without a network: a new one is tested by being there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+from installed_plugin import installed
+
+from ncpipe.data import load, nominal_shape, places, prepare
+from ncpipe.data.originals import find_originals
+from ncpipe.data.sets import DATASETS
+from ncpipe.data.settings import DatasetSpec
+from ncpipe.data.shape import image_shape
+from ncpipe.system.errors import UserError
+from ncpipe.system.vision import import_torchvision
+
+WITH_A_PACKAGE = {"digits"}
+"""Data sets that an installed library has."""
+
+
+@pytest.fixture(autouse=True)
+def _no_other_sources(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(places, "SYSTEM_FOLDERS", ())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise URLError("no network in tests")
+
+    for name in ("_urlretrieve", "_get_redirect_url"):
+        monkeypatch.setattr(import_torchvision().datasets.utils, name, unreachable)
+
+
+def spec_of(name: str) -> DatasetSpec:
+    place = {"path": "nowhere", "image_size": 8} if DATASETS[name].from_path else {}
+    return DatasetSpec.model_validate({"name": name, **place})
+
+
+each = pytest.mark.parametrize("name", [*DATASETS])
+
+
+def test_what_is_known_before_reading_needs_no_torch() -> None:
+    code = (
+        "import sys; from ncpipe.data.shape import nominal_shape; from ncpipe.data.sets import DATASETS\n"
+        "from ncpipe.data.settings import DatasetSpec\n"
+        "[nominal_shape(DatasetSpec(name=name)) for name, kind in DATASETS.items() if kind.published]\n"
+        "sys.exit(bool({'torch', 'PIL', 'sklearn'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@each
+def test_its_size_is_published_or_that_of_its_files(name: str) -> None:
+    dataset, spec = DATASETS[name], spec_of(name)
+    assert (dataset.published is None) == dataset.from_path
+    if dataset.published is None:
+        with pytest.raises(UserError, match="'nowhere' not found"):
+            nominal_shape(spec)
+        return
+    channels, side, classes, train, test = dataset.published
+    assert nominal_shape(spec) == dataset.published
+    assert image_shape(spec) == (channels, side, side)
+    assert classes >= 2
+    assert min(train, test) >= classes
+    half = spec.model_copy(update={"classes": classes // 2})
+    assert nominal_shape(half)[2:] == (classes // 2, round(train / 2), round(test / 2))
+    few = spec.model_copy(update={"samples_per_class": 3, "test_samples_per_class": 2})
+    assert nominal_shape(few)[2:] == (classes, 3 * classes, 2 * classes)
+    with pytest.raises(UserError, match=rf"{name} has {classes} classes: lower dataset\.classes = {classes + 1}"):
+        nominal_shape(spec.model_copy(update={"classes": classes + 1}))
+
+
+@each
+def test_it_is_read_or_the_remedy_is_named(name: str, tmp_path: Path) -> None:
+    spec = spec_of(name)
+    if name in WITH_A_PACKAGE:
+        prepare(spec, tmp_path / "out")
+        dataset = load(tmp_path / "out")
+        sizes = (*dataset.image_shape[:2], dataset.num_classes, len(dataset.train.labels), len(dataset.test.labels))
+        assert sizes == nominal_shape(spec)
+        assert find_originals(name, spec.path, [tmp_path]) is None
+        return
+    for look in (lambda: prepare(spec, tmp_path / "out", [tmp_path]), lambda: DATASETS[name].open(spec, [tmp_path])):
+        with pytest.raises(UserError, match=r"study\.data_path") as told:
+            look()
+        assert "\n" not in str(told.value)
+    assert not (tmp_path / "out").exists()
+    if not DATASETS[name].from_path:
+        assert find_originals(name, None, [tmp_path]) is None
+
+
+STRIPES = """
+import torch
+from ncpipe.data.source import DataSet, NominalShape, Source, SourceSplit
+
+class Stripes(DataSet):
+    published = NominalShape(1, 4, 2, 6, 4)
+
+    def open(self, spec, search_path):
+        def split(count):
+            labels = torch.arange(count) % 2
+            return SourceSplit.of((labels * 200).byte()[:, None, None, None].expand(-1, 1, 4, 4).contiguous(), labels)
+        return Source(split(6), split(4), ("black", "grey"), "made up")
+
+DATASET = Stripes()
+"""
+
+
+def test_one_of_another_package(tmp_path: Path) -> None:
+    with installed(tmp_path, DATASETS, "stripes = owls:DATASET", STRIPES):
+        spec = DatasetSpec(name="stripes")
+        prepare(spec, tmp_path / "out")
+        assert nominal_shape(spec) == (1, 4, 2, 6, 4)
+    dataset = load(tmp_path / "out")
+    assert (dataset.class_names, dataset.train.labels.tolist()) == (("black", "grey"), [0, 1, 0, 1, 0, 1])
