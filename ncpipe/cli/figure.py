@@ -7,16 +7,16 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from ncpipe.figures import DRAWINGS, WITHOUT_CLOCK, save_figure
+from ncpipe.figures.drawing.output import WITHOUT_CLOCK, about, save_figure
 from ncpipe.settings.messages import one_line
-from ncpipe.study.config import FigureOptions
+from ncpipe.study.config import FIGURES, FigureOptions
 from ncpipe.system.errors import UserError
 
 
 def figure_list() -> Iterator[str]:
     """Every figure with what it shows, a line each."""
-    longest = max(map(len, DRAWINGS))
-    yield from (f"{name:{longest}s}  {drawing.about}" for name, drawing in DRAWINGS.items())
+    longest = max(map(len, FIGURES))
+    yield from (f"{name:{longest}s}  {about(name)}" for name in FIGURES)
 
 
 def figure_options(

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import difflib
 import pkgutil
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
-from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from typing import Any, Generic, TypeVar, get_args
 
 from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError, PydanticKnownError, core_schema
 
 Plugin = TypeVar("Plugin")
 
@@ -19,8 +20,8 @@ Plugin = TypeVar("Plugin")
 class Registry(Mapping[str, Plugin], Generic[Plugin]):
     """What the modules of a package define under one attribute, by name; a module is a plugin by its being there.
 
-    Modules that begin with ``_`` are none. Another package adds a plugin by an entry point of the group that is
-    called as the package: ``[project.entry-points."ncpipe.figures"]``, ``name = "its.module:attribute"``.
+    Folders, and modules that begin with ``_``, are none. Another package adds a plugin by an entry point of the group
+    that is called as the package: ``[project.entry-points."ncpipe.figures"]``, ``name = "its.module:attribute"``.
 
     Args:
         package: name of the package, whose modules are imported only when they are asked for.
@@ -39,6 +40,9 @@ class Registry(Mapping[str, Plugin], Generic[Plugin]):
         except KeyError:
             raise KeyError(name) from None
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._places  # a Mapping's own would import the module
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
 
@@ -50,12 +54,28 @@ class Registry(Mapping[str, Plugin], Generic[Plugin]):
         near = difflib.get_close_matches(str(name), self, n=1, cutoff=0.5)
         return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(self)}"
 
+    def function_alone(self, name: str, function: str) -> Callable[..., Any] | None:
+        """A function of a plugin's module that is run without the module, whose imports may take long.
+
+        It stands at the beginning of a line, and imports what it needs itself. None where there is none.
+        """
+        spec = find_spec(self._places[name].module)
+        source = spec.loader.get_source(spec.name) if spec else ""  # type: ignore[union-attr]
+        body = re.search(rf"^def {function}\(.*?(?=^\S|\Z)", source or "", re.MULTILINE | re.DOTALL)
+        if spec is None or body is None:
+            return None
+        lines_before = "\n" * source.count("\n", 0, body.start())
+        flags, values = annotations.compiler_flag, dict[str, Any]()
+        exec(compile(lines_before + body.group(), spec.origin or name, "exec", flags), values)  # noqa: S102
+        return values[function]
+
     @cached_property
     def _places(self) -> dict[str, EntryPoint]:
         """Name -> where the plugin is defined, in the order of names; those of other packages come last."""
         found: dict[str, EntryPoint] = {}
-        modules = pkgutil.iter_modules(import_module(self.package).__path__)
-        own = (module.name for module in modules if not module.name.startswith("_"))
+        package = find_spec(self.package)  # which is not imported
+        modules = pkgutil.iter_modules(package.submodule_search_locations if package else ())
+        own = (module.name for module in modules if not (module.name.startswith("_") or module.ispkg))
         value = f":{self.attribute}" if self.attribute else ""
         built_in = [EntryPoint(name, f"{self.package}.{name}{value}", self.package) for name in own]
         for place in (*built_in, *entry_points(group=self.package)):
@@ -94,6 +114,24 @@ class OneOf:
         if name not in self.registry:
             raise ValueError(f"unknown value {name!r}; {self.registry.nearest(name)}")
         return self.registry[name].model_validate(value)
+
+
+class NameIn:
+    """A field that holds the name of a plugin: ``Annotated[str, NameIn(REGISTRY)]``."""
+
+    def __init__(self, registry: Registry[Any]) -> None:
+        self.registry = registry
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._known)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return handler(core_schema.literal_schema([*self.registry]))
+
+    def _known(self, value: Any) -> str:
+        if isinstance(value, str) and value in self.registry:
+            return value
+        raise PydanticKnownError("literal_error", {"expected": " or ".join(map(repr, self.registry))})
 
 
 def _dumped(settings: BaseModel, info: core_schema.SerializationInfo) -> dict[str, Any]:

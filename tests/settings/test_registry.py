@@ -10,7 +10,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from ncpipe.settings.base import Settings
-from ncpipe.settings.registry import OneOf, Registry, names_in_settings
+from ncpipe.settings.registry import NameIn, OneOf, Registry, names_in_settings
 
 NET = """
 from typing import Literal
@@ -50,6 +50,26 @@ def test_modules_and_entry_points_are_found(nets: Registry[Any]) -> None:
 def test_names_of_modules_need_no_import(nets: Registry[Any]) -> None:
     assert [*Registry("nets_of_this_test")] == ["mlp", "resnet", "owl"]
     assert "nets_of_this_test.mlp" not in sys.modules
+
+
+def test_a_function_runs_without_its_module(nets: Registry[Any], tmp_path: Path) -> None:
+    function = "def deep(net: Net) -> bool:\n    from math import sqrt\n\n    return sqrt(net) > 2\n"
+    (tmp_path / "nets_of_this_test/vgg.py").write_text(f"raise AssertionError\n{function}x = 1\n")
+    nets = Registry("nets_of_this_test")
+    deep = nets.function_alone("vgg", "deep")
+    assert [deep(4), deep(9)] == [False, True]
+    assert deep.__code__.co_firstlineno == 2
+    assert nets.function_alone("vgg", "wide") is None
+    assert nets.function_alone("owl", "deep") is None
+
+
+def test_a_field_holds_the_name_of_a_plugin(nets: Registry[Any]) -> None:
+    field = TypeAdapter(Annotated[str, NameIn(nets)])
+    assert field.validate_python("owl") == "owl"
+    assert field.json_schema() == {"enum": [*nets], "type": "string"}
+    for wrong in ("olw", {"name": "owl"}, ["owl"], None):
+        with pytest.raises(ValidationError, match="should be 'mlp' or 'resnet18' or 'resnet34' or 'owl'"):
+            field.validate_python(wrong)
 
 
 def test_a_field_holds_the_settings_of_its_name(nets: Registry[Any]) -> None:
