@@ -771,6 +771,15 @@ def test_maps_are_equal_on_redraw(tmp_path: Path, name):
 
 
 @pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_has_its_place_in_the_docs(name):
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    assert f"### `{name}`\n" in (docs / "figures.md").read_text(encoding="utf-8")
+    assert (
+        f"`{name}`" in (docs / "config.md").read_text(encoding="utf-8").split("### `figures`")[1].split("\n| key")[0]
+    )
+
+
+@pytest.mark.parametrize("name", FIGURES)
 def test_a_study_is_asked_whether_the_figure_applies_without_its_module(name):
     applies = FIGURES.function_alone(name, "applies")
     assert (applies is None) == (not hasattr(FIGURES[name], "applies"))
