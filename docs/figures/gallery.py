@@ -6,10 +6,10 @@ Run after the studies, in the folder that holds ``results``: python docs/figures
 import sys
 from pathlib import Path
 
-from ncpipe.figures import DRAWINGS, draw
+from ncpipe.figures import draw
 from ncpipe.figures.drawing.style import style
 from ncpipe.records.reading import read_tables
-from ncpipe.study.config import FigureOptions
+from ncpipe.study.config import FIGURES, FigureOptions
 from ncpipe.tables.selection import compared
 
 IMAGES = Path(__file__).resolve().parent.parent / "images" / "figures"
@@ -30,7 +30,7 @@ OTHERS = {
 
 
 def main() -> None:
-    for name in sys.argv[1:] or DRAWINGS:
+    for name in sys.argv[1:] or FIGURES:
         tables = Path("results", OTHERS.get(name, ""), "tables")
         if not tables.is_dir():
             print(f"{name}: no {tables}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from ncpipe.claims.evidence.bibliography import ICLR, Reference
 from ncpipe.claims.evidence.claim import ClaimsOf, Frames
 from ncpipe.claims.evidence.selectors import (
     NETWORKS,
@@ -16,6 +17,14 @@ from ncpipe.claims.evidence.selectors import (
     since_zero_error,
 )
 from ncpipe.records.reading import rows_of
+
+REFERENCE = Reference(
+    "Han, Papyan & Donoho 2022",
+    ("Han, X. Y.", "Papyan, Vardan", "Donoho, David L."),
+    "Neural Collapse Under MSE Loss: Proximity to and Dynamics on the Central Path",
+    ICLR,
+    2022,
+)
 
 MSE, MSE_AT_ZERO_ERROR = f"{TRAINED} and loss == 'mse'", f"{NETWORKS} and loss == 'mse'"
 PATHS = "kind == 'declared' and status == 'done' and optimizer == 'central_path'"
@@ -88,13 +97,13 @@ def _nc1_change(frames: Frames) -> pd.Series:
     return log_change(past_zero_error(frames, "nc1_pinv", MSE_AT_ZERO_ERROR))
 
 
-_han = ClaimsOf("han2022")
+_han = ClaimsOf("han2022", REFERENCE)
 
 
 # 1: an identity, up to the rounding of float32, 6e-8, in what the parts are measured on. 2: "much smaller" is read
 # as a tenth. 3: the flow is integrated to 1e-12, relative, in a step; 1e-6 leaves room for a million steps of it.
 # 5: twice what theory gives for the times that enter.
-HAN2022 = (
+CLAIMS = (
     _han("1", "The penalised squared error is exactly L_NC1 + L_NC2/3 + L_perp.",
          "largest relative difference over the epochs", 1e-6, _decomposition_error),
     _han("2a", "After zero training error L_perp is far below L_LS: networks are near the central path.",
@@ -110,5 +119,3 @@ HAN2022 = (
     _han("6", "NC1 falls past zero error in networks with squared error.",
          "log10 of nc1_pinv of the features, last epoch over first measured zero-error epoch", 0.0, _nc1_change),
 )  # fmt: skip
-"""Claims of Han, Papyan & Donoho, *Neural collapse under MSE loss: proximity to and dynamics on the central path*,
-ICLR 2022."""

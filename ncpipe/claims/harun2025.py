@@ -7,9 +7,19 @@ from collections.abc import Callable
 
 import pandas as pd
 
+from ncpipe.claims.evidence.bibliography import Reference
 from ncpipe.claims.evidence.claim import Claim, ClaimsOf, Frames
 from ncpipe.claims.evidence.selectors import log10
 from ncpipe.records.reading import rows_of
+
+REFERENCE = Reference(
+    "Harun & Kanan 2025",
+    ("Harun, Md Yousuf", "Kanan, Christopher"),
+    "A Good Start Matters: Enhancing Continual Learning with Data-Driven Weight Initialization",
+    ("misc", "eprint", "2503.06385"),
+    2025,
+    (("archiveprefix", "arXiv"),),
+)
 
 SPIKE_STEPS = 100
 NO_SPIKE = 1e-9
@@ -76,7 +86,7 @@ def _difference(started: pd.Series, random: pd.Series) -> pd.Series:
     return started - random
 
 
-_harun = ClaimsOf("harun2025")
+_harun = ClaimsOf("harun2025", REFERENCE)
 WORDS = {"least_squares": "least-squares", "class_mean": "class-mean"}
 
 
@@ -107,7 +117,7 @@ _RISE = "largest old_loss up to step 100 minus before_old_loss"
 _START = "New {} rows start from a lower training loss than random ones."
 _AT_START = "train_loss at step 0"
 
-HARUN2025 = (
+CLAIMS = (
     _smaller("1a", "least_squares", _SPIKE, _RISE, spike),
     _smaller("1b", "class_mean", _SPIKE, _RISE, spike),
     _smaller("2a", "least_squares", _START, _AT_START, at_step("train_loss", 0)),
@@ -119,5 +129,4 @@ HARUN2025 = (
     _higher("4b", "class_mean", 10),
     _higher("4c", "class_mean", 100),
 )
-"""Claims of Harun & Kanan, *A Good Start Matters: Enhancing Continual Learning with Data-Driven Weight
-Initialization*, 2025. Pairs of runs are compared that share network, buffer and batches."""
+"""Pairs of runs are compared that share network, buffer and batches."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
+from ncpipe.claims.evidence.bibliography import ICML, Reference
 from ncpipe.claims.evidence.claim import ClaimsOf, Frames
 from ncpipe.claims.evidence.selectors import (
     NETWORKS,
@@ -24,6 +25,14 @@ from ncpipe.claims.evidence.selectors import (
 )
 from ncpipe.records.reading import rows_of
 from ncpipe.ufm.settings import MULTI_LABEL
+
+REFERENCE = Reference(
+    "Li et al. 2024",
+    ("Li, Pengyu", "Li, Xiao", "Wang, Yutong", "Qu, Qing"),
+    "Neural Collapse in Multi-label Learning with Pick-all-label Loss",
+    ICML,
+    2024,
+)
 
 SEVERAL = f"loss in {list(MULTI_LABEL)}"
 FREE = f"{NETWORKS} and {SEVERAL} and fixed_etf == False"
@@ -74,10 +83,10 @@ def _nearest_neighbour(frames: Frames) -> pd.Series:
     return decoded - last_test_accuracy(frames, FREE).reindex(decoded.index)
 
 
-_li = ClaimsOf("li2024")
+_li = ClaimsOf("li2024", REFERENCE)
 
 
-LI2024 = (
+CLAIMS = (
     _li("1a", "The samples of one tag collapse to their class means.",
         "log10 of nc1_pinv of samples of one tag, last epoch over first measured zero-error epoch", 0.0,
         lambda frames: log_change(past_zero_error(frames, "nc1_pinv", FREE))),
@@ -105,4 +114,3 @@ LI2024 = (
     _li("5c", "In the pick-all-labels UFM the mean of two tags is a multiple of the sum of the means of its tags.",
         "tagwise_angle of UFMs by L-BFGS, degrees", 0.1, _ufm_end("tagwise_angle")),
 )  # fmt: skip
-"""Claims of Li et al., *Neural collapse in multi-label learning with pick-all-label loss*, ICML 2024."""

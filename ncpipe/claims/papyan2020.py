@@ -6,8 +6,18 @@ from collections.abc import Callable
 
 import pandas as pd
 
+from ncpipe.claims.evidence.bibliography import PNAS, Reference
 from ncpipe.claims.evidence.claim import ClaimsOf, Frames
 from ncpipe.claims.evidence.selectors import log_change, past_zero_error
+
+REFERENCE = Reference(
+    "Papyan, Han & Donoho 2020",
+    ("Papyan, Vardan", "Han, X. Y.", "Donoho, David L."),
+    "Prevalence of neural collapse during the terminal phase of deep learning training",
+    PNAS,
+    2020,
+    (("volume", "117"), ("number", "40"), ("pages", "24652--24663")),
+)
 
 SPAN = "last epoch over first measured zero-error epoch"
 DIFFERENCE = "last epoch minus first measured zero-error epoch"
@@ -32,11 +42,11 @@ def _difference(metric: str, split: str = "train") -> Callable[[Frames], pd.Seri
     return values
 
 
-_papyan = ClaimsOf("papyan2020")
+_papyan = ClaimsOf("papyan2020", REFERENCE)
 
 
 # The paper states directions without a size: every threshold is no change, or for NC4, which may stay 0, no rise.
-PAPYAN2020 = (
+CLAIMS = (
     _papyan("1", "Past zero training error the variability within classes falls (NC1).",
             f"log10 of nc1_pinv of the features, {SPAN}", 0.0, _falls("nc1_pinv")),
     _papyan("2a", "Past zero training error the class means approach equal norms (NC2).",
@@ -52,5 +62,3 @@ PAPYAN2020 = (
     _papyan("6", "Past zero training error the robustness to adversarial changes still rises.",
             f"log10 of robustness of the test images, {SPAN}", 0.0, _test_rises("robustness"), "above"),
 )  # fmt: skip
-"""Claims of Papyan, Han & Donoho, *Prevalence of neural collapse during the terminal phase of deep learning
-training*, PNAS 2020."""

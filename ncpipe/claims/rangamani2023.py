@@ -8,8 +8,17 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from ncpipe.claims.evidence.bibliography import ICML, Reference
 from ncpipe.claims.evidence.claim import ClaimsOf, Frames
 from ncpipe.claims.evidence.selectors import NETWORKS, at_last_time, ends, final, log_change, measured, run_ids
+
+REFERENCE = Reference(
+    "Rangamani et al. 2023",
+    ("Rangamani, Akshay", "Lindegaard, Marius", "Galanti, Tomer", "Poggio, Tomaso A."),
+    "Feature learning in deep classifiers through Intermediate Neural Collapse",
+    ICML,
+    2023,
+)
 
 LEAST_LAYERS = 3
 """A network has a top, a middle and a bottom third of its layers."""
@@ -70,11 +79,11 @@ def _nearest_mean_at_top(frames: Frames) -> pd.Series:
     return lowest - final(frames, pd.Index(lowest.index), "accuracy")
 
 
-_rangamani = ClaimsOf("rangamani2023")
+_rangamani = ClaimsOf("rangamani2023", REFERENCE)
 
 # gamma of 1/2: three of four pairs of layers stand in the stated order; chance is half of them.
 # A hundredth of the samples: what remains where class means decide as the whole network does.
-RANGAMANI2023 = (
+CLAIMS = (
     _rangamani("1a", "The within-class share of the variance falls with depth.",
                "gamma of depth and within_share over the layers, at the last epoch", -0.5,
                _with_depth("within_share"), "below"),
@@ -94,5 +103,3 @@ RANGAMANI2023 = (
                "ncc_accuracy at the last epoch, least of the top third, minus accuracy", -0.01,
                _nearest_mean_at_top, "above"),
 )  # fmt: skip
-"""Claims of Rangamani, Lindegaard, Galanti & Poggio, *Feature learning in deep classifiers through intermediate
-neural collapse*, ICML 2023."""

@@ -6,9 +6,18 @@ from collections.abc import Callable, Iterator
 
 import pandas as pd
 
+from ncpipe.claims.evidence.bibliography import NEURIPS, Reference
 from ncpipe.claims.evidence.claim import Claim, ClaimsOf, Frames
 from ncpipe.claims.evidence.selectors import NETWORKS, at_last_time, measured, run_ids
 from ncpipe.records.reading import fits_of
+
+REFERENCE = Reference(
+    "Súkeník, Mondelli & Lampert 2023",
+    ("Súkeník, Peter", "Mondelli, Marco", "Lampert, Christoph H."),
+    "Deep Neural Collapse Is Provably Optimal for the Deep Unconstrained Features Model",
+    NEURIPS,
+    2023,
+)
 
 DEEP = (
     "kind == 'declared' and status == 'done' and optimizer == 'lbfgs' and loss == 'mse' and classes == 2"
@@ -119,13 +128,13 @@ def _networks(number: str, classes: str, of: str) -> Iterator[Claim]:
                    _of_heads("nc3_rows", _behind_relu, classes))  # fmt: skip
 
 
-_sukenik = ClaimsOf("sukenik2023")
+_sukenik = ClaimsOf("sukenik2023", REFERENCE)
 
 # 1 and 5: what the solver means by reached. 2 to 4: of a point within 1e-8, relative, of the optimum. There the
 # penalties bound squared distances, so that variances are below about (L + 1) 1e-8 of those between classes, and
 # distances of frames, which enter the objective squared, below about 1e-4; a squared sine of 1e-4 is an angle of
 # 0.01. 7 and 8: thresholds of ours.
-SUKENIK2023 = (
+CLAIMS = (
     _sukenik("1", "The optimum of the deep ReLU UFM of two classes is that of deep neural collapse.",
              "| gap | / optimum of the best fit of a seed over the widths", 1e-8, _gap),
     _sukenik("2", "At the optimum every layer is collapsed (DNC1).",
@@ -144,5 +153,3 @@ SUKENIK2023 = (
     *_networks("7", "== 2", "two classes"),
     *_networks("8", "> 2", "more classes, of which the theorem does not speak,"),
 )  # fmt: skip
-"""Claims of Súkeník, Mondelli & Lampert, *Deep neural collapse is provably optimal for the deep unconstrained
-features model*, NeurIPS 2023."""

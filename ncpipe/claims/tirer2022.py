@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ncpipe.claims.evidence.bibliography import ICML, Reference
 from ncpipe.claims.evidence.claim import ClaimsOf, Frames
 from ncpipe.claims.evidence.curves import likeness_difference
 from ncpipe.claims.evidence.misfits import misfit_values
@@ -28,6 +29,14 @@ from ncpipe.claims.evidence.selectors import (
 )
 from ncpipe.records.reading import fits_of, unconstrained
 from ncpipe.ufm.settings import UfmSpec
+
+REFERENCE = Reference(
+    "Tirer & Bruna 2022",
+    ("Tirer, Tom", "Bruna, Joan"),
+    "Extended Unconstrained Features Model for Exploring Deep Neural Collapse",
+    ICML,
+    2022,
+)
 
 EARLY = 1e-3
 """UFM runs that end further above their optimum, relative, were stopped early."""
@@ -264,10 +273,10 @@ ERROR_AT_BOTH = (
     " ETF, by sweep of weight decay"
 )
 
-_tirer = ClaimsOf("tirer2022")
+_tirer = ClaimsOf("tirer2022", REFERENCE)
 
 
-TIRER2022 = (
+CLAIMS = (
     _tirer("1", "The bias-free MSE UFM ends at an orthogonal frame.", "nc2_means_of at the last iteration",
            1e-2, _ufm_metric("plain", "linear", "none", "nc2_means_of")),
     _tirer("2a", "The MSE UFM with a free bias ends at a simplex ETF.", "nc2_weights_etf at the last iteration",
@@ -361,4 +370,3 @@ TIRER2022 = (
            "| objective / closed form - 1 | by L-BFGS", 1e-8,
            _objective_error("model == 'extended' and activation == 'relu' and bias == 'none'")),
 )  # fmt: skip
-"""Claims of Tirer & Bruna, *Extended Unconstrained Features Model for Exploring Deep Neural Collapse*, ICML 2022."""

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from ncpipe.claims.evidence.bibliography import NEURIPS, Reference
 from ncpipe.claims.evidence.claim import ClaimsOf, Frames
 from ncpipe.claims.evidence.selectors import (
     TRAINED,
@@ -21,6 +22,14 @@ from ncpipe.claims.evidence.selectors import (
     run_ids,
     setting,
     solved,
+)
+
+REFERENCE = Reference(
+    "Yaras et al. 2022",
+    ("Yaras, Can", "Wang, Peng", "Zhu, Zhihui", "Balzano, Laura", "Qu, Qing"),
+    "Neural Collapse with Normalized Features: A Geometric Analysis over the Riemannian Manifold",
+    NEURIPS,
+    2022,
 )
 
 CE = f"{TRAINED} and loss == 'ce'"
@@ -131,10 +140,10 @@ def _ufm_means(frames: Frames) -> pd.Series:
     return final(frames, pd.Index(solved(frames, UFM)["run_id"]), "nc2_means_etf")
 
 
-_yaras = ClaimsOf("yaras2022")
+_yaras = ClaimsOf("yaras2022", REFERENCE)
 
 
-YARAS2022 = (
+CLAIMS = (
     _yaras("1a", "Normalised networks reach the NC1 at which unnormalised ones end sooner than these.",
            "log10 of the first epoch at that NC1, normalised over unnormalised, middle tau", 0.0, _time_ratio),
     _yaras("1b", "Normalised networks end at a lower NC1 than unnormalised ones.",
@@ -165,5 +174,3 @@ YARAS2022 = (
            lambda frames: optimality(frames, UFM)),
     _yaras("5b", "The normalised UFM ends at a simplex ETF.", "nc2_means_etf of UFMs by L-BFGS", 1e-3, _ufm_means),
 )  # fmt: skip
-"""Claims of Yaras et al., *Neural collapse with normalized features: a geometric analysis over the Riemannian
-manifold*, NeurIPS 2022."""

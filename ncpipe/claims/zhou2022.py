@@ -6,8 +6,17 @@ from collections.abc import Callable
 
 import pandas as pd
 
+from ncpipe.claims.evidence.bibliography import NEURIPS, Reference
 from ncpipe.claims.evidence.claim import ClaimsOf, Frames
 from ncpipe.claims.evidence.selectors import NETWORKS, TRAINED, alike, final, log_change, past_zero_error
+
+REFERENCE = Reference(
+    "Zhou et al. 2022",
+    ("Zhou, Jinxin", "You, Chong", "Li, Xiao", "Liu, Kangning", "Liu, Sheng", "Qu, Qing", "Zhu, Zhihui"),
+    "Are All Losses Created Equal: A Neural Collapse Perspective",
+    NEURIPS,
+    2022,
+)
 
 LOSSES = {"ce": "CE", "label_smoothing": "label smoothing", "focal": "focal loss", "mse": "MSE"}
 SPAN = "last epoch over first measured zero-error epoch"
@@ -50,12 +59,12 @@ def _spread_change(along: tuple[str, ...]) -> Callable[[Frames], pd.Series]:
     return values
 
 
-_zhou = ClaimsOf("zhou2022")
+_zhou = ClaimsOf("zhou2022", REFERENCE)
 
 
 # NC1 has no lowest value: a factor of 10 is a fall that no fluctuation between epochs makes. The paper states the
 # directions of the rest without a size.
-ZHOU2022 = (
+CLAIMS = (
     *(
         _zhou(f"1{letter}", f"Trained with {name}, NC1 falls by more than a factor 10 past zero training error.",
               f"log10 of nc1_pinv of the features, {SPAN}", -1.0, _falls("nc1_pinv", (loss,)))
@@ -73,4 +82,3 @@ ZHOU2022 = (
     _zhou("5b", "The test accuracies with the four losses come closer with epochs, at any width.",
           "spread of the test accuracy over the losses, longest minus shortest", 0.0, _spread_change(("epochs",))),
 )  # fmt: skip
-"""Claims of Zhou et al., *Are all losses created equal: a neural collapse perspective*, NeurIPS 2022."""

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ncpipe.figures import DRAWINGS, WITHOUT_CLOCK, save_figure
+from ncpipe.figures.drawing.output import WITHOUT_CLOCK, about, save_figure
 from ncpipe.settings.messages import validated
-from ncpipe.study.config import FigureOptions
+from ncpipe.study.config import FIGURES, FigureOptions
 from ncpipe.system.errors import UserError
 
 
 def figure_list() -> Iterator[str]:
     """Every figure with what it shows, a line each."""
-    longest = max(map(len, DRAWINGS))
-    yield from (f"{name:{longest}s}  {drawing.about}" for name, drawing in DRAWINGS.items())
+    longest = max(map(len, FIGURES))
+    yield from (f"{name:{longest}s}  {about(name)}" for name in FIGURES)
 
 
 def figure_options(

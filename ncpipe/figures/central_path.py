@@ -16,11 +16,17 @@ from ncpipe.figures.drawing.axes import heading, scale_values
 from ncpipe.figures.drawing.series import Tables, counted, declared_ufms, histories, labels, lost
 from ncpipe.figures.drawing.style import GREY, SMALL, add_legend, empty_figure, mark_handle, new_figure, wrapped
 from ncpipe.study.config import FigureOptions
+from ncpipe.study.study import Study
 
+KINDS = ("declared",)
 LEAST_WIDTH, HEIGHT = 1.9, 2.7
 DASHED = (0, (4, 2))
 MOST_POINTS = 20
 """Points drawn on a curve; the law is drawn at all times."""
+
+
+def applies(study: Study) -> bool:
+    return any(spec.solver.name == "central_path" for spec in study.problems.values())
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:

@@ -29,6 +29,7 @@ from ncpipe.figures.drawing.series import (
 )
 from ncpipe.figures.drawing.style import Look, add_legend, empty_figure, label_handles, looks, mark_handle, new_figure
 from ncpipe.study.config import FigureOptions
+from ncpipe.study.study import Study
 
 USUAL = (
     "nc1_pinv",
@@ -62,6 +63,10 @@ class Column:
         scale_time(axes, last_time(self.rows))
         mark_times(axes, ((time, look[label].colour) for label, time in self.marks.items()))
         return list(drawn.values())
+
+
+def applies(study: Study) -> bool:
+    return bool(study.networks)
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:

@@ -39,6 +39,7 @@ from ncpipe.figures.drawing.style import (
 )
 from ncpipe.records.reading import fits_of
 from ncpipe.study.config import FigureOptions
+from ncpipe.study.study import Study
 
 USUAL = ("nc1_pinv",)
 PANEL_WIDTH, ROW_HEIGHT = 1.3, 1.7
@@ -120,6 +121,10 @@ class Panel:
         if leftmost:
             about = DEFINITIONS.get(self.metric, "")
             axes.set_ylabel(f"{self.metric}\n{about if '$' in about else wrapped(about, LETTERS_UPRIGHT)}")
+
+
+def applies(study: Study) -> bool:
+    return bool(study.networks)
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:

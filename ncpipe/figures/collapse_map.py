@@ -33,7 +33,9 @@ from ncpipe.figures.drawing.series import (
 from ncpipe.figures.drawing.style import SMALL, add_legend, empty_figure, new_figure, wrapped
 from ncpipe.figures.level_curves import varied
 from ncpipe.study.config import FigureOptions
+from ncpipe.study.study import Study
 
+KINDS = ("network",)
 USUAL = ("nc1_pinv",)
 MOST_LABELS = 16
 PANEL_WIDTH, ROW_HEIGHT = 1.6, 1.45
@@ -62,6 +64,10 @@ class Panel:
             axes.axvline(self.zero_error, color="black", linewidth=1.0, linestyle=MARK, path_effects=_halo())
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True) if len(depths) > 6 else FixedLocator(list(depths)))
         return mesh
+
+
+def applies(study: Study) -> bool:
+    return bool(study.networks)
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:

@@ -23,7 +23,9 @@ from ncpipe.figures.drawing.style import (
     wrapped,
 )
 from ncpipe.study.config import FigureOptions
+from ncpipe.study.study import Study
 
+KINDS = ("continual",)
 QUANTITIES = {
     "old_loss": "test loss, old classes",
     "test_old_accuracy": "images of old classes",
@@ -36,6 +38,10 @@ INITS = {"random": "grey", "class_mean": "orange", "least_squares": "blue"}
 BLACK = OKABE_ITO["black"]
 ROW_HEIGHT, NARROW = 1.35, 5.0
 MOST_NETWORKS = 4
+
+
+def applies(study: Study) -> bool:
+    return bool(study.continual)
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:

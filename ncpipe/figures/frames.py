@@ -34,6 +34,7 @@ from ncpipe.figures.drawing.style import (
     without_solver,
 )
 from ncpipe.study.config import FigureOptions
+from ncpipe.study.study import Study
 
 PANELS = {
     "class means": ("nc2_means_of", "nc2_means_uncentred_etf"),
@@ -43,6 +44,10 @@ PANELS = {
 UFM_MARKER = "D"
 HALO = [withStroke(linewidth=1.8, foreground="white")]
 """About texts that points and paths may lie under."""
+
+
+def applies(study: Study) -> bool:
+    return bool(study.networks)
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:

@@ -20,7 +20,9 @@ from ncpipe.figures.drawing.style import LETTER, SMALL, empty_figure, new_figure
 from ncpipe.figures.level_curves import varied
 from ncpipe.records.reading import fits_of, rows_of
 from ncpipe.study.config import FigureOptions
+from ncpipe.study.study import Study
 
+KINDS = ("network",)
 Array = NDArray[np.float64]
 
 GRAMS = {"means_uncentred": "class means,\nuncentred", "weights": "classifier\nweights"}
@@ -49,6 +51,10 @@ class Group:
 
     title: str
     columns: list[Column]
+
+
+def applies(study: Study) -> bool:
+    return bool(study.networks)
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:

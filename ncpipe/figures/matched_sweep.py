@@ -33,6 +33,7 @@ from ncpipe.figures.drawing.style import (
 )
 from ncpipe.study.config import FigureOptions
 
+KINDS = ("network",)
 PANELS = {
     "weights_gram": "classifier,\ndistance of Grams",
     "means_gram": "class means,\ndistance of Grams",

@@ -29,7 +29,9 @@ from ncpipe.figures.drawing.style import (
 )
 from ncpipe.records.reading import fits_of, rows_of
 from ncpipe.study.config import FigureOptions
+from ncpipe.study.study import Study
 
+KINDS = ("network",)
 MARKERS = {
     "predicted": ("^", True), "predicted_extended": ("D", False), "plain": ("o", True), "extended": ("s", False)
 }  # fmt: skip
@@ -38,6 +40,10 @@ GRAMS = {"means_gram": "class means", "weights_gram": "classifier weights"}
 SCALARS = {"feature_norm": r"$|H|_F$", "weight_norm": r"$|W|_F$", "loss": "loss without penalties"}
 MOST_LABELS = 8
 NARROW = 4.5
+
+
+def applies(study: Study) -> bool:
+    return bool(study.networks and study.config.ufm.matched)
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:

@@ -29,7 +29,9 @@ from ncpipe.figures.drawing.style import (
 from ncpipe.figures.matched_sweep import MODELS
 from ncpipe.records.reading import fits_of
 from ncpipe.study.config import FigureOptions
+from ncpipe.study.study import Study
 
+KINDS = ("network",)
 SIZES = {
     "weight_norm": "$|W|$",
     "feature_norm": "$|H|$",
@@ -42,6 +44,10 @@ MOST_LABELS = 14
 PANEL_WIDTH, LINE, HEADS = 0.75, 0.115, 0.55
 LINEAR_TO = 30.0
 """Per cent up to which an axis is linear; beyond, small errors would be lost beside large ones."""
+
+
+def applies(study: Study) -> bool:
+    return bool(study.networks) and not {"predicted", "predicted_extended"}.isdisjoint(study.config.ufm.matched)
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:

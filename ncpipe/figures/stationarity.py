@@ -25,7 +25,9 @@ from ncpipe.figures.drawing.style import (
     new_figure,
 )
 from ncpipe.study.config import FigureOptions
+from ncpipe.study.study import Study
 
+KINDS = ("network",)
 SPLIT = "full_batch"
 """BatchNorm has the statistics of all training images: the function that theory speaks of."""
 PREMISE, GAP = "stationarity", "objective_gap"
@@ -47,6 +49,10 @@ HEADS = {
 OTHER = ("other losses", GREY)
 PLAIN = Look(GREY, (0, (2, 1)), "o")
 HEIGHT, NARROW = 1.75, 4.5
+
+
+def applies(study: Study) -> bool:
+    return bool(study.networks) and "full_batch" in study.config.measure.splits
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:

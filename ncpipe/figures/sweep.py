@@ -32,6 +32,7 @@ from ncpipe.figures.drawing.style import (
 )
 from ncpipe.study.config import FigureOptions
 
+KINDS = ("network",)
 PANEL_WIDTH, ROW_HEIGHT = 1.6, 1.75
 BESIDE = 0.5
 """Inches beside an axis."""

@@ -23,12 +23,18 @@ from ncpipe.figures.drawing.series import (
 )
 from ncpipe.figures.drawing.style import GREY, add_legend, empty_figure, label_handles, looks, mark_handle, new_figure
 from ncpipe.study.config import FigureOptions
+from ncpipe.study.study import Study
 
+KINDS = ("network",)
 QUANTITIES = (("train_loss", "test_loss"), ("train_error", "test_error"))
 """A row shares its y axis."""
 ROW_HEIGHT, NARROW = 1.45, 3.0
 MOST_DROPS = 6
 """Learning-rate drops that are marked; a schedule with more is not one of steps."""
+
+
+def applies(study: Study) -> bool:
+    return bool(study.networks)
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:

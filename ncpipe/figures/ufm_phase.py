@@ -35,7 +35,9 @@ from ncpipe.figures.drawing.style import (
 )
 from ncpipe.records.reading import fits_of
 from ncpipe.study.config import FigureOptions
+from ncpipe.study.study import Study
 
+KINDS = ("declared",)
 Array = NDArray[np.float64]
 
 COLUMN_WIDTH, PANEL_HEIGHT = 2.1, 2.15
@@ -77,6 +79,22 @@ class Phase:
     def of_bias(self) -> bool:
         """The penalty of the bias varies alone."""
         return self.penalties == ("bias",)
+
+
+def applies(study: Study) -> bool:
+    """Whether a penalty has three values or more within one model that is solved by L-BFGS."""
+    penalties = ("feature_decay", "weight_decay", "bias")
+    values: dict[Any, set[Any]] = {}
+    for spec in study.problems.values():
+        if spec.solver.name == "lbfgs":
+            fixed = spec.model_dump_json(exclude={"seed", *penalties})
+            model = fixed, spec.depth, isinstance(spec.bias, str) and spec.bias
+            for name in penalties:
+                different = values.setdefault((model, name), set())
+                different.add(getattr(spec, name))
+                if len(different) >= 3:
+                    return True
+    return False
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:

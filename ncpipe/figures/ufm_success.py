@@ -27,7 +27,9 @@ from ncpipe.figures.drawing.style import (
 )
 from ncpipe.records.reading import fits_of, unconstrained
 from ncpipe.study.config import FigureOptions
+from ncpipe.study.study import Study
 
+KINDS = ("declared",)
 LEAST_WIDTH, HEIGHT = 1.55, 1.75
 LEAST_PENALTIES = 3
 MODEL = ["depth", "classes", "activation"]
@@ -96,6 +98,15 @@ def _penalty_axis(axes: Axes, values: np.ndarray) -> None:
     axes.set_xlabel("penalties / threshold")
     scale_values(axes, "x", [values])
     axes.axvline(1, color=GREY, linewidth=0.7, linestyle=(0, (4, 2)), zorder=1)
+
+
+def applies(study: Study) -> bool:
+    """Whether two widths of one problem with two weight layers or more are solved by L-BFGS."""
+    widths: dict[str, set[Any]] = {}
+    for spec in study.problems.values():
+        if spec.solver.name == "lbfgs" and spec.depth > 1:
+            widths.setdefault(spec.model_dump_json(exclude={"seed", "dim"}), set()).add(spec.dim)
+    return any(len(different) > 1 for different in widths.values())
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:

@@ -42,7 +42,9 @@ from ncpipe.figures.drawing.style import (
 )
 from ncpipe.records.reading import fits_of
 from ncpipe.study.config import FigureOptions
+from ncpipe.study.study import Study
 
+KINDS = ("declared",)
 COLUMN_WIDTH, ROW_HEIGHT = 1.45, 1.05
 MOST_COLUMNS = 12
 """Labels that are drawn: each has a column of panels, and twelve fill a page."""
@@ -92,6 +94,10 @@ USUAL = (
         about=r"$W\bar M^\top$ to OF, $WM^\top$ to ETF",
     ),
 )
+
+
+def applies(study: Study) -> bool:
+    return any(spec.solver.name == "gradient_descent" for spec in study.problems.values())
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:

@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
-from ncpipe.claims.evidence.bibliography import BIBLIOGRAPHY, Reference
+from ncpipe.claims.evidence.bibliography import Reference
 from ncpipe.claims.evidence.wording import Row, by_paper, counted
 from ncpipe.records.reading import metadata, read_whole
 from ncpipe.records.schemas import TABLES
 from ncpipe.report.templates import link, template
-from ncpipe.study.config import Paper
+from ncpipe.study.config import PAPERS
 from ncpipe.study.layout import Layout
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import write_text
-
-PAPERS: tuple[Paper, ...] = get_args(Paper)
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ class Verdicts:
     """The claims of one paper as one study decides them: a row of the matrix."""
 
     key: str
-    paper: Paper
+    paper: str
     reference: Reference
     study: StudyClaims
     claims: Sequence[Row]
@@ -76,17 +73,17 @@ def write_claims_page(studies: Iterable[StudyClaims], target: Path) -> None:
         rows=rows,
         counts=counted(claim["verdict"] for row in rows for claim in row.claims),
         papers=len(decided),
-        absent={paper: BIBLIOGRAPHY[paper] for paper in PAPERS if paper not in decided},
+        absent={paper: PAPERS[paper].REFERENCE for paper in PAPERS if paper not in decided},
         unfinished=[str(study.layout.results) for study in given if study.claims is None],
     )
     write_text(target, page)
 
 
-def _verdicts(paper: Paper, studies: Iterable[StudyClaims], page_folder: Path) -> Iterator[Verdicts]:
+def _verdicts(paper: str, studies: Iterable[StudyClaims], page_folder: Path) -> Iterator[Verdicts]:
     for number, study in enumerate(studies):
         if claims := by_paper(study.claims or ()).get(paper):
             key = f"{paper}-in-{number}"
-            yield Verdicts(key, paper, BIBLIOGRAPHY[paper], study, claims, _links(study.layout, page_folder))
+            yield Verdicts(key, paper, PAPERS[paper].REFERENCE, study, claims, _links(study.layout, page_folder))
 
 
 def _links(layout: Layout, page_folder: Path) -> dict[str, dict[str, str]]:

@@ -13,7 +13,6 @@ from xml.etree import ElementTree
 
 import pandas as pd
 
-from ncpipe.claims.evidence.bibliography import BIBLIOGRAPHY
 from ncpipe.claims.evidence.wording import by_paper
 from ncpipe.figures.drawing.series import Tables
 from ncpipe.figures.matched_ufm import matched_fits
@@ -23,7 +22,7 @@ from ncpipe.records.schemas import TABLES
 from ncpipe.report.explorer import explorer
 from ncpipe.report.summary import final_values, sentences
 from ncpipe.report.templates import link, script, template, text
-from ncpipe.study.config import StudyInfo
+from ncpipe.study.config import PAPERS, StudyInfo
 from ncpipe.system.files import read_sealed, sealed, write_text
 from ncpipe.system.provenance import run_command, study_command
 from ncpipe.tables.selection import compared
@@ -79,14 +78,15 @@ def write_report(
     with reading(tables_folder):
         tables = compared(found)
         runs, matched, config = run_rows(tables), list(matched_rows(tables)), target.parent / "study.json"
+        papers = by_paper(read_whole(tables_folder / "claims.parquet").to_pylist())
         page = template("template.html").render(
             study=study_info,
             title=study_info.title or study_info.name,
             summary=[*sentences(tables), *rule(tables_folder / "runs.parquet")],
             explorer=explorer(tables),
             pictures=pictures(figures, target.parent),
-            papers=by_paper(read_whole(tables_folder / "claims.parquet").to_pylist()),
-            bibliography=BIBLIOGRAPHY,
+            papers=papers,
+            bibliography={paper: PAPERS[paper].REFERENCE for paper in papers},
             scale=scale(tables_folder / "claims.parquet"),
             runs=runs,
             choices=choices(runs),

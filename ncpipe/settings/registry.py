@@ -5,8 +5,8 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
-from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, Generic, TypeVar, get_args
 
@@ -22,8 +22,8 @@ Plugin = TypeVar("Plugin")
 class Registry(Mapping[str, Plugin], Generic[Plugin]):
     """What the modules of a package define under one attribute, by name; a module is a plugin by its being there.
 
-    Modules that begin with ``_`` are none. Another package adds a plugin by an entry point of the group that is
-    called as the package: ``[project.entry-points."ncpipe.figures"]``, ``name = "its.module:attribute"``.
+    Folders, and modules that begin with ``_``, are none. Another package adds a plugin by an entry point of the group
+    that is called as the package: ``[project.entry-points."ncpipe.figures"]``, ``name = "its.module:attribute"``.
 
     Args:
         package: name of the package, whose modules are imported only when they are asked for.
@@ -57,8 +57,9 @@ class Registry(Mapping[str, Plugin], Generic[Plugin]):
     def _places(self) -> dict[str, EntryPoint]:
         """Name -> where the plugin is defined, in the order of names; those of other packages come last."""
         found: dict[str, EntryPoint] = {}
-        modules = pkgutil.iter_modules(import_module(self.package).__path__)
-        own = (module.name for module in modules if not module.name.startswith("_"))
+        package = find_spec(self.package)  # which is not imported
+        modules = pkgutil.iter_modules(package.submodule_search_locations if package else ())
+        own = (module.name for module in modules if not (module.name.startswith("_") or module.ispkg))
         value = f":{self.attribute}" if self.attribute and isinstance(self.attribute, str) else ""
         built_in = [EntryPoint(name, f"{self.package}.{name}{value}", self.package) for name in own]
         for place in (*built_in, *entry_points(group=self.package)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import PurePath
+from types import ModuleType
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -11,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from ncpipe.continual.settings import ContinualSpec
 from ncpipe.data.settings import DatasetSpec
 from ncpipe.settings.base import Count, Name, PathText, Settings
+from ncpipe.settings.registry import NameIn, Registry
 from ncpipe.settings.sweep import BaseOf, Block
 from ncpipe.system.credentials import has_password
 from ncpipe.training.settings import ComputeSpec, NetworkSpec
@@ -58,40 +60,14 @@ class MeasureSpec(Settings):
         return value
 
 
-FigureName = Literal[
-    "central_path",
-    "collapse_curves",
-    "collapse_depth",
-    "collapse_map",
-    "continual_curves",
-    "frames",
-    "gram_heatmaps",
-    "level_curves",
-    "matched_sweep",
-    "matched_ufm",
-    "nc_curves",
-    "predictions",
-    "stationarity",
-    "sweep",
-    "training_curves",
-    "ufm_phase",
-    "ufm_success",
-    "ufm_trajectories",
-]
+FIGURES: Registry[ModuleType] = Registry("ncpipe.figures")
+"""Modules with ``draw(tables, options)`` and ``caption(tables, options)``, and perhaps ``KINDS`` of the runs that are
+shown and ``applies(study)``, whether a study that lists no figures draws it."""
+FigureName = Annotated[str, NameIn(FIGURES)]
 
-Paper = Literal[
-    "tirer2022",
-    "sukenik2023",
-    "han2022",
-    "papyan2020",
-    "zhou2022",
-    "rangamani2023",
-    "yaras2022",
-    "li2024",
-    "harun2025",
-]
-"""Papers whose claims can be decided."""
-
+PAPERS: Registry[ModuleType] = Registry("ncpipe.claims")
+"""Papers whose claims can be decided: modules with their ``REFERENCE`` and ``CLAIMS``."""
+Paper = Annotated[str, NameIn(PAPERS)]
 
 MetricName = Literal[
     "nc1_pinv",

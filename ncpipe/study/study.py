@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from ncpipe.settings.messages import Model, validated
 from ncpipe.settings.reading import check_plain, read_config
 from ncpipe.settings.scale import at_scale
 from ncpipe.settings.sweep import Block, Tree, expand
-from ncpipe.study.applies import sweeps_a_penalty, sweeps_the_width
 from ncpipe.study.checks import (
     check_continual,
     check_kept_epochs,
@@ -25,7 +24,7 @@ from ncpipe.study.checks import (
     check_paths,
     check_robustness,
 )
-from ncpipe.study.config import Config, FigureName, FigureOptions
+from ncpipe.study.config import FIGURES, Config, FigureOptions
 from ncpipe.study.layout import RUNS_A_PART, Layout
 from ncpipe.study.runs import ContinualRun, UfmBatch, by_id, continual_run, in_batches
 from ncpipe.study.selection import check_select
@@ -64,7 +63,7 @@ class Study:
         check_continual(config.continual is not None, self.continual)
         if config.networks is not None and config.networks.select is not None:
             check_select(config.networks.select, {run.id: run.spec for run in self.networks.values()}, measure)
-        if len(self.figures) < len(config.figures or ()):
+        if config.figures is not None and len(self.figures) < len(config.figures):
             raise UserError("figures: two figures would have one file name; give each a 'file'")
 
     @classmethod
@@ -172,28 +171,9 @@ class Study:
     @cached_property
     def figures(self) -> dict[str, FigureOptions]:
         """Figures to draw by file name."""
-        wanted = self.config.figures
+        wanted: Iterable[str | FigureOptions] | None = self.config.figures
         if wanted is None:
-            networks: tuple[FigureName, ...] = (
-                "collapse_curves",
-                "collapse_depth",
-                "collapse_map",
-                "frames",
-                "gram_heatmaps",
-                "training_curves",
-            )
-            wanted = networks if self.networks else ()
-            wanted += ("matched_ufm",) if self.networks and self.config.ufm.matched else ()
-            predicts = {"predicted", "predicted_extended"} & {*(self.config.ufm.matched)}
-            wanted += ("predictions",) if self.networks and predicts else ()
-            wanted += ("stationarity",) if self.networks and "full_batch" in self.config.measure.splits else ()
-            descents = any(spec.solver.name == "gradient_descent" for spec in self.problems.values())
-            wanted += ("continual_curves",) if self.continual else ()
-            wanted += ("ufm_phase",) if sweeps_a_penalty(self.problems.values()) else ()
-            wanted += ("ufm_trajectories",) if descents else ()
-            paths = any(spec.solver.name == "central_path" for spec in self.problems.values())
-            wanted += ("ufm_success",) if sweeps_the_width(self.problems.values()) else ()
-            wanted += ("central_path",) if paths else ()
+            wanted = (name for name, module in FIGURES.items() if hasattr(module, "applies") and module.applies(self))
         options = (FigureOptions(name=f) if isinstance(f, str) else f for f in wanted)
         return {option.file or option.name: option for option in options}
 

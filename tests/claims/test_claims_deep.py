@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ncpipe.claims import han2022, sukenik2023
 from ncpipe.claims.evidence.claim import Claim, Frames
-from ncpipe.claims.han2022 import HAN2022
-from ncpipe.claims.sukenik2023 import SUKENIK2023
 from ncpipe.ufm import snr_law
 
 NET: dict[str, Any] = {
@@ -50,7 +49,7 @@ def row(claims: tuple[Claim, ...], number: str, tables: Frames) -> dict[str, Any
     return next(claim for claim in claims if claim.id.split("-")[1] == number).row(tables)
 
 
-@pytest.mark.parametrize("claims", [HAN2022, SUKENIK2023], ids=["han2022", "sukenik2023"])
+@pytest.mark.parametrize("claims", [han2022.CLAIMS, sukenik2023.CLAIMS], ids=["han2022", "sukenik2023"])
 def test_claims_without_runs_are_undecided(claims):
     for tables in (frames([]), frames([NET | {"run_id": "a", "loss": "ce", "head": None}])):
         for claim in claims:
@@ -70,20 +69,20 @@ def split(run: str, perp: list[float], error: float = 0.0) -> Rows:
 
 def test_decomposition_is_compared_at_its_worst_epoch():
     runs = [NET | {"run_id": "a", "zero_error_epoch": None}, NET | {"run_id": "b", "loss": "ce"}]
-    exact = row(HAN2022, "1", frames(runs, split("a", [0.9, 0.5, 0.1, 0.01]) + split("b", [1.0] * 4, 0.5)))
+    exact = row(han2022.CLAIMS, "1", frames(runs, split("a", [0.9, 0.5, 0.1, 0.01]) + split("b", [1.0] * 4, 0.5)))
     assert (exact["verdict"], exact["count"]) == ("supported", 1)
-    off = row(HAN2022, "1", frames(runs, split("a", [0.9, 0.5, 0.1, 0.01], 1e-5)))
+    off = row(han2022.CLAIMS, "1", frames(runs, split("a", [0.9, 0.5, 0.1, 0.01], 1e-5)))
     assert off["verdict"] == "contradicted"
     assert off["effect"] == pytest.approx(1e-5)
 
 
 def test_perpendicular_part_is_weighed_after_zero_error_and_through_training():
     tables = frames([NET | {"run_id": "a"}], split("a", [9.0, 0.6, 0.03, 0.009]))
-    after, through = row(HAN2022, "2a", tables), row(HAN2022, "2b", tables)
+    after, through = row(han2022.CLAIMS, "2a", tables), row(han2022.CLAIMS, "2b", tables)
     assert after["effect"] == pytest.approx((0.1 + 0.03) / 2)
     assert after["verdict"] == "supported"
     assert through["effect"] == pytest.approx(0.1)
-    assert row(HAN2022, "2a", frames([NET | {"run_id": "a"}], split("a", [0.0, 0.0, 0.6, 0.6])))["holds"] == 0
+    assert row(han2022.CLAIMS, "2a", frames([NET | {"run_id": "a"}], split("a", [0.0, 0.0, 0.6, 0.6])))["holds"] == 0
 
 
 def path(w: np.ndarray, law: np.ndarray, times: np.ndarray) -> Rows:
@@ -99,8 +98,8 @@ def test_law_and_exponent_of_the_simulated_flow():
     times = np.array([0, *np.geomspace(1e2, 1e7, 60).round()])
     law = snr_law([2.0, 0.5, 0.1], times, classes=4, samples=48).numpy()
     tables = frames([PATH | {"run_id": "p"}], history=path(law, law, times))
-    assert row(HAN2022, "3", tables)["effect"] == 0
-    exponent = row(HAN2022, "5", tables)
+    assert row(han2022.CLAIMS, "3", tables)["effect"] == 0
+    exponent = row(han2022.CLAIMS, "5", tables)
     assert (exponent["verdict"], exponent["count"]) == ("supported", 1)
     assert 0 < exponent["effect"] < 0.0115
     late = law[law.min(axis=1) ** 2 >= 50 * 4]
@@ -108,21 +107,21 @@ def test_law_and_exponent_of_the_simulated_flow():
     other = law.copy()
     other[7, 1] *= 1 + 1e-5
     off = frames([PATH | {"run_id": "p"}], history=path(other, law, times))
-    assert row(HAN2022, "3", off)["effect"] == pytest.approx(1e-5)
-    assert row(HAN2022, "3", off)["verdict"] == "contradicted"
+    assert row(han2022.CLAIMS, "3", off)["effect"] == pytest.approx(1e-5)
+    assert row(han2022.CLAIMS, "3", off)["verdict"] == "contradicted"
     faster = frames([PATH | {"run_id": "p"}], history=path(law**1.2, law, times))
-    assert row(HAN2022, "5", faster)["verdict"] == "contradicted"
+    assert row(han2022.CLAIMS, "5", faster)["verdict"] == "contradicted"
     early = frames([PATH | {"run_id": "p"}], history=path(law[:20], law[:20], times[:20]))
-    assert row(HAN2022, "5", early)["count"] == 0
+    assert row(han2022.CLAIMS, "5", early)["count"] == 0
 
 
 def test_singular_values_become_alike_and_nc1_falls_past_zero_error():
     rows = measured("a", "snr_max", 50.0, 30.0, 8.0, 6.0) + measured("a", "snr_min", 1.0, 1.0, 2.0, 3.0)
     rows += measured("a", "nc1_pinv", 1e-9, 1e-9, 0.1, 0.01)
     tables = frames([NET | {"run_id": "a"}], rows)
-    assert row(HAN2022, "4", tables)["effect"] == pytest.approx(np.log10(2 / 4))
-    assert row(HAN2022, "6", tables)["effect"] == pytest.approx(-1)
-    assert row(HAN2022, "6", frames([NET | {"run_id": "a", "zero_error_epoch": None}], rows))["count"] == 0
+    assert row(han2022.CLAIMS, "4", tables)["effect"] == pytest.approx(np.log10(2 / 4))
+    assert row(han2022.CLAIMS, "6", tables)["effect"] == pytest.approx(-1)
+    assert row(han2022.CLAIMS, "6", frames([NET | {"run_id": "a", "zero_error_epoch": None}], rows))["count"] == 0
 
 
 # --- Sukenik, Mondelli & Lampert -----------------------------------------------------------------
@@ -141,15 +140,15 @@ def deep(*fits: dict[str, Any], collapse: Rows = [], **changes: Any) -> Frames: 
 
 def test_optimum_is_that_of_the_best_fit_over_the_widths():
     missed = {"value": 0.2, "gap": 0.1, "missed": True}
-    found = row(SUKENIK2023, "1", deep(fit("narrow", dim=2, **missed), fit("wide"), fit("other", seed=1)))
+    found = row(sukenik2023.CLAIMS, "1", deep(fit("narrow", dim=2, **missed), fit("wide"), fit("other", seed=1)))
     assert (found["count"], found["verdict"], found["seeds"]) == (2, "supported", 2)
-    assert row(SUKENIK2023, "1", deep(fit("narrow", **missed)))["verdict"] == "contradicted"
+    assert row(sukenik2023.CLAIMS, "1", deep(fit("narrow", **missed)))["verdict"] == "contradicted"
     lower = fit("lower", value=0.09, gap=-0.01)
-    assert row(SUKENIK2023, "1", deep(lower, fit("wide")))["verdict"] == "contradicted"
+    assert row(sukenik2023.CLAIMS, "1", deep(lower, fit("wide")))["verdict"] == "contradicted"
     weaker = fit("weaker", weight_decay=[1e-4] * 3, **missed)
-    assert row(SUKENIK2023, "1", deep(fit("wide"), weaker))["verdict"] == "undecided"
-    assert row(SUKENIK2023, "1", deep(fit("three"), classes=3))["count"] == 0
-    assert row(SUKENIK2023, "1", deep(fit("linear"), activation="linear"))["count"] == 0
+    assert row(sukenik2023.CLAIMS, "1", deep(fit("wide"), weaker))["verdict"] == "undecided"
+    assert row(sukenik2023.CLAIMS, "1", deep(fit("three"), classes=3))["count"] == 0
+    assert row(sukenik2023.CLAIMS, "1", deep(fit("linear"), activation="linear"))["count"] == 0
 
 
 def test_layers_are_taken_where_the_theorem_speaks():
@@ -158,34 +157,34 @@ def test_layers_are_taken_where_the_theorem_speaks():
     rows += [r for layer in layers for r in measured("a", "nc1_trace_ratio", 1e-9, layer=layer)]
     rows += [r for layer, v in (("H1", 0.9), ("H2", 1e-5)) for r in measured("a", "nc3_rows", v, layer=layer)]
     tables = deep(fit("a"), collapse=rows)
-    assert row(SUKENIK2023, "2", tables)["effect"] == 1e-9
-    assert row(SUKENIK2023, "3", tables)["effect"] == 1e-6
-    assert row(SUKENIK2023, "4", tables)["effect"] == 1e-5
+    assert row(sukenik2023.CLAIMS, "2", tables)["effect"] == 1e-9
+    assert row(sukenik2023.CLAIMS, "3", tables)["effect"] == 1e-6
+    assert row(sukenik2023.CLAIMS, "4", tables)["effect"] == 1e-5
     worse = deep(fit("a"), collapse=rows + measured("a", "nc1_trace_ratio", 1e-3, layer="H3"))
-    assert row(SUKENIK2023, "2", worse)["verdict"] == "contradicted"
+    assert row(sukenik2023.CLAIMS, "2", worse)["verdict"] == "contradicted"
     for out in ({"missed": True}, {"optimum_is_zero": True}):
-        assert row(SUKENIK2023, "3", deep(fit("a", **out), collapse=rows))["count"] == 0
+        assert row(sukenik2023.CLAIMS, "3", deep(fit("a", **out), collapse=rows))["count"] == 0
     undefined = measured("a", "nc2_means_of", float("nan"), layer="H3")
-    assert row(SUKENIK2023, "3", deep(fit("a"), collapse=rows + undefined))["count"] == 0
+    assert row(sukenik2023.CLAIMS, "3", deep(fit("a"), collapse=rows + undefined))["count"] == 0
 
 
 def test_zero_is_optimal_above_its_threshold_only():
     above = fit("above", optimum_is_zero=True, optimum=0.5, value=0.5, weight_decay=[1.0] * 3)
     tables = deep(above, fit("below", value=0.49), fit("stuck", dim=3, value=0.5))
-    assert (row(SUKENIK2023, "5a", tables)["effect"], row(SUKENIK2023, "5a", tables)["count"]) == (0, 1)
-    below = row(SUKENIK2023, "5b", tables)
+    assert (row(sukenik2023.CLAIMS, "5a", tables)["effect"], row(sukenik2023.CLAIMS, "5a", tables)["count"]) == (0, 1)
+    below = row(sukenik2023.CLAIMS, "5b", tables)
     assert (below["effect"], below["count"], below["verdict"]) == (pytest.approx(0.02), 1, "supported")
-    assert row(SUKENIK2023, "5a", deep(above | {"value": 0.4}))["verdict"] == "contradicted"
-    assert row(SUKENIK2023, "5b", deep(fit("stuck", value=0.5)))["verdict"] == "contradicted"
+    assert row(sukenik2023.CLAIMS, "5a", deep(above | {"value": 0.4}))["verdict"] == "contradicted"
+    assert row(sukenik2023.CLAIMS, "5b", deep(fit("stuck", value=0.5)))["verdict"] == "contradicted"
 
 
 def test_success_is_compared_between_the_widths_of_a_seed():
     widths = [fit(f"{d}-{s}", dim=d, seed=s, success_fraction=d / 40 + s / 10) for d in (16, 4, 8) for s in (0, 1)]
-    found = row(SUKENIK2023, "6", deep(*widths, fit("alone", weight_decay=[1e-4] * 3)))
+    found = row(sukenik2023.CLAIMS, "6", deep(*widths, fit("alone", weight_decay=[1e-4] * 3)))
     assert (found["count"], found["verdict"]) == (2, "supported")
     assert (found["low"], found["high"]) == (pytest.approx(0.3), pytest.approx(0.3))
     falling = [f | {"success_fraction": 1 / f["dim"]} for f in widths]
-    assert row(SUKENIK2023, "6", deep(*falling))["verdict"] == "contradicted"
+    assert row(sukenik2023.CLAIMS, "6", deep(*falling))["verdict"] == "contradicted"
 
 
 def test_heads_of_networks_are_judged_at_their_worst_layer():
@@ -200,6 +199,6 @@ def test_heads_of_networks_are_judged_at_their_worst_layer():
     two, ten = NET | {"head": "hidden 2", "classes": 2}, NET | {"head": "hidden 2", "classes": 10}
     tables = frames([two | {"run_id": "a"}, NET | {"run_id": "b", "classes": 2}, ten | {"run_id": "ten"}], rows)
     for number, effect in (("a", 0.05), ("b", 0.02), ("c", 0.02)):
-        of_two, of_ten = (row(SUKENIK2023, f"{group}{number}", tables) for group in "78")
+        of_two, of_ten = (row(sukenik2023.CLAIMS, f"{group}{number}", tables) for group in "78")
         assert (of_two["effect"], of_two["count"], of_two["verdict"]) == (effect, 1, "supported")
         assert (of_ten["effect"], of_ten["count"], of_ten["verdict"]) == (100 * effect, 1, "contradicted")

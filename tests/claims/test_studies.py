@@ -7,20 +7,17 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
 
 import pandas as pd
 import pytest
 import yaml
 from in_one_process import run_study
 
-from ncpipe.claims import CLAIMS
 from ncpipe.records.reading import read_tables
-from ncpipe.study.config import Paper
+from ncpipe.study.config import PAPERS
 from ncpipe.study.study import Study
 
 ROOT = Path(__file__).resolve().parents[2]
-PAPERS = get_args(Paper)
 
 WITHOUT_RUNS_AT_TEST_SCALE = {"zhou2022": {"zhou2022-5a", "zhou2022-5b"}}
 """Claims that need more networks than the smallest form has."""
@@ -59,12 +56,12 @@ def test_smallest_form_decides_every_claim(paper, tmp_path):
     (under_snakemake if paper == "harun2025" else in_one_process)(paper, tmp_path)
     results = tmp_path / "results" / f"{paper}-test"
     claims = read_tables(results / "tables")["claims"]
-    assert list(claims["claim_id"]) == [claim.id for claim in CLAIMS[paper]]
+    assert list(claims["claim_id"]) == [claim.id for claim in PAPERS[paper].CLAIMS]
     without = set(claims.loc[claims["count"] == 0, "claim_id"])
     assert without == WITHOUT_RUNS_AT_TEST_SCALE.get(paper, set())
     _check_verdicts(claims)
     page = html.unescape((results / "report.html").read_text(encoding="utf-8"))
-    assert [claim.id for claim in CLAIMS[paper] if claim.statement not in page] == []
+    assert [claim.id for claim in PAPERS[paper].CLAIMS if claim.statement not in page] == []
     drawn = {path.stem for path in (results / "figures").glob("*.svg")}
     study = Study.read(ROOT / "studies" / f"{paper}.yaml", "test")
     assert drawn == set(study.figures)
@@ -85,7 +82,7 @@ def _check_verdicts(claims: pd.DataFrame) -> None:
 @pytest.mark.parametrize("paper", PAPERS)
 def test_page_gives_every_verdict_with_its_numbers(paper):
     page = (ROOT / "docs" / "studies" / f"{paper}.md").read_text(encoding="utf-8")
-    for claim in CLAIMS[paper]:
+    for claim in PAPERS[paper].CLAIMS:
         number = claim.id.removeprefix(f"{paper}-")
         rows = [line for line in page.splitlines() if line.startswith(f"| **{number}** ")]
         assert len(rows) == page.count("### Verdicts"), "one in the table of every scale that was run"

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from ncpipe.claims.evidence.claim import Claim
-from ncpipe.claims.harun2025 import HARUN2025
+from ncpipe.claims.harun2025 import CLAIMS
 from ncpipe.cli import stages as cli
 from ncpipe.continual.initialisation import Head, Samples, class_mean_rows, least_squares, new_rows
 from ncpipe.continual.learning import learn, measured_steps, rehearsal_pool
@@ -373,7 +373,7 @@ def made_up(changes: dict[tuple[str, int, str, int], float] | None = None) -> di
 
 
 def claim(number: str) -> Claim:
-    return next(claim for claim in HARUN2025 if claim.id == f"harun2025-{number}")
+    return next(claim for claim in CLAIMS if claim.id == f"harun2025-{number}")
 
 
 def test_claims_compare_runs_of_one_network_and_seed():
@@ -403,4 +403,4 @@ def test_claims_leave_out_what_has_no_partner_and_count_no_spike_as_smallest():
 def test_claims_of_a_study_without_continual_learning_are_undecided():
     frames = made_up()
     frames["runs"] = frames["runs"].assign(kind="network")
-    assert {claim.row(frames)["verdict"] for claim in HARUN2025} == {"undecided"}
+    assert {claim.row(frames)["verdict"] for claim in CLAIMS} == {"undecided"}

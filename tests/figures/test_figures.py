@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 from xml.etree import ElementTree
 
 import numpy as np
@@ -14,12 +13,13 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
+from plugins import install
 from synthetic_tables import GRID, MISSED, SAMPLES, MadeUp, Penalties
 from typer.testing import CliRunner
 
 from ncpipe.claims.evidence.curves import curve_distances
 from ncpipe.cli.main import app
-from ncpipe.figures import DRAWINGS, caption, draw, save_figure
+from ncpipe.figures import caption, draw, save_figure
 from ncpipe.figures.collapse_depth import whole_rows
 from ncpipe.figures.drawing.axes import scale_time, scale_values
 from ncpipe.figures.drawing.bias_transition import closed_form, regime_change
@@ -42,11 +42,16 @@ from ncpipe.figures.training_curves import learning_rate_drops
 from ncpipe.figures.ufm_phase import phases, threshold
 from ncpipe.records.reading import read_tables
 from ncpipe.records.schemas import TABLES
-from ncpipe.study.config import FigureName, FigureOptions
+from ncpipe.report import write_report
+from ncpipe.study.config import FIGURES, FigureOptions, StudyInfo
+from ncpipe.study.study import Study
 from ncpipe.system.errors import UserError
 from ncpipe.ufm import Problem, snr_law
 
-NAMES = get_args(FigureName)
+A_PROBLEM = {
+    "study": {"name": "x"},
+    "ufm": {"matched": [], "base": {"classes": 3, "samples": 2, "dim": 3, "solver": {"name": "lbfgs"}}},
+}
 TWENTY = tuple(f"resnet18 MSE no bias dataset.name=mnist optimizer.lr={i}" for i in range(20))
 CASES = {
     "ordinary": MadeUp(),
@@ -80,20 +85,16 @@ def texts(figure: Figure) -> str:
     return " ".join(text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")))
 
 
-def options_of(name: FigureName, **more) -> FigureOptions:
+def options_of(name: str, **more) -> FigureOptions:
     return FigureOptions(name=name, over="optimizer.lr" if name == "sweep" else None, **more)
 
 
-def test_every_figure_name_is_drawn():
-    assert set(DRAWINGS) == set(NAMES)
-
-
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FIGURES)
 def test_draws_from_any_tables(studies, name, case):
     options = options_of(name)
     with style():  # without the layout, which takes most of the time
-        figure = DRAWINGS[name].draw(studies[case], options)
+        figure = FIGURES[name].draw(studies[case], options)
     assert figure.get_size_inches()[0] == pytest.approx(options.width)
     assert caption(studies[case], options)
 
@@ -254,12 +255,12 @@ def test_panels_keep_within_the_figure(studies, case):
     assert top <= figure.bbox.height
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FIGURES)
 def test_one_column_test_split(studies, name):
     draw(studies["ordinary"], options_of(name, width=3.25, split="test"))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FIGURES)
 def test_nothing_to_show_is_one_line(studies, name):
     figure = draw(studies["nothing"], options_of(name))
     assert not figure.axes
@@ -314,7 +315,7 @@ def test_threshold_lies_where_zero_becomes_optimal(studies):
 
 def map_axes(tables):
     with style():
-        figure = DRAWINGS["ufm_phase"].draw(tables, FigureOptions(name="ufm_phase"))
+        figure = FIGURES["ufm_phase"].draw(tables, FigureOptions(name="ufm_phase"))
     return figure.subfigs[0].axes[0]
 
 
@@ -769,6 +770,48 @@ def test_maps_are_equal_on_redraw(tmp_path: Path, name):
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*paths, strict=True))
 
 
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_has_its_place_in_the_docs(name):
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    assert f"### `{name}`\n" in (docs / "figures.md").read_text(encoding="utf-8")
+    assert (
+        f"`{name}`" in (docs / "config.md").read_text(encoding="utf-8").split("### `figures`")[1].split("\n| key")[0]
+    )
+
+
+DOTS = '''"""Figure: the seeds of the classes that were learned."""
+from ncpipe.figures.drawing.style import new_figure
+
+KINDS = ("network",)
+
+def applies(study):
+    return bool(study.problems)
+
+def draw(tables, options):
+    figure = new_figure(options.width, 2.0)
+    figure.subplots().scatter(tables["runs"]["classes"], tables["runs"]["seed"])
+    return figure
+
+def caption(tables, options):
+    return "Seeds against classes."
+'''
+
+
+def test_a_figure_of_another_package_is_one_of_ours(tmp_path: Path, monkeypatch):
+    install(FIGURES, "dots", DOTS, tmp_path / "package", monkeypatch)
+    assert list(Study(A_PROBLEM).figures) == ["dots"]
+    listed = {"figures": ["dots", {"name": "dots", "file": "wide", "width": 9}]}
+    assert list(Study(A_PROBLEM | listed).figures) == ["dots", "wide"]
+    with pytest.raises(UserError, match=r"^figures\.0: unknown value 'dtos'; did you mean 'dots'\?$"):
+        Study(A_PROBLEM | {"figures": ["dtos"]})
+    assert "dots  " in command("--list")[0]
+    tables, target = MadeUp().write(tmp_path / "tables"), tmp_path / "dots"
+    assert command("dots", "--tables", tables, "--output", target)[1] == ""
+    write_report(StudyInfo(name="x"), tables, {"dots": target}, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Seeds against classes. Networks: " in page
+
+
 # --- the command ---------------------------------------------------------------------------------
 
 
@@ -797,7 +840,7 @@ def test_command_draws_any_figure_from_tables(tmp_path: Path, monkeypatch):
 
 def test_command_lists_all_figures_with_a_line_each():
     lines = command("--list")[0].splitlines()
-    assert [line.split()[0] for line in lines] == list(DRAWINGS)
+    assert [line.split()[0] for line in lines] == list(FIGURES)
     assert all(len(line.split()) > 4 for line in lines)
 
 

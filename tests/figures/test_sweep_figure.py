@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from pydantic import ValidationError
 from synthetic_tables import METADATA, MadeUp, Penalties
 
-from ncpipe.figures import DRAWINGS, caption, draw, save_figure
+from ncpipe.figures import caption, draw, save_figure, sweep
 from ncpipe.figures.drawing.style import style
 from ncpipe.figures.sweep import Scale, _common
 from ncpipe.records.reading import read_tables
@@ -59,7 +59,7 @@ def by_width(run: Row) -> dict:
 
 def drawn(tables: dict, **options: Any) -> Figure:
     with style():
-        return DRAWINGS["sweep"].draw(tables, FigureOptions(name="sweep", **options))
+        return sweep.draw(tables, FigureOptions(name="sweep", **options))
 
 
 def texts(figure: Figure) -> str:

@@ -22,12 +22,11 @@ from ncpipe.cli.figure import figure_options, save_from_tables
 from ncpipe.compare import compare
 from ncpipe.compare.terminal import print_comparison
 from ncpipe.compare.wording import as_json
-from ncpipe.figures import DRAWINGS
 from ncpipe.records.reading import read_tables
 from ncpipe.records.schemas import TABLES
 from ncpipe.report import write_report
 from ncpipe.report.claims_page import read_claims, write_claims_page
-from ncpipe.study.config import StudyInfo
+from ncpipe.study.config import FIGURES, StudyInfo
 
 Files = dict[str, bytes]
 
@@ -160,7 +159,7 @@ def reported(files: Files) -> None:
 
 @st.composite
 def figures(draw: st.DrawFn) -> tuple[Files, str, dict[str, Any]]:
-    name = draw(st.sampled_from(sorted(DRAWINGS)))
+    name = draw(st.sampled_from(sorted(FIGURES)))
     options: dict[str, Any] = (
         {"over": draw(st.sampled_from(("weight_decay", "classes", "x.y")))} if name == "sweep" else {}
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -17,7 +16,7 @@ from typer.testing import CliRunner
 from ncpipe.cli.main import app
 from ncpipe.cli.query import query
 from ncpipe.compare import StudyComparison, compare
-from ncpipe.figures import DRAWINGS, save_figure
+from ncpipe.figures import save_figure
 from ncpipe.records.reading import read_tables, rows_of
 from ncpipe.records.schemas import TABLES
 from ncpipe.report import write_report
@@ -210,7 +209,7 @@ def test_our_own_mistakes_keep_their_traceback(tables, tmp_path, monkeypatch, mi
     def wrong(*_: object) -> None:
         raise mistake("ours")
 
-    monkeypatch.setitem(DRAWINGS, "collapse_curves", replace(DRAWINGS["collapse_curves"], draw=wrong))
+    monkeypatch.setattr("ncpipe.figures.collapse_curves.draw", wrong)
     with pytest.raises(mistake, match="ours"):
         save_figure("collapse_curves", tables, tmp_path / "f", ["png"])
 
@@ -220,6 +219,6 @@ def test_what_tables_can_cause_is_told_in_a_line(tables, tmp_path, monkeypatch, 
     def wrong(*_: object) -> None:
         raise misfit("theirs")
 
-    monkeypatch.setitem(DRAWINGS, "collapse_curves", replace(DRAWINGS["collapse_curves"], draw=wrong))
+    monkeypatch.setattr("ncpipe.figures.collapse_curves.draw", wrong)
     with pytest.raises(UserError, match=r"do not fit together: .*theirs"):
         save_figure("collapse_curves", tables, tmp_path / "f", ["png"])

@@ -15,12 +15,12 @@ import yaml
 from synthetic_tables import CLAIM
 from typer.testing import CliRunner
 
-from ncpipe.claims.evidence.bibliography import BIBLIOGRAPHY
 from ncpipe.claims.evidence.wording import COLUMNS, counted, held, markdown, needs, number, span
 from ncpipe.cli.main import app
 from ncpipe.records.schemas import CLAIMS, RUNS
 from ncpipe.records.writing import write_rows
-from ncpipe.report.claims_page import PAPERS, read_claims, write_claims_page
+from ncpipe.report.claims_page import read_claims, write_claims_page
+from ncpipe.study.config import PAPERS
 from ncpipe.study.study import Study
 from ncpipe.system.errors import UserError
 
@@ -109,12 +109,12 @@ def test_every_claim_has_its_tile_and_its_numbers(page):
 
 
 def test_every_paper_has_its_place(page):
-    for reference in BIBLIOGRAPHY.values():
+    for reference in (module.REFERENCE for module in PAPERS.values()):
         assert reference.short in page.text
     absent = [paper for paper in PAPERS if paper not in ("tirer2022", "han2022")]
     for paper in absent:
         command = f"snakemake --cores all --configfile studies/{paper}.yaml"
-        assert f"{BIBLIOGRAPHY[paper].short} did not run: {command}" in page.text
+        assert f"{PAPERS[paper].REFERENCE.short} did not run: {command}" in page.text
     assert page.text.count("did not run") == len(absent)
     assert re.search(r"not ended: \S*li2024-small\.", page.text)
 
@@ -181,11 +181,11 @@ def test_words():
 
 def test_every_paper_is_cited_in_bibtex():
     for paper in PAPERS:
-        entry = BIBLIOGRAPHY[paper].bibtex(paper)
+        entry = PAPERS[paper].REFERENCE.bibtex(paper)
         assert re.match(rf"@\w+\{{{paper},\n", entry)
         assert entry.count("{") == entry.count("}")
         assert {"title", "author", "year"} <= set(re.findall(r"^  (\w+) +=", entry, re.M))
-        assert str(BIBLIOGRAPHY[paper].year) == paper[-4:]
+        assert str(PAPERS[paper].REFERENCE.year) == paper[-4:]
 
 
 @pytest.mark.parametrize("paper", PAPERS)

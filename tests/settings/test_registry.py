@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-from pydantic import TypeAdapter, create_model
+from pydantic import TypeAdapter, ValidationError, create_model
 
 from ncpipe.settings.base import Settings
 from ncpipe.settings.messages import validated
-from ncpipe.settings.registry import OneOf, Registry, names_in_settings
+from ncpipe.settings.registry import NameIn, OneOf, Registry, names_in_settings
 from ncpipe.system.errors import UserError
 
 NET = """
@@ -52,6 +52,15 @@ def test_modules_and_entry_points_are_found(nets: Registry[Any]) -> None:
 def test_names_of_modules_need_no_import(nets: Registry[Any]) -> None:
     assert [*Registry("nets_of_this_test")] == ["mlp", "resnet", "owl"]
     assert "nets_of_this_test.mlp" not in sys.modules
+
+
+def test_a_field_holds_the_name_of_a_plugin(nets: Registry[Any]) -> None:
+    field = TypeAdapter(Annotated[str, NameIn(nets)])
+    assert field.validate_python("owl") == "owl"
+    assert field.json_schema() == {"enum": [*nets], "type": "string"}
+    for wrong in ("olw", {"name": "owl"}, ["owl"], None):
+        with pytest.raises(ValidationError, match="should be 'mlp', 'resnet18', 'resnet34', 'owl'"):
+            field.validate_python(wrong)
 
 
 def test_a_field_holds_the_settings_of_its_name(nets: Registry[Any]) -> None:

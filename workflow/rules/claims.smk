@@ -1,11 +1,11 @@
 # All papers: the study of each, run by a Snakemake of its own, and one page of all claims.
 
 import json
-from typing import get_args
+from ncpipe.study.config import PAPERS
 
-from ncpipe.study.config import (Paper)
-
-PAPERS = get_args(Paper)
+WITH_STUDY = [
+    paper for paper in PAPERS if (ROOT / "studies" / f"{paper}.yaml").exists()
+]
 SCALE = STUDY.config.scale or "small"
 DATA_PATH = list(STUDY.config.study.data_path)
 
@@ -20,7 +20,7 @@ rule study_claims:
     benchmark:
         "results/benchmarks/claims/{paper}-{scale}.tsv"
     wildcard_constraints:
-        paper="|".join(PAPERS),
+        paper="|".join(WITH_STUDY),
         scale="[A-Za-z0-9_-]+",
     retries: 0
     threads: lambda wildcards: workflow.cores
@@ -42,7 +42,7 @@ rule study_claims:
 
 rule claims:
     input:
-        expand("results/claims/{paper}-{scale}.parquet", paper=PAPERS, scale=SCALE),
+        expand("results/claims/{paper}-{scale}.parquet", paper=WITH_STUDY, scale=SCALE),
     output:
         "results/claims.html",
     log:
@@ -54,7 +54,7 @@ rule claims:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
         runtime=30,
     params:
-        results=expand("results/{paper}-{scale}", paper=PAPERS, scale=SCALE),
+        results=expand("results/{paper}-{scale}", paper=WITH_STUDY, scale=SCALE),
         version=STAGE_VERSIONS["report"],
     shell:
         "ncpipe claims {params.results} --output {output} > {log} 2>&1"

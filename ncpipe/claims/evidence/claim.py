@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from ncpipe.claims.evidence.bibliography import BIBLIOGRAPHY
+from ncpipe.claims.evidence.bibliography import Reference
 from ncpipe.records.reading import Frames
-from ncpipe.study.config import Paper
 
 CONFIDENCE = 0.95
 """Of the interval over seeds."""
@@ -100,9 +99,10 @@ class Claim:
 
 @dataclass(frozen=True)
 class ClaimsOf:
-    """Makes the claims of one paper: ``ClaimsOf("tirer2022")("1", statement, statistic, threshold, values)``."""
+    """Makes the claims of one paper: ``ClaimsOf(paper, REFERENCE)("1", statement, statistic, threshold, values)``."""
 
-    paper: Paper
+    paper: str
+    reference: Reference
 
     def __call__(
         self,
@@ -114,8 +114,8 @@ class ClaimsOf:
         direction: Literal["below", "above"] = "below",
         rounding: float = 0.0,
     ) -> Claim:
-        source = BIBLIOGRAPHY[self.paper].short
-        return Claim(f"{self.paper}-{number}", source, statement, statistic, direction, threshold, values, rounding)
+        id = f"{self.paper}-{number}"
+        return Claim(id, self.reference.short, statement, statistic, direction, threshold, values, rounding)
 
 
 def interval(by_seed: pd.Series) -> tuple[float | None, float | None]:

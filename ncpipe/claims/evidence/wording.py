@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from ncpipe.study.config import Paper
-
 Row = Mapping[str, Any]
 
 VERDICTS = ("supported", "contradicted", "undecided")
@@ -42,9 +40,9 @@ def short_id(claim: Row) -> str:
     return claim["claim_id"].removeprefix(f"{claim['paper']}-")
 
 
-def by_paper(claims: Iterable[Row]) -> dict[Paper, list[Row]]:
+def by_paper(claims: Iterable[Row]) -> dict[str, list[Row]]:
     """The claims of every paper, in their order."""
-    papers: dict[Paper, list[Row]] = {}
+    papers: dict[str, list[Row]] = {}
     for claim in claims:
         papers.setdefault(claim["paper"], []).append(claim)
     return papers

@@ -1,0 +1,3 @@
+from .drawing.output import caption as caption
+from .drawing.output import draw as draw
+from .drawing.output import save_figure as save_figure
