@@ -41,5 +41,6 @@ def print_section(console: Console, section: Section) -> None:
     shown = {cell for row in rows for cell in row}
     for note in section.notes:
         mark = note.split(" ", 1)[0]
-        if mark in shown or not mark.startswith("["):  # places of rows that are shown
-            console.print(note, soft_wrap=True)
+        is_place = mark.startswith("[")
+        if mark in shown or not is_place:  # places of rows that are shown
+            console.print(note, soft_wrap=is_place)

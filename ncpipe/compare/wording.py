@@ -128,7 +128,8 @@ def sections(comparison: Comparison) -> Iterator[Section]:
     told = "settings" if comparison.kind == "runs" else "provenance"
     same = [row["quantity"] for row in comparison.of(told) if row["equal"]]
     words = [(row["quantity"], value(row["a"]), value(row["b"])) for row in facts if not row["equal"]]
-    notes = [f"Equal: {', '.join(same)}."] if told == "provenance" and same else []
+    equal = f"Equal: {', '.join(same)}." if told == "provenance" else f"{counted(len(same), 'setting')} equal."
+    notes = [equal] if same and (told == "provenance" or not words) else []
     yield Section(f"{told} ({len(same)} equal)", ("A", "B"), words, notes, numbers=False)
     for side in "ab":
         if ids := comparison.runs.get(f"only_{side}"):
@@ -195,6 +196,7 @@ def not_compared(agreement: Agreement) -> Iterator[str]:
 def _labels(pairs: Sequence[Row]) -> Iterator[Section]:
     """One table for each label."""
     columns = ("A", "B", "B − A", "B / A", "seed range", "range of A", "range of B", "seeds")
+    notes = ["A difference is beyond the seed range where the ranges of A and of B do not overlap."]
     for label in dict.fromkeys(row["label"] for row in pairs):
         rows = [row for row in pairs if row["label"] == label]
         seeds = " | ".join(str(max(row[f"seeds_{side}"] for row in rows)) for side in "ab")
@@ -203,7 +205,8 @@ def _labels(pairs: Sequence[Row]) -> Iterator[Section]:
              *(span(row[f"low_{s}"], row[f"high_{s}"]) for s in "ab"), f"{row['seeds_a']} | {row['seeds_b']}")
             for row in rows
         ]  # fmt: skip
-        yield Section(f"{label}: medians over {seeds} seeds", columns, listed, brief_columns=5)
+        yield Section(f"{label}: medians over {seeds} seeds", columns, listed, notes, brief_columns=5)
+        notes = []
 
 
 def _claims(claims: Sequence[Row]) -> Section:
