@@ -3,7 +3,7 @@
 import json
 from typing import get_args
 
-from ncpipe.study.config import (Paper)
+from ncpipe.study.config import Paper
 
 PAPERS = get_args(Paper)
 SCALE = STUDY.config.scale or "small"
@@ -31,7 +31,9 @@ rule study_claims:
         snakefile=f"{ROOT}/Snakefile",
         data_path=[f"study={json.dumps({'data_path': DATA_PATH})}"] if DATA_PATH else [],
         versions=STAGE_VERSIONS,
-        originals=originals_of_study,
+        originals=lambda wildcards: originals_of_paper(
+            STUDY, wildcards.paper, wildcards.scale
+        ),
         # Made by the inner Snakemake, and so no output here: declared outputs are deleted before a job.
         claims="results/{paper}-{scale}/tables/claims.parquet",
     shell:
