@@ -19,7 +19,7 @@ from ncpipe.stages.tables import planned_networks
 from ncpipe.study.study import Study
 from ncpipe.system.errors import UserError
 from ncpipe.tracking.clock import clocks
-from ncpipe.tracking.experiment import opened, study_runs
+from ncpipe.tracking.experiment import LIVE, opened, study_runs
 from ncpipe.tracking.notes import run_name
 from ncpipe.tracking.points import Point, history_points, run_points
 from ncpipe.tracking.records import STAGES, RunRecord, params, run_tags, study_id, study_key
@@ -97,10 +97,13 @@ class LiveMirror:
 
     def update(self) -> None:
         """Write the epochs that have come since the last look. ``UserError`` where the store cannot be used."""
-        news = {run_id: epochs for run_id in self.study.networks if (epochs := self._news(run_id))}
+        trains = {run_id for run_id in self.study.networks if log_path(self.study.layout.run(run_id)).exists()}
+        looked_at = [run_id for run_id in self.study.networks if run_id in trains or run_id in self.epochs]
+        epochs = {run_id: read_epochs(self.study.layout.run(run_id)) for run_id in looked_at}
+        news = [i for i in looked_at if epochs[i] and (i not in trains or len(epochs[i]) > self.epochs.get(i, 0))]
         if not news:
             return
-        records = {run_id: self._record(run_id, epochs) for run_id, epochs in news.items()}
+        records = {run_id: self._record(run_id, epochs[run_id]) for run_id in news}
         config = self.study.config
         start = min(record.start for record in records.values())
         whole = RunRecord(
@@ -111,11 +114,11 @@ class LiveMirror:
                 writer = Writer(store, study_key(config), self.logged)
                 writer.show(whole)
                 for run_id, record in records.items():
-                    trains = self._trains(run_id)
-                    writer.show(record, ended=not trains)
-                    self.epochs[run_id] = len(news[run_id])
-                    if not trains:
+                    writer.show(record, ended=run_id not in trains)
+                    self.epochs[run_id] = len(epochs[run_id])
+                    if run_id not in trains:
                         del self.epochs[run_id]
+                        self.logged.pop(writer.mlflow_ids.get(run_id, ""), None)
         except UserError:
             self.logged.clear()  # the store that comes back may be another
             raise
@@ -126,18 +129,8 @@ class LiveMirror:
             with opened(self.study.config, self.study.layout) as store:
                 for run_id in self.epochs:
                     for run in study_runs(store, study_key(self.study.config), run_id).get(run_id, []):
-                        store.client.update_run(run.info.run_id, "KILLED")
-
-    def _trains(self, run_id: str) -> bool:
-        return log_path(self.study.layout.run(run_id)).exists()
-
-    def _news(self, run_id: str) -> list[Epoch]:
-        """All epochs of a network of which MLflow has fewer, or not yet that it has ended."""
-        trains, known = self._trains(run_id), self.epochs.get(run_id)
-        if not trains and known is None:
-            return []
-        epochs = read_epochs(self.study.layout.run(run_id))
-        return epochs if not trains or len(epochs) > (known or 0) else []
+                        if LIVE in run.data.tags:
+                            store.client.update_run(run.info.run_id, "KILLED")
 
     def _record(self, run_id: str, epochs: list[Epoch]) -> RunRecord:
         row = self.rows[run_id]

@@ -224,6 +224,19 @@ def test_a_second_watcher_goes_on_with_the_run(training: Training) -> None:
     assert [step for step, _, _ in training.points(0, "train/loss")] == [1, 2]
 
 
+def test_what_a_sync_has_completed_is_left_as_it_is(training: Training) -> None:
+    training.log(0, epoch(1))
+    training.mirror.update()
+    training.publish(0)
+    training.write_tables()
+    sync(training.study.config, training.study.layout)
+    synced = training.runs()[training.ids[0]]
+    training.mirror.update()  # which sees only now that the training has ended
+    training.mirror.leave()
+    run = training.runs()[training.ids[0]]
+    assert (run.info.run_id, run.info.status, run.data.tags) == (synced.info.run_id, "FINISHED", synced.data.tags)
+
+
 def test_a_network_that_is_trained_again_has_one_run(training: Training) -> None:
     training.log(0, epoch(1))
     training.publish(0)
