@@ -17,7 +17,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from ncpipe.study.study import Study
 from ncpipe.tracking.client import MlflowClient, Run
-from ncpipe.tracking.experiment import prepare
+from ncpipe.tracking.experiment import opened
 from ncpipe.tracking.ui import serving
 from ncpipe.tracking.view import view_page
 
@@ -89,7 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--chromium", default=shutil.which("chromium"))
     options = parser.parse_args(arguments)
     study = Study.read(options.study)
-    uri, experiment = prepare(study.config, study.layout)
+    with opened(study.config, study.layout) as store:
+        uri, experiment = store.uri, store.experiment
     with serving(uri) as (address, _), browser(options.chromium) as page:
         take(page, address, uri, experiment, options.output)
 

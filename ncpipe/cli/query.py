@@ -11,7 +11,6 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 from pyarrow.dataset import InMemoryDataset
 from rich.console import Console
@@ -20,7 +19,6 @@ from rich.table import Table
 from ncpipe.records.checks import UNIQUE
 from ncpipe.records.reading import StoredTables, files, open_table, scan
 from ncpipe.records.schemas import TABLES
-from ncpipe.records.writing import PARQUET
 from ncpipe.study.layout import Layout
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import replacing
@@ -109,15 +107,12 @@ def write_result(result: duckdb.DuckDBPyRelation, target: Path) -> None:
         if target.suffix == ".json":
             temporary.write_text(as_json(result) + "\n", encoding="utf-8")
             return
-        reader = result.to_arrow_reader()
-        writer: Any = (
-            pq.ParquetWriter(temporary, reader.schema, **PARQUET)
-            if target.suffix == ".parquet"
-            else pyarrow.csv.CSVWriter(temporary, reader.schema)
-        )
-        with writer:
-            for batch in reader:
-                writer.write(batch)
+        with duckdb.connect() as free:  # the connection of the query can write nothing
+            rows = free.from_arrow(result.to_arrow_reader())
+            if target.suffix == ".parquet":
+                rows.write_parquet(str(temporary), compression="zstd")
+            else:
+                rows.write_csv(str(temporary))
 
 
 def as_json(result: duckdb.DuckDBPyRelation) -> str:

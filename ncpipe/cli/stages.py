@@ -155,12 +155,13 @@ def store(study: StudyFile = Path("config.yaml")) -> None:
     """Create the MLflow store and the study's experiment; a store that does not answer is left to the sync."""
     from ncpipe.system.files import write_json
     from ncpipe.tracking.client import redacted
-    from ncpipe.tracking.experiment import prepare
+    from ncpipe.tracking.experiment import opened
 
     s = Study.read(study)
     with work():
         try:
-            uri, experiment = prepare(s.config, s.layout)
+            with opened(s.config, s.layout) as made:
+                uri, experiment = made.uri, made.experiment
         except UserError as error:  # no reason to stop what computes
             print(f"ncpipe: {error}", file=sys.stderr, flush=True)
             uri, experiment = s.config.tracking.uri or "", None

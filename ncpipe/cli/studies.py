@@ -26,7 +26,8 @@ def plan(
     scale: Scale = None,
 ) -> None:
     """Print what a study would run, what is done, and what the rest should take of time and memory."""
-    from ncpipe.plan import print_plan, print_profile
+    from ncpipe.plan.profile import print_profile
+    from ncpipe.plan.table import print_plan
 
     s = Study.read(study, scale)
     print_profile(s.layout) if profile else print_plan(s, estimate, every)

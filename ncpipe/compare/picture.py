@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from ncpipe.compare.runs import Curve, RunComparison
+from ncpipe.compare.comparison import Comparison, Row
 from ncpipe.figures.drawing.axes import heading, scale_time, scale_values
 from ncpipe.figures.drawing.style import OKABE_ITO, Look, add_legend, fix_layout, line_handle, new_figure, style
 
@@ -16,7 +16,7 @@ LOOKS = {"A": Look(OKABE_ITO["blue"], "-", "o"), "B": Look(OKABE_ITO["vermillion
 COLUMNS, WIDTH, ROW_HEIGHT = 3, 6.4, 1.25
 
 
-def curves_svg(comparison: RunComparison) -> bytes:
+def curves_svg(comparison: Comparison) -> bytes:
     """Main metrics of the last features and quantities of the history against time, of both runs.
 
     Equal comparisons give equal bytes.
@@ -39,18 +39,18 @@ def curves_svg(comparison: RunComparison) -> bytes:
         return stream.getvalue()
 
 
-def times(comparison: RunComparison) -> str:
+def times(comparison: Comparison) -> str:
     """What the time axis counts."""
-    units = ["epoch" if run.kind == "network" else "iteration" for run in (comparison.a, comparison.b)]
+    units = ["epoch" if run["kind"] == "network" else "iteration" for run in (comparison.a, comparison.b)]
     return units[0] if units[0] == units[1] else f"{units[0]} (A), {units[1]} (B)"
 
 
-def _names(comparison: RunComparison) -> list[tuple[str, str]]:
-    return [("A", comparison.a.run_id), ("B", comparison.b.run_id)]
+def _names(comparison: Comparison) -> list[tuple[str, str]]:
+    return [("A", comparison.a["run_id"]), ("B", comparison.b["run_id"])]
 
 
-def _draw(axes: Axes, curve: Curve) -> None:
-    points: dict[str, Sequence[tuple[float, float]]] = {"A": curve.a, "B": curve.b}
+def _draw(axes: Axes, curve: Row) -> None:
+    points: dict[str, Sequence[tuple[float, float]]] = {"A": curve["a"], "B": curve["b"]}
     columns = {side: np.array(given, dtype=float).reshape(-1, 2).T for side, given in points.items()}
     for side, (x, y) in columns.items():
         look = LOOKS[side]
@@ -59,4 +59,4 @@ def _draw(axes: Axes, curve: Curve) -> None:
             axes.plot(x, y, look.marker, color=look.colour, clip_on=False, zorder=4)
     scale_time(axes, max(x.max(initial=1) for x, _ in columns.values()))
     scale_values(axes, "y", [y for _, y in columns.values()])
-    heading(axes, curve.quantity)
+    heading(axes, curve["quantity"])

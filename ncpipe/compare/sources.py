@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
+import pyarrow as pa
 
+from ncpipe.compare.agreement import Tables
 from ncpipe.records.reading import metadata, read_whole
 from ncpipe.records.schemas import TABLES
 from ncpipe.records.writing import CHECKSUM, read_table
 from ncpipe.study.layout import Layout
 from ncpipe.system.errors import UserError
 from ncpipe.system.provenance import summary
-
-Frames = dict[str, pd.DataFrame]
 
 STAGES = ("runs", "ufm", "continual")
 """Folders of a study under which a run may be named."""
@@ -38,7 +36,7 @@ class StudySource:
 
     name: str
     """Its results folder, as given."""
-    tables: Frames
+    tables: Tables
     metadata: dict[str, str]
     """Of the table ``runs``: version, commit, study, scale, hash; packages and hardware of its runs."""
 
@@ -69,19 +67,15 @@ def find(name: str) -> StudySource | RunSource:
         if not parent.is_dir():
             raise UserError(f"{name}: no folder {parent}; name a results folder, or a run as RESULTS/RUN_ID")
         return _found(path.name, [parent])
-    if not (folders := sorted(path.parent for path in [*Path().glob("results/tables"), *_within("results")])):
+    if not (folders := sorted(tables.parent for at in ("tables", "*/tables") for tables in Path("results").glob(at))):
         raise UserError(f"{name}: no tables in results or results/*; name a results folder, or RESULTS/RUN_ID")
     return _found(path.name, folders)
-
-
-def _within(folder: str) -> Iterable[Path]:
-    return Path(folder).glob("*/tables")
 
 
 def read_study(results: Path) -> StudySource:
     """The tables of the study with this results folder; ``UserError`` where one is missing or lacks a column."""
     folder = Layout(results).tables
-    tables: Frames = {}
+    tables: dict[str, pa.Table] = {}
     for table, needed in NEEDED.items():
         path = folder / f"{table}.parquet"
         if not path.exists():
@@ -91,10 +85,16 @@ def read_study(results: Path) -> StudySource:
             raise UserError(f"{path} has no column {missing[0]!r}; write it again with `snakemake tables`")
         if table == "runs":
             about = metadata(path)
-        tables[table] = read.to_pandas(ignore_metadata=True).reindex(columns=TABLES[table].names)
+        tables[table] = completed(table, read)
     made_by = summary(json.loads(about.pop("provenance", "{}")).values())
     about = {key: text for key, text in about.items() if key not in ("pandas", CHECKSUM.decode())}
     return StudySource(str(results), tables, about | made_by)
+
+
+def completed(name: str, table: pa.Table) -> pa.Table:
+    """The columns of the table ``name``, those that it lacks with nulls."""
+    whole = pa.concat_tables([TABLES[name].empty_table(), table], promote_options="permissive")
+    return whole.select(TABLES[name].names).replace_schema_metadata()
 
 
 def _found(run: str, folders: list[Path]) -> RunSource:

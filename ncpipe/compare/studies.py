@@ -3,177 +3,91 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ncpipe.claims.evidence.wording import needs
-from ncpipe.compare.pairs import Pair, Setting, differing
+from ncpipe.compare.agreement import Tables, agreement
+from ncpipe.compare.comparison import Comparison, Row, defined, facts, pair
 from ncpipe.compare.runs import MAIN
-from ncpipe.compare.sources import Frames, StudySource
-from ncpipe.compare.values import Agreement, agreement
+from ncpipe.compare.sources import StudySource
 
-ENDS = ("final_train_loss", "final_test_loss", "final_train_accuracy", "final_test_accuracy", "zero_error_epoch")
-"""Columns of the table ``runs`` that labels are compared by, beside ``MAIN``."""
 METRICS = MAIN[:-2]  # accuracy and loss are among the ends
+QUANTITIES = [*METRICS, "final_train_loss", "final_test_loss", "final_train_accuracy", "final_test_accuracy",
+              "zero_error_epoch"]  # fmt: skip
+"""What labels are compared by: metrics of the last features, and columns of the table ``runs``."""
 
 
-@dataclass(frozen=True)
-class Spread:
-    """A quantity over the seeds of a label."""
-
-    seeds: int
-    """Runs with a finite value."""
-    median: float | None
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True)
-class LabelledPair:
-    """A quantity of the runs of one label in A and in B."""
-
-    label: str
-    quantity: str
-    a: Spread
-    b: Spread
-    median: Pair
-    apart: bool | None
-    """Whether the ranges over seeds do not overlap; None where each side has one seed, so that there is no range."""
-
-
-@dataclass(frozen=True)
-class ClaimPair:
-    """A claim as A and as B decide it; verdict None: not put to the tables."""
-
-    claim_id: str
-    statement: str
-    needs_a: str | None
-    """Direction and threshold, as '< 0.01'."""
-    needs_b: str | None
-    verdict_a: str | None
-    verdict_b: str | None
-    effect: Pair
-
-    @property
-    def changed(self) -> bool:
-        """Whether both decide it, and differently."""
-        return None not in (self.verdict_a, self.verdict_b) and self.verdict_a != self.verdict_b
-
-
-@dataclass(frozen=True)
-class StudyComparison:
-    """Two studies side by side."""
-
-    a: str
-    b: str
-    provenance: tuple[Setting, ...]
-    """What differs of version, commit, study, scale and hash."""
-    equal_provenance: tuple[str, ...]
-    only_a: tuple[str, ...]
-    """Ids of runs."""
-    only_b: tuple[str, ...]
-    common: tuple[str, ...]
-    without_results: tuple[str, ...]
-    """Common runs that are missing on both sides."""
-    agreement: Agreement
-    labels: tuple[LabelledPair, ...]
-    """Labels of both whose runs are not the same."""
-    claims: tuple[ClaimPair, ...]
-
-
-def compare_studies(a: StudySource, b: StudySource) -> StudyComparison:
+def compare_studies(a: StudySource, b: StudySource) -> Comparison:
     """Put two studies side by side.
 
     Runs are the same where their ids are, which hold the hash of the settings. Networks and declared UFMs of one
     label but not of the same ids are compared by the medians over their seeds.
     """
-    x, y = a.tables["runs"]["run_id"], b.tables["runs"]["run_id"]
-    in_a, in_b = set(x), set(y)
-    common = tuple(run_id for run_id in x if run_id in in_b)
-    missing = _missing(a.tables) & _missing(b.tables)
-    known = dict.fromkeys([*a.metadata, *b.metadata])
-    changed = tuple(differing(a.metadata, b.metadata))
-    return StudyComparison(
-        a=a.name,
-        b=b.name,
-        provenance=changed,
-        equal_provenance=tuple(key for key in known if key not in {entry.name for entry in changed}),
-        only_a=tuple(run_id for run_id in x if run_id not in in_b),
-        only_b=tuple(run_id for run_id in y if run_id not in in_a),
-        common=common,
-        without_results=tuple(run_id for run_id in common if run_id in missing),
+    runs_a, runs_b = (dict(zip(*(s.tables["runs"][key].to_pylist() for key in ("run_id", "status")))) for s in (a, b))
+    common = [run_id for run_id in runs_a if run_id in runs_b]
+    return Comparison(
+        kind="studies",
+        a={"study": a.name},
+        b={"study": b.name},
+        rows=[*facts("provenance", a.metadata, b.metadata), *_labels(a.tables, b.tables),
+              *_claims(a.tables, b.tables)],
         agreement=agreement(a.tables, b.tables, common),
-        labels=tuple(_labels(a.tables, b.tables)),
-        claims=tuple(_claims(a.tables["claims"], b.tables["claims"])),
-    )
+        runs={
+            "only_a": [run_id for run_id in runs_a if run_id not in runs_b],
+            "only_b": [run_id for run_id in runs_b if run_id not in runs_a],
+            "common": common,
+            "without_results": [i for i in common if runs_a[i] == runs_b[i] == "missing"],
+        },
+    )  # fmt: skip
 
 
-def _missing(tables: Frames) -> set[str]:
-    return set(tables["runs"].query("status == 'missing'")["run_id"])
-
-
-def _labels(a: Frames, b: Frames) -> Iterator[LabelledPair]:
-    x, y = _by_label(a["runs"]), _by_label(b["runs"])
-    ends_a, ends_b = _ends(a), _ends(b)
-    for kind, label in x:
-        one, two = x[kind, label], y.get((kind, label))
-        if two is None or set(one) == set(two):
+def _labels(a: Tables, b: Tables) -> Iterator[Row]:
+    x, y = _by_label(a), _by_label(b)
+    for (kind, label), runs in x.items():
+        others = y.get((kind, label))
+        if others is None or set(runs.index) == set(others.index):
             continue
-        for quantity in (*METRICS, *ENDS):
-            pair = _labelled(label, quantity, ends_a[quantity].reindex(one), ends_b[quantity].reindex(two))
-            if pair.a.seeds or pair.b.seeds:
-                yield pair
+        for quantity in QUANTITIES:
+            spread_a, spread_b = _spread(runs[quantity]), _spread(others[quantity])
+            if seeds := max(spread_a["seeds"], spread_b["seeds"]):
+                ranged = seeds > 1 and min(spread_a["seeds"], spread_b["seeds"]) > 0
+                apart = spread_a["low"] > spread_b["high"] or spread_b["low"] > spread_a["high"] if ranged else None
+                spreads = {f"{key}_{side}": spread[key] for side, spread in (("a", spread_a), ("b", spread_b))
+                           for key in ("seeds", "low", "high")}  # fmt: skip
+                row = {"table": "labels", "quantity": quantity, "label": label, "apart": apart}
+                yield row | pair(spread_a["median"], spread_b["median"]) | spreads
 
 
-def _by_label(runs: pd.DataFrame) -> dict[tuple[str, str], list[str]]:
-    """Ids of the runs of every kind and label."""
-    own = runs[runs["kind"].isin(["network", "declared"])]
-    return {key: list(ids) for key, ids in own.groupby(["kind", "label"], sort=False)["run_id"]}  # type: ignore[misc]
-
-
-def _ends(tables: Frames) -> pd.DataFrame:
-    """By run: metrics of the last features at the last time on the training split, and ``ENDS``."""
-    rows = tables["collapse"].query("layer == 'features' and split == 'train' and metric in @METRICS")
-    last = rows[rows["time"] == rows.groupby("run_id")["time"].transform("max")]
+def _by_label(tables: Tables) -> dict[tuple[str, str], pd.DataFrame]:
+    """``QUANTITIES`` of the networks and declared UFMs of every kind and label, by run."""
+    collapse = tables["collapse"].to_pandas().query("layer == 'features' and split == 'train' and metric in @METRICS")
+    last = collapse[collapse["time"] == collapse.groupby("run_id")["time"].transform("max")]
     metrics = last.pivot_table(index="run_id", columns="metric", values="value", dropna=False, aggfunc="last")
-    runs = tables["runs"].set_index("run_id")[list(ENDS)]
-    return runs.join(metrics).reindex(columns=[*METRICS, *ENDS]).astype("float64")
+    runs = tables["runs"].to_pandas().query("kind in ['network', 'declared']").set_index("run_id")
+    values = runs.join(metrics).reindex(columns=QUANTITIES).astype("float64")
+    return {key: values.loc[rows.index] for key, rows in runs.groupby(["kind", "label"], sort=False)}
 
 
-def _labelled(label: str, quantity: str, a: pd.Series, b: pd.Series) -> LabelledPair:
-    x, y = _spread(a), _spread(b)
-    median, apart = Pair.of(quantity, x.median, y.median), None
-    if max(x.seeds, y.seeds) > 1 and min(x.seeds, y.seeds) > 0:
-        apart = bool(x.low > y.high or y.low > x.high)  # type: ignore[operator]  # both have values
-    return LabelledPair(label, quantity, x, y, median, apart)
-
-
-def _spread(values: pd.Series) -> Spread:
+def _spread(values: pd.Series) -> Row:
+    """Number, median and range of the finite values."""
     finite = values[np.isfinite(values)]
-    if finite.empty:
-        return Spread(0, None, None, None)
-    return Spread(len(finite), float(finite.median()), float(finite.min()), float(finite.max()))
+    numbers = {"median": finite.median(), "low": finite.min(), "high": finite.max()}
+    return {"seeds": len(finite)} | {key: defined(value) for key, value in numbers.items()}
 
 
-def _claims(a: pd.DataFrame, b: pd.DataFrame) -> Iterator[ClaimPair]:
-    """Claims of A in their order, then those of B only."""
-    x, y = _by_id(a), _by_id(b)
+def _claims(a: Tables, b: Tables) -> Iterator[Row]:
+    """Claims of A in their order, then those of B only; verdict None: not put to the tables."""
+    x, y = ({row["claim_id"]: row for row in tables["claims"].to_pylist()} for tables in (a, b))
     for claim in dict.fromkeys([*x, *y]):
-        one, two = x.get(claim), y.get(claim)
-        given = [row for row in (one, two) if row]
-        yield ClaimPair(
-            claim_id=claim,
-            statement=given[0]["statement"],
-            needs_a=needs(one) if one else None,
-            needs_b=needs(two) if two else None,
-            verdict_a=one["verdict"] if one else None,
-            verdict_b=two["verdict"] if two else None,
-            effect=Pair.of("effect", one and one["effect"], two and two["effect"]),
+        sides = {"a": x.get(claim), "b": y.get(claim)}
+        row = {"table": "claims", "quantity": claim, "statement": next(c["statement"] for c in sides.values() if c)}
+        for side, decided in sides.items():
+            row[f"verdict_{side}"] = decided and decided["verdict"]
+            row[f"needs_{side}"] = decided and needs(decided)
+        yield (
+            row
+            | pair(*(decided and decided["effect"] for decided in sides.values()))
+            | {"changed": None not in (row["verdict_a"], row["verdict_b"]) and row["verdict_a"] != row["verdict_b"]}
         )
-
-
-def _by_id(claims: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    return {row["claim_id"]: {str(key): value for key, value in row.items()} for row in claims.to_dict("records")}

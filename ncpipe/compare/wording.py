@@ -1,36 +1,54 @@
-"""Comparisons in words: what terminal and page say of them, and the JSON of the same."""
+"""Comparisons in words: headline, sentences and tables, which terminal and page show, and the JSON of the same."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from ncpipe.claims.evidence.wording import number
-from ncpipe.compare.pairs import Pair
-from ncpipe.compare.runs import MAIN, RunComparison
-from ncpipe.compare.studies import ClaimPair, LabelledPair, StudyComparison
-from ncpipe.compare.values import Agreement, Deviation
+from ncpipe.claims.evidence.wording import SYMBOLS, number, span
+from ncpipe.compare.agreement import Agreement
+from ncpipe.compare.comparison import Comparison, Row
+from ncpipe.compare.runs import MAIN
+
+LISTED = 12
+"""Rows that the terminal lists of what may be long; the page and the JSON have all."""
 
 
-def headline(comparison: RunComparison | StudyComparison) -> str:
+@dataclass(frozen=True)
+class Section:
+    """A table of texts under its title, with notes below it."""
+
+    title: str
+    columns: Sequence[str]
+    """Headings of all columns but the first, which names the row."""
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+    brief_rows: int | None = None
+    """Rows that stand in the terminal; None: all."""
+    brief_columns: int | None = None
+    numbers: bool = True
+    """Whether the columns are numbers, which stand flush right on the page."""
+
+
+def headline(comparison: Comparison) -> str:
     """The answer in one line: 'Equal in all 4,032 values of 12 common runs.'"""
-    if isinstance(comparison, StudyComparison):
-        return reproduced(comparison.agreement) if comparison.common else "No run is in both."
+    if comparison.kind == "studies" and not comparison.runs["common"]:
+        return "No run is in both."
     if comparison.agreement is not None:
         return reproduced(comparison.agreement)
     a, b = comparison.a, comparison.b
-    if (a.study, a.run_id) == (b.study, b.run_id):
+    if (a["study"], a["run_id"]) == (b["study"], b["run_id"]):
         return "This is one run twice."
-    if (a.kind == "network") != (b.kind == "network"):
+    if (a["kind"] == "network") != (b["kind"] == "network"):
         return "A network and a UFM: their settings are not compared."
-    if not comparison.equal_settings and not comparison.settings:
+    if not (settings := comparison.of("settings")):
         return "The settings of these runs are not in the tables."
-    names = [setting.name for setting in comparison.settings]
+    names = [row["quantity"] for row in settings if not row["equal"]]
     listed = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-    equal = f"{counted(comparison.equal_settings, 'setting')} equal"
+    equal = f"{counted(len(settings) - len(names), 'setting')} equal"
     return f"Settings that differ: {listed}; {equal}." if names else f"No setting differs, {equal}."
 
 
@@ -41,43 +59,35 @@ def reproduced(agreement: Agreement) -> str:
         return f"Equal in all {agreement.values:,} values of {runs}."
     where = runs if agreement.runs == 1 else f"{agreement.differing_runs} of {runs}"
     parts = [f"Differs in {agreement.differing:,} of {agreement.values:,} values, in {where}"]
-    bounded = [d for d in agreement.deviations if d.relative is not None]
+    bounded = [d for d in agreement.deviations if d["relative"] is not None]
     if bounded:
-        parts.append(f"by {number(bounded[0].relative)} relative at most ({bounded[0].quantity})")
-    if one_sided := sum(d.one_sided for d in agreement.deviations):
+        parts.append(f"by {number(bounded[0]['relative'])} relative at most ({bounded[0]['quantity']})")
+    if one_sided := sum(d["one_sided"] for d in agreement.deviations):
         parts.append(f"{counted(one_sided, 'value')} on one side only")
-    parts += sorted({f"another {word.column}" for word in agreement.words})
+    parts += sorted({f"another {word['column']}" for word in agreement.words})
     return "; ".join(parts) + "."
 
 
-def not_compared(agreement: Agreement) -> Iterator[str]:
-    """Quantities that one side's tables do not have."""
-    for side, names in (("A", agreement.only_a), ("B", agreement.only_b)):
-        if names:
-            yield f"Not compared, since only in the tables of {side}: {', '.join(names)}."
-
-
-def sentences(comparison: StudyComparison) -> Iterator[str]:
-    """What there is to say beside the headline: which runs are in one study only, and what became of the claims."""
-    only = [(comparison.only_a, "A"), (comparison.only_b, "B")]
-    parts = [f"{counted(len(ids), 'run')} only in {side}" for ids, side in only if ids]
-    if parts:
-        yield f"{', '.join(parts)}."
-    if comparison.without_results:
-        count = counted(len(comparison.without_results), "common run")
-        yield f"{count} without results on either side."
-    if comparison.claims:
-        both = [claim for claim in comparison.claims if claim.verdict_a and claim.verdict_b]
-        parts = [f"{sum(claim.changed for claim in both)} of {counted(len(both), 'verdict')} changed"]
+def sentences(comparison: Comparison) -> Iterator[str]:
+    """What there is to say of studies beside the headline: runs of one study only, what became of the claims."""
+    runs, claims, labels = comparison.runs, comparison.of("claims"), comparison.of("labels")
+    only = [f"{counted(len(runs[f'only_{s}']), 'run')} only in {s.upper()}" for s in "ab" if runs.get(f"only_{s}")]
+    if only:
+        yield f"{', '.join(only)}."
+    if without := runs.get("without_results"):
+        yield f"{counted(len(without), 'common run')} without results on either side."
+    if claims:
+        both = [row for row in claims if row["verdict_a"] and row["verdict_b"]]
+        parts = [f"{sum(row['changed'] for row in both)} of {counted(len(both), 'verdict')} changed"]
         for side, other in (("A", "verdict_b"), ("B", "verdict_a")):
-            if alone := sum(getattr(claim, other) is None for claim in comparison.claims):
+            if alone := sum(row[other] is None for row in claims):
                 parts.append(f"{counted(alone, 'claim')} only in {side}")
         yield f"{', '.join(parts)}."
-    if comparison.labels:
-        told = [pair for pair in comparison.labels if pair.apart is not None]
-        apart = sum(bool(pair.apart) for pair in told)
-        labels = counted(len({pair.label for pair in comparison.labels}), "label")
-        yield f"{labels} with other runs: {apart} of {counted(len(told), 'quantity')} beyond the range over seeds."
+    if labels:
+        told = [row for row in labels if row["apart"] is not None]
+        apart = counted(len({row["label"] for row in labels}), "label") + " with other runs"
+        count = f"{sum(row['apart'] for row in told)} of {counted(len(told), 'quantity')}"
+        yield f"{apart}: {count} beyond the range over seeds."
 
 
 def counted(count: int, noun: str) -> str:
@@ -93,9 +103,13 @@ def value(given: Any) -> str:
     return given if isinstance(given, str) else json.dumps(given)
 
 
-def cells(pair: Pair) -> tuple[str, str, str, str]:
-    """A, B, their difference, and the ratio B / A: as a power of ten where it is large or small."""
-    return number_or_inf(pair.a), number_or_inf(pair.b), difference(pair), ratio(pair)
+def cells(row: Row) -> tuple[str, str, str, str]:
+    """A, B, their difference ('=' where they are equal), and the ratio: a power of ten from a factor of ten on."""
+    difference = "=" if row["equal"] and row["a"] is not None else number_or_inf(row["difference"])
+    sign = "+" if difference != "=" and (row["difference"] or 0) > 0 else ""
+    large = row["log10_ratio"] is not None and abs(row["log10_ratio"]) >= 1
+    ratio = f"10^{row['log10_ratio']:.1f}" if large else number(row["ratio"])
+    return number_or_inf(row["a"]), number_or_inf(row["b"]), sign + difference, ratio
 
 
 def number_or_inf(given: float | None) -> str:
@@ -105,57 +119,115 @@ def number_or_inf(given: float | None) -> str:
     return f"{given}" if given is not None and math.isinf(given) else number(given)
 
 
-def difference(pair: Pair) -> str:
-    """'+0.01'; '=' where A and B are equal."""
-    if pair.difference is None:
-        return "=" if pair.equal and pair.a is not None else "–"
-    return "=" if pair.equal else f"{'+' if pair.difference > 0 else ''}{number_or_inf(pair.difference)}"
+# --- tables ----------------------------------------------------------------------------------------
 
 
-def ratio(pair: Pair) -> str:
-    """'1.25'; '10^-3.2' from a factor of ten on."""
-    if pair.log10_ratio is not None and abs(pair.log10_ratio) >= 1:
-        return f"10^{pair.log10_ratio:.1f}"
-    return number(pair.ratio)
+def sections(comparison: Comparison) -> Iterator[Section]:
+    """The tables of a comparison in their order; of those without rows only the notes are to be shown."""
+    facts = comparison.of("settings", "computed", "provenance")
+    told = "settings" if comparison.kind == "runs" else "provenance"
+    same = [row["quantity"] for row in comparison.of(told) if row["equal"]]
+    words = [(row["quantity"], value(row["a"]), value(row["b"])) for row in facts if not row["equal"]]
+    equal = f"Equal: {', '.join(same)}." if told == "provenance" else f"{counted(len(same), 'setting')} equal."
+    notes = [equal] if same and (told == "provenance" or not words) else []
+    yield Section(f"{told} ({len(same)} equal)", ("A", "B"), words, notes, numbers=False)
+    for side in "ab":
+        if ids := comparison.runs.get(f"only_{side}"):
+            title = f"only in {side.upper()}: {counted(len(ids), 'run')}"
+            yield Section(title, (), [(run_id,) for run_id in ids], brief_rows=LISTED, numbers=False)
+    if comparison.agreement is not None:
+        yield from deviations(comparison.agreement)
+    yield _pairs("course", comparison.of("course"))
+    for split in ("train", "test"):
+        last = [row for row in comparison.of("last") if row["split"] == split]
+        brief = sum(row["quantity"] in MAIN for row in last)  # these come first
+        yield _pairs(f"last features, {split}", last, brief)
+    yield _pairs("history, last value", comparison.of("history"))
+    fit = sorted(comparison.of("ufm"), key=lambda row: row["equal"])
+    same_fit = sum(row["equal"] for row in fit)
+    yield _pairs(f"fit ({same_fit} equal)", fit, len(fit) - same_fit)
+    yield from _labels(comparison.of("labels"))
+    yield _claims(comparison.of("claims"))
 
 
-def shown_first(pairs: tuple[Pair, ...]) -> list[Pair]:
-    """The main metrics."""
-    return [pair for pair in pairs if pair.quantity in MAIN]
+def _pairs(title: str, rows: Sequence[Row], brief_rows: int | None = None) -> Section:
+    listed = [(row["quantity"], *cells(row)) for row in rows]
+    return Section(title, ("A", "B", "B − A", "B / A"), listed, brief_rows=brief_rows)
 
 
-def where(deviation: Deviation) -> str:
+def deviations(agreement: Agreement) -> Iterator[Section]:
+    """Deviations by quantity; the run and place where each is largest stand below, by number."""
+    marks: dict[str, str] = {}
+    rows = []
+    for d in agreement.deviations:
+        mark = marks.setdefault(f"{d['run_id']} {where(d)}".strip(), f"[{len(marks) + 1}]")
+        relative = "one side" if d["relative"] is None else number(d["relative"])
+        count = f"{d['differing']} of {d['values']}"
+        rows.append((f"{d['table']} {d['quantity']}", count, relative, *map(number_or_inf, (d["a"], d["b"])), mark))
+    places = [f"{mark} {place}" for place, mark in marks.items()]
+    yield Section("largest relative difference", ("differ", "relative", "A", "B", "in"), rows, places, LISTED)
+    words = [
+        (
+            f"{w['column']} of {counted(len(w['run_ids']), 'run')}",
+            value(w["a"]),
+            value(w["b"]),
+            ", ".join(w["run_ids"]),
+        )
+        for w in agreement.words
+    ]
+    notes = list(not_compared(agreement))
+    yield Section("another end or machine", ("A", "B", "runs"), words, notes, brief_columns=2, numbers=False)
+
+
+def where(deviation: Row) -> str:
     """'train, layer1, at 10': the place of a value within its run; empty for a value that has none."""
-    parts = [deviation.split, deviation.layer]
-    parts += [f"at {deviation.time}"] if deviation.time >= 0 else []
+    parts = [deviation["split"], deviation["layer"]]
+    parts += [f"at {deviation['time']}"] if deviation["time"] >= 0 else []
     return ", ".join(part for part in parts if part)
 
 
-def seed_range(pair: LabelledPair) -> str:
-    """Whether the difference is beyond the range over seeds."""
-    return "one seed" if pair.apart is None else "beyond" if pair.apart else "within"
+def not_compared(agreement: Agreement) -> Iterator[str]:
+    """Quantities that one side's tables do not have."""
+    for side, names in (("A", agreement.only_a), ("B", agreement.only_b)):
+        if names:
+            yield f"Not compared, since only in the tables of {side}: {', '.join(names)}."
 
 
-def verdicts(claim: ClaimPair) -> tuple[str, str]:
-    """Both verdicts; a dash where the claim was not put to the tables."""
-    return claim.verdict_a or "–", claim.verdict_b or "–"
+def _labels(pairs: Sequence[Row]) -> Iterator[Section]:
+    """One table for each label."""
+    columns = ("A", "B", "B − A", "B / A", "seed range", "range of A", "range of B", "seeds")
+    notes = ["A difference is beyond the seed range where the ranges of A and of B do not overlap."]
+    for label in dict.fromkeys(row["label"] for row in pairs):
+        rows = [row for row in pairs if row["label"] == label]
+        seeds = " | ".join(str(max(row[f"seeds_{side}"] for row in rows)) for side in "ab")
+        listed = [
+            (row["quantity"], *cells(row), {None: "one seed", True: "beyond", False: "within"}[row["apart"]],
+             *(span(row[f"low_{s}"], row[f"high_{s}"]) for s in "ab"), f"{row['seeds_a']} | {row['seeds_b']}")
+            for row in rows
+        ]  # fmt: skip
+        yield Section(f"{label}: medians over {seeds} seeds", columns, listed, notes, brief_columns=5)
+        notes = []
 
 
-def changed_first(claims: Iterable[ClaimPair]) -> list[ClaimPair]:
-    """Claims whose verdict changed, then the others, in their order."""
-    return sorted(claims, key=lambda claim: not claim.changed)
+def _claims(claims: Sequence[Row]) -> Section:
+    """Claims whose verdict changed come first; a star marks them. A dash: it was not put to the tables."""
+    rows = []
+    for row in sorted(claims, key=lambda row: not row["changed"]):
+        verdicts = (f"{SYMBOLS.get(row[v], '')} {row[v] or '–'}".strip() for v in ("verdict_a", "verdict_b"))
+        name = ("* " if row["changed"] else "  ") + row["quantity"]
+        rows.append((name, needed(row), *verdicts, *cells(row)[:2], row["statement"]))
+    columns = ("needs", "A", "B", "effect A", "effect B", "statement")
+    return Section("claims: verdict and effect", columns, rows, brief_columns=5, numbers=False)
 
 
-def needed(claim: ClaimPair) -> str:
+def needed(claim: Row) -> str:
     """The threshold, or both where they differ."""
-    return " | ".join(dict.fromkeys(text for text in (claim.needs_a, claim.needs_b) if text))
+    return " | ".join(dict.fromkeys(text for text in (claim["needs_a"], claim["needs_b"]) if text))
 
 
-def as_json(comparison: RunComparison | StudyComparison) -> str:
+def as_json(comparison: Comparison) -> str:
     """The whole comparison; an infinite number is the text 'inf' or '-inf', since JSON has none."""
-    kind = "studies" if isinstance(comparison, StudyComparison) else "runs"
-    content = {"kind": kind, "headline": headline(comparison)} | asdict(comparison)
-    return json.dumps(_plain(content), indent=2, allow_nan=False)
+    return json.dumps(_plain({"headline": headline(comparison)} | asdict(comparison)), indent=2, allow_nan=False)
 
 
 def _plain(given: Any) -> Any:

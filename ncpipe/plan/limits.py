@@ -19,6 +19,8 @@ SLOWER = 3.0
 """A job may take so many times as long as estimated, perhaps on another machine."""
 LARGER = 1.5
 """A job may need so many times the memory that was estimated."""
+USUAL = {"train": (1440, 4000), "features": (60, 6000), "continual": (60, 6000)}
+"""Minutes of jobs without an estimate, and megabytes at least."""
 SHORTEST = 15
 """Minutes that every job gets: starting Python from a slow network folder takes some."""
 
@@ -40,14 +42,14 @@ def read_estimates(layout: Layout) -> Estimates:
     return read_json(layout.estimates) if layout.estimates.exists() else {}
 
 
-def minutes(estimates: Estimates, stage: str, name: str, otherwise: int) -> int:
-    """Wall-clock limit of a job: a multiple of its estimate, ``otherwise`` without one.
+def minutes(estimates: Estimates, stage: str, name: str) -> int:
+    """Wall-clock limit of a job: a multiple of its estimate, as ``USUAL`` without one.
 
     It does not grow with the attempt: a training goes on where it stopped, and a job that asks for more than its
     partition allows waits forever.
     """
     seconds = estimates.get(_key(stage, name), {}).get("seconds")
-    return otherwise if seconds is None else minutes_for(seconds)
+    return USUAL[stage][0] if seconds is None else minutes_for(seconds)
 
 
 def minutes_for(seconds: float) -> int:
@@ -55,10 +57,10 @@ def minutes_for(seconds: float) -> int:
     return max(SHORTEST, math.ceil(SLOWER * seconds / 60))
 
 
-def megabytes(estimates: Estimates, stage: str, name: str, attempt: int, at_least: int) -> int:
-    """Memory of an attempt of a job: a multiple of its estimate where that is more than ``at_least``."""
+def megabytes(estimates: Estimates, stage: str, name: str, attempt: int) -> int:
+    """Memory of an attempt of a job: a multiple of its estimate where that is more than in ``USUAL``."""
     memory = estimates.get(_key(stage, name), {}).get("bytes") or 0
-    return attempt * max(at_least, math.ceil(LARGER * memory / 1e6))
+    return attempt * max(USUAL[stage][1], math.ceil(LARGER * memory / 1e6))
 
 
 def _key(stage: str, name: str) -> str:

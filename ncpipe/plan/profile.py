@@ -2,52 +2,30 @@
 
 from __future__ import annotations
 
-import csv
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from ncpipe.plan.units import clock
+from ncpipe.plan.workflow import record_path
 from ncpipe.study.layout import Layout
 from ncpipe.system import stopwatch
 from ncpipe.system.errors import UserError
-from ncpipe.system.files import read_json, write_json
-
-
-def record_path(layout: Layout) -> Path:
-    return layout.results / "logs" / "workflow.json"
-
-
-def workflow_starts(layout: Layout, cores: int | None) -> None:
-    """Note when this process, Snakemake's, was created: its hook ``onstart`` runs after parsing and planning."""
-    write_json(record_path(layout), {"started": time.time() - stopwatch.process_age(), "cores": cores})
-
-
-def workflow_ends(layout: Layout) -> None:
-    """Note the end of the workflow, failed or not."""
-    path = record_path(layout)
-    write_json(path, read_json(path) | {"finished": time.time()})
-
-
-@dataclass(frozen=True)
-class Job:
-    """A job of the workflow; times in seconds, ``end`` since the epoch."""
-
-    stage: str
-    end: float
-    seconds: float
-    start_up: float | None
+from ncpipe.system.files import read_json
 
 
 @dataclass(frozen=True)
 class Profile:
-    """The last workflow: its jobs, and the times of its process in seconds since the epoch."""
+    """The last workflow: the times of its process in seconds since the epoch, and its jobs."""
 
     started: float
     finished: float
     cores: int | None
-    jobs: tuple[Job, ...]
+    jobs: pd.DataFrame
+    """stage, end (since the epoch), seconds, and start_up in seconds, NaN where the log does not tell it."""
 
     @classmethod
     def read(cls, layout: Layout) -> Profile:
@@ -59,8 +37,8 @@ class Profile:
         if "finished" not in record:
             raise UserError("the last workflow still runs or was killed; profile it when one has ended")
         span = record["started"], record["finished"]
-        jobs = (job for job in _jobs(layout) if span[0] <= job.end <= span[1])
-        return cls(*span, record["cores"], tuple(jobs))
+        jobs = pd.DataFrame(_jobs(layout), columns=["stage", "end", "seconds", "start_up"])
+        return cls(*span, record["cores"], jobs[jobs["end"].between(*span)].sort_values("end"))
 
     @property
     def wall(self) -> float:
@@ -69,38 +47,41 @@ class Profile:
     @property
     def idle(self) -> float:
         """Seconds of the wall time in which no job ran."""
-        return self.wall - covered((max(job.end - job.seconds, self.started), job.end) for job in self.jobs)
+        start = (self.jobs["end"] - self.jobs["seconds"]).clip(lower=self.started)
+        return self.wall - covered(start.to_numpy(), self.jobs["end"].to_numpy())
 
     @property
     def start_up(self) -> float:
         """Seconds of start-up of all jobs."""
-        return sum(job.start_up or 0 for job in self.jobs)
+        return float(self.jobs["start_up"].sum())
+
+    @property
+    def starting(self) -> float:
+        """Share of the cores' time in which jobs started."""
+        return self.start_up / (self.wall * (self.cores or 1))
 
     @property
     def overhead(self) -> float:
         """Share of the cores' time that was no work: no job at all, or one that started."""
-        return self.idle / self.wall + self.start_up / (self.wall * (self.cores or 1))
+        return self.idle / self.wall + self.starting
 
 
-def covered(intervals: Iterable[tuple[float, float]]) -> float:
+def covered(start: NDArray[np.float64], end: NDArray[np.float64]) -> float:
     """Length of the union of intervals."""
-    total, reached = 0.0, float("-inf")
-    for start, end in sorted(intervals):
-        total += max(0.0, end - max(start, reached))
-        reached = max(reached, end)
-    return total
+    order = np.argsort(start)
+    reached = np.maximum.accumulate(end[order])
+    return float(np.maximum(0, reached - np.maximum(start[order], np.append(-np.inf, reached[:-1]))).sum())
 
 
-def _jobs(layout: Layout) -> Iterator[Job]:
+def _jobs(layout: Layout) -> Iterator[tuple[str, float, float, float | None]]:
     benchmarks, logs = layout.results / "benchmarks", layout.results / "logs"
     for path in sorted(benchmarks.rglob("*.tsv")):
-        with path.open(encoding="utf-8", newline="") as stream:
-            rows = list(csv.DictReader(stream, delimiter="\t"))
-        job = path.relative_to(benchmarks).with_suffix("")
-        log = logs / job.with_name(f"{job.name}.log")
+        job = path.relative_to(benchmarks)
+        log = logs / job.with_suffix(".log")
         text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-        stage = "match" if job.name.startswith("matched-") and job.parts[0] == "ufm" else job.parts[0]
-        yield Job(stage, path.stat().st_mtime, float(rows[-1]["s"]), stopwatch.start_up(text))
+        stage = "match" if job.parts[0] == "ufm" and job.name.startswith("matched-") else job.with_suffix("").parts[0]
+        seconds = pd.read_csv(path, sep="\t")["s"].iloc[-1]
+        yield stage, path.stat().st_mtime, float(seconds), stopwatch.start_up(text)
 
 
 def print_profile(layout: Layout) -> None:
@@ -112,20 +93,13 @@ def print_profile(layout: Layout) -> None:
     table = Table("stage", box=None)
     for heading in ("jobs", "time", "of it start-up"):
         table.add_column(heading, justify="right")
-    for stage in dict.fromkeys(job.stage for job in sorted(profile.jobs, key=lambda job: job.end)):
-        own = [job for job in profile.jobs if job.stage == stage]
-        table.add_row(stage, *_sums(own))
-    table.add_row("total", *_sums(profile.jobs))
+    for stage, jobs in [*profile.jobs.groupby("stage", sort=False), ("total", profile.jobs)]:
+        started = f"{jobs['start_up'].sum():.1f} s" if jobs["start_up"].notna().any() else ""
+        table.add_row(str(stage), str(len(jobs)), clock(jobs["seconds"].sum()), started)
     console = Console(highlight=False)
     console.print(table)
     for line in _lines(profile):
         console.print(line, soft_wrap=True)
-
-
-def _sums(jobs: Iterable[Job]) -> tuple[str, str, str]:
-    listed = list(jobs)
-    started = [job.start_up for job in listed if job.start_up is not None]
-    return str(len(listed)), clock(sum(job.seconds for job in listed)), f"{sum(started):.1f} s" if started else ""
 
 
 def _lines(profile: Profile) -> Iterator[str]:
@@ -135,9 +109,7 @@ def _lines(profile: Profile) -> Iterator[str]:
         f"no job ran for {profile.idle:.1f} s, {profile.idle / profile.wall:.1%} of it:"
         " Snakemake's parsing, planning and choosing"
     )
-    share = profile.start_up / (profile.wall * (profile.cores or 1))
-    yield f"jobs started for {profile.start_up:.1f} s, {share:.1%} of the cores' time"
-    silent = sum(job.start_up is None for job in profile.jobs)
-    if silent:
+    yield f"jobs started for {profile.start_up:.1f} s, {profile.starting:.1%} of the cores' time"
+    if silent := profile.jobs["start_up"].isna().sum():
         yield f"start-up of {silent} jobs unknown: their logs do not tell it"
     yield f"overhead: {profile.overhead:.1%}"

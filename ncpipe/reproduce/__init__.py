@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+
+from ncpipe.compare.agreement import agreement
 from ncpipe.compare.sources import RunSource, find
-from ncpipe.compare.values import agreement
-from ncpipe.reproduce.records import frames, origin_of_run
+from ncpipe.reproduce.records import origin_of_run, tables_of
 from ncpipe.reproduce.result import Reproduction
 from ncpipe.reproduce.stages import commands_of, made_by, recorded_data, records_of, rerun
 from ncpipe.reproduce.tensors import compare_tensors
@@ -53,7 +55,7 @@ def reproduce(
             run_id=source.run_id,
             results=str(results),
             tables=agreement(source.study.tables, again.study.tables, [source.run_id]),
-            records=agreement(frames(old), frames(new), [source.run_id]) if old.is_dir() else None,
+            records=agreement(tables_of(old), tables_of(new), [source.run_id]) if old.is_dir() else None,
             tensors=compare_tensors(old, new, source.run_id),
             recorded=recorded or {},
             recorded_commit=source.study.metadata.get("git_commit", "unknown"),
@@ -92,7 +94,7 @@ def _planned(source: RunSource, study_file: Path | None, scale: str | None, fold
 
 
 def _row(source: RunSource, run_id: str) -> dict[Any, Any]:
-    return source.study.tables["runs"].query("run_id == @run_id").to_dict("records")[0]
+    return source.study.tables["runs"].filter(pc.field("run_id") == run_id).to_pylist()[0]
 
 
 def _make_again(study: Study, source: RunSource) -> Origin:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pandas as pd
+import pyarrow as pa
 
-from ncpipe.compare.sources import Frames
+from ncpipe.compare.sources import completed
 from ncpipe.records.schemas import TABLES
 from ncpipe.records.writing import read_table
 from ncpipe.study.layout import Layout
@@ -17,13 +17,11 @@ FILES = {"history": "history.parquet", "collapse": "collapse.parquet", "ufm": "f
 """Files of a run's folder, by the table that they are collected into."""
 
 
-def frames(folder: Path) -> Frames:
+def tables_of(folder: Path) -> dict[str, pa.Table]:
     """The rows in a run's folder as tables; those of ``runs`` stand in the study's table alone."""
-    paths = {table: folder / name for table, name in FILES.items()}
-    found = {table: read_table(path).to_pandas() for table, path in paths.items() if path.exists()}
-    return {
-        table: found.get(table, pd.DataFrame()).reindex(columns=TABLES[table].names) for table in (*FILES, "runs")
-    }
+    empty = {name: TABLES[name].empty_table() for name in (*FILES, "runs")}
+    paths = {name: folder / file for name, file in FILES.items()}
+    return empty | {name: completed(name, read_table(path)) for name, path in paths.items() if path.exists()}
 
 
 def origin_of_run(results: Path, run_id: str) -> Origin | None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from ncpipe.claims.evidence.wording import number
-from ncpipe.compare.pairs import Setting, differing
-from ncpipe.compare.terminal import LISTED, print_agreement, print_table
-from ncpipe.compare.values import Agreement
-from ncpipe.compare.wording import counted, value
+from ncpipe.compare.agreement import Agreement
+from ncpipe.compare.comparison import Row, facts
+from ncpipe.compare.terminal import print_section
+from ncpipe.compare.wording import LISTED, Section, counted, deviations, value
 from ncpipe.reproduce.tensors import TensorAgreement
 from ncpipe.system.provenance import CODE, HARDWARE, Origin
 
@@ -42,9 +42,10 @@ class Reproduction:
         return not any(each.differing for each in self.agreements) and not self.tensors.deviations
 
     @property
-    def changes(self) -> tuple[Setting, ...]:
+    def changes(self) -> list[Row]:
         """Entries of code, packages and hardware that are not the recorded ones."""
-        return tuple(differing(self.recorded, self.now)) if self.recorded else ()
+        rows = facts("made by", self.recorded, self.now) if self.recorded else ()
+        return [row for row in rows if not row["equal"]]
 
 
 def verdict(found: Reproduction) -> str:
@@ -53,7 +54,10 @@ def verdict(found: Reproduction) -> str:
     if found.equal:
         return f"Equal, bit for bit: {counted(values, 'value')} and {counted(tensors, 'tensor')} of {found.run_id}."
     largest: list[tuple[float, str]] = [
-        (d.relative, d.quantity) for each in found.agreements for d in each.deviations if d.relative is not None
+        (d["relative"], d["quantity"])
+        for each in found.agreements
+        for d in each.deviations
+        if d["relative"] is not None
     ]
     largest += [(d.relative, f"{d.file}: {d.name}") for d in found.tensors.deviations if d.relative is not None]
     differs = sum(each.differing for each in found.agreements)
@@ -68,7 +72,7 @@ def remarks(found: Reproduction) -> Iterator[str]:
     if not found.recorded:
         commit = f"{found.recorded_commit}; this is {found.now.get('commit', 'unknown')}"
         yield f"The record names neither packages nor hardware. Its tables were written at commit {commit}."
-    changed = {_kind(change.name) for change in found.changes}
+    changed = {_kind(change["quantity"]) for change in found.changes}
     if kinds := [kind for kind in ("code", "packages", "hardware") if kind in changed]:
         yield f"Not as recorded: {', '.join(kinds)}."
     elif found.recorded:
@@ -89,16 +93,17 @@ def print_reproduction(found: Reproduction) -> None:
     console.print(verdict(found), style="bold", soft_wrap=True)
     for remark in remarks(found):
         console.print(remark, soft_wrap=True)
-    rows = [(change.name, value(change.a), value(change.b)) for change in found.changes]
-    print_table(console, "made by", ("recorded", "now"), rows)
+    rows = [(row["quantity"], value(row["a"]), value(row["b"])) for row in found.changes]
+    print_section(console, Section("made by", ("recorded", "now"), rows))
     for each, title in zip(found.agreements, (f"tables of {found.results}", "files of the run")):
         if each.differing:
             console.print(f"\n{title}: A is the record, B the rerun", style="bold")
-            print_agreement(console, each)
+            for section in deviations(each):
+                print_section(console, section)
     listed = found.tensors.deviations[:LISTED]
     tensors = [
         (f"{d.file}: {d.name}", f"{d.differing:,} of {d.values:,}", number(d.relative) if d.relative else "–")
         for d in listed
     ]
     more = len(found.tensors.deviations) - len(listed)
-    print_table(console, "tensors" + (f" ({more} more)" if more else ""), ("differ", "relative"), tensors)
+    print_section(console, Section("tensors" + (f" ({more} more)" if more else ""), ("differ", "relative"), tensors))

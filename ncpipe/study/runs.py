@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from ncpipe.continual.settings import ContinualSpec
 from ncpipe.data.settings import DatasetSpec
-from ncpipe.settings.identity import identify
+from ncpipe.settings.identity import canonical, identify
 from ncpipe.system.errors import UserError
 from ncpipe.training.settings import NetworkRun
 from ncpipe.ufm.settings import UfmSpec
@@ -28,6 +28,10 @@ class ContinualRun:
     ways: dict[str, ContinualSpec]
     """By run id."""
 
+    def params(self) -> dict[str, Any]:
+        """The settings that decide about reruns."""
+        return {run_id: canonical(spec) for run_id, spec in self.ways.items()}
+
 
 @dataclass(frozen=True)
 class UfmBatch:
@@ -35,6 +39,10 @@ class UfmBatch:
 
     id: str
     problems: dict[str, UfmSpec]
+
+    def params(self) -> dict[str, Any]:
+        """The settings that decide about reruns."""
+        return {problem_id: canonical(spec) for problem_id, spec in self.problems.items()}
 
 
 def by_id(runs: Iterable[tuple[str, Run]]) -> dict[str, Run]:

@@ -1,5 +1,9 @@
 """The one exception whose message is shown to the user as a single line, without a traceback."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 LONGEST = 1000
 """Characters of a message: it may hold what a user or a file gave."""
 
@@ -14,3 +18,12 @@ class UserError(Exception):
     def __init__(self, message: str) -> None:
         cut = message if len(message) <= LONGEST else f"{message[: LONGEST // 2]} ... {message[-LONGEST // 3 :]}"
         super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut))
+
+
+@contextmanager
+def in_a_line() -> Iterator[None]:
+    """End this process with the message of a ``UserError`` that is raised within."""
+    try:
+        yield
+    except UserError as error:
+        sys.exit(f"ncpipe: {error}")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
 
 from ncpipe.study.config import Config
 from ncpipe.study.layout import Layout
@@ -20,20 +22,29 @@ MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 """Without this tag MLflow's pages are those for language models."""
 
 
-def write_lock(layout: Layout) -> Path:
-    """Held by whoever writes to the mirror."""
-    return layout.mlflow / ".sync.lock"
-
-
 def experiment_name(config: Config) -> str:
     return config.tracking.experiment or config.study.name
 
 
-def prepare(config: Config, layout: Layout) -> tuple[str, str]:
-    """URI of the study's store and id of its experiment, both made where they are missing."""
+class Store(NamedTuple):
+    """The store of a study, ready to be written to."""
+
+    uri: str
+    client: MlflowClient
+    experiment: str
+    """Id of the study's experiment."""
+
+
+@contextmanager
+def opened(config: Config, layout: Layout) -> Iterator[Store]:
+    """The study's store for this process alone; store and experiment are made where they are missing.
+
+    Raises:
+        UserError: whatever the store raises, here or within the block, in one line with the remedy.
+    """
     uri = create_store(config.tracking.uri, layout.mlflow)
-    with store_errors(uri), locked(write_lock(layout)):
-        return uri, open_experiment(uri, config, layout)
+    with store_errors(uri), locked(layout.mlflow / ".sync.lock"):
+        yield Store(uri, MlflowClient(uri), open_experiment(uri, config, layout))
 
 
 def open_experiment(uri: str, config: Config, layout: Layout) -> str:
@@ -60,12 +71,12 @@ def open_experiment(uri: str, config: Config, layout: Layout) -> str:
     return found.experiment_id
 
 
-def study_runs(client: MlflowClient, experiment: str, study: str) -> dict[str, list[Run]]:
-    """Runs of a study in the experiment, by ncpipe's id; several of one id where something went wrong."""
+def study_runs(store: Store, study: str, run_id: str | None = None) -> dict[str, list[Run]]:
+    """Runs of a study in the experiment, all or one, by ncpipe's id; several of one id where something went wrong."""
     runs: dict[str, list[Run]] = {}
-    token = None
+    token, wanted = None, f"tags.`{STUDY}` = '{study}'" + (f" AND tags.`{ID}` = '{run_id}'" if run_id else "")
     while token != "":
-        page = client.search_runs([experiment], f"tags.`{STUDY}` = '{study}'", page_token=token)
+        page = store.client.search_runs([store.experiment], wanted, page_token=token)
         for run in page:
             runs.setdefault(run.data.tags.get(ID, ""), []).append(run)
         token = page.token or ""

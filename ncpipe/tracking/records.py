@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -103,7 +104,10 @@ class StudyRecords:
         self.by_id = {row["run_id"]: row for row in self.rows}
         self.claims: list[Row] = tables["claims"].to_pylist()
         self.basis = {row["run_id"]: row["basis"] for row in tables["ufm"].select(["run_id", "basis"]).to_pylist()}
-        self.clocks = clocks(tables["timings"])
+        timings = tables["timings"].select(["run_id", "time", "seconds"]).to_pandas()
+        self.clocks = clocks(
+            timings.assign(finished_at=np.asarray(tables["timings"]["finished_at"].cast(pa.int64())))
+        )
         self.clock = joint_clock(self.clocks.values())
         self.points = dict(tuple(metric_points(tables).groupby("run_id")))
         self.nc1 = _last_values(tables["collapse"], "nc1_pinv")

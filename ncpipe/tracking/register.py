@@ -8,10 +8,9 @@ from pathlib import Path
 from ncpipe.study.study import Study
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_tensors
-from ncpipe.tracking.client import MlflowClient, MlflowException, locked, store_errors
-from ncpipe.tracking.experiment import open_experiment, study_runs, write_lock
+from ncpipe.tracking.client import MlflowClient, MlflowException
+from ncpipe.tracking.experiment import opened, study_runs
 from ncpipe.tracking.records import study_key
-from ncpipe.tracking.store import create_store
 
 FOLDER = "model"
 
@@ -28,15 +27,12 @@ def register(study: Study, run_id: str, name: str | None = None) -> tuple[str, s
     if not weights.exists():
         raise UserError(f"no weights in {weights}; train it first: snakemake models")
     read_tensors(weights)  # whole, or an error
-    uri = create_store(study.config.tracking.uri, study.layout.mlflow)
-    with store_errors(uri), locked(write_lock(study.layout)):
-        client = MlflowClient(uri)
-        experiment = open_experiment(uri, study.config, study.layout)
-        runs = study_runs(client, experiment, study_key(study.config)).get(run_id)
+    with opened(study.config, study.layout) as store:
+        runs = study_runs(store, study_key(study.config), run_id).get(run_id)
         if not runs:
             raise UserError(f"network {run_id} is not in MLflow; run `ncpipe sync` first")
         model = name or study.config.study.name
-        return model, _version(client, model, runs[0].info.run_id, weights)
+        return model, _version(store.client, model, runs[0].info.run_id, weights)
 
 
 def _version(client: MlflowClient, model: str, mlflow_id: str, weights: Path) -> str:

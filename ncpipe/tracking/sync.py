@@ -19,21 +19,17 @@ from ncpipe.tracking.client import (
     DatasetInput,
     InputTag,
     Metric,
-    MlflowClient,
     Param,
     Run,
     RunTag,
     SqlAlchemyStore,
     get_artifact_repository,
     is_database,
-    locked,
-    store_errors,
 )
-from ncpipe.tracking.experiment import DIGEST, ID, LIVE, PARENT, STUDY, open_experiment, study_runs, write_lock
+from ncpipe.tracking.experiment import DIGEST, ID, LIVE, PARENT, STUDY, Store, opened, study_runs
 from ncpipe.tracking.notes import MAX_TAG_CHARACTERS
 from ncpipe.tracking.points import Point
 from ncpipe.tracking.records import DataUse, RunRecord, StudyRecords, params, study_key
-from ncpipe.tracking.store import create_store
 from ncpipe.tracking.view import VIEW_TAG, runs_view
 
 
@@ -65,25 +61,27 @@ def sync(config: Config, layout: Layout) -> Summary:
     that cannot be used raises ``UserError``; the results on disk are only read.
     """
     records = StudyRecords(config, layout)
-    uri = create_store(config.tracking.uri, layout.mlflow)
-    with store_errors(uri), locked(write_lock(layout)):
-        experiment = open_experiment(uri, config, layout)
-        return _Writer(uri, experiment, study_key(config)).write(records)
+    with opened(config, layout) as store:
+        return Writer(store, study_key(config)).write(records)
 
 
-class _Writer:
-    """One sync of one study into one experiment."""
+class Writer:
+    """What writes the runs of one study into its store.
 
-    def __init__(self, uri: str, experiment: str, study: str) -> None:
-        self.client = MlflowClient(uri)
-        self.study = study
-        self.uri, self.experiment = uri, experiment
-        self.summary = Summary(uri, experiment)
+    Args:
+        study: the study's key.
+        logged: points of MLflow's runs, by their id; filled in by the writer and kept by whoever writes again.
+    """
+
+    def __init__(self, store: Store, study: str, logged: dict[str, set[Point]] | None = None) -> None:
+        self.store, self.client, self.study = store, store.client, study
+        self.summary = Summary(store.uri, store.experiment)
         self.mlflow_ids: dict[str, str] = {}
         """MLflow's ids of the runs that are in place, by ncpipe's."""
+        self.logged = {} if logged is None else logged
 
     def write(self, records: StudyRecords) -> Summary:
-        existing = study_runs(self.client, self.experiment, self.study)
+        existing = study_runs(self.store, self.study)
         with progress("mlflow", len(records)) as update:
             for done, record in enumerate(records, start=1):
                 self._bring_in_line(record, existing.pop(record.id, []))
@@ -97,32 +95,56 @@ class _Writer:
         """The networks, or without any the declared UFMs, as the table that the study's link opens."""
         kind = "network" if any(row["kind"] == "network" for row in records.rows) else "declared"
         view = runs_view(kind, [params(row) for row in records.rows if row["kind"] == kind])
-        if self.client.get_experiment(self.experiment).tags.get(VIEW_TAG) != view:
-            self.client.set_experiment_tag(self.experiment, VIEW_TAG, view)
+        if self.client.get_experiment(self.store.experiment).tags.get(VIEW_TAG) != view:
+            self.client.set_experiment_tag(self.store.experiment, VIEW_TAG, view)
+
+    def show(self, record: RunRecord, ended: bool = False) -> None:
+        """Bring the run of a network that trains up to its last epoch; of the study only see that there is a run."""
+        found = study_runs(self.store, self.study, record.id).get(record.id, [])
+        if ended and any(DIGEST in run.data.tags for run in found):
+            return  # a sync was faster
+        begun = [run for run in found if record.parent is None or self._is_begun(run, record)][:1]
+        self._delete(run for run in found if run not in begun and record.parent)
+        run_id = begun[0].info.run_id if begun else self._new(record, {LIVE: "true"})
+        self.mlflow_ids[record.id] = run_id
+        if record.parent is None:
+            return
+        if begun:
+            self._hang_beneath(begun[0], record)
+        points = self._missing(run_id, record) if begun else record.points
+        params = [] if begun else [Param(key, value) for key, value in record.params.items()]
+        self.client.log_batch(run_id, [Metric(*point) for point in points], params)
+        self.logged[run_id] = set(record.points)
+        if ended:
+            self.client.set_terminated(run_id, "FINISHED", record.end)
+        elif begun and begun[0].info.status != "RUNNING":
+            self.client.update_run(run_id, "RUNNING")
 
     def _bring_in_line(self, record: RunRecord, found: list[Run]) -> None:
         digest = record.digest()
-        parent = {PARENT: self.mlflow_ids[record.parent]} if record.parent else {}
         whole = [run for run in found if is_whole(run, digest)]
         begun = [] if whole else [run for run in found if self._is_begun(run, record)]
         self._delete(run for run in found if run not in (whole + begun)[:1])
         if whole:
-            self._hang_beneath(whole[0], parent)
+            self._hang_beneath(whole[0], record)
             self.mlflow_ids[record.id] = whole[0].info.run_id
             self.summary.kept += 1
         elif begun:
-            self.mlflow_ids[record.id] = self._complete(begun[0], record, digest, parent)
+            self.mlflow_ids[record.id] = self._complete(begun[0].info.run_id, record, digest)
             self.summary.completed += 1
         else:
-            self.mlflow_ids[record.id] = self._create(record, digest, parent)
+            self.mlflow_ids[record.id] = self._create(record, digest)
             self.summary.replaced += bool(found)
             self.summary.created += not found
 
-    def _hang_beneath(self, run: Run, parent: dict[str, str]) -> None:
+    def _hang_beneath(self, run: Run, record: RunRecord) -> None:
         # A replaced parent has a new id in MLflow, which is no news of the child and not in its digest.
-        for key, value in parent.items():
+        for key, value in self._parent(record).items():
             if run.data.tags.get(key) != value:
                 self.client.set_tag(run.info.run_id, key, value)
+
+    def _parent(self, record: RunRecord) -> dict[str, str]:
+        return {PARENT: self.mlflow_ids[record.parent]} if record.parent else {}
 
     def _is_begun(self, run: Run, record: RunRecord) -> bool:
         """Whether all that a live run holds is in the record, so that only the rest has to be written."""
@@ -132,27 +154,32 @@ class _Writer:
 
     def _logged(self, run: Run) -> set[Point]:
         run_id = run.info.run_id
-        histories = (self.client.get_metric_history(run_id, key) for key in run.data.metrics)
-        return {Point(point.key, point.value, point.timestamp, point.step) for each in histories for point in each}
+        if run_id not in self.logged:
+            histories = (self.client.get_metric_history(run_id, key) for key in run.data.metrics)
+            self.logged[run_id] = {Point(p.key, p.value, p.timestamp, p.step) for each in histories for p in each}
+        return self.logged[run_id]
 
-    def _create(self, record: RunRecord, digest: str, parent: dict[str, str]) -> str:
-        tags = self._tags(record, parent)
-        run_id: str = self.client.create_run(self.experiment, record.start, tags, record.name).info.run_id
+    def _missing(self, run_id: str, record: RunRecord) -> list[Point]:
+        return [point for point in record.points if point not in self.logged[run_id]]
+
+    def _new(self, record: RunRecord, marks: dict[str, str]) -> str:
+        tags = self._tags(record) | marks
+        return str(self.client.create_run(self.store.experiment, record.start, tags, record.name).info.run_id)
+
+    def _create(self, record: RunRecord, digest: str) -> str:
+        run_id = self._new(record, {})
         self._fill(run_id, record, record.points, {DIGEST: digest})
         return run_id
 
-    def _complete(self, run: Run, record: RunRecord, digest: str, parent: dict[str, str]) -> str:
-        run_id: str = run.info.run_id
-        logged = self._logged(run)
+    def _complete(self, run_id: str, record: RunRecord, digest: str) -> str:
         # First, so that a run left half complete is replaced by the next sync.
         self.client.delete_tag(run_id, LIVE)
-        missing = [point for point in record.points if point not in logged]
-        self._fill(run_id, record, missing, self._tags(record, parent) | {DIGEST: digest})
+        self._fill(run_id, record, self._missing(run_id, record), self._tags(record) | {DIGEST: digest})
         return run_id
 
-    def _tags(self, record: RunRecord, parent: dict[str, str]) -> dict[str, str]:
+    def _tags(self, record: RunRecord) -> dict[str, str]:
         known = {ID: record.id, STUDY: self.study, "mlflow.source.name": "ncpipe"}
-        tags = known | parent | record.tags | record.origin
+        tags = known | self._parent(record) | record.tags | record.origin
         return {key: value[:MAX_TAG_CHARACTERS] for key, value in tags.items()}
 
     def _fill(self, run_id: str, record: RunRecord, points: Sequence[Point], tags: dict[str, str]) -> None:
@@ -181,11 +208,14 @@ class _Writer:
             self.client.log_artifacts(run_id, folder)
 
     def _delete(self, runs: Iterable[Run]) -> int:
-        count = 0
-        for run in runs:
-            delete(self.client, self.uri, run)
-            count += 1
-        return count
+        """Remove runs with their artifacts, as ``mlflow gc`` does; behind a tracking server only its operator can."""
+        listed = list(runs)
+        for run in listed:
+            self.client.delete_run(run.info.run_id)
+            if is_database(self.store.uri):
+                get_artifact_repository(run.info.artifact_uri).delete_artifacts()
+                SqlAlchemyStore(self.store.uri, run.info.artifact_uri)._hard_delete_run(run.info.run_id)
+        return len(listed)
 
 
 def is_whole(run: Run, digest: str) -> bool:
@@ -196,11 +226,3 @@ def as_input(data: DataUse) -> DatasetInput:
     """A data set as MLflow lists it among the inputs of a run."""
     dataset = Dataset(data.name, data.digest, "local", data.source, profile=data.profile)
     return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
-
-
-def delete(client: MlflowClient, uri: str, run: Run) -> None:
-    """Remove a run with its artifacts, as ``mlflow gc`` does; behind a tracking server only its operator can."""
-    client.delete_run(run.info.run_id)
-    if is_database(uri):
-        get_artifact_repository(run.info.artifact_uri).delete_artifacts()
-        SqlAlchemyStore(uri, run.info.artifact_uri)._hard_delete_run(run.info.run_id)

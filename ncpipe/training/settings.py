@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,7 @@ from ncpipe.data.settings import DatasetSpec
 from ncpipe.networks.architectures import ModelSpec
 from ncpipe.networks.head_settings import HeadSpec
 from ncpipe.settings.base import Count, NonNegative, Positive, Seed, Settings, log_spaced
+from ncpipe.settings.identity import canonical
 from ncpipe.ufm.settings import MULTI_LABEL
 
 
@@ -194,6 +195,15 @@ class NetworkRun:
     def most_times(self) -> int:
         """How many times are measured at most."""
         return len(self.epochs) + 1
+
+    def params(self) -> dict[str, Any]:
+        """The settings that decide about reruns of the training."""
+        return {"network": canonical(self.spec), "epochs": list(self.epochs)}
+
+    def measured(self, measure: Settings) -> dict[str, Any]:
+        """The settings that decide about reruns of the forward passes."""
+        others = {key: value for key, value in canonical(measure).items() if key not in ("layers", "epochs")}
+        return {"layers": list(self.layers), "measure": others}
 
     @property
     def matched_id(self) -> str:

@@ -19,8 +19,8 @@ from synthetic_tables import CLAIM, MadeUp
 from typer.testing import CliRunner
 
 from ncpipe.cli.main import app
-from ncpipe.compare import RunComparison, StudyComparison, compare
-from ncpipe.compare.pairs import Pair
+from ncpipe.compare import Comparison, compare
+from ncpipe.compare.comparison import pair
 from ncpipe.compare.wording import (
     as_json,
     cells,
@@ -74,15 +74,15 @@ def renamed(results: Path) -> Path:
     return results
 
 
-def studies(a: Path, b: Path) -> StudyComparison:
+def studies(a: Path, b: Path) -> Comparison:
     found = compare(str(a), str(b))
-    assert isinstance(found, StudyComparison)
+    assert found.kind == "studies"
     return found
 
 
-def runs(a: Path | str, b: Path | str) -> RunComparison:
+def runs(a: Path | str, b: Path | str) -> Comparison:
     found = compare(str(a), str(b))
-    assert isinstance(found, RunComparison)
+    assert found.kind == "runs"
     return found
 
 
@@ -108,15 +108,15 @@ def test_a_rerun_is_equal_in_all_values(a, b):
     places = len({(r["run_id"], r["split"], r["layer"], r["time"]) for r in collapse.to_pylist()})
     lists = sum(len(row[f.name] or []) for row in ufm.to_pylist() for f in fields if pa.types.is_list(f.type))
     tables = len(history) + len(collapse) + 2 * places + numbers * len(ufm) + lists
-    count = len(found.common)
+    count = len(found.runs["common"])
     # matched fits of these tables have no row in runs
     outside = sum(row["kind"] == "matched" for row in ufm.to_pylist())
     matched = outside * numbers + sum(len(r[f.name] or []) for r in ufm.to_pylist() for f in fields
                                       if pa.types.is_list(f.type) and r["kind"] == "matched")  # fmt: skip
     assert found.agreement.values == tables - matched + (7 + 3) * count
     assert headline(found) == f"Equal in all {found.agreement.values:,} values of {count} common runs."
-    assert found.agreement.deviations == ()
-    assert (found.labels, found.only_a, found.only_b) == ((), (), ())
+    assert found.agreement.deviations == []
+    assert (found.of("labels"), found.runs["only_a"], found.runs["only_b"]) == ([], [], [])
     assert list(sentences(found)) == ["0 of 1 verdict changed."]
 
 
@@ -131,11 +131,11 @@ def test_one_changed_value_is_found_with_its_run_and_place(a, b):
     found = studies(a, b)
     assert (found.agreement.differing, found.agreement.differing_runs) == (2, 1)
     (deviation,) = found.agreement.deviations
-    assert (deviation.run_id, where(deviation)) == (NET, "test, layer1, at 3")
-    assert deviation.relative == pytest.approx(1e-12, rel=1e-3)
-    assert deviation.a == math.exp(-3)
+    assert (deviation["run_id"], where(deviation)) == (NET, "test, layer1, at 3")
+    assert deviation["relative"] == pytest.approx(1e-12, rel=1e-3)
+    assert deviation["a"] == math.exp(-3)
     assert headline(found) == (
-        f"Differs in 2 of {found.agreement.values:,} values, in 1 of {len(found.common)} common runs;"
+        f"Differs in 2 of {found.agreement.values:,} values, in 1 of {len(found.runs['common'])} common runs;"
         " by 1e-12 relative at most (nc3_duality)."
     )
 
@@ -153,8 +153,8 @@ def test_undefined_values_are_equal_to_each_other_only(a, b):
     edit(a, "collapse", undefine(0))
     edit(b, "collapse", undefine(0, 10))
     (deviation,) = studies(a, b).agreement.deviations
-    assert (deviation.differing, deviation.one_sided, deviation.relative) == (1, 1, None)
-    assert (deviation.time, deviation.b) == (10, None)
+    assert (deviation["differing"], deviation["one_sided"], deviation["relative"]) == (1, 1, None)
+    assert (deviation["time"], deviation["b"]) == (10, None)
     assert "1 value on one side only" in headline(studies(a, b))
 
 
@@ -162,13 +162,13 @@ def test_a_shorter_history_and_another_machine_are_told(a, b):
     edit(b, "history", lambda rows: [row for row in rows if (row["run_id"], row["time"]) != (NET, 10)])
     edit(b, "runs", lambda rows: first(rows, run_id=NET).update(status="diverged", device="cuda"))
     agreement = studies(a, b).agreement
-    assert {d.quantity for d in agreement.deviations} == {
+    assert {d["quantity"] for d in agreement.deviations} == {
         "train_loss", "train_accuracy", "test_loss", "test_accuracy", "learning_rate",
     }  # fmt: skip
-    assert all(d.one_sided == d.differing == 1 for d in agreement.deviations)
-    assert [(word.column, word.a, word.b, word.run_ids) for word in agreement.words] == [
-        ("status", "done", "diverged", (NET,)),
-        ("device", None, "cuda", (NET,)),
+    assert all(d["one_sided"] == d["differing"] == 1 for d in agreement.deviations)
+    assert [tuple(word.values()) for word in agreement.words] == [
+        ("status", "done", "diverged", [NET]),
+        ("device", None, "cuda", [NET]),
     ]
     assert agreement.differing == 7
     assert agreement.differing_runs == 1
@@ -193,8 +193,8 @@ def test_grams_are_compared_by_position(tmp_path):
 
     edit(b, "ufm", change)
     (deviation,) = studies(a, b).agreement.deviations
-    assert (deviation.table, deviation.quantity, deviation.time) == ("ufm", "predicted_means_gram", 6)
-    assert deviation.values == 16
+    assert (deviation["table"], deviation["quantity"], deviation["time"]) == ("ufm", "predicted_means_gram", 6)
+    assert deviation["values"] == 16
 
 
 def test_runs_of_one_study_only_and_without_results(a, tmp_path):
@@ -202,9 +202,9 @@ def test_runs_of_one_study_only_and_without_results(a, tmp_path):
     for results in (a, b):
         edit(results, "runs", lambda rows: first(rows, run_id=NET).update(status="missing"))
     found = studies(a, b)
-    assert found.only_a == tuple(f"mlp CE bias-{seed}" for seed in range(3))
-    assert found.only_b == tuple(f"vit CE bias-{seed}" for seed in range(3))
-    assert found.without_results == (NET,)
+    assert found.runs["only_a"] == [f"mlp CE bias-{seed}" for seed in range(3)]
+    assert found.runs["only_b"] == [f"vit CE bias-{seed}" for seed in range(3)]
+    assert found.runs["without_results"] == [NET]
     assert list(sentences(found))[:2] == [
         "3 runs only in A, 3 runs only in B.",
         "1 common run without results on either side.",
@@ -220,20 +220,20 @@ def test_labels_are_compared_by_medians_against_the_range_over_seeds(a, b):
     edit(b, "collapse", change)
     found = studies(a, renamed(b))
     assert headline(found) == "No run is in both."
-    own = {pair.quantity: pair for pair in found.labels if pair.label == "mlp MSE no bias"}
-    assert own["nc1_pinv"].a.median == pytest.approx(2 * math.exp(-20))
-    assert (own["nc1_pinv"].a.low, own["nc1_pinv"].a.high) == (math.exp(-20), 3 * math.exp(-20))
-    assert own["nc1_pinv"].median.ratio == pytest.approx(1.5)
-    assert [own[name].apart for name in ("nc1_pinv", "nc3_duality", "nc4_mismatch")] == [False, True, False]
-    assert own["final_test_accuracy"].median.difference == 0
-    alone = {pair.label: pair.apart for pair in found.labels if "UFM" not in pair.label and pair.a.seeds == 1}
-    assert set(alone.values()) == {None}  # declared UFMs have one seed: no range
+    own = {row["quantity"]: row for row in found.of("labels") if row["label"] == "mlp MSE no bias"}
+    assert own["nc1_pinv"]["a"] == pytest.approx(2 * math.exp(-20))
+    assert (own["nc1_pinv"]["low_a"], own["nc1_pinv"]["high_a"]) == (math.exp(-20), 3 * math.exp(-20))
+    assert own["nc1_pinv"]["ratio"] == pytest.approx(1.5)
+    assert [own[name]["apart"] for name in ("nc1_pinv", "nc3_duality", "nc4_mismatch")] == [False, True, False]
+    assert own["final_test_accuracy"]["difference"] == 0
+    alone = {row["apart"] for row in found.of("labels") if "UFM" not in row["label"] and row["seeds_a"] == 1}
+    assert alone == {None}  # declared UFMs have one seed: no range
     assert "2 of" in list(sentences(found))[-1]
 
 
 def test_a_label_with_an_added_seed_is_compared_too(a, tmp_path):
     found = studies(a, study(tmp_path / "more", MadeUp(seeds=4)))
-    assert {(pair.a.seeds, pair.b.seeds) for pair in found.labels} == {(3, 4)}
+    assert {(row["seeds_a"], row["seeds_b"]) for row in found.of("labels")} == {(3, 4)}
     assert headline(found).startswith("Equal in all")
 
 
@@ -243,24 +243,25 @@ def test_claims_that_changed_and_that_one_study_has(a, b):
     changed = own[1] | {"verdict": "contradicted", "effect": 1e-3, "threshold": 1e-4}
     edit(b, "claims", lambda _: [CLAIM, changed, own[2]])
     found = studies(a, b)
-    assert [(claim.claim_id, claim.changed, claim.verdict_a) for claim in found.claims] == [
+    assert [(row["quantity"], row["changed"], row["verdict_a"]) for row in found.of("claims")] == [
         ("tirer2022-1", False, "supported"),
         ("tirer2022-2a", True, "supported"),
         ("tirer2022-3", False, None),
     ]
-    assert found.claims[1].effect.log10_ratio == pytest.approx(6)
-    assert needed(found.claims[1]) == "< 0.01 | < 0.0001"
+    assert found.of("claims")[1]["log10_ratio"] == pytest.approx(6)
+    assert needed(found.of("claims")[1]) == "< 0.01 | < 0.0001"
     assert "1 of 2 verdicts changed, 1 claim only in B." in list(sentences(found))
 
 
 def test_provenance_that_differs(a, b):
     edit(b, "runs", lambda _: None, git_commit="def456", scale="small")
     found = studies(a, b)
-    assert [(entry.name, entry.a, entry.b) for entry in found.provenance] == [
+    rows = found.of("provenance")
+    assert [(row["quantity"], row["a"], row["b"]) for row in rows if not row["equal"]] == [
         ("git_commit", "abc123", "def456"),
         ("scale", None, "small"),
     ]
-    assert {"ncpipe_version", "study", "study_hash"} <= set(found.equal_provenance)
+    assert {"ncpipe_version", "study", "study_hash"} <= {row["quantity"] for row in rows if row["equal"]}
 
 
 # --- runs -------------------------------------------------------------------------------------------
@@ -278,22 +279,23 @@ def test_settings_and_finals_of_two_runs(a):
         {"run_id": NET, "stage": "train", "time": t, "seconds": 2.0, "images_per_second": 50.0} for t in range(3)
     ])  # fmt: skip
     found = runs(a / NET, a / other)
-    assert [(s.name, s.a, s.b) for s in found.settings] == [
+    settings = found.of("settings")
+    assert [(row["quantity"], row["a"], row["b"]) for row in settings if not row["equal"]] == [
         ("optimizer.name", "sgd", "adamw"), ("seed", 0, 1), ("optimizer.eps", None, 1e-8),
     ]  # fmt: skip
-    assert found.equal_settings == 2
+    assert sum(row["equal"] for row in settings) == 2
     assert headline(found) == "Settings that differ: optimizer.name, seed, optimizer.eps; 2 settings equal."
-    finals = {(pair.quantity, pair.split): pair for pair in found.finals}
+    finals = {(row["quantity"], row["split"]): row for row in found.of("last")}
     nc1 = finals["nc1_pinv", "train"]
-    assert (nc1.a, nc1.b) == (math.exp(-20), 2 * math.exp(-20))  # last features at the last epoch
-    assert (nc1.ratio, nc1.log10_ratio) == (2.0, pytest.approx(math.log10(2)))
-    assert found.finals[0] == nc1  # the main metrics come first
-    course = {pair.quantity: pair for pair in found.course}
-    assert (course["seconds"].a, course["seconds"].b, course["images_per_second"].a) == (6.0, None, 50.0)
-    assert course["zero_error_epoch"].a == 3
-    assert {pair.quantity: pair.a for pair in found.history}["learning_rate"] == 0.01
-    curve = next(curve for curve in found.curves if curve.quantity == "nc1_pinv")
-    assert curve.a == tuple((float(t), math.exp(-2 * t)) for t in (0, 1, 3, 10))
+    assert (nc1["a"], nc1["b"]) == (math.exp(-20), 2 * math.exp(-20))  # last features at the last epoch
+    assert (nc1["ratio"], nc1["log10_ratio"]) == (2.0, pytest.approx(math.log10(2)))
+    assert found.of("last")[0] == nc1  # the main metrics come first
+    course = {row["quantity"]: row for row in found.of("course")}
+    assert (course["seconds"]["a"], course["seconds"]["b"], course["images_per_second"]["a"]) == (6.0, None, 50.0)
+    assert course["zero_error_epoch"]["a"] == 3
+    assert {row["quantity"]: row["a"] for row in found.of("history")}["learning_rate"] == 0.01
+    curve = next(curve for curve in found.curves if curve["quantity"] == "nc1_pinv")
+    assert curve["a"] == [(float(t), math.exp(-2 * t)) for t in (0, 1, 3, 10)]
 
 
 def test_one_run_of_two_studies_says_whether_it_reproduces(a, b):
@@ -310,20 +312,20 @@ def test_one_run_of_two_studies_says_whether_it_reproduces(a, b):
 def test_a_network_beside_a_ufm(a):
     with_settings(a, NET, SETTINGS)
     found = runs(a / NET, a / "plain linear MSE no bias-gradient_descent")
-    assert (found.settings, found.equal_settings) == ((), 0)
+    assert found.of("settings") == []
     assert headline(found) == "A network and a UFM: their settings are not compared."
-    assert {pair.quantity for pair in found.fit} == {"gap"}
+    assert {row["quantity"] for row in found.of("ufm")} == {"gap"}
 
 
 def test_undefined_values_of_runs(tmp_path):
     a = study(tmp_path / "a", MadeUp(value=math.nan))
     found = runs(a / NET, a / "mlp CE bias-0")
-    assert found.finals == ()
+    assert found.of("last") == []
     json.loads(as_json(found), parse_constant=pytest.fail)
     write_compare_page(found, tmp_path / "page.html")
     missing = study(tmp_path / "missing", MadeUp(status="missing", matched=False, ufm=False))
     found = runs(missing / NET, a / NET)
-    assert (found.a.status, found.finals) == ("missing", ())
+    assert (found.a["status"], found.of("last")) == ("missing", [])
     write_compare_page(found, tmp_path / "page.html")
 
 
@@ -332,16 +334,16 @@ def test_undefined_values_of_runs(tmp_path):
 
 def test_runs_are_named_by_path_id_and_prefix(a, monkeypatch):
     for name in (a / NET, a / "runs" / NET, a / "mlp MSE no bias-0"):
-        assert runs(name, a / "mlp CE bias-1").a.run_id == NET
+        assert runs(name, a / "mlp CE bias-1").a["run_id"] == NET
     (a / "ufm" / "extended relu MSE no bias-lbfgs").mkdir(parents=True)  # as it lies on disk
     found = runs(a / "ufm" / "extended relu MSE no bias-lbfgs", a / "extended relu MSE no bias-g")
-    assert (found.a.run_id, found.b.run_id) == tuple(
+    assert (found.a["run_id"], found.b["run_id"]) == tuple(
         f"extended relu MSE no bias-{solver}" for solver in ("lbfgs", "gradient_descent")
     )
     (a.parent / "results").mkdir()
     a.rename(a.parent / "results/one")
     monkeypatch.chdir(a.parent)
-    assert runs(NET, "mlp CE bias-2").a.study == "results/one"
+    assert runs(NET, "mlp CE bias-2").a["study"] == "results/one"
 
 
 def test_an_id_in_several_studies_is_ambiguous(a, b, monkeypatch):
@@ -389,12 +391,12 @@ def test_mistakes_are_one_line(a, tmp_path, monkeypatch, names, message):
 
 
 def test_numbers_in_words():
-    assert cells(Pair.of("x", 1e-3, 1e-8)) == ("0.001", "1e-08", "-0.001", "10^-5.0")
-    assert cells(Pair.of("x", 2, 3)) == ("2", "3", "+1", "1.5")
-    assert cells(Pair.of("x", 0.0, 0.5)) == ("0", "0.5", "+0.5", "–")
-    assert cells(Pair.of("x", None, math.nan)) == ("–", "–", "–", "–")
-    assert cells(Pair.of("x", math.inf, math.inf)) == ("inf", "inf", "=", "–")
-    assert Pair.of("x", 1e-200, 1e200).log10_ratio == pytest.approx(400)
+    assert cells(pair(1e-3, 1e-8)) == ("0.001", "1e-08", "-0.001", "10^-5.0")
+    assert cells(pair(2, 3)) == ("2", "3", "+1", "1.5")
+    assert cells(pair(0.0, 0.5)) == ("0", "0.5", "+0.5", "–")
+    assert cells(pair(None, math.nan)) == ("–", "–", "–", "–")
+    assert cells(pair(math.inf, math.inf)) == ("inf", "inf", "=", "–")
+    assert pair(1e-200, 1e200)["log10_ratio"] == pytest.approx(400)
     assert (value(None), value(0.1), value([1, 2]), value(True)) == ("–", "0.1", "[1, 2]", "true")
     assert (counted(1, "run"), counted(1200, "quantity")) == ("1 run", "1,200 quantities")
     assert number_or_inf(20010.0) == "20010"
@@ -435,7 +437,7 @@ def test_json_has_the_same_content(pairs, name):
     content = json.loads(done.output, parse_constant=pytest.fail)
     found = compare(*map(str, pairs[name]))
     assert content["headline"] == headline(found)
-    assert content["kind"] == ("studies" if isinstance(found, StudyComparison) else "runs")
+    assert content["kind"] == found.kind
     assert set(vars(found)) < set(content)
 
 
@@ -477,9 +479,9 @@ def test_the_page_holds_it_and_loads_nothing(pairs, name, tmp_path):
     assert page.read_text(encoding="utf-8") == html
     parts = {
         "studies": ("Differs in", "collapse nc1_pinv"),
-        "labels": ("Labels with other runs", "within", "? undecided", "<b>Bold</b> & brave."),
-        "runs": ("optimizer.lr", "[red]x[/]", "test split"),
-        "rerun": ("All values", "test, features, at 0"),
+        "labels": ("labels with other runs", "within", "? undecided", "<b>Bold</b> & brave."),
+        "runs": ("optimizer.lr", "[red]x[/]", "last features, test"),
+        "rerun": ("Differs in", "test, features, at 0"),
     }[name]
     for part in parts:
         assert part in parsed.text

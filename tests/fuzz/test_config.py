@@ -21,7 +21,7 @@ from fuzz.runner import ACCEPTED, FAILED, Outcome, Surface, fuzz, refusal
 from fuzz.strategies import damaged, keys, mutated, nasty, numbers, texts
 from ncpipe.continual.settings import ContinualSpec
 from ncpipe.data.settings import DatasetSpec
-from ncpipe.plan import print_plan
+from ncpipe.plan.table import print_plan
 from ncpipe.settings.identity import canonical
 from ncpipe.study.config import Config
 from ncpipe.study.study import Study

@@ -33,18 +33,18 @@ def test_limits_follow_the_estimates_of_the_plan(tmp_path):
     study, train, features = planned(tmp_path)
     keep_estimates(study.layout, {train: Estimate(3600.0, 10e9), features: Estimate(1.0, 1e6)}, "cpu")
     kept = read_estimates(study.layout)
-    assert minutes(kept, "train", train.id, otherwise=1440) == 180
-    assert megabytes(kept, "train", train.id, 2, at_least=4000) == 2 * 15000
-    assert minutes(kept, "features", features.id, otherwise=60) == SHORTEST
-    assert megabytes(kept, "features", features.id, 1, at_least=6000) == 6000
+    assert minutes(kept, "train", train.id) == 180
+    assert megabytes(kept, "train", train.id, 2) == 2 * 15000
+    assert minutes(kept, "features", features.id) == SHORTEST
+    assert megabytes(kept, "features", features.id, 1) == 6000
 
 
 def test_memory_of_a_gpu_is_no_memory_of_a_job(tmp_path):
     study, train, _ = planned(tmp_path)
     keep_estimates(study.layout, {train: Estimate(None, 60e9)}, "cuda")
     kept = read_estimates(study.layout)
-    assert megabytes(kept, "train", train.id, 1, at_least=4000) == 4000
-    assert minutes(kept, "train", train.id, otherwise=1440) == 1440
+    assert megabytes(kept, "train", train.id, 1) == 4000
+    assert minutes(kept, "train", train.id) == 1440
 
 
 def test_a_later_plan_keeps_what_an_earlier_one_has_estimated(tmp_path):
@@ -52,8 +52,8 @@ def test_a_later_plan_keeps_what_an_earlier_one_has_estimated(tmp_path):
     keep_estimates(study.layout, {train: Estimate(3600.0)}, "cpu")
     keep_estimates(study.layout, {features: Estimate(7200.0)}, "cpu")
     kept = read_estimates(study.layout)
-    assert minutes(kept, "train", train.id, otherwise=1440) == 180
-    assert minutes(kept, "features", features.id, otherwise=60) == 360
+    assert minutes(kept, "train", train.id) == 180
+    assert minutes(kept, "features", features.id) == 360
 
 
 def test_the_workflow_asks_for_what_the_plan_has_estimated(tmp_path):

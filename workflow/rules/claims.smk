@@ -1,6 +1,7 @@
 # All papers: the study of each, run by a Snakemake of its own, and one page of all claims.
 
 import json
+
 from ncpipe.study.config import PAPERS
 
 WITH_STUDY = [
@@ -31,7 +32,9 @@ rule study_claims:
         snakefile=f"{ROOT}/Snakefile",
         data_path=[f"study={json.dumps({'data_path': DATA_PATH})}"] if DATA_PATH else [],
         versions=STAGE_VERSIONS,
-        originals=originals_of_study,
+        originals=lambda wildcards: originals_of_paper(
+            STUDY, wildcards.paper, wildcards.scale
+        ),
         # Made by the inner Snakemake, and so no output here: declared outputs are deleted before a job.
         claims="results/{paper}-{scale}/tables/claims.parquet",
     shell:

@@ -3,7 +3,8 @@
 
 rule continual:
     input:
-        unpack(continual_data),
+        kept=dataset_of,
+        whole=lambda wildcards: dataset_files(STUDY.continual[wildcards.run].dataset_id),
         spec=rules.train.output.spec,
         model=rules.train.output.model,
     output:
@@ -17,11 +18,13 @@ rule continual:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=lambda wildcards, attempt: limits("continual", wildcards, attempt)[1],
-        runtime=lambda wildcards, attempt: limits("continual", wildcards, attempt)[0],
+        mem_mb=lambda wildcards, attempt: megabytes(
+            ESTIMATES, "continual", wildcards.run, attempt
+        ),
+        runtime=lambda wildcards: minutes(ESTIMATES, "continual", wildcards.run),
     params:
         study=STUDY_FILE,
-        settings=continual_settings,
+        settings=lambda wildcards: STUDY.continual[wildcards.run].params(),
         version=STAGE_VERSIONS["continual"],
     shell:
         "ncpipe continual {params.study} {wildcards.run} --threads {threads} > {log} 2>&1"

@@ -16,8 +16,10 @@ rule dataset:
         runtime=60,
     params:
         study=STUDY_FILE,
-        settings=dataset_settings,
-        version=dataset_version,
+        settings=lambda wildcards: dataset_params(STUDY, wildcards.dataset),
+        version=lambda wildcards: STAGE_VERSIONS.get(
+            STUDY.prepared[wildcards.dataset].name, STAGE_VERSIONS["dataset"]
+        ),
     shell:
         "ncpipe dataset {params.study} {wildcards.dataset} > {log} 2>&1"
 
@@ -38,11 +40,13 @@ rule train:
     threads: 1
     resources:
         gpu=lambda wildcards: STUDY.networks[wildcards.run].spec.gpus,
-        mem_mb=lambda wildcards, attempt: limits("train", wildcards, attempt)[1],
-        runtime=lambda wildcards, attempt: limits("train", wildcards, attempt)[0],
+        mem_mb=lambda wildcards, attempt: megabytes(
+            ESTIMATES, "train", wildcards.run, attempt
+        ),
+        runtime=lambda wildcards: minutes(ESTIMATES, "train", wildcards.run),
     params:
         study=STUDY_FILE,
-        settings=train_settings,
+        settings=lambda wildcards: STUDY.networks[wildcards.run].params(),
         version=STAGE_VERSIONS["train"],
     shell:
         "ncpipe train {params.study} {wildcards.run} --threads {threads} > {log} 2>&1"
@@ -63,11 +67,15 @@ rule features:
     threads: 1
     resources:
         gpu=1,
-        mem_mb=lambda wildcards, attempt: limits("features", wildcards, attempt)[1],
-        runtime=lambda wildcards, attempt: limits("features", wildcards, attempt)[0],
+        mem_mb=lambda wildcards, attempt: megabytes(
+            ESTIMATES, "features", wildcards.run, attempt
+        ),
+        runtime=lambda wildcards: minutes(ESTIMATES, "features", wildcards.run),
     params:
         study=STUDY_FILE,
-        settings=measure_settings,
+        settings=lambda wildcards: STUDY.networks[wildcards.run].measured(
+            STUDY.config.measure
+        ),
         version=STAGE_VERSIONS["features"],
     shell:
         "ncpipe features {params.study} {wildcards.run} --threads {threads} > {log} 2>&1"

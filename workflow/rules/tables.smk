@@ -80,7 +80,7 @@ rule figure:
     params:
         study=STUDY_FILE,
         options=lambda wildcards: canonical(STUDY.figures[wildcards.figure]),
-        caption=lambda wildcards, output: drawn_caption(output.svg),
+        caption=lambda wildcards, output: drawn_caption(Path(output.svg)),
         version=STAGE_VERSIONS["figures"],
     shell:
         "ncpipe figure {wildcards.figure} --study {params.study} > {log} 2>&1"

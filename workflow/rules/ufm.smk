@@ -15,10 +15,12 @@ rule fit:
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=fit_minutes,
+        runtime=lambda wildcards: minutes_for(
+            fitting_time(list(STUDY.ufm_batches[wildcards.batch].problems.values()))
+        ),
     params:
         study=STUDY_FILE,
-        settings=batch_settings,
+        settings=lambda wildcards: STUDY.ufm_batches[wildcards.batch].params(),
         version=STAGE_VERSIONS["ufm"],
     shell:
         "ncpipe fit {params.study} {wildcards.batch} --threads {threads} > {log} 2>&1"
