@@ -93,9 +93,9 @@ def dataset_params(study: Study, dataset: str) -> dict[str, Any]:
     return canonical(study.prepared[dataset]) | ({"originals": originals} if originals else {})
 
 
-def originals_of_paper(study: Study, paper: str, scale: str) -> dict[str, str]:
+def originals_of_paper(study: Study, file: Path, scale: str) -> dict[str, str]:
     """Changed source files of all data sets of a paper's study, which else its own Snakemake alone would look at."""
-    inner = Study.read(Path("studies") / f"{paper}.yaml", scale, check=False)
+    inner = Study.read(file, scale, check=False)
     folders = study.data_path or inner.data_path
     found = {dataset: changed_originals(inner, folders, dataset) for dataset in inner.prepared}
     return {dataset: changed for dataset, changed in found.items() if changed}

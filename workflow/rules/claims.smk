@@ -32,8 +32,8 @@ rule study_claims:
         snakefile=f"{ROOT}/Snakefile",
         data_path=[f"study={json.dumps({'data_path': DATA_PATH})}"] if DATA_PATH else [],
         versions=STAGE_VERSIONS,
-        originals=lambda wildcards: originals_of_paper(
-            STUDY, wildcards.paper, wildcards.scale
+        originals=lambda wildcards, input: originals_of_paper(
+            STUDY, Path(input.study), wildcards.scale
         ),
         # Made by the inner Snakemake, and so no output here: declared outputs are deleted before a job.
         claims="results/{paper}-{scale}/tables/claims.parquet",
