@@ -22,10 +22,10 @@ from ncpipe.claims.evidence.selectors import (
     run_ids,
     solved,
 )
+from ncpipe.losses import multi_label
 from ncpipe.records.reading import rows_of
-from ncpipe.ufm.settings import MULTI_LABEL
 
-SEVERAL = f"loss in {list(MULTI_LABEL)}"
+SEVERAL = f"loss in {list(multi_label())}"
 FREE = f"{NETWORKS} and {SEVERAL} and fixed_etf == False"
 
 

@@ -30,7 +30,7 @@ MUST_BE = {
 POWER_OF_TEN = re.compile(r"[-+]?\d+(\.\d*)?e[-+]?\d{1,2}", re.IGNORECASE)
 UNION_BRANCHES = re.compile(
     r".*[\[(].*|(constrained|function|lax)-.*|(resnet|vgg|densenet)\d.*|convnext_.*|mlp|convnet|conv_stack|vit_b|timm"
-    r"|gradient_descent|gradient_flow|central_path|construction|lbfgs|FigureOptions|int|float|str"
+    r"|FigureOptions|int|float|str"
 )
 """Parts of an error's place that name a branch of pydantic's union, not a key."""
 

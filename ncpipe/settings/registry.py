@@ -11,7 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar, get_args
 
 from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError, PydanticKnownError, core_schema
 
 Plugin = TypeVar("Plugin")
 
@@ -67,6 +67,24 @@ class Registry(Mapping[str, Plugin], Generic[Plugin]):
 def names_in_settings(settings: type[BaseModel]) -> tuple[str, ...]:
     """What the field ``name`` of settings may be: the names of a plugin that settings stand for."""
     return get_args(settings.model_fields["name"].annotation)
+
+
+class NameIn:
+    """A field that holds a name of a registry: ``Annotated[str, NameIn(REGISTRY)]``."""
+
+    def __init__(self, registry: Registry[Any]) -> None:
+        self.registry = registry
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._known)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "string", "enum": [*self.registry]}
+
+    def _known(self, value: Any) -> str:
+        if isinstance(value, str) and value in self.registry:
+            return value
+        raise PydanticKnownError("literal_error", {"expected": ", ".join(map(repr, self.registry))})
 
 
 class OneOf:
