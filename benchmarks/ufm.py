@@ -32,7 +32,8 @@ from torch import Tensor
 from ncpipe.figures.drawing.style import OKABE_ITO, new_figure, style
 from ncpipe.ufm import Problem, Result, fit
 from ncpipe.ufm.objective import GRADIENT_TOLERANCE, Objective
-from ncpipe.ufm.solvers import MEMORY, gradient_descent, lbfgs
+from ncpipe.ufm.solvers.gradient_descent import gradient_descent
+from ncpipe.ufm.solvers.lbfgs import MEMORY, lbfgs
 
 GAP = 1e-8
 """Relative, at which a fit counts as done."""

@@ -23,8 +23,8 @@ from ncpipe.claims.evidence.selectors import (
     run_ids,
     solved,
 )
+from ncpipe.losses import multi_label
 from ncpipe.records.reading import rows_of
-from ncpipe.ufm.settings import MULTI_LABEL
 
 REFERENCE = Reference(
     "Li et al. 2024",
@@ -34,7 +34,7 @@ REFERENCE = Reference(
     2024,
 )
 
-SEVERAL = f"loss in {list(MULTI_LABEL)}"
+SEVERAL = f"loss in {list(multi_label())}"
 FREE = f"{NETWORKS} and {SEVERAL} and fixed_etf == False"
 
 

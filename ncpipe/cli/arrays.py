@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
 import math
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
 from ncpipe.cli.app import PEOPLE, app
+from ncpipe.losses import LOSSES
 from ncpipe.system.errors import UserError
+from ncpipe.ufm.model import Model
+from ncpipe.ufm.solvers import SOLVERS
+
+Command = TypeVar("Command", bound=Callable[..., None])
 
 
 @app.command(rich_help_panel=PEOPLE)
@@ -76,73 +84,78 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+AS_TEXT: dict[str, tuple[Any, Any, str]] = {
+    "samples": (str, "50", "As 50, as 20,10,5,5 or as 1:30,2:10."),
+    "dim": (str | None, None, "As 40, or as 40,20; default: the larger of 20 and 2 K."),
+    "bias": (str, "none", ""),
+    "weight_decay": (list[float] | None, None, "Give it once per layer, from the first."),
+}
+"""Fields of a model whose options have a type and a default of their own, and how they are written."""
+
+
+def _model_options() -> Iterator[inspect.Parameter]:
+    """An option for each field of a model, with its words."""
+    hints = get_type_hints(Model)
+    for field in dataclasses.fields(Model):
+        kind, default, written = AS_TEXT.get(field.name, (hints[field.name], field.default, ""))
+        words = f"One of {', '.join(LOSSES)}." if field.name == "loss" else field.metadata["help"]
+        yield _option(field.name, kind, default, f"{words} {written}".strip())
+
+
+def _solver_options() -> Iterator[inspect.Parameter]:
+    """An option for each setting of a solver, with its words and its default by solver."""
+    found: dict[str, tuple[Any, dict[str, list[str]]]] = {}
+    for name, solver in SOLVERS.items():
+        for option, field in solver.model_fields.items():
+            if solver.fits_problems and option != "name":
+                words = f"{field.description} Default: {field.default}."
+                found.setdefault(option, (field.annotation, {}))[1].setdefault(words, []).append(name)
+    for option, (kind, by_words) in found.items():
+        words = " ".join(f"{', '.join(names)}: {words}" for words, names in by_words.items())
+        yield _option(option, kind if kind is bool else kind | None, False if kind is bool else None, words)
+
+
+def _option(name: str, kind: Any, default: Any, words: str) -> inspect.Parameter:
+    flags = [f"--{name.replace('_', '-')}"]
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if default is dataclasses.MISSING else default,
+        annotation=Annotated[kind, typer.Option(*flags, help=words)],
+    )
+
+
+def _with_options_of_problems(command: Command) -> Command:
+    """The command with options of all that a model and its solver may have, in place of its ``**given``."""
+    declared = inspect.signature(command, eval_str=True).parameters
+    kept = {name: p for name, p in declared.items() if p.kind is not inspect.Parameter.VAR_KEYWORD}
+    options = [*_model_options(), kept.pop("solver"), *_solver_options(), *kept.values()]
+    command.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    command.__annotations__ = {option.name: option.annotation for option in options}
+    return command
+
+
 @app.command(rich_help_panel=PEOPLE)
+@_with_options_of_problems
 def ufm(
-    classes: Annotated[int, typer.Option(help="K.")],
-    samples: Annotated[str, typer.Option(help="Per class; one number per class as 20,10,5,5; with a pick_all_labels"
-                                              " loss per set of so many tags, as 1:30,2:10.")] = "50",
-    dim: Annotated[str | None, typer.Option(help="Width of the features, or one per weight layer as 40,20; default:"
-                                                 " the larger of 20 and 2 K.")] = None,
-    loss: Annotated[str, typer.Option(help="mse, ce, label_smoothing, focal, pick_all_labels or"
-                                           " pick_all_labels_normalized.")] = "mse",
-    weight_decay: Annotated[list[float] | None, typer.Option(help="Penalty of a weight layer, once per layer from the"
-                                                                  " first; default: 0.005, one layer.")] = None,
-    feature_decay: Annotated[float | None, typer.Option(help="Penalty of the features; default: 0.001.")] = None,
-    bias: Annotated[str, typer.Option(help="none, free, or its penalty.")] = "none",
-    activation: Annotated[str, typer.Option(help="linear or relu, between weight layers.")] = "linear",
-    smoothing: Annotated[float, typer.Option(help="label_smoothing: alpha.")] = 0.0,
-    gamma: Annotated[float, typer.Option(help="focal: the exponent.")] = 0.0,
-    rescale: Annotated[tuple[float, float], typer.Option(help="mse: weight k and target M of the true class.")]
-    = (1.0, 1.0),
-    temperature: Annotated[float | None, typer.Option(help="ce: unit features and weight rows, logits scaled by this;"
-                                                           " no penalties.")] = None,
-    classifier: Annotated[str, typer.Option(help="free, or etf: frozen at a simplex ETF.")] = "free",
-    nonnegative: Annotated[bool, typer.Option("--nonnegative", help="Constrain the features to be >= 0.")] = False,
-    solver: Annotated[str, typer.Option(help="lbfgs, gradient_descent, gradient_flow or construction.")] = "lbfgs",
-    starts: Annotated[int | None, typer.Option(help="lbfgs: random starts; default: 8.")] = None,
-    max_iterations: Annotated[int | None, typer.Option(help="lbfgs; default: 5000.")] = None,
-    steps: Annotated[int | None, typer.Option(help="gradient_descent, gradient_flow; default: 100000.")] = None,
-    step_size: Annotated[float | None, typer.Option(help="gradient_descent, gradient_flow; default: 0.1.")] = None,
-    momentum: Annotated[float | None, typer.Option(help="gradient_descent; default: 0.")] = None,
-    init_scale: Annotated[float | None, typer.Option(help="Standard deviation of the start; default: 1.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the random starts.")] = 0,
+    *,
+    solver: Annotated[str, typer.Option(help=f"One of {', '.join(n for n in SOLVERS if SOLVERS[n].fits_problems)}.")]
+    = "lbfgs",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random starts.")] = 0,
     optimum_only: Annotated[bool, typer.Option("--optimum-only", help="Print the closed form, fit nothing.")] = False,
     save: Annotated[Path | None, typer.Option(help="Also write features, labels and weights to this .safetensors"
                                                    " file, which `ncpipe measure` reads.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all metrics of every layer.")] = False,
+    **given: Any,
 ) -> None:  # fmt: skip
     """Solve one unconstrained-features model: its optimum, what is reached, and how collapsed that is."""
     from ncpipe.cli import ufm as ufm_command
 
     if save is not None:
         ufm_command.check_target(save, not optimum_only)
-    problem = ufm_command.declare(
-        {
-            "classes": classes,
-            "samples": samples,
-            "dim": dim,
-            "loss": loss,
-            "weight_decay": weight_decay,
-            "feature_decay": feature_decay,
-            "bias": bias,
-            "activation": activation,
-            "smoothing": smoothing,
-            "gamma": gamma,
-            "rescale": rescale,
-            "temperature": temperature,
-            "classifier": classifier,
-            "nonnegative": nonnegative,
-        }
-    )
-    options = {
-        "starts": starts,
-        "max_iterations": max_iterations,
-        "steps": steps,
-        "step_size": step_size,
-        "momentum": momentum,
-        "init_scale": init_scale,
-    }
-    result = None if optimum_only else ufm_command.solve(problem, solver, seed, options)
+    fields = {field.name: given.pop(field.name) for field in dataclasses.fields(Model)}
+    problem = ufm_command.declare(fields)
+    result = None if optimum_only else ufm_command.solve(problem, solver, seed, given)
     content = ufm_command.describe(problem, result)
     print(json.dumps(content, indent=2) if as_json else "\n".join(ufm_command.lines(content)))
     if save is not None and result is not None:

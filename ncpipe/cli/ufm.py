@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -42,7 +43,7 @@ def declare(fields: Mapping[str, Any]) -> Problem:
 
 def solve(problem: Problem, solver: str, seed: int, options: Mapping[str, Any]) -> Result:
     """``fit`` with the options that were given; a mistake is a ``UserError``."""
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
     try:
         return fit(problem, solver=solver, seed=seed, **given)
     except (ValueError, NoClosedForm) as error:
@@ -118,21 +119,10 @@ def _bias(text: str) -> str | float:
 
 def _settings(problem: Problem) -> Content:
     """The settings that are in force, by the names of ``Problem``."""
-    settings: Content = {
-        "classes": problem.classes,
-        "samples": problem.samples,
-        "dim": problem.dim,
-        "loss": problem.loss,
-        "weight_decay": list(problem.weight_decays),
-        "feature_decay": problem.feature_decay,
-        "bias": problem.bias,
-        "activation": problem.activation,
-        "classifier": problem.classifier,
-    }
-    special = {"smoothing": problem.smoothing, "gamma": problem.gamma, "temperature": problem.temperature}
-    special |= {"nonnegative": problem.nonnegative}
-    settings |= {name: value for name, value in special.items() if value}
-    return settings | ({} if problem.rescale == (1, 1) else {"rescale": list(problem.rescale)})
+    special = ("smoothing", "gamma", "rescale", "temperature", "nonnegative")
+    values = {field: getattr(problem, field.name) for field in dataclasses.fields(problem)}
+    settings = {f.name: value for f, value in values.items() if f.name not in special or value != f.default}
+    return settings | {"weight_decay": list(problem.weight_decays)}
 
 
 def _optimum(optimum: Optimum) -> Content:

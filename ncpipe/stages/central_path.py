@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ncpipe.collapse import Moment, Trace, layer_statistics, least_squares_split
-from ncpipe.stages.fit_records import FitRecord
-from ncpipe.ufm.central_path import renormalized_flow, snr_law
-from ncpipe.ufm.settings import CentralPath, UfmSpec
+from ncpipe.stages.fit_records import FitRecord, problem_columns
+from ncpipe.ufm.central_path import snr_law
+from ncpipe.ufm.settings import UfmSpec
+from ncpipe.ufm.solvers import central_path
 
 
 def follow_path(run_id: str, spec: UfmSpec) -> FitRecord:
@@ -18,11 +18,8 @@ def follow_path(run_id: str, spec: UfmSpec) -> FitRecord:
 
     The law stands beside the singular values at the very times of the flow; recorded times are rounded.
     """
-    assert isinstance(spec.solver, CentralPath)
-    features, labels = start_features(spec)
-    path = renormalized_flow(
-        features, labels, time=spec.solver.end_time, points=spec.solver.points, num_classes=spec.classes
-    )
+    assert isinstance(spec.solver, central_path.Solver)
+    path, features, labels = spec.solver.follow(spec.model, spec.seed)
     law = snr_law(path.singular_values[0], path.times, classes=spec.classes, samples=spec.num_samples)
     times = path.times.round().long().tolist()
     history = [
@@ -38,35 +35,14 @@ def follow_path(run_id: str, spec: UfmSpec) -> FitRecord:
     return FitRecord(fit_row(run_id, spec, history[-1]), trace, path.features, [weight], bias, history)
 
 
-def start_features(spec: UfmSpec) -> tuple[Tensor, Tensor]:
-    """Gaussian deviations, whitened to Sigma_W = I, about Gaussian class means of norm about 1.
-
-    Returns (N, d) float64 and labels (N,), sorted. Singular values of the signal-to-noise matrix are of order 1.
-    """
-    generator = torch.Generator().manual_seed(spec.seed)
-    width = spec.dim if isinstance(spec.dim, int) else spec.dim[0]
-    per_class = spec.num_samples // spec.classes
-    means = torch.randn(spec.classes, width, dtype=torch.float64, generator=generator) / width**0.5
-    noise = torch.randn(spec.classes, per_class, width, dtype=torch.float64, generator=generator)
-    noise = (noise - noise.mean(dim=1, keepdim=True)).flatten(end_dim=1)
-    labels = torch.arange(spec.classes).repeat_interleave(per_class)
-    return means[labels] + torch.linalg.qr(noise).Q * spec.num_samples**0.5, labels
-
-
 def fit_row(run_id: str, spec: UfmSpec, last: dict[str, float]) -> dict[str, Any]:
     """Row of the ``ufm`` table: no penalties, and no optimum, as the infimum is not attained."""
     return {
+        **problem_columns(spec.model),
+        "weight_decay": None,
+        "feature_decay": None,
         "run_id": run_id,
         "kind": "declared",
-        "model": "plain",
-        "activation": spec.activation,
-        "classifier": spec.classifier,
-        "nonnegative": spec.nonnegative,
-        "loss": spec.loss,
-        "bias": str(spec.bias),
-        "classes": spec.classes,
-        "samples": spec.num_samples // spec.classes,
-        "dim": spec.dim if isinstance(spec.dim, int) else spec.dim[0],
         "solver": spec.solver.name,
         "seed": spec.seed,
         "status": "done",

@@ -13,7 +13,8 @@ from ncpipe.study.runs import UfmBatch
 from ncpipe.system.errors import UserError
 from ncpipe.system.progress import progress
 from ncpipe.ufm import NoClosedForm, Problem, Result, fit
-from ncpipe.ufm.settings import CentralPath, UfmSpec
+from ncpipe.ufm.settings import UfmSpec
+from ncpipe.ufm.solvers import central_path
 
 
 def fit_batch(batch: UfmBatch, folder: Path) -> None:
@@ -22,7 +23,7 @@ def fit_batch(batch: UfmBatch, folder: Path) -> None:
     solver = next(iter(batch.problems.values())).solver
     options = solver.model_dump(exclude={"name"})
     print(f"{len(batch.problems)} problems of {batch.id}: {solver.name} {options}", flush=True)
-    fits = follow_paths(batch) if isinstance(solver, CentralPath) else solve(batch, solver.name, options)
+    fits = follow_paths(batch) if isinstance(solver, central_path.Solver) else solve(batch, solver.name, options)
     for run_id, fitted in fits.items():
         print(f"{run_id} {fitted.row['status']}: {fitted.row['message']}", flush=True)
     write_fits(folder, fits, start)
@@ -63,7 +64,8 @@ def solve(batch: UfmBatch, solver: str, options: Mapping[str, Any]) -> dict[str,
 
 
 def problem_of(spec: UfmSpec) -> Problem:
-    return Problem(**spec.model_dump(exclude={"solver", "seed"}))
+    """The problem that settings declare."""
+    return Problem(**spec.declared())
 
 
 def declared_row(run_id: str, spec: UfmSpec, result: Result) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ncpipe.records.writing import write_history, write_rows, write_timings
 from ncpipe.system.files import write_tensors
 from ncpipe.system.provenance import in_json, origin
 from ncpipe.ufm import NoClosedForm, Problem
+from ncpipe.ufm.model import Model
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def write_fits(folder: Path, fits: Mapping[str, FitRecord], start: float) -> Non
     write_rows(folder / "fits.parquet", UFM, [fit.row for fit in fits.values()], {"provenance": in_json(origin())})
 
 
-def problem_columns(problem: Problem) -> dict[str, Any]:
+def problem_columns(problem: Model) -> dict[str, Any]:
     """Columns of the ``ufm`` table that the problem decides; null where there is no such setting."""
     spherical = problem.temperature is not None
     return {

@@ -14,7 +14,7 @@ from ncpipe.system.files import read_json
 from ncpipe.tables.continual import continual_rows
 from ncpipe.tables.ends import Ends, fit_end
 from ncpipe.training.settings import NetworkRun, NetworkSpec
-from ncpipe.ufm.settings import CentralPath, GradientDescent, GradientFlow, UfmSpec
+from ncpipe.ufm.settings import UfmSpec
 
 Row = dict[str, Any]
 
@@ -120,12 +120,6 @@ def problem_settings(spec: UfmSpec) -> Row:
     """Columns of the ``runs`` table that the settings of a declared UFM problem decide."""
     solver = spec.solver
     decays = spec.weight_decay if isinstance(spec.weight_decay, tuple | None) else (spec.weight_decay,)
-    iterations, step_size = getattr(solver, "max_iterations", 0), None
-    if isinstance(solver, GradientDescent | GradientFlow):
-        iterations, step_size = solver.steps, solver.step_size
-    if isinstance(solver, CentralPath):
-        iterations = round(solver.end_time)
-    names = {"gradient_descent": "GD", "lbfgs": "L-BFGS", "gradient_flow": "flow", "central_path": "central path"}
     bias = {"none": "no bias", "free": "bias"}.get(str(spec.bias), "penalised bias")
     kind = {1: "plain", 2: "extended"}.get(spec.depth, "deep")
     name = kind if spec.depth < 3 else f"{kind} {spec.depth}"
@@ -143,16 +137,16 @@ def problem_settings(spec: UfmSpec) -> Row:
         "loss": spec.loss,
         "bias": str(spec.bias),
         "optimizer": solver.name,
-        "learning_rate": step_size,
+        "learning_rate": solver.rate,
         "weight_decay": None if decays is None else list(decays),
         "feature_decay": spec.feature_decay,
-        "epochs": iterations,
+        "epochs": solver.iterations,
         "activation": spec.activation,
         "samples": round(spec.num_samples / spec.classes),
-        "dim": spec.dim if isinstance(spec.dim, int) else spec.dim[0],
+        "dim": spec.model.widths[0],
         "seed": spec.seed,
         "settings": _json(spec),
-        "label": f"{name} {spec.activation} {loss_name(spec.loss)} {bias} ({names.get(solver.name, solver.name)})",
+        "label": f"{name} {spec.activation} {loss_name(spec.loss)} {bias} ({solver.label or solver.name})",
     }
 
 

@@ -15,41 +15,10 @@ def sample_losses(spec: LossSpec, logits: Tensor, targets: Tensor) -> Tensor:
     """Loss of every sample without penalties, (...), of logits z (..., K).
 
     Args:
-        spec: the loss, of one of these forms with p = softmax(z), y the label or S the set of tags:
-            ``mse``: 1/2 [k (z_y - M)^2 + sum_{j != y} z_j^2] with ``rescale`` (k, M); k = M = 1 is 1/2 |z - e_y|^2,
-            the convention of the UFM papers; with scaling ``mean`` times 2/K, as ``torch.nn.MSELoss``.
-            ``ce``: -log p_y.
-            ``label_smoothing``: -(1 - alpha) log p_y - alpha/K sum_j log p_j.
-            ``focal``: -(1 - p_y)^gamma log p_y.
-            ``pick_all_labels``: -sum_{k in S} log p_k; ``pick_all_labels_normalized``: the same over |S|.
-        targets: labels (...) int64; tags (..., K) of zeros and ones for the last two.
+        spec: the loss, of a form that its class in ``ncpipe.losses`` tells.
+        targets: labels (...) int64; tags (..., K) of zeros and ones for losses of several labels.
     """
-    if spec.name == "mse":
-        return _squared_error(spec, logits, targets)
-    log_p = logits.log_softmax(dim=-1)
-    if spec.name in ("pick_all_labels", "pick_all_labels_normalized"):
-        losses = -(targets * log_p).sum(dim=-1)
-        return losses if spec.name == "pick_all_labels" else losses / targets.sum(dim=-1)
-    losses = -log_p.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-    if spec.name == "ce":
-        return losses
-    if spec.name == "label_smoothing":
-        return (1 - spec.smoothing) * losses - spec.smoothing * log_p.mean(dim=-1)
-    if spec.name == "focal":
-        # 1 - p_y of a sample without loss is kept above zero, where a power below one has no derivative.
-        return (-torch.expm1(-losses)).clamp_min(torch.finfo(losses.dtype).tiny) ** spec.gamma * losses
-    raise NotImplementedError(f"loss {spec.name!r}")
-
-
-def _squared_error(spec: LossSpec, logits: Tensor, labels: Tensor) -> Tensor:
-    num_classes = logits.shape[-1]
-    # torch's one_hot asks for the labels' range, which vmap cannot answer
-    is_true = labels.unsqueeze(-1) == torch.arange(num_classes, device=labels.device)
-    weight, target = spec.rescale
-    squared = (logits - target * is_true.to(logits.dtype)).square()
-    if weight != 1:
-        squared = torch.where(is_true, weight * squared, squared)
-    return squared.sum(dim=-1) * (1 / num_classes if spec.scaling == "mean" else 1 / 2)
+    return spec.sample_loss.sample_losses(logits, targets)
 
 
 def mean_loss(spec: LossSpec, logits: Tensor, targets: Tensor) -> Tensor:

@@ -8,17 +8,18 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from ncpipe.data.settings import DatasetSpec
+from ncpipe.losses import LOSSES, SampleLoss, loss_mistakes, loss_of
 from ncpipe.networks.architectures import ModelSpec
 from ncpipe.networks.head_settings import HeadSpec
 from ncpipe.settings.base import Count, NonNegative, Positive, Seed, Settings, log_spaced
 from ncpipe.settings.identity import canonical
-from ncpipe.ufm.settings import MULTI_LABEL
+from ncpipe.settings.registry import NameIn
 
 
 class LossSpec(Settings):
     """Training loss, averaged over the samples."""
 
-    name: Literal["mse", "ce", "label_smoothing", "focal", "pick_all_labels", "pick_all_labels_normalized"]
+    name: Annotated[str, NameIn(LOSSES)]
     scaling: Literal["half", "mean"] = Field(
         "half",
         description="mse: 'half' is 1/(2N) sum |z-y|^2 (theory); 'mean' is torch.nn.MSELoss, 1/(NK) sum |z-y|^2.",
@@ -31,12 +32,14 @@ class LossSpec(Settings):
 
     @model_validator(mode="after")
     def _parameters_go_with_their_loss(self) -> LossSpec:
-        if self.name != "mse" and (self.scaling != "half" or self.rescale != (1, 1)):
-            raise ValueError("'scaling' and 'rescale' go with loss 'mse' only")
-        for key, loss in (("smoothing", "label_smoothing"), ("gamma", "focal")):
-            if (self.name == loss) != (getattr(self, key) > 0):
-                raise ValueError(f"{key} > 0 goes with loss {loss!r}, and only with it")
+        for mistake in loss_mistakes(self.name, vars(self)):
+            raise ValueError(mistake)
         return self
+
+    @property
+    def sample_loss(self) -> SampleLoss:
+        """The loss of a sample, with its parameters."""
+        return loss_of(self.name, self)
 
     @property
     def is_plain_mse(self) -> bool:
@@ -154,7 +157,7 @@ class NetworkSpec(Settings):
 
     @model_validator(mode="after")
     def _data_goes_with_loss_and_augmentation(self) -> NetworkSpec:
-        if (self.dataset.pairs is not None) != (self.loss.name in MULTI_LABEL):
+        if (self.dataset.pairs is not None) != LOSSES[self.loss.name].multi_label:
             raise ValueError("data of several labels ('pairs') goes with a pick_all_labels loss, and only with it")
         if self.augment.resized_crop is not None and not self.dataset.stream:
             raise ValueError("augment.resized_crop goes with a streamed data set ('stream: true')")

@@ -21,7 +21,7 @@ from ncpipe.training.optimization import before_normalisation
 from ncpipe.training.preemption import Preempted, StopRequest
 from ncpipe.training.settings import NetworkRun
 from ncpipe.training.state import Progress, StateFolder
-from ncpipe.ufm.solvers import Memory, State, lbfgs_round
+from ncpipe.ufm.solvers.lbfgs import Memory, State, lbfgs_round
 
 PAIRS, PAIRS_BUDGET = 40, 2**27
 """Steps and gradient changes that L-BFGS keeps, and numbers that they may hold: large networks keep fewer."""

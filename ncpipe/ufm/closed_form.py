@@ -19,39 +19,36 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from statistics import geometric_mean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ncpipe.collapse.frames import helmert
-from ncpipe.ufm.losses import MULTI_LABEL
+from ncpipe.ufm.model import Model
 from ncpipe.ufm.optimum import NoClosedForm, Optimum
-
-if TYPE_CHECKING:
-    from ncpipe.ufm.problem import Problem
-
 
 Real = Any
 """A number or an array of them."""
 
 
-def solve(problem: Problem) -> Optimum:
+def solve(problem: Model) -> Optimum:
     """The closed form of a problem.
 
     Raises:
         NoClosedForm: with the reason; for a loss that is none of those below.
     """
-    if problem.loss not in ("mse", *MARGINS, *MULTI_LABEL):
+    form = problem.sample_loss.closed_form
+    if not form:
         raise _underived(problem)
     if problem.nonnegative:
         return _nonnegative(problem)
-    if problem.multi_label:
+    if form == "pick_all_labels":
         return _pick_all_labels(problem)
     if problem.temperature is not None:
         return _normalised(problem)
-    if problem.loss != "mse":
+    if form in MARGINS:
         return _margin(problem)
     if problem.rescale != (1, 1):
         return _rescaled(problem)
@@ -68,7 +65,7 @@ def solve(problem: Problem) -> Optimum:
     return _penalised_bias(problem)
 
 
-def _underived(problem: Problem) -> NoClosedForm:
+def _underived(problem: Model) -> NoClosedForm:
     return NoClosedForm(f"loss {problem.loss!r}: no closed form derived")
 
 
@@ -101,28 +98,28 @@ def vanishing_strength(depth: int) -> float:
     return (1 - last) * last ** (1 - 2 / (depth + 1))
 
 
-def _factors(problem: Problem) -> int:
+def _factors(problem: Model) -> int:
     """F, the number of penalised factors: features and trained weights."""
     return len(problem.decays)
 
 
-def _frame(problem: Problem) -> float:
+def _frame(problem: Model) -> float:
     """Squared singular value of a frozen classifier, else 1."""
     return problem.classes / (problem.classes - 1) if problem.classifier == "etf" else 1.0
 
 
-def _strength(problem: Problem) -> float:
+def _strength(problem: Model) -> float:
     """kappa = K (n Lambda / s^2)^(1/F), s the singular value of a frozen classifier; c of the plain model."""
     n = problem.counts[0]
     return problem.classes * (n / _frame(problem)) ** (1 / _factors(problem)) * geometric_mean(problem.decays)
 
 
-def _identity(problem: Problem) -> Tensor:
+def _identity(problem: Model) -> Tensor:
     return torch.eye(problem.classes, dtype=torch.float64)
 
 
 def _optimum(
-    problem: Problem, value: float, scale: float, left: Tensor, sigma: Tensor | float, basis: str, **fields: Any
+    problem: Model, value: float, scale: float, left: Tensor, sigma: Tensor | float, basis: str, **fields: Any
 ) -> Optimum:
     """An optimum with the directions ``left`` (K, r) and singular values ``sigma``, by default for one label each."""
     rank = left.shape[1]
@@ -137,7 +134,7 @@ def _optimum(
 
 
 def _equal_directions(
-    problem: Problem, directions: Tensor, basis: str, unfitted: float = 0.0, **fields: Any
+    problem: Model, directions: Tensor, basis: str, unfitted: float = 0.0, **fields: Any
 ) -> Optimum:
     """All target singular values are sqrt(n): shrink each alike, keep as many as the narrowest layer allows.
 
@@ -152,19 +149,19 @@ def _equal_directions(
     return _optimum(problem, value, x, directions[:, :rank], x * math.sqrt(problem.counts[0]), basis, **fields)
 
 
-def _bias_free(problem: Problem) -> Optimum:
+def _bias_free(problem: Model) -> Optimum:
     basis = "soft-thresholded singular values (Tirer & Bruna 2022, Theorem 3.1)"
     if problem.depth > 1:
         basis = "Schatten quasi-norm of the product of all factors (Tirer & Bruna 2022, linear extended model)"
     return _equal_directions(problem, _identity(problem), basis)
 
 
-def _free_bias(problem: Problem) -> Optimum:
+def _free_bias(problem: Model) -> Optimum:
     basis = "the bias takes the mean: centred targets, singular values shrunken (derived in docs/ufm.md)"
     return _equal_directions(problem, helmert(problem.classes), basis, bias=1 / problem.classes)
 
 
-def _frozen(problem: Problem) -> Optimum:
+def _frozen(problem: Model) -> Optimum:
     """A simplex reaches the K - 1 centred directions; the mean of the targets, 1/K, is the bias's alone."""
     if problem.activation == "relu":
         raise NoClosedForm("ReLU before a frozen classifier: non-negative features cannot be its frame")
@@ -175,7 +172,7 @@ def _frozen(problem: Problem) -> Optimum:
     return _equal_directions(problem, helmert(K), basis, unfitted, bias=bias)
 
 
-def _relu(problem: Problem) -> Optimum:
+def _relu(problem: Model) -> Optimum:
     if problem.bias != "none":
         raise NoClosedForm("ReLU with a bias: the linear value is not reached, and no other is known")
     if min(problem.widths) < problem.classes:
@@ -191,7 +188,7 @@ def _relu(problem: Problem) -> Optimum:
     return _equal_directions(problem, _identity(problem), basis, is_global=binary)
 
 
-def _penalised_bias(problem: Problem) -> Optimum:
+def _penalised_bias(problem: Model) -> Optimum:
     """Along the ones direction the bias competes with the fit; elsewhere there is only the fit.
 
     There the best bias leaves mu/2 (x - 1)^2, mu = lambda_b / (1 + lambda_b), that is mu phi(x) at strength kappa/mu.
@@ -221,7 +218,7 @@ def _penalised_bias(problem: Problem) -> Optimum:
     )  # fmt: skip
 
 
-def _imbalanced(problem: Problem) -> Optimum:
+def _imbalanced(problem: Model) -> Optimum:
     """Targets have singular values sqrt(n_k), each shrunken by itself; the d largest are kept.
 
     kappa_k = N (Lambda n_k)^(1/(L+1)) / n_k is the strength of class k; for L = 1 it vanishes once kappa_k >= 1.
@@ -246,7 +243,7 @@ def _imbalanced(problem: Problem) -> Optimum:
     return _optimum(problem, value, scale, left, sigma, basis, zero_threshold=threshold)
 
 
-def _rescaled(problem: Problem) -> Optimum:
+def _rescaled(problem: Model) -> Optimum:
     """x = M - K c'/k, f* = K c' M - (K c')^2/(2k), c' = sqrt(n lW lH) < k M/K."""
     if problem.depth > 1 or problem.bias != "none" or not problem.balanced or problem.classifier == "etf":
         raise NoClosedForm("rescaled squared loss: a closed form only for the plain bias-free balanced model")
@@ -266,7 +263,7 @@ def _rescaled(problem: Problem) -> Optimum:
 # --- losses of margins -------------------------------------------------------------------------------
 
 
-def _margin(problem: Problem) -> Optimum:
+def _margin(problem: Model) -> Optimum:
     """A fit t (I - 11^T/K): the margin t minimises l(t) + (K-1) F/2 p t^(2/F), p = (n Lambda / s^2)^(1/F).
 
     l is the loss of a sample all of whose other logits are t below its own.
@@ -276,13 +273,13 @@ def _margin(problem: Problem) -> Optimum:
         raise NoClosedForm("extended model with cross entropy or its relatives: no closed form derived")
     if not problem.balanced:
         raise NoClosedForm("imbalanced classes with cross entropy or its relatives: no closed form")
-    if problem.loss not in MARGINS:
+    if problem.sample_loss.closed_form not in MARGINS:
         raise _underived(problem)
-    margin, value, threshold = MARGINS[problem.loss](problem, _strength(problem) / K)
+    margin, value, threshold = MARGINS[problem.sample_loss.closed_form](problem, _strength(problem) / K)
     if margin > 0 and min(problem.widths) < K - 1:
         raise NoClosedForm(f"loss of margins with dim {min(problem.widths)} < classes - 1 = {K - 1}: no simplex fits")
     basis = "convex in the fit, symmetric in the classes (derived in docs/ufm.md; cf. Zhu et al. 2021)"
-    convex = problem.loss in CROSS_ENTROPIES
+    convex = problem.sample_loss.closed_form == "cross_entropy"
     if not convex:
         basis = "simplex ETF (Zhou et al. 2022), its margin by a one-dimensional search"
     proven = convex or problem.classifier == "free" or (factors == 1 and problem.bias == "none")
@@ -291,7 +288,7 @@ def _margin(problem: Problem) -> Optimum:
     return _optimum(problem, value, margin, left, sigma, basis, zero_threshold=threshold, is_global=proven)
 
 
-def _cross_entropy(problem: Problem, price: float) -> tuple[float, float, float]:
+def _cross_entropy(problem: Model, price: float) -> tuple[float, float, float]:
     """Margin, objective and zero threshold of cross entropy, alpha its label smoothing.
 
     F = 2: t = log(1/c_e - (K-1)), f* = -log(1 - (K-1) c_e) + (K-1) c_e t, c_e = c' + alpha/K; zero is optimal from
@@ -314,7 +311,7 @@ def _cross_entropy(problem: Problem, price: float) -> tuple[float, float, float]
     return t, -math.log1p(-(K - 1) * smoothed) + (K - 1) * smoothed * t, threshold
 
 
-def _focal(problem: Problem, price: float) -> tuple[float, float, float]:
+def _focal(problem: Model, price: float) -> tuple[float, float, float]:
     """The same of (r/(1+r))^gamma log(1+r) + (K-1) penalty(t), r = (K-1) e^-t: found, not in closed form."""
     K, gamma, ridge = problem.classes, problem.gamma, _factors(problem) == 1
 
@@ -341,9 +338,8 @@ def _focal(problem: Problem, price: float) -> tuple[float, float, float]:
     return margin, objective(margin), math.inf if ridge else float(max(falls)) / ((K - 1) * price)
 
 
-CROSS_ENTROPIES = ("ce", "label_smoothing")
-MARGINS = dict.fromkeys(CROSS_ENTROPIES, _cross_entropy) | {"focal": _focal}
-"""Losses of margins with a closed form: margin, objective and zero threshold of a problem with a price."""
+MARGINS = {"cross_entropy": _cross_entropy, "focal": _focal}
+"""Closed forms of losses of margins: margin, objective and zero threshold of a problem with a price."""
 
 
 def _valleys(slope: Callable[[Real], Real], end: float) -> list[float]:
@@ -361,7 +357,7 @@ def _root(slope: Callable[[Real], Real], low: float, high: float) -> float:
     return high
 
 
-def _normalised(problem: Problem) -> Optimum:
+def _normalised(problem: Model) -> Optimum:
     """h = w_y, W a simplex ETF of unit rows: margin t = tau K/(K-1), f* = log(1 + (K-1) e^-t)."""
     K, tau = problem.classes, problem.temperature
     assert tau is not None
@@ -378,7 +374,7 @@ def _normalised(problem: Problem) -> Optimum:
     return _optimum(problem, value, margin, helmert(K), sigma, basis, zero_threshold=math.inf)
 
 
-def _pick_all_labels(problem: Problem) -> Optimum:
+def _pick_all_labels(problem: Model) -> Optimum:
     r"""One margin t_m per multiplicity m (Li et al. 2024): the fit of the tags S is t_m (1_S - m/K).
 
     .. math:: G(t) = \frac1N \sum_m w_m N_m \log(m + (K-m) e^{-t_m}) + \sqrt{\lambda_W \lambda_H K A(t)}, \qquad
@@ -434,7 +430,7 @@ def _pick_all_labels(problem: Problem) -> Optimum:
     )  # fmt: skip
 
 
-def _tag_profiles(problem: Problem, left: Tensor, margins: dict[int, float], sigma: float) -> Tensor:
+def _tag_profiles(problem: Model, left: Tensor, margins: dict[int, float], sigma: float) -> Tensor:
     """Right singular vectors over the sets of tags, each entry times the square root of its samples, (r, C)."""
     if sigma == 0:
         return torch.zeros(left.shape[1], len(problem.tag_sets), dtype=torch.float64)
@@ -447,13 +443,13 @@ def _tag_profiles(problem: Problem, left: Tensor, margins: dict[int, float], sig
 # --- non-negative features ---------------------------------------------------------------------------
 
 
-def _nonnegative(problem: Problem) -> Optimum:
+def _nonnegative(problem: Model) -> Optimum:
     """The closed form with features >= 0, where one is derived.
 
     Bias-free squared loss has the optimum of the problem without the constraint: its singular directions are those of
     the classes one by one, so that class means lie on the axes.
     """
-    margins = problem.loss in CROSS_ENTROPIES
+    margins = problem.sample_loss.closed_form == "cross_entropy"
     if problem.loss == "mse" and problem.bias == "none" and problem.classifier == "free":
         found = solve(replace(problem, nonnegative=False))
         return replace(found, problem=problem, basis=f"{found.basis}; attained by non-negative features")
@@ -470,7 +466,7 @@ def _nonnegative(problem: Problem) -> Optimum:
     return _nonnegative_margin(problem) if margins else _nonnegative_bias(problem)
 
 
-def _nonnegative_bias(problem: Problem) -> Optimum:
+def _nonnegative_bias(problem: Model) -> Optimum:
     """MSE with a bias: W = a P + w (I - P), P = I - 11^T/K, class means r e_c, b = rho / (K lambda_b).
 
     With u = r^2 / (K lambda_W), c = K sqrt(n lW lH) and rho = 1 - r w - K b the residual along ones,
@@ -498,14 +494,14 @@ def _nonnegative_bias(problem: Problem) -> Optimum:
     )  # fmt: skip
 
 
-def _nonnegative_margin(problem: Problem) -> Optimum:
+def _nonnegative_margin(problem: Model) -> Optimum:
     """Cross entropy and label smoothing, any bias: a margin costs sqrt(K/(K-1)) times as much, c'' for c'."""
     price = _strength(problem) / problem.classes * math.sqrt(problem.classes / (problem.classes - 1))
     margin, value, threshold = _cross_entropy(problem, price)
     return _nonnegative_frame(problem, value, margin, 0.0, zero_threshold=threshold)
 
 
-def _nonnegative_frame(problem: Problem, value: float, fit: float, common: float, **fields: Any) -> Optimum:
+def _nonnegative_frame(problem: Model, value: float, fit: float, common: float, **fields: Any) -> Optimum:
     """Class means r e_c with the fit ``fit`` P + ``common`` (I - P), P = I - 11^T/K: W is that fit over r.
 
     Features and classifier pay alike, lambda_H n K r^2 = lambda_W |W|^2.

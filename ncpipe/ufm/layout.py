@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from ncpipe.ufm.problem import Problem
+from ncpipe.losses import SampleLoss
+from ncpipe.ufm.model import Model
 
 
 class Parameters(NamedTuple):
@@ -37,8 +37,7 @@ class Layout:
     counts: tuple[int, ...]
     classes: int
     widths: tuple[int, ...]
-    loss: str
-    loss_parameters: tuple[float, ...]
+    loss: SampleLoss
     activation: str
     has_bias: bool
     frozen: bool
@@ -48,14 +47,13 @@ class Layout:
     tied: bool
 
     @classmethod
-    def of(cls, problem: Problem, tied: bool = False) -> Layout:
+    def of(cls, problem: Model, tied: bool = False) -> Layout:
         return cls(
             problem.tag_sets,
             problem.counts,
             problem.classes,
             problem.widths,
-            problem.loss,
-            problem.loss_parameters,
+            problem.sample_loss,
             problem.activation,
             has_bias=problem.bias_decay is not None,
             frozen=problem.classifier == "etf",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -22,18 +21,15 @@ from ncpipe.collapse import (
 )
 from ncpipe.collapse.frames import simplex_etf
 from ncpipe.ufm.layout import Layout
-from ncpipe.ufm.losses import LOSSES, of_differences
+from ncpipe.ufm.model import Model
 from ncpipe.ufm.objective import Objective
-
-if TYPE_CHECKING:
-    from ncpipe.ufm.problem import Problem
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Minimiser:
     """A point in the domain of a problem: one that a solver reached, or that a theorem gives."""
 
-    problem: Problem
+    problem: Model
     columns: Tensor
     """Features H_1: of every sample, sorted by class, (N, d_1); tied: of every class (set of tags), (C, d_1)."""
     weights: list[Tensor]
@@ -48,7 +44,7 @@ class Minimiser:
         return f"Minimiser(H1 {tuple(self.columns.shape)}{ends[0]}, {shapes}{ends[1]})"
 
     @classmethod
-    def unpack(cls, problem: Problem, vector: Tensor, tied: bool = False) -> Minimiser:
+    def unpack(cls, problem: Model, vector: Tensor, tied: bool = False) -> Minimiser:
         """The point whose parameter vector (P,) is given."""
         layout = Layout.of(problem, tied)
         features, weights, bias = layout.views(vector.clone()[None])
@@ -94,11 +90,18 @@ class Minimiser:
 
     def value(self) -> float:
         """The objective."""
-        return float(self._objective()[0])
+        return self.evaluate()[0]
+
+    def evaluate(self) -> tuple[float, float]:
+        """The objective and the norm of its gradient."""
+        value, gradient = self._objective().evaluate(self.pack()[None])
+        return float(value), float(gradient.norm())
 
     def loss(self) -> float:
         """Mean loss without penalties."""
-        return float(self._objective()[1])
+        objective = self._objective()
+        objective.evaluate(self.pack()[None])
+        return float(objective.last_loss())
 
     def statistics(self) -> dict[str, LayerStatistics]:
         """What the collapse metrics read, by layer; with several labels, of the single-tag samples."""
@@ -169,20 +172,18 @@ class Minimiser:
         row = tagwise_metrics(self._rows()["features"], layout.targets.T)
         return {name: row[name] for name in ("tagwise_angle", "tagwise_scale") if name not in row.undefined}
 
-    def _objective(self) -> tuple[Tensor, Tensor]:
-        objective = Objective.of([self.problem], self.tied)
-        value, _ = objective.evaluate(self.pack()[None])
-        return value, objective.last_loss()
+    def _objective(self) -> Objective:
+        return Objective.of([self.problem], self.tied)
 
     def _per_sample(self, rows: Tensor) -> Tensor:
         return rows.repeat_interleave(torch.tensor(self.problem.counts), dim=0) if self.tied else rows
 
 
-def centred_fit(problem: Problem) -> bool:
+def centred_fit(problem: Model) -> bool:
     """Whether only the fit's differences between classes matter: a bias takes their mean, or softmax drops it."""
     if problem.bias_decay is not None or problem.classifier == "etf":
         return True
-    return of_differences(LOSSES[problem.loss](*problem.loss_parameters), problem.classes)
+    return problem.sample_loss.reads_differences(problem.classes)
 
 
 def _counted(seen: LayerStatistics, counts: Tensor) -> LayerStatistics:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ncpipe.collapse.frames import simplex_etf
 from ncpipe.ufm.layout import Layout
-from ncpipe.ufm.losses import LOSSES
+from ncpipe.ufm.model import Model
 from ncpipe.ufm.products import batched_product
-
-if TYPE_CHECKING:
-    from ncpipe.ufm.problem import Problem
 
 GRADIENT_TOLERANCE = 1e-7
 """Gradient norm over sqrt(penalty * objective), in balanced variables, at which a point counts as stationary.
@@ -34,7 +30,7 @@ class Objective:
     def __init__(self, layout: Layout, decays: Tensor) -> None:
         """``decays`` (B, F): penalties of features, trained weights and, where there is one, the bias."""
         device, batch = decays.device, len(decays)
-        self.layout, self.decays, self._loss = layout, decays, LOSSES[layout.loss](*layout.loss_parameters)
+        self.layout, self.decays, self._loss = layout, decays, layout.loss
         self.decay = decays.repeat_interleave(torch.tensor(layout.sizes, device=device), dim=1)
         self.parameters = torch.zeros_like(self.decay)
         self.gradient = torch.zeros_like(self.decay)
@@ -63,7 +59,7 @@ class Objective:
         self._active = [torch.zeros_like(layer) for layer in hidden]
 
     @staticmethod
-    def of(problems: Sequence[Problem], tied: bool = False, device: torch.device | str = "cpu") -> Objective:
+    def of(problems: Sequence[Model], tied: bool = False, device: torch.device | str = "cpu") -> Objective:
         """The objective of problems that share a layout."""
         layout = Layout.of(problems[0], tied)
         kind = Objective if layout.temperature is None else UnitSpheres
@@ -236,6 +232,6 @@ def _contiguous(view: Tensor) -> Tensor:
     return view if view.is_contiguous() else torch.empty(view.shape, dtype=view.dtype, device=view.device)
 
 
-def _decays(problem: Problem) -> list[float]:
+def _decays(problem: Model) -> list[float]:
     trained = problem.decays or (0.0,) * (2 - (problem.classifier == "etf"))
     return [*trained, *([] if problem.bias_decay is None else [problem.bias_decay])]

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ncpipe.collapse.frames import simplex_etf
 from ncpipe.ufm.minimiser import Minimiser
-
-if TYPE_CHECKING:
-    from ncpipe.ufm.problem import Problem
+from ncpipe.ufm.model import Model
 
 
 class NoClosedForm(Exception):  # noqa: N818 - an answer about the problem, not a fault
@@ -49,7 +46,7 @@ class Optimum:
     """Every entry of the bias; None without one."""
     margins: dict[int, float] = field(default_factory=dict)
     """Several labels: margin between tags and other labels by multiplicity; else empty."""
-    problem: Problem = field(kw_only=True, repr=False)
+    problem: Model = field(kw_only=True, repr=False)
     singular_values: Tensor = field(kw_only=True, repr=False)
     """sigma_j of the fit of all samples, (r,)."""
     left: Tensor = field(kw_only=True, repr=False)
@@ -133,7 +130,7 @@ class Optimum:
         return p.classes - (p.loss != "mse" or p.bias != "none" or p.classifier == "etf")
 
 
-def diagonal_point(problem: Problem, left: Tensor, right: Tensor, gains: Tensor, bias: float | None) -> Minimiser:
+def diagonal_point(problem: Model, left: Tensor, right: Tensor, gains: Tensor, bias: float | None) -> Minimiser:
     """The point with factors diag(gains_j) on the first r coordinates, one column per class (set of tags).
 
     Args:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from torch import Tensor, bmm
+from typing import TYPE_CHECKING
+
+from ncpipe.system.lazy import lazily
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+torch = lazily("torch")
 
 ALWAYS_ALONE = 2**19
 """Parameters from which on a problem is solved alone, in a batch of one."""
@@ -17,6 +24,6 @@ def batched_product(left: Tensor, right: Tensor, out: Tensor | None = None) -> T
     """
     alone = len(left) == 1 and min(left.shape[1], right.shape[2]) == 1
     if not alone or max(right.shape[1:]) > ALWAYS_ALONE:
-        return bmm(left, right) if out is None else bmm(left, right, out=out)
-    first = bmm(left.expand(2, -1, -1), right.expand(2, -1, -1))[:1]
+        return torch.bmm(left, right) if out is None else torch.bmm(left, right, out=out)
+    first = torch.bmm(left.expand(2, -1, -1), right.expand(2, -1, -1))[:1]
     return first if out is None else out.copy_(first)

@@ -293,7 +293,7 @@ def test_mistakes_in_a_ufm_are_one_line(arguments, message):
 def test_the_light_library_needs_nothing_of_the_pipeline():
     code = """
 import sys
-for name in ("pydantic", "pandas", "pyarrow", "mlflow", "matplotlib", "typer", "yaml", "torchvision", "sklearn"):
+for name in ("pandas", "pyarrow", "mlflow", "matplotlib", "typer", "yaml", "torchvision", "sklearn"):
     sys.modules[name] = None
 import torch, ncpipe, ncpipe.collapse, ncpipe.ufm
 labels = torch.arange(3).repeat(4)

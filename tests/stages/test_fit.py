@@ -14,7 +14,7 @@ from ncpipe.collapse import Moment, Trace, layer_statistics
 from ncpipe.records.traces import load_traces, save_traces
 from ncpipe.records.writing import read_table
 from ncpipe.settings.sweep import laid_over
-from ncpipe.stages.central_path import follow_path, start_features
+from ncpipe.stages.central_path import follow_path
 from ncpipe.stages.collapse import write_collapse
 from ncpipe.stages.fit import fit_batch
 from ncpipe.stages.match import error_columns, match_network, matched_to
@@ -25,6 +25,7 @@ from ncpipe.tables.runs import problem_settings
 from ncpipe.training.settings import NetworkRun, NetworkSpec
 from ncpipe.ufm import Problem
 from ncpipe.ufm.settings import UfmSpec
+from ncpipe.ufm.solvers.central_path import start_features
 
 NETWORK = {
     "dataset": {"name": "digits"},
@@ -311,7 +312,7 @@ def test_row_of_a_central_path_has_no_penalties_and_no_optimum(path_folder):
 
 
 def test_features_of_a_central_path_are_whitened():
-    features, labels = start_features(UfmSpec.model_validate(PATH))
+    features, labels = start_features(UfmSpec.model_validate(PATH).model, seed=0)
     means = torch.stack([features[labels == c].mean(dim=0) for c in range(4)])
     deviations = features - means[labels]
     assert torch.allclose(deviations.T @ deviations / 80, torch.eye(8, dtype=torch.float64), atol=1e-12)

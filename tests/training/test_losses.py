@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -27,7 +26,6 @@ from ncpipe.training.losses import (
 )
 from ncpipe.training.optimization import build_optimizer
 from ncpipe.training.settings import LossSpec, NetworkSpec, OptimizerSpec
-from ncpipe.ufm.losses import LOSSES as UFM_LOSSES
 
 NETWORK = {
     "dataset": {"name": "digits"},
@@ -70,12 +68,6 @@ def logits_and_targets(loss: LossSpec) -> tuple[torch.Tensor, torch.Tensor]:
     return logits, tags.float()
 
 
-def ufm_loss(loss: LossSpec) -> tuple[Any, float]:
-    """The same loss of the models, and the factor of its scaling."""
-    parameters = {"label_smoothing": [loss.smoothing], "focal": [loss.gamma], "mse": list(loss.rescale)}
-    return UFM_LOSSES[loss.name](*parameters.get(loss.name, [])), 2 / K if loss.scaling == "mean" else 1.0
-
-
 def test_losses_follow_their_definitions() -> None:
     logits, labels = logits_and_targets(LossSpec(name="mse"))
     one_hot = torch.eye(K, dtype=torch.float64)[labels]
@@ -102,35 +94,6 @@ def test_pick_all_labels_sums_over_the_tags() -> None:
     expected = (parts * tags).sum(dim=1)
     torch.testing.assert_close(sample_losses(MULTI_LABEL[0], logits, tags), expected)
     torch.testing.assert_close(sample_losses(MULTI_LABEL[1], logits, tags), expected / tags.sum(dim=1).double())
-
-
-@pytest.mark.parametrize("loss", SINGLE_LABEL + MULTI_LABEL, ids=loss_id)
-def test_losses_and_slopes_are_those_of_the_models(loss: LossSpec) -> None:
-    logits, targets = logits_and_targets(loss)
-    tags = F.one_hot(targets, K).double() if targets.ndim == 1 else targets.double()
-    model, factor = ufm_loss(loss)
-    expected = factor * model.loss(logits.T[None], tags.T)[0]
-    torch.testing.assert_close(sample_losses(loss, logits, targets), expected, rtol=1e-12, atol=0)
-    slopes = torch.empty(1, K, 12, dtype=torch.float64)
-    model.residual(logits.T[None], tags.T, slopes)
-    torch.testing.assert_close(loss_slopes(loss, logits, targets), factor * slopes[0].T, rtol=1e-12, atol=1e-14)
-
-
-@pytest.mark.parametrize("loss", SINGLE_LABEL + MULTI_LABEL, ids=loss_id)
-def test_losses_have_any_leading_dimensions(loss: LossSpec) -> None:
-    logits, targets = logits_and_targets(loss)
-    whole = sample_losses(loss, logits, targets)
-    assert whole.shape == (12,)
-    folded = sample_losses(loss, logits.unflatten(0, (3, 4)), targets.unflatten(0, (3, 4)))
-    torch.testing.assert_close(folded, whole.unflatten(0, (3, 4)))
-    torch.testing.assert_close(torch.vmap(lambda z, y: sample_losses(loss, z, y))(logits, targets), whole)
-    torch.testing.assert_close(mean_loss(loss, logits, targets), whole.mean())
-
-
-@pytest.mark.parametrize("loss", SINGLE_LABEL, ids=loss_id)
-def test_slopes_of_a_sample_without_loss_are_finite(loss: LossSpec) -> None:
-    slopes = loss_slopes(loss, torch.tensor([[200.0, 0, 0, 0], [0, 0, 0, 200.0]]), torch.tensor([0, 0]))
-    assert slopes.isfinite().all()
 
 
 def test_a_label_is_right_where_its_logit_is_largest() -> None:

@@ -13,11 +13,11 @@ from scipy.optimize import minimize
 from test_ufm_objective import formula_at, simplex
 
 from ncpipe import measure
+from ncpipe.losses import multi_label
 from ncpipe.ufm import NoClosedForm, Problem
 from ncpipe.ufm.closed_form import shrunken_fit
 from ncpipe.ufm.layout import Layout
 from ncpipe.ufm.objective import Objective
-from ncpipe.ufm.problem import MULTI_LABEL
 
 NONNEGATIVE = Problem(4, 5, 6, weight_decay=5e-3, feature_decay=1e-3, nonnegative=True)
 CHECK_VALUES = {  # value to the digits given, and the fit or margin
@@ -77,7 +77,7 @@ small = st.floats(1e-5, 0.2)
 RELATIVES = ("ce", "label_smoothing", "focal")
 DEEP = ("linear", "linear bias", "relu", "penalised", "etf")
 NARROW = ("none", "free", "linear", "linear bias", "imbalanced", "penalised")
-KINDS = [*DEEP, "none", "free", "imbalanced", *RELATIVES, "rescaled", "etf relative", *MULTI_LABEL, "temperature"]
+KINDS = [*DEEP, "none", "free", "imbalanced", *RELATIVES, "rescaled", "etf relative", *multi_label(), "temperature"]
 KINDS += ["non-negative"] * 3
 
 
@@ -118,14 +118,14 @@ def closed_form_problems(draw: st.DrawFn, deepest: int = 5) -> Problem:
         "classifier": "etf" if frozen else "free",
         "activation": "relu" if kind == "relu" else "linear",
     }
-    fields["loss"] = kind if kind in (*RELATIVES, *MULTI_LABEL) else "mse"
+    fields["loss"] = kind if kind in (*RELATIVES, *multi_label()) else "mse"
     if kind == "etf relative":
         fields["loss"] = draw(st.sampled_from(RELATIVES))
     if kind == "penalised":
         fields["bias"] = draw(st.floats(1e-3, 10))
     elif kind in ("free", "linear bias"):
         fields["bias"] = "free"
-    elif kind in (*RELATIVES, *MULTI_LABEL) or frozen:
+    elif kind in (*RELATIVES, *multi_label()) or frozen:
         fields["bias"] = draw(st.sampled_from(["none", "free", 0.1]))
     if fields["loss"] == "label_smoothing":
         fields["smoothing"] = draw(st.floats(0.01, 0.9))
@@ -140,7 +140,7 @@ def closed_form_problems(draw: st.DrawFn, deepest: int = 5) -> Problem:
     dim = dims if draw(st.booleans()) else max(dims) if least > 1 else dims[-1]
     if kind == "imbalanced":
         return Problem(classes, [draw(st.integers(1, 40)) for _ in range(classes)], dim, **fields)
-    if kind in MULTI_LABEL:
+    if kind in multi_label():
         others = draw(st.dictionaries(st.integers(1, classes - 1), st.integers(1, 4), max_size=3))
         return Problem(classes, {**others, 1: samples}, dim, **fields)
     return Problem(classes, samples, dim, **fields)
@@ -353,7 +353,7 @@ def test_margins_of_several_labels_minimise_the_reduced_objective(seed: int) -> 
 
 def test_several_labels_of_one_tag_are_cross_entropy() -> None:
     one = Problem(4, 3, 5, "ce", weight_decay=5e-3, feature_decay=5e-3).optimum()
-    for loss in MULTI_LABEL:
+    for loss in multi_label():
         same = Problem(4, {1: 3}, 5, loss, weight_decay=5e-3, feature_decay=5e-3).optimum()
         assert same.value == pytest.approx(one.value, rel=1e-12)
         assert same.margins == pytest.approx({1: one.scale}, rel=1e-9)

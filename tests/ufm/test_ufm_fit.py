@@ -14,8 +14,8 @@ from test_ufm_objective import by_formula, formula_at
 from ncpipe.collapse import Moment, layer_statistics, nc3_rows, subspace_alignment
 from ncpipe.stages.collapse import collapse_rows
 from ncpipe.ufm import Problem, Result, fit
-from ncpipe.ufm.fit import log_spaced
 from ncpipe.ufm.minimiser import centred_fit
+from ncpipe.ufm.solvers._base import log_spaced
 
 BATCH = [Problem(3, 4, 5, weight_decay=0.01 * k, feature_decay=1e-3) for k in (1, 2, 3)]
 DESCENT: dict[str, Any] = {"steps": 300, "points": 10, "init_scale": 0.5}
@@ -378,13 +378,16 @@ def test_no_fit_goes_below_the_best_known_value_with_a_penalised_bias(seed: int)
         ({"seed": -1}, "^seed: got -1"),
         ({"seed": 1.5}, "^seed: got 1.5"),
         ({"device": "nowhere"}, "^device: got 'nowhere'"),
-        ({"solver": "adam"}, "solver: got 'adam'; needs one of lbfgs, gradient_descent"),
+        ({"solver": "adam"}, "solver: got 'adam'; needs one of central_path, construction, gradient_descent"),
         ({"solver": "lbfgs", "steps": 10}, "no option 'steps'"),
         ({"starts": 0}, "starts: got 0"),
         ({"solver": "gradient_descent", "points": 1}, "points: got 1"),
         ({"solver": "gradient_descent", "step_size": -0.1}, "step_size: got -0.1"),
         ({"solver": "gradient_descent", "momentum": 1.0}, r"momentum: got 1.0; needs a number in \[0, 1\)"),
         ({"solver": "construction", "steps": 5}, "no option 'steps'; it has none"),
+        ({"tied": 1}, "tied: got 1; needs True or False"),
+        ({"starts": True}, "starts: got True; needs an integer, at least 1"),
+        ({"init_scale": "1"}, "init_scale: got '1'; needs a finite number > 0"),
         ({"seed": [1, 2]}, "seed: got 2 for 1 problems"),
     ],
 )

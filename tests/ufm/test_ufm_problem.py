@@ -27,7 +27,7 @@ VALID: dict[str, Any] = {
         ("samples", [5, 5, 5], "one per class"),
         ("samples", [5, 5, 5, -1], "at least 1"),
         ("dim", 0, "at least 1"),
-        ("loss", "hinge", "'mse', 'ce', 'label_smoothing', 'focal'"),
+        ("loss", "hinge", "one of 'ce', 'focal', 'label_smoothing', .*'mse'"),
         ("smoothing", 0.1, "with 'label_smoothing', else 0"),
         ("gamma", 2.0, "with 'focal', else 0"),
         ("gamma", -1.0, ">= 0"),

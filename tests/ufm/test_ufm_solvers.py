@@ -1,6 +1,5 @@
 """Solvers one by one: gradient flow, descent with momentum and on spheres, L-BFGS on spheres, the construction."""
 
-import importlib
 import math
 from dataclasses import replace
 from typing import Any
@@ -10,12 +9,12 @@ import torch
 from test_ufm_objective import formula_at
 from torch import Tensor
 
-from ncpipe.ufm import Minimiser, NoClosedForm, Problem, Result, fit, solvers
-from ncpipe.ufm.gradient_flow import aligned_flow
+from ncpipe.ufm import Minimiser, NoClosedForm, Problem, Result, fit
 from ncpipe.ufm.layout import Layout
 from ncpipe.ufm.objective import Objective
-
-FIT = importlib.import_module("ncpipe.ufm.fit")  # the package's attribute of this name is the function
+from ncpipe.ufm.solvers import SOLVERS as REGISTERED
+from ncpipe.ufm.solvers import _base, lbfgs
+from ncpipe.ufm.solvers.gradient_flow import aligned_flow
 
 FLOWS: dict[str, dict[str, Any]] = {
     "plain": {"weight_decay": 0.02},
@@ -125,7 +124,7 @@ def parameters(result: Result) -> Tensor:
 def test_momentum_is_the_heavy_ball(name: str, momentum: float) -> None:
     problem, options = flow_problem(name), {"seed": 3, "points": 2, "momentum": momentum, "init_scale": 0.8}
     first, last = (fit(problem, "gradient_descent", steps=steps, **options) for steps in (1, 7))
-    before = torch.from_numpy(FIT._draw(len(parameters(first)), 3, 0)) * 0.8
+    before = torch.from_numpy(_base.draw(len(parameters(first)), 3, 0)) * 0.8
     x, velocity = before, torch.zeros_like(before)
     for step in range(1, 8):
         velocity = momentum * velocity + gradient(problem, x)
@@ -221,6 +220,42 @@ def test_construction_without_closed_form_says_why() -> None:
         fit(Problem(3, 2, 4, "ce", weight_decay=(0.1, 0.1)), "construction")
 
 
+# --- every solver ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", REGISTERED)
+def test_every_solver_decreases_the_objective_or_says_what_it_is_not_for(name: str) -> None:
+    solver = REGISTERED[name]
+    assert solver.called() == name
+    assert all(field.description for option, field in solver.model_fields.items() if option != "name")
+    problem = Problem(3, 4, 5, weight_decay=0.01)
+    if not solver.fits_problems:
+        with pytest.raises(ValueError, match=f"^solver '{name}': "):
+            fit(problem, name)
+        return
+    result = fit(problem, name)
+    assert problem.optimum().value <= result.value * (1 + 1e-12)
+    assert result.value < fit(problem, "gradient_descent", steps=1, points=2).history.value[0]
+    assert all(b <= a * (1 + 1e-12) for a, b in zip(result.history.value, result.history.value[1:]))
+
+
+@pytest.mark.parametrize("name", REGISTERED)
+def test_options_of_every_solver_are_those_of_its_settings(name: str) -> None:
+    solver = REGISTERED[name]
+    usual = {option: field.default for option, field in solver.model_fields.items() if option != "name"}
+    assert solver.with_options(usual) == solver.model_validate({"name": name})
+    for option in usual:
+        with pytest.raises(ValueError, match=f"^{option}: got 'much'; needs "):
+            solver.with_options({option: "much"})
+    with pytest.raises(ValueError, match=f"solver '{name}' has no option 'speed'"):
+        solver.with_options({"speed": 3})
+
+
+def test_points_of_code_may_be_more_than_those_of_a_config() -> None:
+    result = fit(Problem(3, 4, 5), "gradient_descent", steps=1500, points=10**5)
+    assert result.history.iterations == [*range(1501)]
+
+
 # --- what a fit depends on ---------------------------------------------------------------------------
 
 SOLVERS: dict[str, dict[str, Any]] = {
@@ -262,7 +297,7 @@ def test_bits_depend_neither_on_the_batch_nor_on_chunks_nor_on_threads(
     before = torch.get_num_threads()
     try:
         for chunk, threads in [(1, 2), (2**12, 3)]:
-            monkeypatch.setattr(FIT, "CHUNK", chunk)
+            monkeypatch.setattr(_base, "CHUNK", chunk)
             torch.set_num_threads(threads)
             found = fit(problems * 2, solver, seed=seeds * 2, **SOLVERS[solver])
             assert torch.get_num_threads() == threads
@@ -446,8 +481,8 @@ def test_message_where_the_optimum_underflows() -> None:
 
 
 def test_starts_that_crawl_at_kinks_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    rounds, once = [], solvers.lbfgs_round
-    monkeypatch.setattr(solvers, "lbfgs_round", lambda *state: rounds.append(1) or once(*state))
+    rounds, once = [], lbfgs.lbfgs_round
+    monkeypatch.setattr(lbfgs, "lbfgs_round", lambda *state: rounds.append(1) or once(*state))
     problem = Problem(4, 5, 6, weight_decay=(2e-3, 3e-3), feature_decay=1e-3, activation="relu")
     assert not fit(problem, starts=8, seed=0).missed
     assert len(rounds) < 3000  # 17,000 to the end of all starts

@@ -14,18 +14,27 @@ shares the residual, r += sqrt(n) K b, and b' = -sqrt(n) r/N - lambda_b b.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from pydantic import Field
 
-from ncpipe.collapse.frames import helmert
-from ncpipe.ufm.minimiser import Minimiser
-from ncpipe.ufm.optimum import diagonal_point
-from ncpipe.ufm.problem import Problem
+from ncpipe.settings.base import Count, Positive
+from ncpipe.system.lazy import lazily
+from ncpipe.ufm.model import Model
+from ncpipe.ufm.solvers._base import BaseSolver, Points, log_spaced
+
+if TYPE_CHECKING:
+    from torch import Tensor, device
+
+    from ncpipe.ufm.minimiser import Minimiser
+    from ncpipe.ufm.problem import Problem
+    from ncpipe.ufm.result import Result
+
+torch = lazily("torch")
 
 TOLERANCE = 1e-12
 """Of the integrator, relative."""
@@ -33,13 +42,55 @@ MOST_CALLS = 2 * 10**5
 """Slopes that the integrator may ask for."""
 
 
-def aligned_flow(problem: Problem, times: Sequence[float], init_scale: float) -> list[Minimiser]:
+class Solver(BaseSolver):
+    """Exact gradient flow from a start that is aligned with the targets (mse, linear models or a ReLU without bias).
+
+    Iteration i stands for the time i * step_size, so that it is comparable with gradient descent.
+    """
+
+    short = label = "flow"
+
+    name: Literal["gradient_flow"]
+    steps: Count = Field(100_000, description="Steps of step_size each: the flow ends at time steps * step_size.")
+    step_size: Positive = Field(0.1, description="Time that counts as one iteration.")
+    init_scale: Positive = Field(1.0, description="Singular values of every factor at the start.")
+    points: Points = Field(40, description="Log-spaced times that are measured.")
+
+    @property
+    def iterations(self) -> int:
+        return self.steps
+
+    @property
+    def rate(self) -> float | None:
+        return self.step_size
+
+    def mistakes(self, model: Model, given: Mapping[str, Any]) -> Iterator[str]:
+        return (f"solver 'gradient_flow': {reason}" for reason in _not_covered(model))
+
+    def run(self, problems: Sequence[Problem], seeds: Sequence[int], device: device) -> list[Result]:
+        from ncpipe.ufm.result import Recorder
+
+        iterations = log_spaced(self.steps, self.points)
+        results = []
+        for problem in problems:
+            recorder = Recorder(problem)
+            path = aligned_flow(problem, [i * self.step_size for i in iterations], self.init_scale)
+            for iteration, point in zip(iterations, path, strict=True):
+                recorder.record(iteration, point, *point.evaluate())
+            results.append(recorder.result(f"at time {self.steps * self.step_size:g}"))
+        return results
+
+
+def aligned_flow(problem: Model, times: Sequence[float], init_scale: float) -> list[Minimiser]:
     """Points of the gradient flow at increasing times from 0 on; all gains start at ``init_scale``, the bias at 0.
 
     Raises:
         ValueError: the flow of this problem does not reduce to its singular directions, or is too stiff.
     """
-    _check(problem)
+    from ncpipe.ufm.optimum import diagonal_point
+
+    for reason in _not_covered(problem):
+        raise ValueError(f"solver 'gradient_flow': {reason}")
     left = _directions(problem)
     gains, biases = _integrate(problem, left, np.asarray(times, dtype=float), init_scale)
     points = []
@@ -49,22 +100,22 @@ def aligned_flow(problem: Problem, times: Sequence[float], init_scale: float) ->
     return points
 
 
-def _check(problem: Problem) -> None:
-    reason = None
-    if problem.loss != "mse" or problem.rescale != (1, 1):
-        reason = "exact for the half squared error alone"
-    elif problem.nonnegative:
-        reason = "not of features that are constrained to be non-negative"
-    elif not problem.balanced and (problem.bias != "none" or problem.classifier == "etf"):
-        reason = "classes of different size need bias 'none' and a trained classifier"
-    elif problem.activation == "relu" and (problem.bias != "none" or problem.classifier == "etf"):
-        reason = "behind a ReLU it needs bias 'none' and a trained classifier"
-    if reason:
-        raise ValueError(f"solver 'gradient_flow': {reason}")
+def _not_covered(model: Model) -> Iterator[str]:
+    """Why the flow of a model does not reduce to its singular directions."""
+    if model.loss != "mse" or model.rescale != (1, 1):
+        yield "exact for the half squared error alone"
+    if model.nonnegative:
+        yield "not of features that are constrained to be non-negative"
+    if not model.balanced and (model.bias != "none" or model.classifier == "etf"):
+        yield "classes of different size need bias 'none' and a trained classifier"
+    if model.activation == "relu" and (model.bias != "none" or model.classifier == "etf"):
+        yield "behind a ReLU it needs bias 'none' and a trained classifier"
 
 
-def _directions(problem: Problem) -> Tensor:
+def _directions(problem: Model) -> Tensor:
     """Singular directions of the targets over classes, as many as the narrowest layer holds, (K, r)."""
+    from ncpipe.collapse.frames import helmert
+
     identity = torch.eye(problem.classes, dtype=torch.float64)
     if problem.classifier == "etf":
         directions = helmert(problem.classes)
@@ -77,7 +128,7 @@ def _directions(problem: Problem) -> Tensor:
     return directions[:, : min(problem.widths)]
 
 
-def _integrate(problem: Problem, left: Tensor, times: NDArray, init_scale: float) -> tuple[NDArray, NDArray]:
+def _integrate(problem: Model, left: Tensor, times: NDArray, init_scale: float) -> tuple[NDArray, NDArray]:
     """Gains (T, F, r) and bias entries (T,) at every time."""
     from scipy.integrate import solve_ivp
 

@@ -1,106 +1,127 @@
-"""Iterative solvers of a batch of UFM problems of one layout: gradient descent, and L-BFGS. All float64.
+"""L-BFGS on a batch of UFM problems of one layout, in float64.
 
-On unit spheres both are Riemannian: see ``ncpipe.ufm.objective.UnitSpheres``. Where features are non-negative both
-project every step, and the directions of L-BFGS are those of the features off their bounds: see ``NonNegative``.
+On unit spheres it is Riemannian: see ``ncpipe.ufm.objective.UnitSpheres``. Where features are non-negative every step
+is projected, and directions are those of the features off their bounds: see ``NonNegative``.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
+from pydantic import Field
 
-from ncpipe.ufm.objective import Objective
+from ncpipe.settings.base import Count, Positive
+from ncpipe.system.lazy import lazily
 from ncpipe.ufm.products import batched_product
+from ncpipe.ufm.solvers._base import BaseSolver, chunk, draw
+
+if TYPE_CHECKING:
+    from torch import Tensor, device
+
+    from ncpipe.ufm.layout import Layout
+    from ncpipe.ufm.objective import Objective
+    from ncpipe.ufm.problem import Problem
+    from ncpipe.ufm.result import Result
+
+torch = lazily("torch")
 
 MEMORY = 10
 """Pairs that L-BFGS keeps."""
 ARMIJO, WOLFE = 1e-4, 0.9
 """Sufficient decrease and curvature constants of the line search."""
-ROUNDING = 4 * torch.finfo(torch.float64).eps
+ROUNDING = 4 * sys.float_info.epsilon
 """Relative change of an objective below which decrease is judged by slopes."""
 KINK_ROUNDS, KINK_ITERATIONS, KINK_DECREASE = 100, 40, 1e-5
 """L-BFGS gives up where so many rounds, of one trial step each, made fewer iterations and less of a relative
 decrease: at kinks of the ReLU most trials fail, and what is left crawls for thousands of iterations."""
 STALL_ITERATIONS, STALL_DECREASE = 50, 1e-13
 """It also gives up where the objective fell by less, relative, over so many iterations."""
-GRAPH_STEPS = 100
-"""Steps of gradient descent in one CUDA graph."""
 STEP_TRIALS = 40
 """Steps that a line search tries."""
+PAIRS_BUDGET = 2**28
+"""Numbers that the pairs may hold for one problem: large ones keep fewer pairs."""
 
 
-def gradient_descent(
-    objective: Objective,
-    start: Tensor,
-    step_size: float,
-    momentum: float,
-    record_at: Sequence[int],
-    record: Callable[[int, Tensor, Tensor, Tensor], None],
-) -> None:
-    """Gradient descent, v <- momentum v + grad f(x), x <- x - step_size v, on every problem of the batch.
+class Solver(BaseSolver):
+    """L-BFGS from several starts, the best kept.
 
-    Args:
-        objective: the batch, B problems with P parameters.
-        start: (B, P), in the domain.
-        step_size: the same for all parameters.
-        momentum: of the heavy ball, in [0, 1); 0 is plain gradient descent.
-        record_at: increasing numbers of steps; the last ends the run.
-        record: called at each with the steps done, points (B, P), objective (B,) and its gradient (B, P).
-            The tensors may be buffers.
+    Starts are N(0, init_scale^2) in balanced variables, where all penalties of weights and features are equal; on
+    unit spheres they are uniform. Zero, in deep models a local minimum with a basin that no such start is in, is
+    tried as well, and not counted as a start.
+    ``tied`` optimises one feature vector per class (set of tags) in place of one per sample. The optimum is the same:
+    for given weights the objective is a sum over samples, so moving all samples of a class to the best of them
+    never raises it.
     """
-    objective.parameters.copy_(start)
-    size = step_size * objective.step_scale
-    shrink, velocity = 1 - size * objective.decay, torch.zeros_like(start)
 
-    def step() -> None:
-        objective.loss_gradient()
-        if momentum:
-            velocity.mul_(momentum).add_(objective.gradient).addcmul_(objective.decay, objective.parameters)
-            objective.parameters.sub_(velocity, alpha=size)
-        else:
-            objective.parameters.mul_(shrink).add_(objective.gradient, alpha=-size)
-        objective.retract()
+    label = "L-BFGS"
 
-    repeat, done = _repeater(step, start.device), 0
-    for target in record_at:
-        with torch.inference_mode():
-            repeat(target - done)
-        done = target
-        points = objective.points(objective.parameters)
-        kept = objective.parameters.clone()
-        value, gradient = objective.evaluate(points)
-        record(done, points, value, gradient)
-        objective.parameters.copy_(kept)
+    name: Literal["lbfgs"]
+    starts: Count = Field(8, description="Random starts; the best is kept.")
+    max_iterations: Count = Field(5000, description="Most iterations of a start.")
+    init_scale: Positive = Field(1.0, description="Standard deviation of the Gaussian start.")
+    tied: bool = Field(False, description="One feature vector per class in place of one per sample.")
 
+    @property
+    def iterations(self) -> int:
+        return self.max_iterations
 
-def _repeater(step: Callable[[], None], device: torch.device) -> Callable[[int], None]:
-    """Repeat a step on fixed buffers; on a GPU as a CUDA graph of many, since launching costs more than computing."""
+    def seconds(self, problems: int, depth: int, work: float) -> float:
+        return 1500 * (1e-3 * depth + problems * self.starts * work / 4e10)
 
-    def plainly(times: int) -> None:
-        for _ in range(times):
-            step()
+    def run(self, problems: Sequence[Problem], seeds: Sequence[int], device: device) -> list[Result]:
+        from ncpipe.ufm.layout import Layout
+        from ncpipe.ufm.minimiser import Minimiser
+        from ncpipe.ufm.result import Recorder
 
-    if device.type != "cuda":
-        return plainly
-    graphs: list[torch.cuda.CUDAGraph] = []
+        layout = Layout.of(problems[0], self.tied)
+        size, tries = sum(layout.sizes), self.starts + (len(problems[0].decays) > 1)
+        rows = [(p, s, number) for p, s in zip(problems, seeds, strict=True) for number in range(tries)]
+        at_once = max(1, chunk(device) // size)
+        parts = [self._minimise(rows[i : i + at_once], layout, device) for i in range(0, len(rows), at_once)]
+        columns = [torch.cat(column) for column in zip(*parts, strict=True)]
+        vectors, values, norms, iterations, stationary, exhausted = columns
+        results = []
+        for number, problem in enumerate(problems):
+            own = slice(number * tries, (number + 1) * tries)
+            finite = values[own].nan_to_num(nan=torch.inf)
+            best = own.start + int(finite.argmin())
+            recorder = Recorder(problem)
+            point = Minimiser.unpack(problem, vectors[best], self.tied)
+            recorder.record(int(iterations[best]), point, float(values[best]), float(norms[best]))
+            reason = "gradient within tolerance" if stationary[best] else "stalled"
+            stop = f"{reason} after {iterations[best]} iterations"
+            limit = f"not converged within max_iterations={self.max_iterations}"
+            if best - own.start == self.starts:
+                stop = "the zero solution, better than all starts" + f", {limit}" * bool(exhausted[own].any())
+            elif exhausted[best]:
+                stop = limit
+            results.append(recorder.result(stop, values[own][: self.starts].tolist()))
+        return results
 
-    def replayed(times: int) -> None:
-        if not graphs and times > 2 * GRAPH_STEPS:
-            plainly(3)  # libraries set themselves up at first use, which cannot be captured
-            times -= 3
-            torch.cuda.synchronize(device)
-            graphs.append(torch.cuda.CUDAGraph())
-            with torch.cuda.graph(graphs[0]):
-                plainly(GRAPH_STEPS)
-        for _ in range(times // GRAPH_STEPS if graphs else 0):
-            graphs[0].replay()
-        plainly(times % GRAPH_STEPS if graphs else times)
+    def _minimise(
+        self, rows: Sequence[tuple[Problem, int, int]], layout: Layout, device: device
+    ) -> tuple[Tensor, ...]:
+        """Ends of (problem, seed, number of the start): points, objectives, gradient norms, iterations, reasons."""
+        from ncpipe.ufm.layout import balancing_scales
+        from ncpipe.ufm.objective import Objective
 
-    return replayed
+        objective = Objective.of([problem for problem, _, _ in rows], self.tied, device)
+        scales, balanced = balancing_scales(layout, objective.decays)
+        inner = type(objective)(layout, balanced)
+        size = sum(layout.sizes)
+        zero = np.zeros(size)
+        draws = [draw(size, seed, number) if number < self.starts else zero for _, seed, number in rows]
+        start = inner.start(torch.from_numpy(np.stack(draws)).to(device) * self.init_scale)
+        pairs = min(MEMORY, max(3, PAIRS_BUDGET // (2 * size)))
+        ends: Ends = lbfgs(inner, start, self.max_iterations, pairs)
+        vectors = objective.points(ends.points.div_(scales))
+        values, gradients = objective.evaluate(vectors)
+        found = (vectors, values, gradients.norm(dim=1), ends.iterations, ends.stationary, ends.exhausted)
+        return tuple(part.cpu() for part in found)
 
 
 class Memory:
