@@ -261,9 +261,9 @@ def _between_frames(frames: Frames) -> pd.Series:
 def _closed_form_frames(settings: str) -> dict[str, float]:
     """The four distances of the minimiser that the closed form gives."""
     from ncpipe.collapse import collapse_metrics  # with torch, which what reads tables does without
-    from ncpipe.stages.fit import problem_of
+    from ncpipe.ufm import Problem
 
-    point = problem_of(UfmSpec.model_validate_json(settings)).construct()
+    point = Problem(**UfmSpec.model_validate_json(settings).declared()).construct()
     metrics = collapse_metrics(point.statistics()["features"], point.weights[-1], point.bias)
     return {name: metrics[name] for name in FRAME_DISTANCES}
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ncpipe.data.imagefolder import Entry, ImageFolder, as_bytes
-from ncpipe.data.sets import DATASETS
+from ncpipe.data.registry import DATASETS
 from ncpipe.settings.identity import digest
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import replacing, sha256

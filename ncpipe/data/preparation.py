@@ -14,7 +14,7 @@ from torch import Tensor
 from ncpipe.data.dataset import RECORD
 from ncpipe.data.originals import version, write_record
 from ncpipe.data.pairs import tag_sets, with_pairs
-from ncpipe.data.sets import DATASETS
+from ncpipe.data.registry import DATASETS
 from ncpipe.data.settings import DatasetSpec
 from ncpipe.data.shape import image_shape
 from ncpipe.data.source import Source, SourceSplit, kept_classes

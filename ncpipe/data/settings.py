@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from ncpipe.data.sets import DATASETS
+from ncpipe.data.registry import DATASETS
 from ncpipe.settings.base import Count, PathText, Seed, Settings
 from ncpipe.settings.registry import NameIn
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import comb
 from pathlib import Path
 
-from ncpipe.data.sets import DATASETS
+from ncpipe.data.registry import DATASETS
 from ncpipe.data.settings import DatasetSpec
 from ncpipe.data.source import DataSet, NominalShape
 

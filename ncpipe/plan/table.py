@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ncpipe.data.sets import DATASETS
+from ncpipe.data.registry import DATASETS
 from ncpipe.plan.limits import keep_estimates
 from ncpipe.plan.units import Unit, clock, size, units
 from ncpipe.study.runs import UfmBatch

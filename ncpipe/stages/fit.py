@@ -42,7 +42,7 @@ def follow_paths(batch: UfmBatch) -> dict[str, FitRecord]:
 def solve(batch: UfmBatch, solver: str, options: Mapping[str, Any]) -> dict[str, FitRecord]:
     """Fit the problems of a batch together; a problem that the solver is not for is a ``UserError``."""
     specs = batch.problems
-    problems = [problem_of(spec) for spec in specs.values()]
+    problems = [Problem(**spec.declared()) for spec in specs.values()]
     seeds = [spec.seed for spec in specs.values()]
     try:
         with progress(f"fit {batch.id}", len(problems)) as update:
@@ -61,11 +61,6 @@ def solve(batch: UfmBatch, solver: str, options: Mapping[str, Any]) -> dict[str,
         )
         for run_id, result in zip(specs, fitted)
     }
-
-
-def problem_of(spec: UfmSpec) -> Problem:
-    """The problem that settings declare."""
-    return Problem(**spec.declared())
 
 
 def declared_row(run_id: str, spec: UfmSpec, result: Result) -> dict[str, Any]:

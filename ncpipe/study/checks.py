@@ -6,7 +6,7 @@ import fnmatch
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ncpipe.data.sets import DATASETS
+from ncpipe.data.registry import DATASETS
 from ncpipe.data.settings import DatasetSpec
 from ncpipe.settings.sweep import Block
 from ncpipe.study.config import MeasureSpec

@@ -20,7 +20,7 @@ from ncpipe.continual.initialisation import Head, Samples, class_mean_rows, leas
 from ncpipe.continual.learning import learn, measured_steps, rehearsal_pool
 from ncpipe.continual.settings import ContinualSpec
 from ncpipe.data import load
-from ncpipe.data.sets import DATASETS
+from ncpipe.data.registry import DATASETS
 from ncpipe.figures import caption, draw
 from ncpipe.plan.units import units
 from ncpipe.records.reading import read_tables

@@ -114,10 +114,12 @@ def _draw_reached(axes: Axes, axis: BiasAxis, fits: pd.DataFrame, tables: Frames
 
 
 def _draw_closed_form(upper: Axes, lower: Axes, axis: BiasAxis, spec: UfmSpec) -> None:
-    from ncpipe.stages.fit import problem_of  # with torch, which the other figures do without
-    from ncpipe.ufm import NoClosedForm
+    from ncpipe.ufm import (
+        NoClosedForm,
+        Problem,  # with torch, which the other figures do without
+    )
 
-    problem, room = problem_of(spec), axis.gap**0.4
+    problem, room = Problem(**spec.declared()), axis.gap**0.4
     try:
         known = [closed_form(replace(problem, bias=float(penalty))) for penalty in axis.grid(room)]
         ends = {end: closed_form(replace(problem, bias=end)) for end in ENDS}
