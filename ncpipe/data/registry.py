@@ -5,4 +5,4 @@ from typing import Any
 from ncpipe.settings.registry import Registry
 
 DATASETS: Registry[Any] = Registry("ncpipe.data.sets", "DATASET")
-"""Each a ``ncpipe.data.source.DataSet``. Here, and not beside the sets, whose modules read the settings of data sets."""
+"""Each a ``ncpipe.data.source.DataSet``. Not beside the sets, whose modules read the settings of data sets."""
