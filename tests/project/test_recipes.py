@@ -66,7 +66,7 @@ def test_every_recipe_works_in_one_study(tmp_path: Path) -> None:
     [fit] = pd.read_parquet(tables / "ufm.parquet").to_dict("records")
     assert (fit["solver"], fit["loss"]) == ("conjugate_gradients", "bce")
     assert pd.isna(fit["optimum"])
-    assert fit["gradient_norm"] < 1e-4
+    assert fit["gradient_norm"] < 1e-3
     assert pd.read_parquet(tables / "claims.parquet")["claim_id"].tolist() == ["mine2026-1"]
     report = (tmp_path / "results/report.html").read_text(encoding="utf-8")
     assert "Networks collapse." in report
