@@ -6,6 +6,8 @@ The modules of ``ncpipe.networks.architectures`` import no torch before they bui
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -13,7 +15,7 @@ from pydantic import Field
 from ncpipe.settings.base import Settings
 
 if TYPE_CHECKING:
-    from ncpipe.networks.network import Backbone
+    from torch import nn
 
 Shape = tuple[int, int, int]
 """Channels, height and width of images."""
@@ -29,6 +31,18 @@ Stem = Annotated[
         " for 224."
     ),
 ]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """What an architecture provides: its stages by layer name in order, and the width of their last output.
+
+    The last stage is named 'features' and returns vectors (N, width). A stage never changes its input in
+    place, since that input is the previous layer's features.
+    """
+
+    stages: Mapping[str, nn.Module]
+    width: int
 
 
 class Architecture(Settings):

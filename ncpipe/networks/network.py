@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ncpipe.networks.head import Classifier
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """What an architecture provides: its stages by layer name in order, and the width of their last output.
-
-    The last stage is named 'features' and returns vectors (N, width). A stage never changes its input in
-    place, since that input is the previous layer's features.
-    """
-
-    stages: Mapping[str, nn.Module]
-    width: int
 
 
 class Output(NamedTuple):

@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from ncpipe.networks.architecture import Architecture, Depth, Shape, numbered
+from ncpipe.networks.architecture import Architecture, Backbone, Depth, Shape, numbered
 from ncpipe.settings.base import Count
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from ncpipe.networks.network import Backbone
 
 
 class ConvStack(Architecture):
@@ -41,7 +39,6 @@ class ConvStack(Architecture):
         from torch import nn
 
         from ncpipe.networks.layers import PositionMean, conv3x3, kaiming_init, require_side
-        from ncpipe.networks.network import Backbone
 
         require_side("conv_stack", image_shape, 4)
         stages: dict[str, nn.Module] = {}

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ncpipe.networks.architecture import Architecture, Shape, numbered
+from ncpipe.networks.architecture import Architecture, Backbone, Shape, numbered
 from ncpipe.settings.base import Count
-
-if TYPE_CHECKING:
-    from ncpipe.networks.network import Backbone
 
 
 class Convnet(Architecture):
@@ -35,7 +32,6 @@ class Convnet(Architecture):
         from torch import nn
 
         from ncpipe.networks.layers import PositionMean, conv3x3, kaiming_init
-        from ncpipe.networks.network import Backbone
 
         stages: dict[str, nn.Module] = {}
         channels, width = image_shape[0], self.width

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
-from ncpipe.networks.architecture import Architecture, DepthFactor, Shape, depth_slug, scaled
+from ncpipe.networks.architecture import Architecture, Backbone, DepthFactor, Shape, depth_slug, scaled
 from ncpipe.settings.base import Count
 from ncpipe.system.vision import import_torchvision
-
-if TYPE_CHECKING:
-    from ncpipe.networks.network import Backbone
 
 BLOCKS = {"convnext_tiny": (3, 3, 9, 3), "convnext_small": (3, 3, 27, 3)}
 
@@ -47,7 +44,6 @@ class ConvNeXt(Architecture):
         from torch import nn
 
         from ncpipe.networks.layers import require_side
-        from ncpipe.networks.network import Backbone
 
         patch = 2 if self.stem == "small" else 4
         require_side(f"{self.name} with the {self.stem} stem", image_shape, 8 * patch)

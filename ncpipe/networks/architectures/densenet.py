@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
-from ncpipe.networks.architecture import Architecture, DepthFactor, Shape, Stem, depth_slug, scaled
+from ncpipe.networks.architecture import Architecture, Backbone, DepthFactor, Shape, Stem, depth_slug, scaled
 from ncpipe.settings.base import Count
 from ncpipe.system.vision import import_torchvision
-
-if TYPE_CHECKING:
-    from ncpipe.networks.network import Backbone
 
 BLOCKS = {"densenet40": (6, 6, 6), "densenet121": (6, 12, 24, 16)}
 
@@ -46,7 +43,6 @@ class DenseNet(Architecture):
         from torch import nn
 
         from ncpipe.networks.layers import PositionMean, kaiming_init, require_side, stem
-        from ncpipe.networks.network import Backbone
 
         after_stem = 2 ** (len(self.blocks) - 1)
         # the published stem rounds up where it halves

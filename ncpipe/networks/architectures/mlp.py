@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from ncpipe.networks.architecture import Architecture, Depth, Shape, numbered
+from ncpipe.networks.architecture import Architecture, Backbone, Depth, Shape, numbered
 from ncpipe.settings.base import Count
-
-if TYPE_CHECKING:
-    from ncpipe.networks.network import Backbone
 
 
 class Mlp(Architecture):
@@ -40,7 +37,6 @@ class Mlp(Architecture):
         from torch import nn
 
         from ncpipe.networks.layers import kaiming_init, linear
-        from ncpipe.networks.network import Backbone
 
         stages: dict[str, nn.Module] = {}
         inputs = prod(image_shape)

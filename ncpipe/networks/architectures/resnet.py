@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from ncpipe.networks.architecture import Architecture, DepthFactor, Shape, Stem, depth_slug, scaled
+from ncpipe.networks.architecture import Architecture, Backbone, DepthFactor, Shape, Stem, depth_slug, scaled
 from ncpipe.settings.base import Count
 from ncpipe.system.vision import import_torchvision
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from ncpipe.networks.network import Backbone
 
 BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
 PUBLISHED_WIDTH = 64
@@ -47,7 +45,6 @@ class ResNet(Architecture):
         from torch import nn
 
         from ncpipe.networks.layers import PositionMean, kaiming_init, stem
-        from ncpipe.networks.network import Backbone
 
         network = self._scaled()
         groups = (network.layer1, network.layer2, network.layer3, network.layer4)

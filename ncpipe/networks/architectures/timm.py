@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from ncpipe.networks.architecture import Architecture, Shape
+from ncpipe.networks.architecture import Architecture, Backbone, Shape
 from ncpipe.system.errors import UserError
 from ncpipe.system.vision import import_torchvision
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-    from ncpipe.networks.network import Backbone
 
 
 class Timm(Architecture):
@@ -45,7 +43,6 @@ class Timm(Architecture):
 
         ``UserError`` where timm is missing, does not know the model, or its model does not read such images.
         """
-        from ncpipe.networks.network import Backbone
 
         timm = _import_timm()
         name, (channels, height, width) = self.architecture, image_shape

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
-from ncpipe.networks.architecture import Architecture, DepthFactor, Shape, depth_slug, scaled
+from ncpipe.networks.architecture import Architecture, Backbone, DepthFactor, Shape, depth_slug, scaled
 from ncpipe.settings.base import Count
 from ncpipe.system.vision import import_torchvision
-
-if TYPE_CHECKING:
-    from ncpipe.networks.network import Backbone
 
 CONVOLUTIONS = {
     "vgg11_bn": (1, 1, 2, 2, 2),
@@ -51,7 +48,6 @@ class Vgg(Architecture):
         from torch import nn
 
         from ncpipe.networks.layers import PositionMean, kaiming_init
-        from ncpipe.networks.network import Backbone
 
         make_layers: Any = import_torchvision().models.vgg.make_layers
         stages: dict[str, nn.Module] = {}

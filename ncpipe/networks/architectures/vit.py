@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ncpipe.networks.architecture import Architecture, Shape, numbered, scaled
+from ncpipe.networks.architecture import Architecture, Backbone, Shape, numbered, scaled
 from ncpipe.settings.base import Count
 from ncpipe.system.errors import UserError
 from ncpipe.system.vision import import_torchvision
-
-if TYPE_CHECKING:
-    from ncpipe.networks.network import Backbone
 
 BLOCKS = 12
 HEAD_WIDTH = 64
@@ -55,7 +52,6 @@ class Vit(Architecture):
         from torch import nn
 
         from ncpipe.networks.layers import ClassToken, Tokens
-        from ncpipe.networks.network import Backbone
 
         channels, height, width = image_shape
         if height != width or height % self.patch:
