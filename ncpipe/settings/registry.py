@@ -109,7 +109,7 @@ class OneOf:
         if "name" not in value:
             raise ValueError("needs a 'name'")
         name = value["name"]
-        if name not in self.registry:
+        if not isinstance(name, str) or name not in self.registry:
             raise ValueError(f"unknown value {name!r}; {self.registry.nearest(name)}")
         return self.registry[name].model_validate(value)
 

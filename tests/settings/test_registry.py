@@ -65,6 +65,7 @@ def test_a_field_holds_the_settings_of_its_name(nets: Registry[Any]) -> None:
     [
         ({"name": "mpl"}, (), "unknown value 'mpl'; did you mean 'mlp'?"),
         ({"name": "vgg"}, (), "unknown value 'vgg'; known: mlp, resnet18, resnet34, owl"),
+        ({"name": ["mlp"]}, (), "unknown value ['mlp']; did you mean 'mlp'?"),
         ({"depth": 3}, (), "needs a 'name'"),
         ({"name": "owl", "depth": "deep"}, ("depth",), "valid integer"),
         ("mlp", (), "needs a mapping"),
