@@ -242,7 +242,7 @@ def _integer(field: str, value: Any, at_least: int) -> int:
 def _samples(value: Any, classes: int, loss: str) -> int | tuple[int, ...] | dict[int, int]:
     if isinstance(value, Mapping) != (LOSSES[loss].multi_label):
         kind = (
-            "a mapping from number of tags to samples per set, as {1: 30, 2: 10},"
+            "a mapping from number of tags to samples per set, as {1: 30, 2: 10}"
             if LOSSES[loss].multi_label
             else "an integer, or one per class"
         )

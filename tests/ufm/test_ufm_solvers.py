@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +10,11 @@ import torch
 from test_ufm_objective import formula_at
 from torch import Tensor
 
-from ncpipe.ufm import Minimiser, NoClosedForm, Problem, Result, fit
+from ncpipe.settings.registry import Registry
+from ncpipe.ufm import Minimiser, NoClosedForm, Problem, Result, fit, solvers
 from ncpipe.ufm.layout import Layout
 from ncpipe.ufm.objective import Objective
+from ncpipe.ufm.settings import UfmSpec
 from ncpipe.ufm.solvers import SOLVERS as REGISTERED
 from ncpipe.ufm.solvers import _base, lbfgs
 from ncpipe.ufm.solvers.gradient_flow import aligned_flow
@@ -254,6 +257,38 @@ def test_options_of_every_solver_are_those_of_its_settings(name: str) -> None:
 def test_points_of_code_may_be_more_than_those_of_a_config() -> None:
     result = fit(Problem(3, 4, 5), "gradient_descent", steps=1500, points=10**5)
     assert result.history.iterations == [*range(1501)]
+
+
+NEW = """
+from typing import Literal
+from ncpipe.ufm.result import Recorder
+from ncpipe.ufm.solvers import BaseSolver
+
+class Solver(BaseSolver):
+    '''The closed form, said twice.'''
+    name: Literal["again"]
+    times: int = 2
+
+    def run(self, problems, seeds, device):
+        recorders = [Recorder(problem) for problem in problems]
+        for recorder in recorders:
+            for time in range(self.times):
+                recorder.record(time, recorder.problem.construct(), *recorder.problem.construct().evaluate())
+        return [recorder.result("said") for recorder in recorders]
+"""
+
+
+def test_a_solver_that_is_added_as_a_file_works_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "again.py").write_text(NEW)
+    monkeypatch.setattr(solvers, "__path__", [*solvers.__path__, str(tmp_path)])
+    monkeypatch.setitem(REGISTERED.__dict__, "_places", Registry(REGISTERED.package, REGISTERED.attribute)._places)
+    problem = Problem(3, 4, 5)
+    assert fit([problem, problem], "again", times=3)[1].history.iterations == [0, 1, 2]
+    with pytest.raises(ValueError, match="solver 'again' has no option 'steps'; its options: times"):
+        fit(problem, "again", steps=3)
+    spec = UfmSpec.model_validate({"classes": 3, "samples": 4, "dim": 5, "solver": {"name": "again"}})
+    assert spec.slug == "plain-mse-nobias-again-s0"
+    assert spec.model_dump(exclude_defaults=True)["solver"] == {"name": "again"}
 
 
 # --- what a fit depends on ---------------------------------------------------------------------------
