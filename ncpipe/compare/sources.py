@@ -66,10 +66,10 @@ def find(name: str) -> StudySource | RunSource:
     if parent != Path() or name.startswith("./"):
         if not parent.is_dir():
             raise UserError(f"{name}: no folder {parent}; name a results folder, or a run as RESULTS/RUN_ID")
-        return _found(path.name, [parent])
+        return _run_named(path.name, [parent])
     if not (folders := sorted(tables.parent for at in ("tables", "*/tables") for tables in Path("results").glob(at))):
         raise UserError(f"{name}: no tables in results or results/*; name a results folder, or RESULTS/RUN_ID")
-    return _found(path.name, folders)
+    return _run_named(path.name, folders)
 
 
 def read_study(results: Path) -> StudySource:
@@ -97,7 +97,7 @@ def completed(name: str, table: pa.Table) -> pa.Table:
     return whole.select(TABLES[name].names).replace_schema_metadata()
 
 
-def _found(run: str, folders: list[Path]) -> RunSource:
+def _run_named(run: str, folders: list[Path]) -> RunSource:
     """The run of that id, or else of that beginning, in one of the studies."""
     ids = {folder: _ids(folder) for folder in folders}
     exact = [(folder, run) for folder in folders if run in ids[folder]]

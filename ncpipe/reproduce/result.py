@@ -48,62 +48,62 @@ class Reproduction:
         return [row for row in rows if not row["equal"]]
 
 
-def verdict(found: Reproduction) -> str:
+def verdict(rerun: Reproduction) -> str:
     """The answer in one line: 'Equal, bit for bit: 412 values and 31 tensors of ID.'"""
-    values, tensors = sum(each.values for each in found.agreements), found.tensors.tensors
-    if found.equal:
-        return f"Equal, bit for bit: {counted(values, 'value')} and {counted(tensors, 'tensor')} of {found.run_id}."
+    values, tensors = sum(each.values for each in rerun.agreements), rerun.tensors.tensors
+    if rerun.equal:
+        return f"Equal, bit for bit: {counted(values, 'value')} and {counted(tensors, 'tensor')} of {rerun.run_id}."
     largest: list[tuple[float, str]] = [
         (d["relative"], d["quantity"])
-        for each in found.agreements
+        for each in rerun.agreements
         for d in each.deviations
         if d["relative"] is not None
     ]
-    largest += [(d.relative, f"{d.file}: {d.name}") for d in found.tensors.deviations if d.relative is not None]
-    differs = sum(each.differing for each in found.agreements)
-    parts = f"{differs:,} of {counted(values, 'value')} and {len(found.tensors.deviations):,} of "
-    parts += f"{counted(tensors, 'tensor')} of {found.run_id}"
+    largest += [(d.relative, f"{d.file}: {d.name}") for d in rerun.tensors.deviations if d.relative is not None]
+    differs = sum(each.differing for each in rerun.agreements)
+    parts = f"{differs:,} of {counted(values, 'value')} and {len(rerun.tensors.deviations):,} of "
+    parts += f"{counted(tensors, 'tensor')} of {rerun.run_id}"
     relative, where = max(largest, default=(None, ""))
     return f"Differs in {parts}" + (f"; by {number(relative)} relative at most ({where})." if where else ".")
 
 
-def remarks(found: Reproduction) -> Iterator[str]:
+def remarks(rerun: Reproduction) -> Iterator[str]:
     """What else there is to say: other code, packages or hardware, and what could not be compared."""
-    if not found.recorded:
-        commit = f"{found.recorded_commit}; this is {found.now.get('commit', 'unknown')}"
+    if not rerun.recorded:
+        commit = f"{rerun.recorded_commit}; this is {rerun.now.get('commit', 'unknown')}"
         yield f"The record names neither packages nor hardware. Its tables were written at commit {commit}."
-    changed = {_kind(change["quantity"]) for change in found.changes}
+    changed = {_kind(change["quantity"]) for change in rerun.changes}
     if kinds := [kind for kind in ("code", "packages", "hardware") if kind in changed]:
         yield f"Not as recorded: {', '.join(kinds)}."
-    elif found.recorded:
+    elif rerun.recorded:
         yield "Code, packages and hardware are as recorded."
-    if found.records is None:
-        yield f"The folder of the run is gone from {found.results}: the tables alone are compared."
-    elif found.tensors.unrecorded:
-        yield f"Not compared, since not in the record: {', '.join(found.tensors.unrecorded[:LISTED])}."
+    if rerun.records is None:
+        yield f"The folder of the run is gone from {rerun.results}: the tables alone are compared."
+    elif rerun.tensors.unrecorded:
+        yield f"Not compared, since not in the record: {', '.join(rerun.tensors.unrecorded[:LISTED])}."
 
 
 def _kind(name: str) -> str:
     return "code" if name in CODE else "hardware" if name in HARDWARE else "packages"
 
 
-def print_reproduction(found: Reproduction) -> None:
+def print_reproduction(rerun: Reproduction) -> None:
     """Print the verdict, what surrounds it, and what differs most."""
     console = Console(markup=False, emoji=False, highlight=False)
-    console.print(verdict(found), style="bold", soft_wrap=True)
-    for remark in remarks(found):
+    console.print(verdict(rerun), style="bold", soft_wrap=True)
+    for remark in remarks(rerun):
         console.print(remark, soft_wrap=True)
-    rows = [(row["quantity"], value(row["a"]), value(row["b"])) for row in found.changes]
+    rows = [(row["quantity"], value(row["a"]), value(row["b"])) for row in rerun.changes]
     print_section(console, Section("made by", ("recorded", "now"), rows))
-    for each, title in zip(found.agreements, (f"tables of {found.results}", "files of the run")):
+    for each, title in zip(rerun.agreements, (f"tables of {rerun.results}", "files of the run")):
         if each.differing:
             console.print(f"\n{title}: A is the record, B the rerun", style="bold")
             for section in deviations(each):
                 print_section(console, section)
-    listed = found.tensors.deviations[:LISTED]
+    listed = rerun.tensors.deviations[:LISTED]
     tensors = [
         (f"{d.file}: {d.name}", f"{d.differing:,} of {d.values:,}", number(d.relative) if d.relative else "–")
         for d in listed
     ]
-    more = len(found.tensors.deviations) - len(listed)
+    more = len(rerun.tensors.deviations) - len(listed)
     print_section(console, Section("tensors" + (f" ({more} more)" if more else ""), ("differ", "relative"), tensors))
