@@ -75,4 +75,4 @@ def test_every_recipe_works_in_one_study(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", recipes())
 def test_recipes_are_short(name: str) -> None:
-    assert len(recipes()[name].splitlines()) <= 18
+    assert len([line for line in recipes()[name].splitlines() if line]) <= 18
