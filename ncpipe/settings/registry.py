@@ -32,12 +32,16 @@ class Registry(Mapping[str, Plugin], Generic[Plugin]):
         self, package: str, attribute: str = "", names: Callable[[Plugin], Iterable[str]] | None = None
     ) -> None:
         self.package, self.attribute, self._names_of = package, attribute, names
+        self._loaded: dict[str, tuple[EntryPoint, Plugin]] = {}
 
     def __getitem__(self, name: str) -> Plugin:
-        try:
-            return self._places[name].load()
-        except KeyError:
-            raise KeyError(name) from None
+        place = self._places[name]
+        if name not in self._loaded or self._loaded[name][0] is not place:
+            self._loaded[name] = place, place.load()
+        return self._loaded[name][1]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
