@@ -36,9 +36,13 @@ class Registry(Mapping[str, Plugin], Generic[Plugin]):
         self, package: str, attribute: str | type = "", names: Callable[[Plugin], Iterable[str]] | None = None
     ) -> None:
         self.package, self.attribute, self._names_of = package, attribute, names
+        self._loaded: dict[str, tuple[EntryPoint, Plugin]] = {}
 
     def __getitem__(self, name: str) -> Plugin:
-        return self._load(self._places[name])
+        place = self._places[name]
+        if name not in self._loaded or self._loaded[name][0] is not place:
+            self._loaded[name] = place, self._load(place)
+        return self._loaded[name][1]
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name in self._places
