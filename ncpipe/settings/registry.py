@@ -13,7 +13,6 @@ from typing import Any, Generic, TypeVar, get_args
 from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, PydanticKnownError, core_schema
 
-from ncpipe.settings.base import nearest
 from ncpipe.system.errors import UserError
 
 Plugin = TypeVar("Plugin")
@@ -52,10 +51,6 @@ class Registry(Mapping[str, Plugin], Generic[Plugin]):
 
     def __len__(self) -> int:
         return len(self._places)
-
-    def nearest(self, name: object) -> str:
-        """The rest of a message on an unknown name: the one that was meant, or all."""
-        return nearest(name, self)
 
     @cached_property
     def _places(self) -> dict[str, EntryPoint]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.error import URLError
 
 import pytest
-from installed_plugin import installed
+from plugins import install
 
 from ncpipe.data import load, nominal_shape, places, prepare
 from ncpipe.data.originals import find_originals
@@ -109,10 +109,10 @@ DATASET = Stripes()
 """
 
 
-def test_one_of_another_package(tmp_path: Path) -> None:
-    with installed(tmp_path, DATASETS, "stripes = owls:DATASET", STRIPES):
-        spec = DatasetSpec(name="stripes")
-        prepare(spec, tmp_path / "out")
-        assert nominal_shape(spec) == (1, 4, 2, 6, 4)
+def test_one_of_another_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(DATASETS, "stripes", STRIPES, tmp_path / "package", monkeypatch, ":DATASET")
+    spec = DatasetSpec(name="stripes")
+    prepare(spec, tmp_path / "out")
+    assert nominal_shape(spec) == (1, 4, 2, 6, 4)
     dataset = load(tmp_path / "out")
     assert (dataset.class_names, dataset.train.labels.tolist()) == (("black", "grey"), [0, 1, 0, 1, 0, 1])

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from plugins import install
 from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
-import ncpipe.losses
 from ncpipe.cli.main import app
 from ncpipe.losses import LOSSES, SampleLoss, loss_mistakes, loss_of, multi_label
 from ncpipe.training.losses import loss_slopes, mean_loss, sample_losses
@@ -143,16 +142,11 @@ class Loss(SampleLoss):
 
 
 @pytest.fixture
-def added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    (tmp_path / "one_against_all.py").write_text(NEW)
-    monkeypatch.setattr(ncpipe.losses, "__path__", [*ncpipe.losses.__path__, str(tmp_path)])
-    monkeypatch.delitem(LOSSES.__dict__, "_places", raising=False)
-    yield
-    sys.modules.pop("ncpipe.losses.one_against_all", None)
-    LOSSES.__dict__.pop("_places", None)
+def added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(LOSSES, "one_against_all", NEW, tmp_path / "package", monkeypatch, ":Loss")
 
 
-def test_a_loss_that_is_added_as_a_file_works_everywhere(added: None) -> None:
+def test_a_loss_of_another_package_works_everywhere(added: None) -> None:
     problem = Problem(3, 4, 5, "one_against_all", weight_decay=5e-3, feature_decay=5e-3)
     result = fit(problem, starts=2)
     assert result.optimum is None

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from in_one_process import run_study
-from installed_plugin import installed
+from plugins import install
 
 from ncpipe.networks.architectures import ARCHITECTURES
-from ncpipe.plan import calibration, print_plan
+from ncpipe.plan import calibration
+from ncpipe.plan.table import print_plan
 from ncpipe.records.writing import read_table
 from ncpipe.study.study import Study
 from ncpipe.system.errors import UserError
@@ -36,10 +36,9 @@ class Owl(Architecture):
 
 
 @pytest.fixture
-def owls(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[None]:
+def owls(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     last = getattr(request, "param", "features")
-    with installed(tmp_path, ARCHITECTURES, "owls = owls:Owl", OWL.replace("LAST", repr(last))):
-        yield
+    install(ARCHITECTURES, "owls", OWL.replace("LAST", repr(last)), tmp_path / "package", monkeypatch, ":Owl")
 
 
 def study(folder: Path, **model: object) -> Study:

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from plugins import install
 from test_ufm_objective import formula_at
 from torch import Tensor
 
-from ncpipe.settings.registry import Registry
-from ncpipe.ufm import Minimiser, NoClosedForm, Problem, Result, fit, solvers
+from ncpipe.ufm import Minimiser, NoClosedForm, Problem, Result, fit
 from ncpipe.ufm.layout import Layout
 from ncpipe.ufm.objective import Objective
 from ncpipe.ufm.settings import UfmSpec
@@ -278,10 +278,8 @@ class Solver(BaseSolver):
 """
 
 
-def test_a_solver_that_is_added_as_a_file_works_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "again.py").write_text(NEW)
-    monkeypatch.setattr(solvers, "__path__", [*solvers.__path__, str(tmp_path)])
-    monkeypatch.setitem(REGISTERED.__dict__, "_places", Registry(REGISTERED.package, REGISTERED.attribute)._places)
+def test_a_solver_of_another_package_works_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(REGISTERED, "again", NEW, tmp_path / "package", monkeypatch, ":Solver")
     problem = Problem(3, 4, 5)
     assert fit([problem, problem], "again", times=3)[1].history.iterations == [0, 1, 2]
     with pytest.raises(ValueError, match="solver 'again' has no option 'steps'; its options: times"):
