@@ -23,7 +23,7 @@ SPAN = "last epoch over first measured zero-error epoch"
 DIFFERENCE = "last epoch minus first measured zero-error epoch"
 
 SMALLEST_RISE = 1e-9
-"""Of a fraction of samples: below one sample of any data set, so that 'no rise' counts and rounding does not."""
+"""Share of samples, below one sample of any data set, so that 'no rise' counts and rounding does not."""
 
 
 def _falls(metric: str) -> Callable[[Frames], pd.Series]:

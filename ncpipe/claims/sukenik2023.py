@@ -41,7 +41,7 @@ def _problems(fits: pd.DataFrame) -> list[pd.Series]:
 
 
 def _best(fits: pd.DataFrame) -> pd.DataFrame:
-    """Of the fits of a problem and seed, over the widths, the lowest: a theorem on the optimum speaks of no other."""
+    """The lowest fit of a problem and seed over the widths: a theorem on the optimum speaks of no other."""
     return fits.loc[fits["value"].astype(float).groupby(_problems(fits)).idxmin()]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 CPU_CHUNK = 1024, 1 << 20
 """Rows and elements that are widened to float64 at a time, at most: 8 MiB stay in the caches of a CPU."""
 DEVICE_CHUNK = 1 << 20, 1 << 24
-"""The same on accelerators, which want large kernels: 128 MiB."""
+"""Bytes of a piece on accelerators, which want large kernels: 128 MiB."""
 
 
 def widened(features: Tensor) -> Iterator[tuple[slice, Tensor]]:

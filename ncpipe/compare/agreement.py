@@ -36,7 +36,7 @@ class Agreement:
     runs: int
     differing_runs: int
     deviations: list[dict[str, Any]]
-    """Of each quantity that differs: table, quantity, values, differing; one_sided, of these a finite number on one
+    """The quantities that differ: table, quantity, values, differing; one_sided, of these a finite number on one
     side only, or missing there; relative, the largest |a - b| / max(|a|, |b|) of the others, or None; a, b, run_id,
     split, layer and time where that is (of a list its position; -1: no time). Largest first."""
     words: list[dict[str, Any]]

@@ -38,7 +38,7 @@ class StudySource:
     """Its results folder, as given."""
     tables: Tables
     metadata: dict[str, str]
-    """Of the table ``runs``: version, commit, study, scale, hash; packages and hardware of its runs."""
+    """Metadata of the table ``runs``: version, commit, study, scale, hash; packages and hardware of its runs."""
 
 
 @dataclass(frozen=True)

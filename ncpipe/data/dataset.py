@@ -42,7 +42,7 @@ class Dataset:
     std: Tensor
     tag_sets: Tensor | None = None
     digest: str = ""
-    """Of the prepared files: another one for other images or labels."""
+    """Digest of the prepared files: another one for other images or labels."""
 
     @property
     def num_classes(self) -> int:

@@ -63,11 +63,11 @@ class ImageFolder:
     packed: bool
     """Whether it is a zip."""
     images: dict[str, dict[str, list[Entry]]]
-    """Of each split ('train', 'test') and class, in order."""
+    """Images of each split ('train', 'test') and class, in order."""
     skipped: dict[str, int]
     """Files that are not read, by kind or place."""
     digests: dict[str, str] = field(default_factory=dict, compare=False)
-    """Of the images that were read, by name."""
+    """Digests of the images that were read, by name."""
 
     @classmethod
     def find(cls, path: str, search_path: Sequence[Path] = ()) -> ImageFolder:
@@ -133,7 +133,7 @@ class ImageFolder:
         return {"names and sizes of the images": hashlib.sha256(as_bytes(listing)).hexdigest()}
 
     def digest(self, entry: Entry) -> str:
-        """Of the content of an image as it is now."""
+        """Digest of the content of an image as it is now."""
         return f"{entry.stamp:08x}" if self.packed else self._digest((self.path / entry.name).read_bytes())
 
     def _digest(self, content: bytes) -> str:

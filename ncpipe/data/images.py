@@ -53,7 +53,7 @@ def _bits(values: np.ndarray) -> int:
 
 
 def _deep_values(image: PilImage) -> np.ndarray | None:
-    """Of a grey image of more than 8 bits, (H, W) of whole numbers up to 65,535; None of others."""
+    """Values of a grey image of more than 8 bits, (H, W) of whole numbers up to 65,535; None of others."""
     # Of a PGM of more than 8 bits Pillow makes 32, scaled from its largest possible value to 65,535.
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         return np.asarray(image)

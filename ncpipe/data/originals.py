@@ -38,7 +38,7 @@ class Originals:
     read: Callable[[str], str]
     """The digest of a file from its content."""
     digests: dict[str, str] = field(default_factory=dict)
-    """Of those that were read."""
+    """Digests of those that were read."""
 
     @classmethod
     def of_files(cls, paths: Iterable[Path]) -> Originals:

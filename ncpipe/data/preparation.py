@@ -113,7 +113,7 @@ class Subset(NamedTuple):
     rows: Tensor
     labels: Tensor
     bits: int = 8
-    """Of the images of more than 8, in both splits."""
+    """Bits of grey images that have more than 8, in both splits."""
 
     def read(self, rows: Tensor) -> Tensor:
         """The images of some of the rows."""

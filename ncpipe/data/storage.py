@@ -22,7 +22,7 @@ IMAGES, LABELS, CHECKSUMS = "images", "labels", "checksums"
 PIECE = 64 * 1024**2
 """Bytes of images that are read or decoded at once."""
 MEMORY_SHARE = 0.6
-"""Of the free memory that images may take: training needs some too."""
+"""Share of the free memory that images may take: training needs some too."""
 
 
 def split_bytes(shape: tuple[int, ...]) -> int:
@@ -61,7 +61,7 @@ def write_split(path: Path, shape: tuple[int, ...], pieces: Iterable[Tensor], la
 
 
 def _header(shape: tuple[int, ...], checked: bool = True) -> bytes:
-    """Of a safetensors file: its length as 8 bytes, little-endian, and JSON, padded to a multiple of 8.
+    """Header of a safetensors file: its length as 8 bytes, little-endian, and JSON, padded to a multiple of 8.
 
     Files of earlier versions are not ``checked``: they hold no checksums.
     """

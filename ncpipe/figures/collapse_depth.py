@@ -46,13 +46,13 @@ PANEL_WIDTH, ROW_HEIGHT = 1.3, 1.7
 LETTERS_THAT_FIT = 19
 """Letters that layer names on one axis may have together, two of each counted for the gap beside it."""
 LETTERS_UPRIGHT = 28
-"""Of a definition in words, in one line beside a panel."""
+"""Letters of a definition in words, in one line beside a panel."""
 NAMES_THAT_STAND = 12
 """Names of UFM levels that fit one axis upright."""
 
 
 NEUTRAL = Look("black", "-", "o")
-"""Of panels in which several labels are one."""
+"""Look in panels in which several labels are one."""
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def _places(width: float, size: int) -> int:
 
 
 def _widths(sizes: Sequence[int]) -> list[float]:
-    """Of the columns of a line: panels, and a gap between two groups."""
+    """Widths of the columns of a line: panels, and a gap between two groups."""
     return [width for size in sizes for width in (*[1.0] * size, GAP)][:-1]
 
 

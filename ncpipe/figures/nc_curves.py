@@ -67,7 +67,7 @@ class Column:
         return textwrap.wrap(self.name, letters) + textwrap.wrap(note, letters, max_lines=4, placeholder=" …")
 
     def handles(self, look: dict[str, Look]) -> Iterator[Line2D]:
-        """Of several labels, without the words that all have."""
+        """Handles of several labels, without the words that all have."""
         names, kind = labels(self.runs), "" if self.time != "iteration" else f"{self.name.split()[0]} UFM "
         shared = shared_words([without_solver(name) for name in names])
         for name in names if len(names) > 1 else ():

@@ -316,7 +316,7 @@ def _outcomes(fits: pd.DataFrame) -> pd.Series:
 
 
 def _map_outcomes(points: pd.DataFrame) -> pd.Series:
-    """Of these, what a map marks: where marks would cover it only what went wrong."""
+    """Outcomes that a map marks: where marks would cover it only what went wrong."""
     kinds = _outcomes(points)
     fine = max(points["x"].nunique(), points["y"].nunique()) > MARKED_CELLS
     return kinds.replace(["reached", "unknown"], "unmarked") if fine else kinds

@@ -46,7 +46,7 @@ def write_stream(
 
 
 def row_groups(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """The same rows in tables of ``rows`` rows, the last one shorter; at least one table."""
+    """Tables of ``rows`` rows each with the rows of these, the last one shorter; at least one table."""
     waiting: list[pa.Table] = []
     count, written = 0, False
     for table in tables:

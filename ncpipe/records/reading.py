@@ -62,7 +62,7 @@ class StoredTables(Frames):
         return len(TABLES)
 
     def __or__(self, changed: Frames) -> StoredTables:
-        """The same with other tables in the place of some."""
+        """Tables with others in the place of some."""
         return StoredTables(self.folder, {**self._read, **changed})
 
     def check_whole(self) -> None:
@@ -172,7 +172,7 @@ def scan(path: Path, columns: Sequence[str] | None = None, **wanted: Any) -> pa.
 
 
 def batches(path: Path, columns: Sequence[str], **wanted: Any) -> Iterator[pa.RecordBatch]:
-    """The same a row group after the other."""
+    """Rows of a table, a row group after the other."""
     try:
         yield from _scanner(path, columns, wanted).to_batches()
     except (OSError, pa.ArrowException) as error:

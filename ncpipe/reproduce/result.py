@@ -30,7 +30,7 @@ class Reproduction:
     recorded: Origin
     """Empty of a run that was made before origins were recorded."""
     recorded_commit: str
-    """Of the code that wrote the tables."""
+    """Commit of the code that wrote the tables."""
     now: Origin
 
     @property

@@ -13,7 +13,7 @@ from typing import Annotated, Any, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 PATH_BYTES, NAME_BYTES = 2000, 200
-"""Of a path and of each name in it; file systems allow some 4,096 and 255, and ours stand below and beside it."""
+"""Bytes of a path, of a name in it; file systems allow some 4,096 and 255, and ours stand below and beside it."""
 
 
 def check_path(value: str) -> str:

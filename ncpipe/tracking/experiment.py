@@ -16,7 +16,7 @@ from ncpipe.tracking.view import VIEW_TAG, runs_view
 
 ID, STUDY, DIGEST = "ncpipe.id", "ncpipe.study", "ncpipe.digest"
 LIVE = "ncpipe.live"
-"""Of a run that was begun while its network trains, and holds nothing but what its record will hold."""
+"""Tag of a run that was begun while its network trains, and holds nothing but what its record will hold."""
 PARENT = "mlflow.parentRunId"
 MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 """Without this tag MLflow's pages are those for language models."""

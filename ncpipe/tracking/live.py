@@ -30,7 +30,7 @@ Row = dict[str, Any]
 INTERVAL = 2.0
 """Seconds between two looks at the runs."""
 SHARE = 0.1
-"""Of the time that looking may take: where it is slow, looks are rarer."""
+"""Share of the time that looking may take: where it is slow, looks are rarer."""
 PATIENCE = 30.0
 """Seconds that a store which failed is left alone."""
 

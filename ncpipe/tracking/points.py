@@ -69,7 +69,7 @@ def metric_points(tables: Mapping[str, pa.Table]) -> pd.DataFrame:
 
 
 def history_points(history: pd.DataFrame) -> pd.DataFrame:
-    """The same of the ``history`` table alone."""
+    """Points of the ``history`` table alone."""
     return finite(_long(history, history["quantity"].map(HISTORY_KEYS)))
 
 

@@ -211,7 +211,7 @@ def _data_use(dataset_id: str, about: Row) -> DataUse:
 
 
 def _last_values(collapse: pa.Table, metric: str) -> dict[str, float]:
-    """Of the last features on the training split at the last time, by run."""
+    """Last values of a metric of the last features on the training split at the last time, by run."""
     rows = collapse.select(["run_id", "split", "layer", "time", "metric", "value"]).to_pandas()
     chosen = rows.query("layer == 'features' and split == 'train' and metric == @metric").sort_values("time")
     return {str(run): float(value) for run, value in chosen.groupby("run_id")["value"].last().items()}

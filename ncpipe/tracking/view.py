@@ -29,7 +29,7 @@ def runs_page(experiment: str) -> str:
 
 
 def view_page(experiment: str) -> str:
-    """The same with the columns and order of the tag ``VIEW_TAG``, without which MLflow shows an error."""
+    """The list of runs with the columns and order of the tag ``VIEW_TAG``, without which MLflow shows an error."""
     return f"{runs_page(experiment)}&viewStateShareKey={VIEW}"
 
 
@@ -52,7 +52,7 @@ def runs_view(kind: str, settings: Sequence[Mapping[str, str]]) -> str:
 
 
 def server_address(uri: str) -> str:
-    """Of a tracking server its own address, of any other store that under which ``ncpipe ui`` serves it."""
+    """Address of a tracking server, or of any other store that under which ``ncpipe ui`` serves it."""
     parts = urlsplit(uri)
     if parts.scheme not in ("http", "https"):
         return f"http://{LOOPBACK}:{PORT}"

@@ -149,7 +149,7 @@ class FullBatch:
         return Evaluation(value, gradient, done.loss, done.hits / len(self.data))
 
     def _streamed(self) -> _Pass:
-        """The same by chunks: the mean and variance of every BatchNorm are variables of their own, from the last to
+        """A pass by chunks: the mean and variance of every BatchNorm are variables of their own, from the last to
         the first of which the gradient is handed down."""
         self._statistics()
         statistics = [tensor.requires_grad_() for norm in self.norms for tensor in self._given[norm]]

@@ -22,7 +22,7 @@ from ncpipe.collapse.statistics import centred_means
 NEWTON_STEPS = 50
 """More than the law's equation ever takes: about ten."""
 TOLERANCE = 1e-12
-"""Of the integrator, relative."""
+"""Tolerance of the integrator, relative."""
 
 
 def snr_law(start: float | Array, times: Sequence[float] | Array, *, classes: int, samples: int) -> Tensor:
@@ -108,7 +108,7 @@ class CentralPath:
     times: Tensor = field(repr=False)
     """(T,), from 0 to the end."""
     singular_values: Tensor = field(repr=False)
-    """Of the signal-to-noise matrix, measured on the features, (T, K - 1), descending."""
+    """Singular values of the signal-to-noise matrix, measured on the features, (T, K - 1), descending."""
     loss: Tensor = field(repr=False)
     """1/(2N) sum_i |W_LS h_i + b_LS - y_i|^2 of the features, (T,)."""
     nc1_pinv: Tensor = field(repr=False)

@@ -312,7 +312,7 @@ def _cross_entropy(problem: Model, price: float) -> tuple[float, float, float]:
 
 
 def _focal(problem: Model, price: float) -> tuple[float, float, float]:
-    """The same of (r/(1+r))^gamma log(1+r) + (K-1) penalty(t), r = (K-1) e^-t: found, not in closed form."""
+    """Minimum of (r/(1+r))^gamma log(1+r) + (K-1) penalty(t), r = (K-1) e^-t: found, not in closed form."""
     K, gamma, ridge = problem.classes, problem.gamma, _factors(problem) == 1
 
     def loss(t: Real) -> Real:

@@ -98,7 +98,7 @@ class Layout:
 
     @property
     def weight_shapes(self) -> list[tuple[int, int]]:
-        """Of the trained W_1, W_2, .."""
+        """Shapes of the trained W_1, W_2, .."""
         shapes = [(after, before) for before, after in pairwise((*self.widths, self.classes))]
         return shapes[:-1] if self.frozen else shapes
 

@@ -32,13 +32,13 @@ class Goodness:
     means_gram: float
     """Frobenius distance of the uncentred Grams of class means, each scaled to unit norm; NaN where one is zero."""
     weights_gram: float | None
-    """The same of W W^T."""
+    """Frobenius distance of the Grams W W^T, each scaled to unit norm."""
     feature_norm: float | None
     """abs(log(predicted / measured)) of |H|_F; inf where one of the two is zero."""
     weight_norm: float | None
-    """The same of |W|_F."""
+    """abs(log(predicted / measured)) of |W|_F."""
     loss: float | None
-    """The same of the loss without penalties."""
+    """abs(log(predicted / measured)) of the loss without penalties."""
     stationarity: float | None
     """The network's ``classifier_stationarity``, no error of the prediction but of its premise."""
 

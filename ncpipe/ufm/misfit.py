@@ -44,7 +44,7 @@ class Signature:
     """Tr S_W / (Tr S_W + Tr S_B) of the last features, in [0, 1]: the share of the variance within classes."""
 
     def without_sizes(self) -> Signature:
-        """The same without norms and objective: of one network, the guess fits them exactly."""
+        """Signature without norms and objective: of one network, the guess fits them exactly."""
         return replace(self, weight_norm=None, feature_norm=None, objective=None)
 
 
@@ -55,7 +55,7 @@ class Misfit:
     model: dict[str, Array]
     """Distance of the model from each network, (networks,), by quantity."""
     guess: dict[str, Array]
-    """The same of the guess."""
+    """Distance of the guess from each network, (networks,), by quantity."""
 
     @property
     def error(self) -> float:
@@ -64,7 +64,7 @@ class Misfit:
 
     @property
     def guess_error(self) -> float:
-        """The same of the guess."""
+        """Error of the guess."""
         return _rms(*_decisive(self.guess))
 
     @property
@@ -79,7 +79,7 @@ class Misfit:
 
     @property
     def guess_errors(self) -> dict[str, float]:
-        """The same of the guess."""
+        """Errors of the guess by quantity."""
         return {name: _rms(distances) for name, distances in self.guess.items()}
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from ncpipe.collapse.arguments import Array, as_count, as_features, as_labels, require_finite
 
 GRADIENT_TOLERANCE = 1e-9
-"""Of the gradient in W, relative to the penalty's part of it, lambda_W |W|."""
+"""Largest gradient in W, relative to the penalty's part of it, lambda_W |W|."""
 ROUNDING = 64 * torch.finfo(torch.float64).eps
 """Relative to |Y^T H_0|/N, the largest part of the gradient at W = 0: what rounding leaves of it."""
 NEWTON_STEPS = 10
@@ -34,7 +34,7 @@ class Perturbation:
     loss: float
     """1/(2N) |W H - Y|^2, its part without penalties."""
     gradient_norm: float
-    """Of the objective in W; the gradient in H vanishes by construction."""
+    """Norm of the objective's gradient in W; the gradient in H vanishes by construction."""
     proximity: float
     """beta."""
     movement: float

@@ -51,7 +51,7 @@ class Result:
     optimum: Optimum | None
     """The closed form, None where there is none."""
     iterations: int
-    """Of the returned start."""
+    """Iterations of the returned start."""
     starts: int
     success_fraction: float
     """Fraction of starts within 1e-8 relative of the best known value: the closed form's or the best found."""

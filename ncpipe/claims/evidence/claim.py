@@ -14,7 +14,7 @@ from ncpipe.claims.evidence.bibliography import Reference
 from ncpipe.records.reading import Frames
 
 CONFIDENCE = 0.95
-"""Of the interval over seeds."""
+"""Confidence of the interval over seeds."""
 ROUNDING = 1e-9
 """Relative to the threshold: values as close as this lie on no side of it."""
 

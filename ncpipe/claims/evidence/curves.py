@@ -13,7 +13,7 @@ from ncpipe.claims.evidence.selectors import TRAINED
 from ncpipe.records.reading import fits_of, rows_of, unconstrained
 
 METRICS = ("nc1_pinv", "nc2_means_of", "nc2_weights_of", "nc3_of")
-"""Of the last features; all are 0 at what the theorems of squared error without a bias predict."""
+"""Metrics of the last features; all are 0 at what the theorems of squared error without a bias predict."""
 FLOOR = 1e-12
 """Smaller values count as this: rounding is no part of a curve."""
 BETWEEN = 8

@@ -28,7 +28,7 @@ TRIANGLE = np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1)
 """Simplex ETF of three classes in its plane, (3, 2), vectors of norm 1."""
 COLOURS = tuple(OKABE_ITO[name] for name in ("blue", "vermillion", "green"))
 MOST_SAMPLES = 150
-"""Of a class that are drawn."""
+"""Samples of a class that are drawn."""
 LEAST_REACH, MOST_REACH, CENTRE = 1.6, 3.0, 0.25
 """Half the side of the picture, and its middle, that of the triangle's height."""
 SIZE, DPI = (3.4, 3.9), 110

@@ -180,7 +180,7 @@ def regime_change(problem: Problem, low: float, high: float) -> float | None:
 
 
 def transition_handles() -> Iterator[Artist]:
-    """Of the legend."""
+    """Handles of the legend."""
     yield Line2D([], [], color=OF, linewidth=1.1, label="distance to OF")
     yield Line2D([], [], color=ETF, linewidth=1.1, label="distance to ETF")
     yield mark_handle("class means", MEANS_MARK)

@@ -36,7 +36,7 @@ class Band:
 
     @classmethod
     def of(cls, rows: pd.DataFrame, x: str = "time") -> Band:
-        """Of rows with columns ``x`` and ``value``; NaN values do not count."""
+        """Band of rows with columns ``x`` and ``value``; NaN values do not count."""
         finite = rows[np.isfinite(rows["value"])]
         by = finite.groupby(x)["value"]
         columns = (by.median(), by.min(), by.max())

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 torch = lazily("torch")
 
 TOLERANCE = 1e-12
-"""Of the integrator, relative."""
+"""Tolerance of the integrator, relative."""
 MOST_CALLS = 2 * 10**5
 """Slopes that the integrator may ask for."""
 

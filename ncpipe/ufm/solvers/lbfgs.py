@@ -147,7 +147,7 @@ class Memory:
         self.pairs = like.new_zeros(batch, 2 * most, size, dtype=dtype)
         """s in the first m rows, y in the others."""
         self.products = like.new_zeros(batch, 2 * most)
-        """Of the pairs with the gradient."""
+        """Inner products of the pairs with the gradient."""
         self.sy, self.yy = like.new_zeros(batch, most, most), like.new_zeros(batch, most, most)
         """``sy`` is current where s is no younger than y."""
         self.valid = torch.zeros(batch, most, dtype=torch.bool, device=like.device)
@@ -227,7 +227,7 @@ class State:
     """Where every problem of a batch stands: its point, and the line search that leaves it."""
 
     number: Tensor
-    """Of the problem in the whole batch, (B,)."""
+    """Places of the problems in the whole batch, (B,)."""
     point: Tensor
     value: Tensor
     gradient: Tensor
