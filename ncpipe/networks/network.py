@@ -73,8 +73,8 @@ class Network(nn.Module):
         return {name: matrix for name, matrix in found.items() if matrix is not None}
 
     def _through_head(self, features: Tensor) -> list[Tensor]:
-        """The backbone's output and what is made of it: the outputs of the hidden layers, what the classifier reads, the
-        logits; all of the classifier's type."""
+        """The backbone's output, the outputs of the hidden layers, what the classifier reads, and the logits; all of
+        the classifier's type."""
         with torch.autocast(features.device.type, enabled=False):
             outputs = [features.to(self.head.weight.dtype)]
             for layer in self.hidden.values():
