@@ -8,6 +8,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from ncpipe.study.study import Study
 from ncpipe.system.errors import UserError
 
 Item = TypeVar("Item")
@@ -37,8 +38,16 @@ def named(items: Mapping[str, Item], name: str, kind: str) -> Item:
         raise UserError(f"the study has no {kind} {name!r}; `ncpipe plan` lists them") from None
 
 
-def use_threads(threads: int) -> None:
-    """The number of CPU threads of this process."""
+def job_of(study: Path, threads: int, device: str | None = None) -> Study:
+    """The study of a job, which the workflow has checked; its number of CPU threads is set.
+
+    A mistake in the device is told before the study is read.
+    """
     import torch
 
+    if device is not None:
+        from ncpipe.training.computation import choose_device
+
+        choose_device(device)
     torch.set_num_threads(threads)
+    return Study.read(study, check=False)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from ncpipe.cli.app import STAGES, Device, StudyFile, Threads, app, named, use_threads
+from ncpipe.cli.app import STAGES, Device, StudyFile, Threads, app, job_of, named
 from ncpipe.study.study import Study
 from ncpipe.system.errors import UserError
 from ncpipe.system.stopwatch import work
@@ -37,11 +37,8 @@ def train(
     """Train a network; goes on where a killed job stopped. Told to stop (SIGTERM, SIGUSR1), it saves and ends with
     code 75."""
     from ncpipe.stages.train import train_job
-    from ncpipe.training.computation import choose_device
 
-    choose_device(device)  # a mistake in it is told first
-    use_threads(threads)
-    s = Study.read(study, check=False)
+    s = job_of(study, threads, device)
     train_job(s, named(s.networks, run, "network"), study, device, threads)
 
 
@@ -55,11 +52,8 @@ def features(
     """Measure all checkpoints of a trained network: statistics, and the raw features to keep."""
     from ncpipe.features.extraction import extract_features
     from ncpipe.stages.devices import feature_job
-    from ncpipe.training.computation import choose_device
 
-    choose_device(device)
-    use_threads(threads)
-    s = Study.read(study, check=False)
+    s = job_of(study, threads, device)
     planned = named(s.networks, run, "network")
     with feature_job(s, planned, device) as (data, chosen):
         extract_features(planned, s.config.measure, data, s.layout.run(run), chosen)
@@ -83,8 +77,7 @@ def fit(
     """Solve a batch of declared UFM problems."""
     from ncpipe.stages.fit import fit_batch
 
-    use_threads(threads)
-    s = Study.read(study, check=False)
+    s = job_of(study, threads)
     with work():
         fit_batch(named(s.ufm_batches, batch, "UFM batch"), s.layout.ufm(batch))
 
@@ -97,8 +90,7 @@ def match(
     from ncpipe.stages.collapse import write_collapse
     from ncpipe.stages.match import match_network
 
-    use_threads(threads)
-    s = Study.read(study, check=False)
+    s = job_of(study, threads)
     planned = named(s.networks, run, "network")
     folder = s.layout.ufm(planned.matched_id)
     with work():
@@ -117,11 +109,8 @@ def continual(
     from ncpipe.data import load
     from ncpipe.stages.continual import learn_classes
     from ncpipe.stages.devices import feature_job
-    from ncpipe.training.computation import choose_device
 
-    choose_device(device)
-    use_threads(threads)
-    s = Study.read(study, check=False)
+    s = job_of(study, threads, device)
     planned = named(s.continual, run, "continual learning on a network")
     with feature_job(s, planned.network, device) as (data, chosen):
         whole = load(s.layout.dataset(planned.dataset_id))
