@@ -18,11 +18,8 @@ import pytest
 import yaml
 from kubernetes_api import Api
 from moto.server import ThreadedMotoServer
+from workplace import COMPARED, ROOT
 
-from ncpipe.records.schemas import TABLES
-
-ROOT = Path(__file__).resolve().parent.parent.parent
-COMPARED = sorted(set(TABLES) - {"timings"})
 PASSWORD = "s3-password-of-the-test"
 STUDY = {
     "study": {"name": "tiny", "results": "results"},

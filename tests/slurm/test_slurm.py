@@ -18,13 +18,10 @@ from pathlib import Path
 import mlflow
 import pytest
 import yaml
-
-from ncpipe.records.schemas import TABLES
+from workplace import COMPARED, ROOT
 
 pytestmark = pytest.mark.slurm
-ROOT = Path(__file__).resolve().parent.parent.parent
 CLUSTER = ROOT / "tests/slurm/cluster.sh"
-COMPARED = sorted(set(TABLES) - {"timings"})
 NEEDED = ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd")
 PATIENCE = 1500.0
 PROFILE = ("--profile", str(ROOT / "workflow/profiles/slurm"), "--slurm-init-seconds-before-status-checks", "3")
