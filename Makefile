@@ -7,7 +7,7 @@ BIN := .venv/bin
 SETUP := .venv/.ncpipe-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slurm test-kubernetes test-faults lint format fuzz bench audit ui lock
+.PHONY: help setup run test test-all test-slurm test-kubernetes test-faults lint format fuzz bench audit ui lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -27,8 +27,12 @@ $(SETUP): requirements.lock pyproject.toml
 run: setup  ## run TARGET (all; models, tables, figures, report) of the study STUDY (config.yaml) on CORES (all) cores
 	$(BIN)/snakemake --cores $(CORES) $(TARGET) --configfile $(STUDY)
 
-test: setup  ## run all tests
+test: setup  ## run the tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+test-all: setup  ## run these and the dear ones, and print what takes longest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 25 \
+	  -m 'not slurm and not kubernetes and not faults and not audit'
 
 test-slurm: setup  ## run a study on a SLURM cluster on this machine (as root)
 	$(BIN)/python -m pytest -m slurm tests/slurm
