@@ -259,6 +259,7 @@ def test_a_store_that_could_not_be_finished_leaves_nothing(tmp_path: Path, monke
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_racing_processes_make_one_store_silently(tmp_path: Path) -> None:
     code = "import pathlib, sys, ncpipe.tracking.store as s; s.create_store(None, pathlib.Path(sys.argv[1]))"
     processes = [
