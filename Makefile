@@ -5,6 +5,8 @@ STUDY ?= config.yaml
 TARGET ?= all
 BIN := .venv/bin
 SETUP := .venv/.ncpipe-installed
+# By file, whose fixtures are made once. In the order of the files: by their number of tests the dearest would come last.
+TWO := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test test-all test-slurm test-kubernetes test-faults lint format fuzz bench audit ui lock
@@ -28,10 +30,10 @@ run: setup  ## run TARGET (all; models, tables, figures, report) of the study ST
 	$(BIN)/snakemake --cores $(CORES) $(TARGET) --configfile $(STUDY)
 
 test: setup  ## run the tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest $(TWO)
 
 test-all: setup  ## run these and the dear ones, and print what takes longest
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 25 \
+	$(BIN)/python -m pytest $(TWO) --durations 25 \
 	  -m 'not slurm and not kubernetes and not faults and not audit'
 
 test-slurm: setup  ## run a study on a SLURM cluster on this machine (as root)
