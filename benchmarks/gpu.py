@@ -4,7 +4,7 @@
 
 Every step writes OUT/gpu.json as it ends, so that a run that is cut keeps what it has; a step that fails leaves its
 error there, and the rest goes on. ``--table`` prints the table of docs/gpu.md from OUT. ``--toy``: any device, sizes
-that show only that everything runs. Needs the light library, pyarrow, and nothing else of the pipeline.
+that show only that everything runs. Needs the light library, torchvision, pyarrow and pandas.
 """
 
 from __future__ import annotations

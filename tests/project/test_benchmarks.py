@@ -152,7 +152,7 @@ def test_planning(benchmark: ModuleType, capsys: pytest.CaptureFixture[str]) -> 
 
 STOP = """
 import sys
-for heavy in ("pandas", "snakemake", "mlflow", "torchvision", "sklearn", "yaml", "typer", "rich", "duckdb", "PIL"):
+for heavy in ("snakemake", "mlflow", "sklearn", "yaml", "typer", "rich", "duckdb"):
     sys.modules[heavy] = None
 """
 
