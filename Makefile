@@ -3,13 +3,14 @@ PYTHON ?= python3
 CORES ?= all
 STUDY ?= config.yaml
 TARGET ?= all
+OUT ?= results/gpu
 BIN := .venv/bin
 SETUP := .venv/.ncpipe-installed
 # By file, whose fixtures are made once. In the order of the files: by their number of tests the dearest would come last.
 TWO := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-all test-slurm test-kubernetes test-faults lint format fuzz bench audit ui lock
+.PHONY: help setup run test test-all test-slurm test-kubernetes test-faults lint format fuzz bench gpu audit ui lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -68,6 +69,10 @@ bench: setup  ## print speed ratios against named baselines
 	$(BIN)/python benchmarks/ufm.py
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/mirror.py --problems 1000
+
+gpu: setup  ## on a machine with a GPU: its tests, then all figures of docs/gpu.md into OUT (results/gpu), eight minutes
+	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m benchmarks.gpu $(OUT)
 
 audit: setup  ## look for licences and known vulnerabilities of the locked packages, and for secrets that leak
 	@$(PYTHON) -m venv .venv/audit && .venv/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit || true
