@@ -8,8 +8,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
@@ -658,44 +657,3 @@ def test_a_taken_port_is_an_error(mirrored: Study) -> None:
             serving(f"sqlite:///{mirrored.database}", port=port),
         ):
             pass
-
-
-SERVED = """
-import sys
-from ncpipe.study.layout import Layout
-from ncpipe.study.config import (Config)
-from ncpipe.tracking.store import create_store
-from ncpipe.tracking.ui import run_ui
-from pathlib import Path
-
-config = Config.model_validate_json(sys.argv[1])
-uri = create_store(config.tracking.uri, Layout(Path(config.study.results)).mlflow)
-run_ui(uri, "small")
-"""
-
-
-@pytest.fixture
-def ui(mirrored: Study) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """``run_ui`` in a process of its own: the line it prints, and the process."""
-    command = [sys.executable, "-c", SERVED, mirrored.config.model_dump_json()]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield process.stdout.readline(), process
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-@pytest.mark.slow
-def test_the_server_answers_on_loopback_and_ends_with_ctrl_c(ui: tuple[str, subprocess.Popen[str]]) -> None:
-    line, process = ui
-    address, _, page = line.split()[1].partition("/#/")
-    assert address.startswith("http://127.0.0.1:")
-    assert page.startswith("experiments/1")
-    with urllib.request.urlopen(address, timeout=10) as answer:
-        assert answer.status == 200
-    process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 0
-    with pytest.raises(OSError, match="refused"):
-        urllib.request.urlopen(address, timeout=10)
