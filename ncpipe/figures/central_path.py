@@ -12,9 +12,11 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import heading, scale_values
-from ncpipe.figures.drawing.series import Tables, counted, declared_ufms, histories, labels, lost
-from ncpipe.figures.drawing.style import GREY, SMALL, add_legend, empty_figure, mark_handle, new_figure, wrapped
+from ncpipe.figures.drawing.captions import counted, lost
+from ncpipe.figures.drawing.runs import Tables, declared_ufms, labels
+from ncpipe.figures.drawing.series import histories
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
 
@@ -34,13 +36,13 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     rows = _directions(histories(tables, runs))
     names = [name for name in labels(runs) if (rows["label"] == name).any()]
     if not names:
-        return empty_figure(options.width, "central_path: no UFM by the solver central_path")
+        return style.empty_figure(options.width, "central_path: no UFM by the solver central_path")
     titles = [_sizes(runs[runs["label"] == name]) for name in names]
     if len(set(titles)) < len(names):
-        titles = [wrapped(name, int(12 * LEAST_WIDTH)) for name in names]
+        titles = [style.wrapped(name, int(12 * LEAST_WIDTH)) for name in names]
     columns = max(1, min(len(names), int(options.width / LEAST_WIDTH)))
     lines = -(-len(names) // columns)
-    figure = new_figure(options.width, HEIGHT * lines)
+    figure = style.new_figure(options.width, HEIGHT * lines)
     grid = figure.subplots(2 * lines, columns, squeeze=False, height_ratios=[5, 3] * lines)
     for number in range(columns * lines):
         line, column = divmod(number, columns)
@@ -52,7 +54,7 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
         else:
             upper.remove()
             lower.remove()
-    add_legend(figure, _legend())
+    style.add_legend(figure, _legend())
     return figure
 
 
@@ -105,20 +107,22 @@ def _draw_values(axes: Axes, rows: pd.DataFrame) -> None:
         if direction in (1, last):
             name, start = f"$w_{{{direction}}}$", (x[0], float(own["value"].iloc[0]))
             offset, side = ((0, 4), "bottom") if direction == 1 else ((4, -2), "top")
-            axes.annotate(name, start, offset, textcoords="offset points", color=colour, size=SMALL, va=side)
+            axes.annotate(name, start, offset, textcoords="offset points", color=colour, size=style.SMALL, va=side)
 
 
 def _draw_growth(axes: Axes, rows: pd.DataFrame, classes: float, samples: float) -> None:
     """The common growth at late times, (4 K t / N)^(1/4), from where all values are over sqrt(K)."""
     smallest = rows.groupby("time")["value"].min()
     times = smallest.index[smallest**2 >= classes].to_numpy(float)
-    axes.plot(times, (4 * classes * times / samples) ** 0.25, color=GREY, linestyle=DASHED, linewidth=0.9, zorder=1)
+    axes.plot(
+        times, (4 * classes * times / samples) ** 0.25, color=style.GREY, linestyle=DASHED, linewidth=0.9, zorder=1
+    )
 
 
 def _legend() -> Iterator[Line2D]:
-    yield mark_handle("measured on the features", "o")
-    yield Line2D([], [], color=GREY, label="law")
-    yield Line2D([], [], color=GREY, linestyle=DASHED, linewidth=0.8, label="$(4Kt/N)^{1/4}$")
+    yield style.mark_handle("measured on the features", "o")
+    yield Line2D([], [], color=style.GREY, label="law")
+    yield Line2D([], [], color=style.GREY, linestyle=DASHED, linewidth=0.8, label="$(4Kt/N)^{1/4}$")
 
 
 def caption(tables: Tables, options: FigureOptions) -> str:

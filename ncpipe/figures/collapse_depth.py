@@ -11,32 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import scale_values
+from ncpipe.figures.drawing.captions import counted, lost, not_drawn, plural
 from ncpipe.figures.drawing.definitions import DEFINITIONS
-from ncpipe.figures.drawing.series import (
-    Band,
-    Tables,
-    counted,
-    declared_ufms,
-    extremes,
-    few,
-    labels,
-    lost,
-    measured,
-    networks,
-    not_drawn,
-    plural,
-)
-from ncpipe.figures.drawing.style import (
-    Look,
-    add_legend,
-    empty_figure,
-    looks,
-    mark_handle,
-    new_figure,
-    without_solver,
-    wrapped,
-)
+from ncpipe.figures.drawing.runs import Tables, declared_ufms, few, labels, networks
+from ncpipe.figures.drawing.series import Band, extremes, measured
+from ncpipe.figures.drawing.style import Look
 from ncpipe.records.reading import fits_of
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
@@ -106,10 +87,10 @@ class Panel:
 
     def name_axes(self, axes: Axes, leftmost: bool, letters: int) -> None:
         names = self.rows.drop_duplicates("depth").set_index("depth")["layer"].astype("str").sort_index()
-        kind, label = ("", self.label) if self.group == "network" else ("UFM ", without_solver(self.label))
+        kind, label = ("", self.label) if self.group == "network" else ("UFM ", style.without_solver(self.label))
         if self.group == "optimum":
             label = model_of(self.label)
-        axes.set_title(wrapped(kind + label, letters), loc="left", pad=4)
+        axes.set_title(style.wrapped(kind + label, letters), loc="left", pad=4)
         axes.set_xlabel(f"layer\n({names.index[-1]} = features)")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         fits = names.map(len).sum() + 2 * len(names) <= LETTERS_THAT_FIT
@@ -120,7 +101,7 @@ class Panel:
         axes.tick_params(labelleft=leftmost)
         if leftmost:
             about = DEFINITIONS.get(self.metric, "")
-            axes.set_ylabel(f"{self.metric}\n{about if '$' in about else wrapped(about, LETTERS_UPRIGHT)}")
+            axes.set_ylabel(f"{self.metric}\n{about if '$' in about else style.wrapped(about, LETTERS_UPRIGHT)}")
 
 
 def applies(study: Study) -> bool:
@@ -130,12 +111,12 @@ def applies(study: Study) -> bool:
 def draw(tables: Tables, options: FigureOptions) -> Figure:
     panels = list(_panels(tables, options))
     if not panels:
-        return empty_figure(options.width, "collapse_depth: no measured network and no ReLU UFM")
-    look = looks(tables["runs"])
+        return style.empty_figure(options.width, "collapse_depth: no measured network and no ReLU UFM")
+    look = style.looks(tables["runs"])
     counts = set(Counter(panel.metric for panel in panels).values())
     columns = whole_rows(counts.pop() if len(counts) == 1 else len(panels), max(1, int(options.width / PANEL_WIDTH)))
     lines = -(-len(panels) // columns)
-    figure = new_figure(options.width, ROW_HEIGHT * lines)
+    figure = style.new_figure(options.width, ROW_HEIGHT * lines)
     grid = list(figure.subplots(lines, columns, squeeze=False).ravel())
     for number, (axes, panel) in enumerate(zip(grid, panels)):
         panel.draw(axes, NEUTRAL if panel.group == "optimum" else look[panel.label])
@@ -145,7 +126,7 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
         axes.remove()
     _scale_groups(grid, panels)
     stages = STAGES if any(panel.group != "optimum" for panel in panels) else STAGES[-1:]
-    add_legend(figure, (mark_handle(s.name, s.marker, "black", s.filled, s.line) for s in stages))
+    style.add_legend(figure, (style.mark_handle(s.name, s.marker, "black", s.filled, s.line) for s in stages))
     return figure
 
 
@@ -178,9 +159,9 @@ def _descents(tables: Tables) -> pd.DataFrame:
 def _optima(tables: Tables) -> pd.DataFrame:
     """ReLU UFMs that L-BFGS took to an optimum other than zero, and no gradient descent was set on."""
     runs, own = declared_ufms(tables, "lbfgs").query("activation == 'relu'"), fits_of(tables, kind="declared")
-    descended = set(map(without_solver, labels(_descents(tables))))
+    descended = set(map(style.without_solver, labels(_descents(tables))))
     other = own.loc[own["missed"].eq(True) | own["optimum_is_zero"].eq(True), "run_id"]
-    return runs[~runs["run_id"].isin(other) & ~runs["label"].map(without_solver).isin(descended)]
+    return runs[~runs["run_id"].isin(other) & ~runs["label"].map(style.without_solver).isin(descended)]
 
 
 def model_of(label: str) -> str:

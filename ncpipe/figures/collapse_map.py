@@ -18,19 +18,12 @@ from matplotlib.ticker import FixedLocator, MaxNLocator
 from numpy.typing import NDArray
 
 from ncpipe.figures.collapse_depth import whole_rows
+from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import LOG_FROM, SMALLEST, scale_time
+from ncpipe.figures.drawing.captions import counted, lost
 from ncpipe.figures.drawing.definitions import DEFINITIONS
-from ncpipe.figures.drawing.series import (
-    Tables,
-    at_shared_times,
-    counted,
-    labels,
-    lost,
-    measured,
-    networks,
-    zero_error_epochs,
-)
-from ncpipe.figures.drawing.style import SMALL, add_legend, empty_figure, new_figure, wrapped
+from ncpipe.figures.drawing.runs import Tables, labels, networks, zero_error_epochs
+from ncpipe.figures.drawing.series import at_shared_times, measured
 from ncpipe.figures.level_curves import varied
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
@@ -75,16 +68,16 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     found = {metric: list(_panels(tables, metric, options.split)) for metric in metrics}
     found = {metric: panels for metric, panels in found.items() if panels}
     if not found:
-        return empty_figure(options.width, f"collapse_map: no network with {metrics[0]} at two epochs or more")
+        return style.empty_figure(options.width, f"collapse_map: no network with {metrics[0]} at two epochs or more")
     columns = _columns(found.values(), options.width)
     heights = [ROW_HEIGHT * -(-len(panels) // columns) for panels in found.values()]
-    figure = new_figure(options.width, sum(heights))
+    figure = style.new_figure(options.width, sum(heights))
     parts = figure.subfigures(len(found), 1, squeeze=False, height_ratios=heights)[:, 0]
     for part, (metric, panels) in zip(parts, found.items()):
         _draw_metric(part, metric, panels, columns, int(14 * options.width / columns) - 3)
     if any(panel.zero_error is not None for panels in found.values() for panel in panels):
         line = Line2D([], [], color="black", linewidth=1.0, linestyle=MARK, label="zero training error")
-        add_legend(figure, [line])
+        style.add_legend(figure, [line])
     return figure
 
 
@@ -116,8 +109,8 @@ def _draw_metric(figure: Any, metric: str, panels: Sequence[Panel], columns: int
     grid = figure.subplots(-(-len(panels) // columns), columns, squeeze=False)
     for number, (axes, panel) in enumerate(zip(grid.ravel(), panels)):
         mesh = panel.draw(axes, norm)
-        axes.set_title(wrapped(panel.label, letters), loc="left", pad=3)
-        axes.set_ylabel(f"layer ({panel.medians.index[-1]} = {panel.last_layer})", size=SMALL)
+        axes.set_title(style.wrapped(panel.label, letters), loc="left", pad=3)
+        axes.set_ylabel(f"layer ({panel.medians.index[-1]} = {panel.last_layer})", size=style.SMALL)
         if number + columns >= len(panels):
             axes.set_xlabel("epoch")
     for axes in grid.ravel()[len(panels) :]:

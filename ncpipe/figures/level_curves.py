@@ -11,35 +11,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import mark_times, scale_time, scale_values
+from ncpipe.figures.drawing.captions import counted, lost, plural
 from ncpipe.figures.drawing.definitions import DEFINITIONS
-from ncpipe.figures.drawing.series import (
-    Band,
-    Tables,
-    at_shared_times,
-    counted,
-    declared_ufms,
-    extremes,
-    labels,
-    last_time,
-    lost,
-    measured,
-    networks,
-    plural,
-    zero_error_epochs,
-)
-from ncpipe.figures.drawing.style import (
-    GREY,
-    Look,
-    add_legend,
-    empty_figure,
-    label_ends,
-    line_handle,
-    mark_handle,
-    new_figure,
-    without_solver,
-    wrapped,
-)
+from ncpipe.figures.drawing.runs import Tables, declared_ufms, labels, networks, zero_error_epochs
+from ncpipe.figures.drawing.series import Band, at_shared_times, extremes, last_time, measured
+from ncpipe.figures.drawing.style import Look
 from ncpipe.study.config import FigureOptions
 
 USUAL = ("nc1_pinv",)
@@ -73,7 +51,7 @@ class Panel:
             band.draw(axes, look)
             self.bands.append(band)
         scale_time(axes, last_time(self.rows))
-        mark_times(axes, [] if self.zero_error is None else [(self.zero_error, GREY)])
+        mark_times(axes, [] if self.zero_error is None else [(self.zero_error, style.GREY)])
         self.looks = found
 
     def name_curves(self, axes: Axes) -> None:
@@ -84,10 +62,10 @@ class Panel:
             for band, (name, look) in zip(self.bands, named.items())
             if len(band)
         ]
-        if label_ends(axes, ends, ROW_HEIGHT - 0.7):
+        if style.label_ends(axes, ends, ROW_HEIGHT - 0.7):
             return
         axes.legend(
-            handles=[line_handle(name, look) for name, look in named.items()], loc="lower left", fontsize=6,
+            handles=[style.line_handle(name, look) for name, look in named.items()], loc="lower left", fontsize=6,
             handlelength=1.1, labelspacing=0.15, borderpad=0.1, handletextpad=0.4,
         )  # fmt: skip
 
@@ -97,7 +75,7 @@ class Panel:
 
     def name_axes(self, axes: Axes, column: int, scaled: bool, letters: int) -> None:
         """``scaled``: the y axis needs numbers, as no panel at its left has the same."""
-        axes.set_title(wrapped(self.label, letters), loc="left", pad=4)
+        axes.set_title(style.wrapped(self.label, letters), loc="left", pad=4)
         axes.set_xlabel(self.time)
         axes.tick_params(labelleft=scaled)
         if column == 0:
@@ -107,10 +85,10 @@ class Panel:
 def draw(tables: Tables, options: FigureOptions) -> Figure:
     panels = list(_panels(tables, options))
     if not panels:
-        return empty_figure(options.width, "level_curves: no measured network and no ReLU extended UFM")
+        return style.empty_figure(options.width, "level_curves: no measured network and no ReLU extended UFM")
     columns = max(1, min(len(panels), int(options.width / PANEL_WIDTH)))
     lines = -(-len(panels) // columns)
-    figure = new_figure(options.width, ROW_HEIGHT * lines)
+    figure = style.new_figure(options.width, ROW_HEIGHT * lines)
     grid = list(figure.subplots(lines, columns, squeeze=False).ravel())
     for number, (axes, panel) in enumerate(zip(grid, panels)):
         panel.draw(axes)
@@ -123,7 +101,7 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     for axes, panel in zip(grid, panels):
         panel.name_curves(axes)
     if any(panel.zero_error is not None for panel in panels):
-        add_legend(figure, [mark_handle("zero training error", "^")])
+        style.add_legend(figure, [style.mark_handle("zero training error", "^")])
     return figure
 
 
@@ -139,7 +117,7 @@ def _panels(tables: Tables, options: FigureOptions) -> Iterator[Panel]:
             rows = spread_levels(_of(of_nets, label, metric))
             yield Panel(label, metric, "epoch", rows, {}, zero_error.get(label))
         for label in _measured_labels(of_ufms, ufms, metric):
-            rows, name = _of(of_ufms, label, metric), "UFM " + without_solver(label)
+            rows, name = _of(of_ufms, label, metric), "UFM " + style.without_solver(label)
             yield Panel(name, metric, "iteration", rows, UFM_LEVELS, None)
 
 

@@ -17,20 +17,12 @@ from numpy.typing import NDArray
 
 from ncpipe.claims.evidence.claim import interval
 from ncpipe.claims.evidence.misfits import matched_signatures, misfit_values
+from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import scale_values
-from ncpipe.figures.drawing.series import Band, Tables, networks, plural
-from ncpipe.figures.drawing.style import (
-    GREY,
-    OKABE_ITO,
-    SMALL,
-    Look,
-    add_legend,
-    empty_figure,
-    mark_handle,
-    new_figure,
-    shared_words,
-    wrapped,
-)
+from ncpipe.figures.drawing.captions import plural
+from ncpipe.figures.drawing.runs import Tables, networks
+from ncpipe.figures.drawing.series import Band
+from ncpipe.figures.drawing.style import Look
 from ncpipe.study.config import FigureOptions
 
 KINDS = ("network",)
@@ -41,10 +33,16 @@ PANELS = {
     "scatter": "scatter, share of\nvariance (model: 0)",
 }
 MODELS = {
-    "plain": ("matched plain UFM", Look(OKABE_ITO["blue"], "-", "o")),
-    "extended": ("matched extended UFM", Look(OKABE_ITO["vermillion"], (0, (4, 1.5)), "s")),  # the two may agree
-    "predicted": ("UFM without a parameter", Look(OKABE_ITO["green"], (0, (1, 1)), "^")),
-    "predicted_extended": ("extended UFM without a parameter", Look(OKABE_ITO["purple"], (0, (3, 1, 1, 1)), "D")),
+    "plain": ("matched plain UFM", Look(style.OKABE_ITO["blue"], "-", "o")),
+    "extended": (
+        "matched extended UFM",
+        Look(style.OKABE_ITO["vermillion"], (0, (4, 1.5)), "s"),
+    ),  # the two may agree
+    "predicted": ("UFM without a parameter", Look(style.OKABE_ITO["green"], (0, (1, 1)), "^")),
+    "predicted_extended": (
+        "extended UFM without a parameter",
+        Look(style.OKABE_ITO["purple"], (0, (3, 1, 1, 1)), "D"),
+    ),
 }
 GUESS_COLOUR, GUESS_WIDTH = "#BBBBBB", 2.6  # wide, so that it shows under a model that predicts the same
 MOST_LABELS = 9
@@ -67,13 +65,13 @@ class Sweep:
 def draw(tables: Tables, options: FigureOptions) -> Figure:
     every = sweeps(tables)[:MOST_LABELS]
     if not every:
-        return empty_figure(options.width, "matched_sweep: no UFM matched to a network without training error")
+        return style.empty_figure(options.width, "matched_sweep: no UFM matched to a network without training error")
     found = [sweep for sweep in every if sweep.rows["decay"].nunique() > 1] or every
     shown = {name: title for name, title in PANELS.items() if any(name in set(s.rows["quantity"]) for s in found)}
     columns = 1 if options.width < NARROW else len(shown)
     lines = len(found) * len(shown) // columns
     heights = (ROW_HEIGHT * lines + 0.5, STRIP * len(every) + 0.55)
-    figure = new_figure(options.width, sum(heights))
+    figure = style.new_figure(options.width, sum(heights))
     upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
     grid = upper.subplots(lines, columns, squeeze=False, sharex=True)
     for sweep, panels in zip(found, grid.reshape(len(found), len(shown))):
@@ -82,7 +80,7 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     _scale_decays(grid[0, 0], np.unique(np.concatenate([sweep.rows["decay"] for sweep in found])))
     _name_panels(grid, found, shown, columns)
     _draw_misfits(lower, every)
-    add_legend(figure, _legend(every))
+    style.add_legend(figure, _legend(every))
     return figure
 
 
@@ -96,7 +94,7 @@ def sweeps(tables: Tables) -> list[Sweep]:
         return []
     by_run = dict(zip(tables["runs"]["run_id"], tables["runs"]["label"]))
     values = misfit_values(tables)
-    names = {run: shared_words([by_run[other] for other in own["run_id"]]) for run, own in _of_each(signatures)}
+    names = {run: style.shared_words([by_run[other] for other in own["run_id"]]) for run, own in _of_each(signatures)}
     signatures, values = (table.assign(name=table["run_id"].map(names)) for table in (signatures, values))
     order = [name for name in dict.fromkeys(map(names.get, tables["runs"]["run_id"])) if name]
     return [Sweep(n, _long(signatures[signatures["name"] == n]), values[values["name"] == n]) for n in order]
@@ -135,7 +133,9 @@ def _draw_quantity(axes: Axes, sweep: Sweep, quantity: str) -> None:
     _draw_measured(axes, Band.of(rows[rows["source"] == "measured"], "decay"))
     scale_values(axes, "y", [rows["value"]])
     if rows.empty:
-        axes.text(0.5, 0.5, "not predicted", transform=axes.transAxes, ha="center", color=GREY, size=SMALL)
+        axes.text(
+            0.5, 0.5, "not predicted", transform=axes.transAxes, ha="center", color=style.GREY, size=style.SMALL
+        )
 
 
 def _scale_decays(axes: Axes, decays: NDArray[np.float64]) -> None:
@@ -163,7 +163,7 @@ def _name_panels(grid: NDArray, found: Sequence[Sweep], shown: Mapping[str, str]
         for axes, name in zip(panels, shown.values()):
             if columns < len(shown) or sweep is found[0]:
                 axes.set_title(name, loc="left", pad=4)
-        panels[0].set_ylabel(wrapped(sweep.label, 18), size=SMALL)
+        panels[0].set_ylabel(style.wrapped(sweep.label, 18), size=style.SMALL)
     for axes in grid[-1]:
         axes.set_xlabel("weight decay")
 
@@ -200,7 +200,7 @@ def _kinds(found: Sequence[Sweep]) -> list[str]:
 
 
 def _legend(found: Sequence[Sweep]) -> Iterator[Artist]:
-    yield mark_handle("network", "o", "black")
+    yield style.mark_handle("network", "o", "black")
     for label, look in (MODELS[kind] for kind in _kinds(found)):
         yield Line2D([], [], color=look.colour, linestyle=look.line, marker=look.marker, label=label)
     yield Line2D([], [], color=GUESS_COLOUR, linewidth=GUESS_WIDTH, label="guess")

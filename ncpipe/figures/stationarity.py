@@ -12,18 +12,12 @@ from matplotlib.figure import Figure
 
 from ncpipe.claims.evidence.misfits import guessed_classifier
 from ncpipe.claims.evidence.selectors import BARE, NORMED, ONE_BELOW, batch_norms
+from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import heading, scale_values
-from ncpipe.figures.drawing.series import Tables, counted, few, lost, measured, networks, not_drawn
-from ncpipe.figures.drawing.style import (
-    GREY,
-    OKABE_ITO,
-    Look,
-    add_legend,
-    empty_figure,
-    line_handle,
-    mark_handle,
-    new_figure,
-)
+from ncpipe.figures.drawing.captions import counted, lost, not_drawn
+from ncpipe.figures.drawing.runs import Tables, few, networks
+from ncpipe.figures.drawing.series import measured
+from ncpipe.figures.drawing.style import Look
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
 
@@ -41,13 +35,13 @@ COLUMNS = {
 }
 ROWS = {"frames": "error of the predicted frames", GAP: "objective above that predicted"}
 HEADS = {
-    ("mse", "no"): ("MSE, no bias", OKABE_ITO["blue"]),
-    ("mse", "yes"): ("MSE, bias", OKABE_ITO["green"]),
-    ("ce", "no"): ("CE, no bias", OKABE_ITO["purple"]),
-    ("ce", "yes"): ("CE, bias", OKABE_ITO["vermillion"]),
+    ("mse", "no"): ("MSE, no bias", style.OKABE_ITO["blue"]),
+    ("mse", "yes"): ("MSE, bias", style.OKABE_ITO["green"]),
+    ("ce", "no"): ("CE, no bias", style.OKABE_ITO["purple"]),
+    ("ce", "yes"): ("CE, bias", style.OKABE_ITO["vermillion"]),
 }
-OTHER = ("other losses", GREY)
-PLAIN = Look(GREY, (0, (2, 1)), "o")
+OTHER = ("other losses", style.GREY)
+PLAIN = Look(style.GREY, (0, (2, 1)), "o")
 HEIGHT, NARROW = 1.75, 4.5
 
 
@@ -59,7 +53,7 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     rows = paths(tables, few(networks(tables)))
     rows = rows[(rows["time"] > 0) & rows[PREMISE].notna()]
     if rows.empty:
-        return empty_figure(options.width, f"stationarity: no network is measured in the split {SPLIT}")
+        return style.empty_figure(options.width, f"stationarity: no network is measured in the split {SPLIT}")
     columns = [norm for norm in COLUMNS if norm in set(rows["norm"])]
     lines = [name for name in ROWS if rows[name].notna().any()]
     places = [
@@ -67,7 +61,7 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     ]
     across = 1 if options.width < NARROW else len(lines) if len(columns) == 1 else len(columns)
     down = len(places) if across == 1 else 1 if len(columns) == 1 else len(lines)
-    figure = new_figure(options.width, HEIGHT * down + 0.5)
+    figure = style.new_figure(options.width, HEIGHT * down + 0.5)
     grid = figure.subplots(down, across, squeeze=False)
     for number, (name, norm) in enumerate(places):
         alone = across == 1 or len(columns) == 1
@@ -85,7 +79,7 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     for axes in grid.flatten():
         if not axes.has_data():
             axes.remove()
-    add_legend(figure, _legend(rows))
+    style.add_legend(figure, _legend(rows))
     return figure
 
 
@@ -130,11 +124,11 @@ def _draw_paths(axes: Axes, rows: pd.DataFrame, name: str) -> None:
 def _legend(rows: pd.DataFrame) -> Iterator[Artist]:
     heads = set(rows["head"])
     drawn = [look for head, look in HEADS.items() if head in heads] + [OTHER] * bool(heads - HEADS.keys())
-    yield from (line_handle(name, Look(colour, "-", "o")) for name, colour in drawn)
+    yield from (style.line_handle(name, Look(colour, "-", "o")) for name, colour in drawn)
     if rows["plain"].notna().any():
-        yield line_handle("plain UFM", PLAIN)
-    yield mark_handle("last epoch of SGD", "o", filled=False)
-    yield mark_handle("end", "s")
+        yield style.line_handle("plain UFM", PLAIN)
+    yield style.mark_handle("last epoch of SGD", "o", filled=False)
+    yield style.mark_handle("end", "s")
 
 
 def caption(tables: Tables, options: FigureOptions) -> str:

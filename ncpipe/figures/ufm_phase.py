@@ -19,20 +19,11 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
+from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import heading
 from ncpipe.figures.drawing.bias_transition import OPTIMUM, TRANSITION, BiasAxis, draw_transition, transition_handles
-from ncpipe.figures.drawing.series import Tables, declared_ufms, lost, plural
-from ncpipe.figures.drawing.style import (
-    GREY,
-    OKABE_ITO,
-    SMALL,
-    add_legend,
-    empty_figure,
-    mark_handle,
-    new_figure,
-    shortened,
-    wrapped,
-)
+from ncpipe.figures.drawing.captions import lost, plural
+from ncpipe.figures.drawing.runs import Tables, declared_ufms
 from ncpipe.records.reading import fits_of
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
@@ -48,7 +39,7 @@ SAME = 1e-8
 """Objectives are equal within this much, relative: what counts as a success of a start."""
 LEAST_VALUES = 3
 ZERO = "#E3E3E3"
-THRESHOLD, REACHED, MISSED = "black", "black", OKABE_ITO["vermillion"]
+THRESHOLD, REACHED, MISSED = "black", "black", style.OKABE_ITO["vermillion"]
 SHADES = LinearSegmentedColormap.from_list("fit", mpl.colormaps["YlGnBu"](np.linspace(0.08, 0.62, 256)))
 UNKNOWN = LinearSegmentedColormap.from_list("value", mpl.colormaps["Purples"](np.linspace(0.08, 0.62, 256)))
 MARGIN = "margin $t$"
@@ -100,16 +91,16 @@ def applies(study: Study) -> bool:
 def draw(tables: Tables, options: FigureOptions) -> Figure:
     found = phases(tables)
     if not found:
-        return empty_figure(options.width, "ufm_phase: no UFM by L-BFGS over three or more values of a penalty")
+        return style.empty_figure(options.width, "ufm_phase: no UFM by L-BFGS over three or more values of a penalty")
     columns = max(1, min(len(found), int(options.width / COLUMN_WIDTH)))
     lines = -(-len(found) // columns)
-    figure = new_figure(options.width, lines * PANEL_HEIGHT)
+    figure = style.new_figure(options.width, lines * PANEL_HEIGHT)
     places = figure.subfigures(lines, columns, squeeze=False).flat  # of one width, with a colour bar or without
     for place, phase in zip(places, found):
         panel = _draw_panel(place, phase, tables)
         letters = int(13 * options.width / columns)
-        heading(panel, wrapped(phase.title, letters), shortened(phase.about, letters))
-    add_legend(figure, _legend(found))
+        heading(panel, style.wrapped(phase.title, letters), style.shortened(phase.about, letters))
+    style.add_legend(figure, _legend(found))
     return figure
 
 
@@ -220,7 +211,7 @@ def _draw_map(place: SubFigure, phase: Phase) -> Axes:
     axes.set(xscale="log", yscale="log", xlabel=phase.penalties[0], ylabel=phase.penalties[1])
     axes.set(xlim=_edges(x)[[0, -1]], ylim=_edges(y)[[0, -1]])
     bar = place.colorbar(mesh, ax=axes, fraction=0.06, pad=0.03, extend="neither")
-    bar.ax.set_title(_shade(phase), size=SMALL, pad=3)
+    bar.ax.set_title(_shade(phase), size=style.SMALL, pad=3)
     bar.outline.set_linewidth(0.4)
     _mark_ranks(axes, phase, points, x, y)
     _draw_threshold(axes, phase)
@@ -287,7 +278,7 @@ def _differ(one: Array, other: Array) -> NDArray[np.bool_]:
 
 def _label(axes: Axes, x: float, y: float, text: str) -> None:
     box = {"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1.2}
-    axes.text(x, y, text, ha="center", va="center", size=SMALL, bbox=box, zorder=6)
+    axes.text(x, y, text, ha="center", va="center", size=style.SMALL, bbox=box, zorder=6)
 
 
 def _mark_reached(axes: Axes, points: pd.DataFrame) -> None:
@@ -340,7 +331,7 @@ def _draw_curve(place: SubFigure, phase: Phase) -> Axes:
         for axes in (upper, lower):
             axes.axvline(10 ** (-plane[0] / plane[1]), color=THRESHOLD, linewidth=1.3, zorder=1)
     if not phase.known:
-        upper.text(0.03, 0.95, "no closed form", transform=upper.transAxes, va="top", color=GREY)
+        upper.text(0.03, 0.95, "no closed form", transform=upper.transAxes, va="top", color=style.GREY)
     upper.set(xscale="log", ylabel="objective")
     lower.set(xlabel=phase.penalties[0], ylabel="rank", ylim=(-0.4, float(fits["classes"].max()) + 0.4))
     upper.yaxis.set_major_locator(MaxNLocator(4))
@@ -396,13 +387,13 @@ def _legend(found: list[Phase]) -> Iterator[Artist]:
     if any(phase.of_bias for phase in found):
         yield from transition_handles()
     if "reached" in kinds:
-        yield mark_handle("optimum reached" + ("; area: share of starts" if maps else ""), "o", REACHED)
+        yield style.mark_handle("optimum reached" + ("; area: share of starts" if maps else ""), "o", REACHED)
     if "unknown" in kinds:
-        yield mark_handle("reached", "o", REACHED, filled=False)
+        yield style.mark_handle("reached", "o", REACHED, filled=False)
     if "missed" in kinds:
-        yield mark_handle("optimum missed, with dead directions", "x", MISSED)
+        yield style.mark_handle("optimum missed, with dead directions", "x", MISSED)
     if "below" in kinds:
-        yield mark_handle("below the best known value", "v", MISSED, filled=False)
+        yield style.mark_handle("below the best known value", "v", MISSED, filled=False)
 
 
 def _few_ticks(axes: Axes) -> None:

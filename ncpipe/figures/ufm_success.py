@@ -12,19 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
+from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import heading, scale_values
-from ncpipe.figures.drawing.series import Band, Tables, declared_ufms, lost, plural
-from ncpipe.figures.drawing.style import (
-    GREY,
-    LINE_STYLES,
-    MARKERS,
-    OKABE_ITO,
-    Look,
-    add_legend,
-    empty_figure,
-    line_handle,
-    new_figure,
-)
+from ncpipe.figures.drawing.captions import lost, plural
+from ncpipe.figures.drawing.runs import Tables, declared_ufms
+from ncpipe.figures.drawing.series import Band
+from ncpipe.figures.drawing.style import Look
 from ncpipe.records.reading import fits_of, unconstrained
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
@@ -97,7 +90,7 @@ def _width_axis(axes: Axes, values: np.ndarray) -> None:
 def _penalty_axis(axes: Axes, values: np.ndarray) -> None:
     axes.set_xlabel("penalties / threshold")
     scale_values(axes, "x", [values])
-    axes.axvline(1, color=GREY, linewidth=0.7, linestyle=(0, (4, 2)), zorder=1)
+    axes.axvline(1, color=style.GREY, linewidth=0.7, linestyle=(0, (4, 2)), zorder=1)
 
 
 def applies(study: Study) -> bool:
@@ -112,17 +105,17 @@ def applies(study: Study) -> bool:
 def draw(tables: Tables, options: FigureOptions) -> Figure:
     panels = _panels(_fits(tables))
     if not panels:
-        return empty_figure(options.width, "ufm_success: no UFM by L-BFGS over two widths or three penalties")
+        return style.empty_figure(options.width, "ufm_success: no UFM by L-BFGS over two widths or three penalties")
     columns = max(1, min(len(panels), int(options.width / LEAST_WIDTH)))
     lines = -(-len(panels) // columns)
-    figure = new_figure(options.width, HEIGHT * lines)
+    figure = style.new_figure(options.width, HEIGHT * lines)
     grid = figure.subplots(lines, columns, squeeze=False).ravel()
     for axes, panel in zip(grid, panels):
         panel.draw(axes)
     for axes in grid[len(panels) :]:
         axes.remove()
     looks = {family.label: family.look for panel in panels for family in panel.families}
-    add_legend(figure, [line_handle(label, look) for label, look in looks.items()])
+    style.add_legend(figure, [style.line_handle(label, look) for label, look in looks.items()])
     return figure
 
 
@@ -187,9 +180,9 @@ def _name(model: Sequence[Any], fits: pd.DataFrame) -> str:
 def _look(model: Sequence[Any], fits: pd.DataFrame, number: int = 0) -> Look:
     """A colour for every model, a line and a marker for every problem of it."""
     models = [list(key) for key in fits[MODEL].drop_duplicates().itertuples(index=False, name=None)]
-    colours = list(OKABE_ITO.values())
-    kind = number % len(LINE_STYLES)
-    return Look(colours[models.index(list(model)) % len(colours)], LINE_STYLES[kind], MARKERS[kind])
+    colours = list(style.OKABE_ITO.values())
+    kind = number % len(style.LINE_STYLES)
+    return Look(colours[models.index(list(model)) % len(colours)], style.LINE_STYLES[kind], style.MARKERS[kind])
 
 
 def caption(tables: Tables, options: FigureOptions) -> str:

@@ -14,8 +14,10 @@ import pandas as pd
 from markupsafe import Markup
 
 from ncpipe.figures.collapse_curves import USUAL
+from ncpipe.figures.drawing.captions import plural
 from ncpipe.figures.drawing.definitions import DEFINITIONS
-from ncpipe.figures.drawing.series import MEASURED, RECORDED, Tables, labels, plural
+from ncpipe.figures.drawing.runs import Tables, labels
+from ncpipe.figures.drawing.series import MEASURED, RECORDED
 from ncpipe.figures.drawing.style import LINE_STYLES, Look, looks
 from ncpipe.records.reading import rows_of
 from ncpipe.report.formulas import as_html

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import pandas as pd
 
 from ncpipe.claims.evidence.wording import by_paper
-from ncpipe.figures.drawing.series import Tables
+from ncpipe.figures.drawing.runs import Tables
 from ncpipe.figures.matched_ufm import matched_fits
 from ncpipe.records.checks import reading
 from ncpipe.records.reading import metadata, read_tables, read_whole

@@ -10,7 +10,9 @@ import pandas as pd
 from ncpipe.claims.evidence.misfits import PREDICTED
 from ncpipe.claims.evidence.selectors import setting
 from ncpipe.claims.evidence.wording import counted as counted_verdicts
-from ncpipe.figures.drawing.series import Tables, counted, labels, measured, networks, plural
+from ncpipe.figures.drawing.captions import counted, plural
+from ncpipe.figures.drawing.runs import Tables, labels, networks
+from ncpipe.figures.drawing.series import measured
 from ncpipe.figures.stationarity import COLUMNS, paths
 from ncpipe.records.reading import fits_of
 

@@ -8,7 +8,8 @@ from statistics import fmean
 import pyarrow.parquet as pq
 import pytest
 
-from ncpipe.figures.drawing.series import lost, networks
+from ncpipe.figures.drawing.captions import lost
+from ncpipe.figures.drawing.runs import networks
 from ncpipe.records.reading import read_tables
 from ncpipe.records.schemas import COLLAPSE, HISTORY, TABLES
 from ncpipe.records.writing import read_table, write_history, write_rows

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
-from ncpipe.figures.drawing.series import Tables
+from ncpipe.figures.drawing.runs import Tables
 
 KINDS = {"network": "Networks", "continual": "Class-incremental learning", "declared": "UFMs"}
 
