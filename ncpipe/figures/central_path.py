@@ -40,7 +40,7 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     titles = [_sizes(runs[runs["label"] == name]) for name in names]
     if len(set(titles)) < len(names):
         titles = [style.wrapped(name, int(12 * LEAST_WIDTH)) for name in names]
-    columns = max(1, min(len(names), int(options.width / LEAST_WIDTH)))
+    columns = style.columns_for(len(names), options.width, LEAST_WIDTH)
     lines = -(-len(names) // columns)
     figure = style.new_figure(options.width, HEIGHT * lines)
     grid = figure.subplots(2 * lines, columns, squeeze=False, height_ratios=[5, 3] * lines)

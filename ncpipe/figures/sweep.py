@@ -119,16 +119,12 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     lines = _lines(runs, str(options.over))
     look = style.looks(pd.concat([line.runs.assign(label=line.name) for line in lines]))
     scale = Scale.of(runs["over"])
-    columns = max(1, min(len(panels), int(options.width / max(PANEL_WIDTH, BESIDE + scale.inches))))
-    rows = -(-len(panels) // columns)
-    figure = style.new_figure(options.width, ROW_HEIGHT * rows)
-    grid = list(figure.subplots(rows, columns, squeeze=False).ravel())
+    columns = style.columns_for(len(panels), options.width, max(PANEL_WIDTH, BESIDE + scale.inches))
+    figure, grid = style.panel_figure(options.width, len(panels), columns, ROW_HEIGHT)
     for axes, (title, definition, values) in zip(grid, panels):
         _draw_panel(axes, lines, values, scale, look)
         heading(axes, title, definition)
         scale.draw(axes, str(options.over), options.width / columns - BESIDE)
-    for axes in grid[len(panels) :]:
-        axes.remove()
     if len(lines) > 1:
         style.add_legend(figure, (line.handle(scale, look[line.name]) for line in lines))
     else:
@@ -164,17 +160,11 @@ def _decided(trees: Sequence[dict[str, Any]], over: pd.Series, key: str) -> set[
 def _lines(runs: pd.DataFrame, key: str) -> list[Line]:
     """One for each rest of the settings, named by what the labels of its runs have in common."""
     groups = [group for _, group in runs.groupby("line", sort=False)]
-    names = [_common(list(dict.fromkeys(group["label"]))) for group in groups]
+    names = [style.shared_words([*map(style.without_solver, group["label"].unique())]) for group in groups]
     without = f", no {key.rsplit('.', 1)[-1]}"
     names = [name + without * bool(group["place"].isna().all()) for name, group in zip(names, groups)]
     unique = [name if names.count(name) == 1 else f"{name} ({i + 1})" for i, name in enumerate(names)]
     return [Line(name, group) for name, group in zip(unique, groups)]
-
-
-def _common(labels: Sequence[str]) -> str:
-    """The words that all labels have, in the order of the first."""
-    first, *others = (style.without_solver(label).split() for label in labels)
-    return " ".join(word for word in first if all(word in other for other in others))
 
 
 def _panels(tables: Tables, runs: pd.DataFrame, options: FigureOptions) -> Iterator[tuple[str, str, pd.Series]]:

@@ -92,7 +92,7 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     found = phases(tables)
     if not found:
         return style.empty_figure(options.width, "ufm_phase: no UFM by L-BFGS over three or more values of a penalty")
-    columns = max(1, min(len(found), int(options.width / COLUMN_WIDTH)))
+    columns = style.columns_for(len(found), options.width, COLUMN_WIDTH)
     lines = -(-len(found) // columns)
     figure = style.new_figure(options.width, lines * PANEL_HEIGHT)
     places = figure.subfigures(lines, columns, squeeze=False).flat  # of one width, with a colour bar or without

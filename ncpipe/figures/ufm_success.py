@@ -106,14 +106,10 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     panels = _panels(_fits(tables))
     if not panels:
         return style.empty_figure(options.width, "ufm_success: no UFM by L-BFGS over two widths or three penalties")
-    columns = max(1, min(len(panels), int(options.width / LEAST_WIDTH)))
-    lines = -(-len(panels) // columns)
-    figure = style.new_figure(options.width, HEIGHT * lines)
-    grid = figure.subplots(lines, columns, squeeze=False).ravel()
+    columns = style.columns_for(len(panels), options.width, LEAST_WIDTH)
+    figure, grid = style.panel_figure(options.width, len(panels), columns, HEIGHT)
     for axes, panel in zip(grid, panels):
         panel.draw(axes)
-    for axes in grid[len(panels) :]:
-        axes.remove()
     looks = {family.label: family.look for panel in panels for family in panel.families}
     style.add_legend(figure, [style.line_handle(label, look) for label, look in looks.items()])
     return figure

@@ -83,7 +83,7 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     source = _Source(tables, {curve.name for row in rows for curve in row.curves})
     if not source.labels:
         return style.empty_figure(options.width, "ufm_trajectories: no UFM by gradient descent")
-    columns = max(1, min(len(source.labels), int(options.width / COLUMN_WIDTH)))
+    columns = style.columns_for(len(source.labels), options.width, COLUMN_WIDTH)
     blocks = -(-len(source.labels) // columns)
     figure = style.new_figure(options.width, blocks * (ROW_HEIGHT * len(rows) + 0.45))
     grid = figure.subplots(blocks * len(rows), columns, squeeze=False)
