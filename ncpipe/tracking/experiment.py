@@ -7,9 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
 from ncpipe.study.config import Config
 from ncpipe.study.layout import Layout
-from ncpipe.tracking.client import MlflowClient, MlflowException, Run, is_database, locked, store_errors
+from ncpipe.tracking.client import is_database, store_errors
 from ncpipe.tracking.records import NOTE
 from ncpipe.tracking.store import artifact_root, create_store
 from ncpipe.tracking.view import VIEW_TAG, runs_view
@@ -43,7 +48,7 @@ def opened(config: Config, layout: Layout) -> Iterator[Store]:
         UserError: whatever the store raises, here or within the block, in one line with the remedy.
     """
     uri = create_store(config.tracking.uri, layout.mlflow)
-    with store_errors(uri), locked(layout.mlflow / ".sync.lock"):
+    with store_errors(uri), FileLock(layout.mlflow / ".sync.lock"):
         yield Store(uri, MlflowClient(uri), open_experiment(uri, config, layout))
 
 

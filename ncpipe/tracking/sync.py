@@ -9,23 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import PIL.Image
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from ncpipe.study.config import Config
 from ncpipe.study.layout import Layout
 from ncpipe.system.progress import progress
 from ncpipe.tracking.artifacts import Artifact
-from ncpipe.tracking.client import (
-    Dataset,
-    DatasetInput,
-    InputTag,
-    Metric,
-    Param,
-    Run,
-    RunTag,
-    SqlAlchemyStore,
-    get_artifact_repository,
-    is_database,
-)
+from ncpipe.tracking.client import is_database
 from ncpipe.tracking.experiment import DIGEST, ID, LIVE, PARENT, STUDY, Store, opened, study_runs
 from ncpipe.tracking.notes import MAX_TAG_CHARACTERS
 from ncpipe.tracking.points import Point
