@@ -8,7 +8,7 @@ import pandas as pd
 
 from ncpipe.claims.evidence.bibliography import NEURIPS, Reference
 from ncpipe.claims.evidence.claim import Claim, ClaimsOf, Frames
-from ncpipe.claims.evidence.selectors import NETWORKS, at_last_time, measured, run_ids
+from ncpipe.claims.evidence.selectors import NETWORKS, Values, at_last_time, measured, run_ids
 from ncpipe.records.reading import fits_of
 
 REFERENCE = Reference(
@@ -99,11 +99,11 @@ def _largest(frames: Frames, runs: pd.Index, metric: str, layers: Layers) -> pd.
     return rows.groupby("run_id")["value"].apply(lambda values: values.max(skipna=False))
 
 
-def _of_ufms(metric: str, layers: Layers) -> Callable[[Frames], pd.Series]:
+def _of_ufms(metric: str, layers: Layers) -> Values:
     return lambda frames: _largest(frames, _reached(frames), metric, layers)
 
 
-def _of_heads(metric: str, layers: Layers, classes: str) -> Callable[[Frames], pd.Series]:
+def _of_heads(metric: str, layers: Layers, classes: str) -> Values:
     def values(frames: Frames) -> pd.Series:
         chosen = frames["runs"].query(f"{HEADS} and classes {classes}")
         runs = pd.Index(chosen.loc[chosen["head"].astype(str).str.startswith("hidden"), "run_id"])

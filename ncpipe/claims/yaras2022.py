@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -12,6 +11,7 @@ from ncpipe.claims.evidence.bibliography import NEURIPS, Reference
 from ncpipe.claims.evidence.claim import ClaimsOf, Frames
 from ncpipe.claims.evidence.selectors import (
     TRAINED,
+    Values,
     alike,
     at_last_time,
     by_run,
@@ -68,7 +68,7 @@ def _unnormalised_end(frames: Frames, metric: str) -> pd.Series:
     return values.groupby(_pairs(frames).reindex(values.index)).min()
 
 
-def _end_ratio(metric: str) -> Callable[[Frames], pd.Series]:
+def _end_ratio(metric: str) -> Values:
     def values(frames: Frames) -> pd.Series:
         middle = _middle(frames)
         return log10(final(frames, middle.index, metric) / middle["pair"].map(_unnormalised_end(frames, metric)))
@@ -122,7 +122,7 @@ def _end_over_floor(frames: Frames) -> pd.Series:
     return by_run(rows.assign(value=_over_floor(frames, rows)))
 
 
-def _extreme_ratio(which: Literal["smallest", "largest"]) -> Callable[[Frames], pd.Series]:
+def _extreme_ratio(which: Literal["smallest", "largest"]) -> Values:
     """Against the median over the middle temperatures: the best of several would be lower by chance alone."""
 
     def values(frames: Frames) -> pd.Series:
