@@ -52,7 +52,7 @@ def against_random(init: str, statistic: Statistic, compare: Callable[[pd.Series
     def values(frames: Frames) -> pd.Series:
         runs = frames["runs"].query("kind == 'continual' and status == 'done'")
         settings = [json.loads(text) for text in runs["settings"]]
-        found = pd.DataFrame(
+        table = pd.DataFrame(
             {
                 "init": [setting.pop("init") for setting in settings],
                 # the ridge is of least squares alone
@@ -62,8 +62,8 @@ def against_random(init: str, statistic: Statistic, compare: Callable[[pd.Series
             },
             index=pd.Index(runs["run_id"]),
         )
-        baseline = found[found["init"] == "random"].groupby(["network_id", "rest"])["value"].first()
-        started = found[found["init"] == init]
+        baseline = table[table["init"] == "random"].groupby(["network_id", "rest"])["value"].first()
+        started = table[table["init"] == init]
         partners = pd.MultiIndex.from_frame(started[["network_id", "rest"]])
         return compare(started["value"], pd.Series(baseline.reindex(partners).to_numpy(), index=started.index))
 

@@ -77,8 +77,8 @@ def _alignment_top_over_bottom(frames: Frames) -> pd.Series:
 
 
 def _alignment_over_training(frames: Frames) -> pd.Series:
-    found = ends(_third(_layers(frames, "subspace_alignment"), "top"), ("run_id", "layer"))
-    return (found["last"] - found["first"]).groupby("run_id").mean()
+    table = ends(_third(_layers(frames, "subspace_alignment"), "top"), ("run_id", "layer"))
+    return (table["last"] - table["first"]).groupby("run_id").mean()
 
 
 def _nearest_mean_at_top(frames: Frames) -> pd.Series:

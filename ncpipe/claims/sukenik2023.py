@@ -68,12 +68,12 @@ def _success_gain(frames: Frames) -> pd.Series:
     """Fraction of successful starts, widest model minus narrowest, of every problem and seed with several widths."""
     fits = _fits(frames, is_zero=False).sort_values("dim")
     groups = list(fits.groupby(_problems(fits)))
-    found = {
+    gains = {
         group.index[-1]: group["success_fraction"].iloc[-1] - group["success_fraction"].iloc[0]
         for _, group in groups
         if group["dim"].nunique() > 1
     }
-    return pd.Series(found, dtype=float)
+    return pd.Series(gains, dtype=float)
 
 
 def _behind_relu(layers: pd.Series) -> pd.Series:

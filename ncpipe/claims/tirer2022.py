@@ -164,9 +164,9 @@ def _size_error(model: str) -> Values:
 
 def _misfits(frames: Frames, model: str, *norms: str) -> pd.DataFrame:
     """Misfits of a model, by the first network of a sweep."""
-    found = misfit_values(frames)
-    found = found[found["matched"] == model].set_index("run_id")
-    return found[found.index.isin(_networks(frames, NETWORKS, *norms))]
+    values = misfit_values(frames)
+    values = values[values["matched"] == model].set_index("run_id")
+    return values[values.index.isin(_networks(frames, NETWORKS, *norms))]
 
 
 def _error(*norms: str) -> Values:
@@ -175,15 +175,15 @@ def _error(*norms: str) -> Values:
 
 def _error_beside_the_guess(frames: Frames) -> pd.Series:
     """Error of the UFM with no parameter minus that of the guess, over sweeps in which sizes tell the two apart."""
-    found = _misfits(frames, "predicted", NORMED)
-    found = found[found["sized"]]
-    return (found["error"] - found["guess_error"]).astype(float)
+    rows = _misfits(frames, "predicted", NORMED)
+    rows = rows[rows["sized"]]
+    return (rows["error"] - rows["guess_error"]).astype(float)
 
 
 def _error_difference(frames: Frames) -> pd.Series:
     extended, plain = (_misfits(frames, model, *WITH_NORM) for model in ("extended", "plain"))
-    other = extended[extended["classifier"] == "etf"]
-    return (other["frames"] - plain["frames"].reindex(other.index)).astype(float)
+    with_etf = extended[extended["classifier"] == "etf"]
+    return (with_etf["frames"] - plain["frames"].reindex(with_etf.index)).astype(float)
 
 
 def _frame_below(frames: Frames) -> pd.Series:

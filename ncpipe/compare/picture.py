@@ -47,7 +47,7 @@ def _names(comparison: Comparison) -> list[tuple[str, str]]:
 
 def _draw(axes: Axes, curve: Row) -> None:
     points: dict[str, Sequence[tuple[float, float]]] = {"A": curve["a"], "B": curve["b"]}
-    columns = {side: np.array(given, dtype=float).reshape(-1, 2).T for side, given in points.items()}
+    columns = {side: np.array(pairs, dtype=float).reshape(-1, 2).T for side, pairs in points.items()}
     for side, (x, y) in columns.items():
         look = LOOKS[side]
         axes.plot(x, y, color=look.colour, linestyle=look.line)

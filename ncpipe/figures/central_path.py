@@ -48,8 +48,8 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
         line, column = divmod(number, columns)
         upper, lower = grid[2 * line : 2 * line + 2, column]
         if number < len(names):
-            own = runs[runs["label"] == names[number]].sort_values("seed")
-            _draw_column(upper, lower, rows, own)
+            of_label = runs[runs["label"] == names[number]].sort_values("seed")
+            _draw_column(upper, lower, rows, of_label)
             heading(upper, titles[number], "")
         else:
             upper.remove()
@@ -60,15 +60,15 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
 
 def _directions(history: pd.DataFrame) -> pd.DataFrame:
     """Measured value and law of every run, time > 0 and direction, as columns ``value`` and ``law``."""
-    found = history["quantity"].astype(str).str.extract(r"^(snr|snr_law)_(\d+)$")
-    rows = history.assign(kind=found[0], direction=pd.to_numeric(found[1])).dropna(subset="kind").query("time > 0")
+    parts = history["quantity"].astype(str).str.extract(r"^(snr|snr_law)_(\d+)$")
+    rows = history.assign(kind=parts[0], direction=pd.to_numeric(parts[1])).dropna(subset="kind").query("time > 0")
     table = rows.pivot(index=["run_id", "label", "time", "direction"], columns="kind", values="value").reset_index()
     return table.rename(columns={"snr": "value", "snr_law": "law"}).sort_values("time")
 
 
 def _sizes(runs: pd.DataFrame) -> str:
-    one = runs.iloc[0]
-    return f"K = {one['classes']:.0f}, N = {one['train_samples']:.0f}, d = {one['dim']:.0f}"
+    run = runs.iloc[0]
+    return f"K = {run['classes']:.0f}, N = {run['train_samples']:.0f}, d = {run['dim']:.0f}"
 
 
 def _draw_column(upper: Axes, lower: Axes, rows: pd.DataFrame, runs: pd.DataFrame) -> None:
@@ -100,12 +100,12 @@ def _draw_values(axes: Axes, rows: pd.DataFrame) -> None:
     last = int(rows["direction"].max())
     shades = mpl.colormaps["viridis"](np.linspace(0, 0.82, last))
     for direction in range(1, last + 1):
-        own, colour = rows[rows["direction"] == direction], to_hex(shades[direction - 1])
-        x, step = own["time"].to_numpy(float), max(1, len(own) // MOST_POINTS)
-        axes.plot(x, own["law"].to_numpy(float), color=colour)
-        axes.plot(x[::step], own["value"].to_numpy(float)[::step], "o", color=colour, ms=2.6, mew=0)
+        of_direction, colour = rows[rows["direction"] == direction], to_hex(shades[direction - 1])
+        x, step = of_direction["time"].to_numpy(float), max(1, len(of_direction) // MOST_POINTS)
+        axes.plot(x, of_direction["law"].to_numpy(float), color=colour)
+        axes.plot(x[::step], of_direction["value"].to_numpy(float)[::step], "o", color=colour, ms=2.6, mew=0)
         if direction in (1, last):
-            name, start = f"$w_{{{direction}}}$", (x[0], float(own["value"].iloc[0]))
+            name, start = f"$w_{{{direction}}}$", (x[0], float(of_direction["value"].iloc[0]))
             offset, side = ((0, 4), "bottom") if direction == 1 else ((4, -2), "top")
             axes.annotate(name, start, offset, textcoords="offset points", color=colour, size=style.SMALL, va=side)
 

@@ -94,11 +94,11 @@ def _columns(tables: Tables, metrics: Sequence[str], split: str) -> list[Column]
 
 
 def _draw_metric(panels: Sequence[Axes], columns: Sequence[Column], metric: str, look: dict[str, Look]) -> None:
-    first, *others = (extremes(column.draw(axes, metric, look)) for axes, column in zip(panels, columns))
+    first, *of_ufms = (extremes(column.draw(axes, metric, look)) for axes, column in zip(panels, columns))
     # Networks decide the scale: a UFM ends at the rounding error of its solver, decades below.
     lowest = min((float(values.min()) for values in first if len(values)), default=0.0)
     for axes in panels:
-        scale_values(axes, "y", first + [values.clip(min=lowest) for other in others for values in other])
+        scale_values(axes, "y", first + [values.clip(min=lowest) for extreme in of_ufms for values in extreme])
     for axes in panels[1:]:
         axes.tick_params(labelleft=False)
     heading(panels[0], metric)

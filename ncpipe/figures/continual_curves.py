@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import cycle
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -47,9 +48,9 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     figure = style.new_figure(options.width, ROW_HEIGHT * lines * len(shown) + 0.15)
     grid = figure.subplots(lines * len(shown), per_row, squeeze=False).reshape(len(shown), 4)
     for panels, network in zip(grid, shown):
-        own = rows[rows["run_id"].isin(runs.loc[runs["network"] == network, "run_id"])]
+        of_network = rows[rows["run_id"].isin(runs.loc[runs["network"] == network, "run_id"])]
         for axes, quantity in zip(panels, QUANTITIES):
-            _panel(axes, own, quantity, look, last_time(rows))
+            _panel(axes, of_network, quantity, look, last_time(rows))
         if len(shown) > 1:
             panels[0].set_ylabel(style.wrapped(network, 26))
     for axes in grid[-1][-per_row:]:
@@ -73,15 +74,11 @@ def learnings(tables: Tables) -> pd.DataFrame:
 
 def _looks(runs: pd.DataFrame) -> dict[str, Look]:
     """A colour per start; settings that vary beside it change the line."""
-    found: dict[str, Look] = {}
+    by_label: dict[str, Look] = {}
     for init, colour in INITS.items():
-        for i, label in enumerate(labels(runs[runs["init"] == init])):
-            found[label] = Look(
-                style.OKABE_ITO[colour],
-                style.LINE_STYLES[i % len(style.LINE_STYLES)],
-                style.MARKERS[i % len(style.MARKERS)],
-            )
-    return found
+        lines = zip(labels(runs[runs["init"] == init]), cycle(style.LINE_STYLES), cycle(style.MARKERS))
+        by_label |= {label: Look(style.OKABE_ITO[colour], line, marker) for label, line, marker in lines}
+    return by_label
 
 
 def _panel(axes: Axes, rows: pd.DataFrame, quantity: str, look: dict[str, Look], last: float) -> None:

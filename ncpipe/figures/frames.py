@@ -44,10 +44,10 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     figure = style.new_figure(options.width, (side + 0.75) * (2 if stacked else 1))
     grid = figure.subplots(2, 1) if stacked else figure.subplots(1, 2)
     for axes, (title, metrics) in zip(grid, PANELS.items()):
-        found = [_coordinates(rows, metrics) for rows in paths]
-        _draw_frames(axes, pd.concat([nets, ufms])["classes"].dropna().unique(), _reach(found))
-        _draw_networks(axes, found[0], look)
-        _draw_ufms(axes, found[1], look)
+        points = [_coordinates(rows, metrics) for rows in paths]
+        _draw_frames(axes, pd.concat([nets, ufms])["classes"].dropna().unique(), _reach(points))
+        _draw_networks(axes, points[0], look)
+        _draw_ufms(axes, points[1], look)
         _name_axes(axes, title, metrics)
     shown = [style.mark_handle(name, look[name].marker, look[name].colour) for name in labels(nets)]
     shown += [
@@ -71,18 +71,29 @@ def _coordinates(rows: pd.DataFrame, metrics: tuple[str, str]) -> pd.DataFrame:
     return wide.set_axis(["label", "run_id", "time", "x", "y"], axis=1).sort_values("time", kind="stable")
 
 
-def _reach(found: Iterable[pd.DataFrame]) -> float:
+def _reach(kinds: Iterable[pd.DataFrame]) -> float:
     """Far enough for every end; a path from initialisation may begin outside."""
-    ends = [points.groupby("run_id")[["x", "y"]].last().to_numpy(float).max(initial=0.0) for points in found]
+    ends = [points.groupby("run_id")[["x", "y"]].last().to_numpy(float).max(initial=0.0) for points in kinds]
     return max([frame_gap(2) * 0.75, *ends]) * 1.12
 
 
 def _draw_networks(axes: Axes, points: pd.DataFrame, look: dict[str, Look]) -> None:
     """Where each network ended, and faintly how it came there."""
     for (label, _), path in points.groupby(["label", "run_id"], sort=False):
-        own, end = look[str(label)], path.iloc[-1]
-        axes.plot(path["x"], path["y"], color=own.colour, linestyle=own.line, alpha=0.35, linewidth=0.6)
-        axes.plot(end["x"], end["y"], own.marker, color=own.colour, mec="white", mew=0.5, ms=4.8, zorder=4)
+        look_of_label, end = look[str(label)], path.iloc[-1]
+        axes.plot(
+            path["x"], path["y"], color=look_of_label.colour, linestyle=look_of_label.line, alpha=0.35, linewidth=0.6
+        )
+        axes.plot(
+            end["x"],
+            end["y"],
+            look_of_label.marker,
+            color=look_of_label.colour,
+            mec="white",
+            mew=0.5,
+            ms=4.8,
+            zorder=4,
+        )
 
 
 def _draw_ufms(axes: Axes, points: pd.DataFrame, look: dict[str, Look]) -> None:

@@ -184,9 +184,9 @@ def _distance_notes(
     measured: dict[str, Array | None], predicted: dict[str, Array | None]
 ) -> Iterator[tuple[str, str]]:
     for name in measured:
-        one, other = measured[name], predicted[name]
-        if one is not None and other is not None and one.shape == other.shape:
-            yield name, f"off {gram_distance(one, other):.2f}"
+        gram, predicted_gram = measured[name], predicted[name]
+        if gram is not None and predicted_gram is not None and gram.shape == predicted_gram.shape:
+            yield name, f"off {gram_distance(gram, predicted_gram):.2f}"
 
 
 def _draw_column(panels: Sequence[Axes], column: Column, limit: float) -> AxesImage | None:

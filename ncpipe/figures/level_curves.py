@@ -105,8 +105,8 @@ def _extended_ufms(tables: Tables) -> pd.DataFrame:
 
 
 def _measured_labels(rows: pd.DataFrame, runs: pd.DataFrame, metric: str) -> list[str]:
-    known = set(rows.loc[(rows["metric"] == metric) & rows["value"].notna(), "label"])
-    return [label for label in labels(runs) if label in known]
+    with_value = set(rows.loc[(rows["metric"] == metric) & rows["value"].notna(), "label"])
+    return [label for label in labels(runs) if label in with_value]
 
 
 def varied(nets: pd.DataFrame, names: Sequence[str]) -> list[str]:

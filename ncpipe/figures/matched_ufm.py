@@ -62,8 +62,8 @@ def _named(model: str) -> str:
 
 
 def _two_models(fits: pd.DataFrame) -> list[str]:
-    found = [model for model in MARKERS if model in set(fits["model"])]
-    return [*found, *(model for model in ("plain", "extended") if model not in found)][:2]
+    drawn = [model for model in MARKERS if model in set(fits["model"])]
+    return [*drawn, *(model for model in ("plain", "extended") if model not in drawn)][:2]
 
 
 def matched_fits(tables: Tables) -> pd.DataFrame:
@@ -76,9 +76,9 @@ def matched_fits(tables: Tables) -> pd.DataFrame:
 
 def _with_grams(tables: Tables, fits: pd.DataFrame, shown: Iterable[str]) -> pd.DataFrame:
     """The fits of the first seed of these labels with their Grams."""
-    own = pd.concat([_representative(fits, label) for label in shown])
+    chosen = pd.concat([_representative(fits, label) for label in shown])
     names = [f"{side}_{gram}" for side in ("measured", "predicted") for gram in GRAMS]
-    return own.merge(rows_of(tables, "ufm", ["run_id", *names], run_id=set(own["run_id"])), on="run_id")
+    return chosen.merge(rows_of(tables, "ufm", ["run_id", *names], run_id=set(chosen["run_id"])), on="run_id")
 
 
 def _draw_grams(figure: Any, fits: pd.DataFrame, blocks: list[tuple[str, str]], lines: int) -> None:
@@ -92,8 +92,8 @@ def _draw_grams(figure: Any, fits: pd.DataFrame, blocks: list[tuple[str, str]], 
         grid = np.delete(grid, 3, axis=1)
     for number, (label, gram) in enumerate(blocks):
         line, first = divmod(number * 3, columns)
-        panels, own = grid[line, first : first + 3], fits[fits["label"] == label]
-        image = _draw_block(panels, own, _two_models(fits), gram, limit) or image
+        panels, of_label = grid[line, first : first + 3], fits[fits["label"] == label]
+        image = _draw_block(panels, of_label, _two_models(fits), gram, limit) or image
         if line == 0 or columns == 3:
             panels[0].set_title(f"{GRAMS[gram]}\nmeasured", loc="left", pad=3)
             for axes, model in zip(panels[1:], _two_models(fits)):
@@ -106,8 +106,8 @@ def _draw_grams(figure: Any, fits: pd.DataFrame, blocks: list[tuple[str, str]], 
 
 def _representative(fits: pd.DataFrame, label: str) -> pd.DataFrame:
     """The fits of a label's first seed."""
-    own = fits[fits["label"] == label]
-    return own[own["network_id"] == own.sort_values(["network_seed", "order"])["network_id"].iloc[0]]
+    of_label = fits[fits["label"] == label]
+    return of_label[of_label["network_id"] == of_label.sort_values(["network_seed", "order"])["network_id"].iloc[0]]
 
 
 def _draw_block(panels: Any, fits: pd.DataFrame, models: list[str], gram: str, limit: float) -> AxesImage | None:

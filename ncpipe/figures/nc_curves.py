@@ -85,9 +85,9 @@ def _columns(tables: Tables) -> list[Column]:
     time = "epoch, end-phase iteration" if len(ends) else "epoch"
     columns = [Column("networks", style.shared_words(labels(drawn)), time, drawn, rows, dict(ends))]
     for activation, name in UFMS.items():
-        own = few(ufms[ufms["activation"] == activation], MOST_LABELS)
+        drawn_ufms = few(ufms[ufms["activation"] == activation], MOST_LABELS)
         note = _note(distances.loc[distances["model"] == activation, "distance"])
-        columns.append(Column(name, note, "iteration", own, measured(tables, own, METRICS)))
+        columns.append(Column(name, note, "iteration", drawn_ufms, measured(tables, drawn_ufms, METRICS)))
     return [column for column in columns if column is columns[0] or len(column.rows)]
 
 
@@ -107,14 +107,14 @@ def _note(distances: pd.Series) -> str:
 
 
 def _draw_row(panels: NDArray, columns: Sequence[Column], metric: str, look: dict[str, Look]) -> None:
-    found = [bands(column.rows, "metric", metric) for column in columns]
-    for axes, column, drawn in zip(panels, columns, found):
+    by_column = [bands(column.rows, "metric", metric) for column in columns]
+    for axes, column, drawn in zip(panels, columns, by_column):
         for label, band in drawn.items():
             band.draw(axes, look[label])
         mark_times(axes, ((time, look[label].colour) for label, time in column.sgd_ends.items()))
-    first, *others = (extremes(list(drawn.values())) for drawn in found)
+    first, *of_ufms = (extremes(list(drawn.values())) for drawn in by_column)
     lowest = min((float(values[values > 0].min(initial=1)) for values in first), default=0.0) / BELOW
-    scale_values(panels[0], "y", first + [values.clip(min=lowest) for other in others for values in other])
+    scale_values(panels[0], "y", first + [values.clip(min=lowest) for extreme in of_ufms for values in extreme])
     panels[0].set_ylabel(f"{metric}\n{ROWS[metric]}")
 
 

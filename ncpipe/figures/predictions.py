@@ -59,8 +59,8 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
         panels[0].set_yticks(range(len(lines)), names)
         for axes in panels[len(level) :]:
             axes.remove()
-    found = [MODELS[model] for model in PREDICTED if model in set(rows["model"])]
-    style.add_legend(figure, [style.mark_handle(name, look.marker, look.colour) for name, look in found])
+    models = [MODELS[model] for model in PREDICTED if model in set(rows["model"])]
+    style.add_legend(figure, [style.mark_handle(name, look.marker, look.colour) for name, look in models])
     return figure
 
 
@@ -86,18 +86,18 @@ def errors(tables: Tables) -> pd.DataFrame:
 
 
 def _distance(*grams: object) -> float:
-    one, other = map(unit_gram, grams)
-    return np.nan if one is None or other is None else gram_distance(one, other)
+    measured, predicted = map(unit_gram, grams)
+    return np.nan if measured is None or predicted is None else gram_distance(measured, predicted)
 
 
 def _draw_panel(axes: Axes, rows: pd.DataFrame, name: str, lines: list[tuple[str, str]]) -> None:
     axes.axvline(0, color=style.GREY, linewidth=0.6, zorder=1)
     ends: list[float] = []
     for line, (label, model) in enumerate(lines):
-        own = rows[(rows["label"] == label) & (rows["model"] == model)].dropna(subset=name)
-        if own.empty:
+        of_line = rows[(rows["label"] == label) & (rows["model"] == model)].dropna(subset=name)
+        if of_line.empty:
             continue
-        by_seed, look = own.groupby("seed")[name].median(), MODELS[model][1]
+        by_seed, look = of_line.groupby("seed")[name].median(), MODELS[model][1]
         low, high = interval(by_seed)
         if low is not None and high is not None:
             axes.plot([low, high], [line, line], color=look.colour)

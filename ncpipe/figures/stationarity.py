@@ -91,13 +91,13 @@ def paths(tables: Tables, nets: pd.DataFrame) -> pd.DataFrame:
     rows = measured(tables, nets, (PREMISE, GAP, *FRAMES), split=SPLIT)
     wide = rows.pivot_table(index=["run_id", "time"], columns="metric", values="value").reset_index()
     wide = wide.reindex(columns=["run_id", "time", PREMISE, GAP, *FRAMES])
-    own = nets.set_index("run_id").reindex(wide["run_id"]).reset_index()
-    heads = pd.Series([*zip(own["loss"], own["bias"])], dtype=object)
+    runs = nets.set_index("run_id").reindex(wide["run_id"]).reset_index()
+    heads = pd.Series([*zip(runs["loss"], runs["bias"])], dtype=object)
     norms = batch_norms(tables).reindex(wide["run_id"]).reset_index(drop=True)
-    etf = guessed_classifier(own).to_numpy() == "etf"
+    etf = guessed_classifier(runs).to_numpy() == "etf"
     weights = np.where(etf, wide["nc2_weights_etf"], wide["nc2_weights_of"])
     return wide.assign(
-        epochs=own["epochs"],
+        epochs=runs["epochs"],
         head=heads,
         norm=norms.fillna(OTHER_NORMS),
         frames=_rms(wide["nc2_means_of"], weights),
@@ -105,18 +105,18 @@ def paths(tables: Tables, nets: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _rms(one: pd.Series, other: np.ndarray) -> np.ndarray:
-    return np.sqrt((one.to_numpy(float) ** 2 + other.astype(float) ** 2) / 2)
+def _rms(a: pd.Series, b: np.ndarray) -> np.ndarray:
+    return np.sqrt((a.to_numpy(float) ** 2 + b.astype(float) ** 2) / 2)
 
 
 def _draw_paths(axes: Axes, rows: pd.DataFrame, name: str) -> None:
     """A path for every network, from the first measured epoch to the end of the end phase, where there is one."""
-    for _, own in rows.dropna(subset=name).groupby("run_id", sort=False):
-        colour, own = HEADS.get(own["head"].iloc[0], OTHER)[1], own.sort_values("time")
-        if name == "frames" and own["plain"].notna().any():
-            axes.plot(own[PREMISE], own["plain"], color=colour, linestyle=PLAIN.line, linewidth=0.6, alpha=0.5)
-        axes.plot(own[PREMISE], own[name], color=colour, linewidth=0.7, alpha=0.7)
-        trained, end = own[own["time"] <= own["epochs"]].tail(1), own.tail(1)
+    for _, path in rows.dropna(subset=name).groupby("run_id", sort=False):
+        colour, path = HEADS.get(path["head"].iloc[0], OTHER)[1], path.sort_values("time")
+        if name == "frames" and path["plain"].notna().any():
+            axes.plot(path[PREMISE], path["plain"], color=colour, linestyle=PLAIN.line, linewidth=0.6, alpha=0.5)
+        axes.plot(path[PREMISE], path[name], color=colour, linewidth=0.7, alpha=0.7)
+        trained, end = path[path["time"] <= path["epochs"]].tail(1), path.tail(1)
         axes.plot(trained[PREMISE], trained[name], "o", color=colour, mfc="white", ms=3.5, mew=0.8, zorder=4)
         axes.plot(end[PREMISE], end[name], "s", color=colour, ms=3.5, zorder=5)
 

@@ -138,13 +138,13 @@ def _runs(tables: Tables, options: FigureOptions) -> pd.DataFrame:
     done = tables["runs"].query("status == 'done' and kind in ('network', 'declared')")
     trees, key = flat_settings(done), str(options.over)
     knows = [key in tree for tree in trees]
-    known = [tree for tree in trees if key in tree]
-    over = pd.Series([tree.pop(key) for tree in known], index=done.index[knows], dtype=object)
+    having = [tree for tree in trees if key in tree]
+    over = pd.Series([tree.pop(key) for tree in having], index=done.index[knows], dtype=object)
     scale = Scale.of(over)
     if not scale.values:
         return done.iloc[:0].assign(over=over.iloc[:0])
-    same = {"seed", *_decided(known, over, key)}
-    rest = [json.dumps({k: v for k, v in tree.items() if k not in same}, sort_keys=True) for tree in known]
+    same = {"seed", *_decided(having, over, key)}
+    rest = [json.dumps({k: v for k, v in tree.items() if k not in same}, sort_keys=True) for tree in having]
     place = [np.nan if value is None else scale.place(value) for value in over]
     return done[knows].assign(over=over, place=place, line=[f"{text} {p != p}" for text, p in zip(rest, place)])
 
@@ -153,8 +153,8 @@ def _decided(trees: Sequence[dict[str, Any]], over: pd.Series, key: str) -> set[
     """Settings beside a name that go with it, as loss.gamma with loss.name: one value for each name."""
     group, _, leaf = key.rpartition(".")
     beside = {name for tree in trees for name in tree if name.startswith(f"{group}.")} if leaf == "name" else set()
-    found = {(_text(value), name, _text(tree.get(name))) for tree, value in zip(trees, over) for name in beside}
-    return {name for name in beside if sum(name == other for _, other, _ in found) == over.map(_text).nunique()}
+    pairs = {(_text(value), name, _text(tree.get(name))) for tree, value in zip(trees, over) for name in beside}
+    return {name for name in beside if sum(name == setting for _, setting, _ in pairs) == over.map(_text).nunique()}
 
 
 def _lines(runs: pd.DataFrame, key: str) -> list[Line]:
@@ -181,12 +181,12 @@ def _panels(tables: Tables, runs: pd.DataFrame, options: FigureOptions) -> Itera
 def _draw_panel(axes: Axes, lines: Sequence[Line], values: pd.Series, scale: Scale, look: dict[str, Look]) -> None:
     drawn = []
     for number, line in enumerate(lines):
-        own = line.runs.assign(value=line.runs["run_id"].map(values))
+        runs = line.runs.assign(value=line.runs["run_id"].map(values))
         if line.is_level:
-            _draw_level(axes, own["value"], look[line.name])
-            drawn.append(Band.of(own.assign(place=0.0), "place"))
+            _draw_level(axes, runs["value"], look[line.name])
+            drawn.append(Band.of(runs.assign(place=0.0), "place"))
             continue
-        band = Band.of(own, "place")
+        band = Band.of(runs, "place")
         drawn.append(band)
         if scale.numeric:
             _draw_line(axes, band, look[line.name])

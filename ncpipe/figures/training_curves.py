@@ -42,7 +42,7 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
         for axes, name in zip(line, names):
             for label, band in drawn[name].items():
                 band.draw(axes, look[label])
-            scale_values(axes, "y", extremes([band for own in drawn.values() for band in own.values()]))
+            scale_values(axes, "y", extremes([band for by_label in drawn.values() for band in by_label.values()]))
             heading(axes, name)
             axes.set_xlim(0, max(1, last_time(rows)) * 1.02)
             _mark_drops(axes, rows)

@@ -89,18 +89,18 @@ def applies(study: Study) -> bool:
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:
-    found = phases(tables)
-    if not found:
+    drawn = phases(tables)
+    if not drawn:
         return style.empty_figure(options.width, "ufm_phase: no UFM by L-BFGS over three or more values of a penalty")
-    columns = style.columns_for(len(found), options.width, COLUMN_WIDTH)
-    lines = -(-len(found) // columns)
+    columns = style.columns_for(len(drawn), options.width, COLUMN_WIDTH)
+    lines = -(-len(drawn) // columns)
     figure = style.new_figure(options.width, lines * PANEL_HEIGHT)
     places = figure.subfigures(lines, columns, squeeze=False).flat  # of one width, with a colour bar or without
-    for place, phase in zip(places, found):
+    for place, phase in zip(places, drawn):
         panel = _draw_panel(place, phase, tables)
         letters = int(13 * options.width / columns)
         heading(panel, style.wrapped(phase.title, letters), style.shortened(phase.about, letters))
-    style.add_legend(figure, _legend(found))
+    style.add_legend(figure, _legend(drawn))
     return figure
 
 
@@ -123,8 +123,8 @@ def phases(tables: Tables) -> list[Phase]:
     models = [json.loads(text) for text in dict.fromkeys(texts)]  # few, where the fits may be 100,000
     differing = {name for model in models for name in model if len({str(m.get(name)) for m in models}) > 1}
     groups = {str(key): group for key, group in fits.groupby(keys, sort=False)}
-    found = [phase for key, group in groups.items() for phase in _split(group, json.loads(key), differing)]
-    return [replace(phase, ends=_ends(phase, fits)) if phase.of_bias else phase for phase in found]
+    by_model = [phase for key, group in groups.items() for phase in _split(group, json.loads(key), differing)]
+    return [replace(phase, ends=_ends(phase, fits)) if phase.of_bias else phase for phase in by_model]
 
 
 def _ends(phase: Phase, fits: pd.DataFrame) -> pd.DataFrame:
@@ -153,10 +153,10 @@ def _split(fits: pd.DataFrame, model: dict[str, Any], differing: set[str], note:
             yield from _split(group, model, differing, f" {bias:g}")
     elif max((len(np.unique(values)) for values in places.values()), default=0) >= LEAST_VALUES:
         name = str(fits["label"].iloc[0]).partition(" (L-BFGS)")[0]
-        others = [f" {key}={model[key]}" for key in sorted(differing - IN_TITLE - set(SIZES)) if model.get(key)]
+        notes = [f" {key}={model[key]}" for key in sorted(differing - IN_TITLE - set(SIZES)) if model.get(key)]
         about = ", ".join(f"{symbol} = {model.get(key)}" for key, symbol in SIZES.items())
         placed = fits.assign(**dict(zip("xy", (10**values for values in places.values()))))
-        yield Phase(name + note + "".join(others), about, tuple(places), placed)
+        yield Phase(name + note + "".join(notes), about, tuple(places), placed)
 
 
 def _places(fits: pd.DataFrame) -> dict[str, Array]:
@@ -164,12 +164,12 @@ def _places(fits: pd.DataFrame) -> dict[str, Array]:
     weights = np.log10(np.stack(fits["weight_decay"].to_list()).astype(float))
     moving = np.ptp(weights, axis=0) > SAME
     which = "" if moving.all() else ", ".join(f"$W_{i + 1}$" for i in np.flatnonzero(moving))
-    found = {"feature_decay": np.log10(fits["feature_decay"].to_numpy(float))}
+    places = {"feature_decay": np.log10(fits["feature_decay"].to_numpy(float))}
     if moving.any():
-        found[f"weight_decay {which}".strip()] = weights[:, moving].mean(axis=1)
+        places[f"weight_decay {which}".strip()] = weights[:, moving].mean(axis=1)
     if not fits["bias"].isin(["none", "free"]).any():
-        found["bias"] = np.log10(fits["bias"].to_numpy(float))
-    varying = {name: values.round(12) for name, values in found.items() if np.ptp(values) > SAME}
+        places["bias"] = np.log10(fits["bias"].to_numpy(float))
+    varying = {name: values.round(12) for name, values in places.items() if np.ptp(values) > SAME}
     pairs = len(np.unique(np.stack(list(varying.values())), axis=1).T) if varying else 0
     if len(varying) > 1 and all(len(np.unique(values)) == pairs for values in varying.values()):
         equal = np.ptp(list(varying.values()), axis=0).max() < SAME
@@ -183,12 +183,12 @@ def threshold(phase: Phase) -> Array | None:
 
     Zero becomes optimal where the function is 0. It is linear in every model whose penalties act as a product.
     """
-    known = phase.fits[np.isfinite(phase.fits["zero_threshold"].astype(float))]
-    if known.empty:
+    finite = phase.fits[np.isfinite(phase.fits["zero_threshold"].astype(float))]
+    if finite.empty:
         return None
-    places = np.log10(known[list("xy"[: len(phase.penalties)])].to_numpy(float))
+    places = np.log10(finite[list("xy"[: len(phase.penalties)])].to_numpy(float))
     matrix = np.column_stack([np.ones(len(places)), places])
-    values = np.log10(known["zero_threshold"].to_numpy(float))
+    values = np.log10(finite["zero_threshold"].to_numpy(float))
     plane = np.linalg.lstsq(matrix, values, rcond=None)[0]
     linear = np.allclose(matrix @ plane, values, atol=1e-6) and np.abs(plane[1:]).max() > SAME
     return plane if linear else None
@@ -272,8 +272,8 @@ def _mark_ranks(axes: Axes, phase: Phase, points: pd.DataFrame, x: Array, y: Arr
         _label(axes, 10 ** middle["x"], 10 ** middle["y"], f"rank {rank:.0f}")
 
 
-def _differ(one: Array, other: Array) -> NDArray[np.bool_]:
-    return (one * other > 0) & (one != other)
+def _differ(a: Array, b: Array) -> NDArray[np.bool_]:
+    return (a * b > 0) & (a != b)
 
 
 def _label(axes: Axes, x: float, y: float, text: str) -> None:
@@ -360,31 +360,31 @@ def _live_directions(fits: pd.DataFrame) -> pd.Series:
 def _mark_curve(axes: Axes, x: pd.Series, y: pd.Series, kinds: pd.Series) -> None:
     looks = {"reached": ("o", REACHED), "unknown": ("o", REACHED), "missed": ("x", MISSED), "below": ("v", MISSED)}
     for kind, (marker, colour) in looks.items():
-        own = (kinds == kind) & y.notna()
-        if not own.any():  # an empty line that is not clipped has no finite extent, and breaks the layout
+        marked = (kinds == kind) & y.notna()
+        if not marked.any():  # an empty line that is not clipped has no finite extent, and breaks the layout
             continue
         face = "none" if kind in ("unknown", "below") else colour
-        axes.plot(x[own], y[own], marker, color=colour, mfc=face, ms=3.2, mew=0.9, clip_on=False, zorder=4)
+        axes.plot(x[marked], y[marked], marker, color=colour, mfc=face, ms=3.2, mew=0.9, clip_on=False, zorder=4)
 
 
 # --- legend and caption ---------------------------------------------------------------------------
 
 
-def _legend(found: list[Phase]) -> Iterator[Artist]:
-    maps = [phase for phase in found if len(phase.penalties) == 2]
-    curves = [phase for phase in found if len(phase.penalties) == 1]
+def _legend(drawn: list[Phase]) -> Iterator[Artist]:
+    maps = [phase for phase in drawn if len(phase.penalties) == 2]
+    curves = [phase for phase in drawn if len(phase.penalties) == 1]
     kinds = {
         kind
-        for phase in found
+        for phase in drawn
         for kind in (_map_outcomes if len(phase.penalties) == 2 else _outcomes)(phase.fits).unique()
     }
-    if any(threshold(phase) is not None for phase in found):
+    if any(threshold(phase) is not None for phase in drawn):
         yield Line2D([], [], color=THRESHOLD, linewidth=1.3, label="threshold of the zero solution")
     if any(phase.fits["optimum_is_zero"].eq(True).any() for phase in maps):
         yield Patch(facecolor=ZERO, label="zero is optimal")
     if any(phase.known for phase in curves):
         yield Line2D([], [], color=OPTIMUM, linewidth=1.6, label="optimum")
-    if any(phase.of_bias for phase in found):
+    if any(phase.of_bias for phase in drawn):
         yield from transition_handles()
     if "reached" in kinds:
         yield style.mark_handle("optimum reached" + ("; area: share of starts" if maps else ""), "o", REACHED)
@@ -403,15 +403,15 @@ def _few_ticks(axes: Axes) -> None:
 
 
 def caption(tables: Tables, options: FigureOptions) -> str:
-    found = phases(tables)
-    runs = sum(len(phase.fits) for phase in found)
-    maps = any(len(phase.penalties) == 2 for phase in found)
+    drawn = phases(tables)
+    runs = sum(len(phase.fits) for phase in drawn)
+    maps = any(len(phase.penalties) == 2 for phase in drawn)
     return (
-        f"{plural(runs, 'UFM')} of {plural(len(found), 'model')} by L-BFGS over penalties."
+        f"{plural(runs, 'UFM')} of {plural(len(drawn), 'model')} by L-BFGS over penalties."
         + (MAPS if maps else "")
-        + (CURVES if any(len(phase.penalties) == 1 and not phase.of_bias for phase in found) else "")
-        + (TRANSITION if any(phase.of_bias for phase in found) else "")
-        + (NO_CLOSED_FORM if any(not phase.known for phase in found) else "")
+        + (CURVES if any(len(phase.penalties) == 1 and not phase.of_bias for phase in drawn) else "")
+        + (TRANSITION if any(phase.of_bias for phase in drawn) else "")
+        + (NO_CLOSED_FORM if any(not phase.known for phase in drawn) else "")
         + lost(tables, "declared", "UFM")
     )
 

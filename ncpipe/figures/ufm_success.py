@@ -118,16 +118,16 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
 def _panels(fits: pd.DataFrame) -> list[Panel]:
     """Dead directions have a panel where some start that was the best one left any."""
     widths, penalties = list(_over_widths(fits)), list(_over_penalties(fits))
-    found = []
+    panels = []
     if widths:
-        found.append(Panel("success_fraction", "of random starts", "dim", "success_fraction", widths))
+        panels.append(Panel("success_fraction", "of random starts", "dim", "success_fraction", widths))
     if any(family.fits["dead_directions"].gt(0).any() for family in widths):
-        found.append(Panel("dead_directions", "of the best start", "dim", "dead_directions", widths))
+        panels.append(Panel("dead_directions", "of the best start", "dim", "dead_directions", widths))
     if penalties:
-        found.append(Panel("success_fraction", "where zero is not optimal", "excess", "success_below", penalties))
+        panels.append(Panel("success_fraction", "where zero is not optimal", "excess", "success_below", penalties))
         about = "1 − f/f(0); line: optimum"
-        found.append(Panel("gain over zero", about, "excess", "gain", penalties, line="best_gain"))
-    return found
+        panels.append(Panel("gain over zero", about, "excess", "gain", penalties, line="best_gain"))
+    return panels
 
 
 def _fits(tables: Tables) -> pd.DataFrame:
@@ -161,8 +161,8 @@ def _over_penalties(fits: pd.DataFrame) -> Iterator[Family]:
     for model, group in fits.groupby(MODEL, sort=False):
         penalties = group.groupby("dim")["excess"].nunique()
         if penalties.max() >= LEAST_PENALTIES:
-            own = group[group["dim"] == penalties.idxmax()]
-            yield Family(_name(list(model), fits), _look(list(model), fits), own)
+            at_width = group[group["dim"] == penalties.idxmax()]
+            yield Family(_name(list(model), fits), _look(list(model), fits), at_width)
 
 
 def _name(model: Sequence[Any], fits: pd.DataFrame) -> str:

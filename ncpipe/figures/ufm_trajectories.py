@@ -92,11 +92,11 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
         _draw_row(grid[line], row, chosen, source)
     for number in range(blocks * columns):
         block, column = divmod(number, columns)
-        own = grid[block * len(rows) : (block + 1) * len(rows), column]
+        block_panels = grid[block * len(rows) : (block + 1) * len(rows), column]
         if number < len(source.labels):
-            _name_column(own, source.labels[number], int(13 * options.width / columns))
+            _name_column(block_panels, source.labels[number], int(13 * options.width / columns))
         else:
-            for axes in own:
+            for axes in block_panels:
                 axes.remove()
     style.add_legend(figure, _legend(rows))
     return figure
@@ -151,16 +151,16 @@ def _draw_row(panels: Sequence[Axes], row: Row, chosen: Sequence[str], source: _
     drawn: list[Band] = []
     values: list[float] = []
     for axes, label in zip(panels, chosen):
-        found = {curve: source.band(label, curve) for curve in row.curves}
-        for curve, band in found.items():
+        by_curve = {curve: source.band(label, curve) for curve in row.curves}
+        for curve, band in by_curve.items():
             if len(band):
                 band.draw(axes, curve.look)
-        drawn += found.values()
+        drawn += by_curve.values()
         scale_time(axes, last_time(source.measured))
         ends = [(source.lbfgs(label, curve), curve.look.colour) for curve in row.curves]
         _draw_limits(axes, row, source.classes[label], ends)
         values += [value for value, _ in ends]
-        if not any(map(len, found.values())):
+        if not any(map(len, by_curve.values())):
             absent = "no closed form" if row.curves[0].layer is None else "undefined"
             axes.text(0.5, 0.7, absent, transform=axes.transAxes, ha="center", color=style.GREY)
     for axes in panels[: len(chosen)]:

@@ -69,19 +69,19 @@ class Calibration:
 
     def known(self, spec: NetworkSpec, shape: NominalShape) -> Costs | None:
         """The costs that are kept, but of a step that is not timed yet and fits into the memory of now."""
-        found = self._read().get(self.key(spec, shape))
-        if found is None or found.seconds_per_image is not None:
-            return found
-        return None if found.step.at(own_batch(spec, shape)) < self.available else found
+        kept = self._read().get(self.key(spec, shape))
+        if kept is None or kept.seconds_per_image is not None:
+            return kept
+        return None if kept.step.at(own_batch(spec, shape)) < self.available else kept
 
     def costs(self, spec: NetworkSpec, shape: NominalShape) -> Costs:
         """Raises ``UserError`` where the network cannot be built."""
-        found = self.known(spec, shape)
-        if found is None:
-            found = measured(spec, shape, self.device, self.available)
+        costs = self.known(spec, shape)
+        if costs is None:
+            costs = measured(spec, shape, self.device, self.available)
             # Read again: another process may have written since.
-            self._write({**self._read(), self.key(spec, shape): found})
-        return found
+            self._write({**self._read(), self.key(spec, shape): costs})
+        return costs
 
     def key(self, spec: NetworkSpec, shape: NominalShape) -> str:
         """Name of a kind of network on this machine: what its costs depend on."""

@@ -74,11 +74,11 @@ def write_report(
         target: the HTML file.
         mlflow_view: address of the study's list of runs in MLflow, for links to it; without it there are none.
     """
-    found = read_tables(tables_folder)
-    found.check_whole()
+    stored = read_tables(tables_folder)
+    stored.check_whole()
     with reading(tables_folder):
         about = metadata(tables_folder / "runs.parquet")
-        tables = compared(found)
+        tables = compared(stored)
         runs, matched, config = run_rows(tables), list(matched_rows(tables)), target.parent / "study.json"
         papers = by_paper(read_whole(tables_folder / "claims.parquet").to_pylist())
         page = template("template.html").render(
@@ -169,5 +169,5 @@ def _letters(number: int) -> str:
 
 def origins(about: Mapping[str, str], keys: pd.Series) -> list[tuple[int, dict[str, Any]]]:
     """Code, packages and hardware that made the runs, with how many: the most frequent first."""
-    known = json.loads(about.get("provenance", "{}"))
-    return [(int(count), known[key]) for key, count in keys.value_counts().items() if key in known]
+    by_key = json.loads(about.get("provenance", "{}"))
+    return [(int(count), by_key[key]) for key, count in keys.value_counts().items() if key in by_key]

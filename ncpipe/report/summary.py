@@ -41,10 +41,10 @@ def _predicted_frames(tables: Tables) -> Iterator[str]:
     minimised = setting(tables, "terminal.iterations").reindex(ends.index).notna()
     ends, last = (ends[minimised], "the end phase") if minimised.any() else (ends, "training")
     for norm, name in COLUMNS.items():
-        own = ends[ends["norm"] == norm]
-        if len(own):
-            off, far = (in_words(own[column].median()) for column in ("frames", "stationarity"))
-            parts.append(f"{off} in {plural(len(own), 'network')} ({name}; {far} from a stationary point)")
+        of_norm = ends[ends["norm"] == norm]
+        if len(of_norm):
+            off, far = (in_words(of_norm[column].median()) for column in ("frames", "stationarity"))
+            parts.append(f"{off} in {plural(len(of_norm), 'network')} ({name}; {far} from a stationary point)")
     yield (
         f"At the end of {last} the ReLU extended UFM misses the frames of the networks by {_joined(parts)}, in"
         " medians: 0 is right, and a simplex ETF of ten classes is 0.32 from an orthogonal frame."

@@ -56,8 +56,8 @@ def open_experiment(uri: str, config: Config, layout: Layout) -> str:
     """Id of the study's experiment, which is made where there is none and brought back where it was deleted."""
     client, name = MlflowClient(uri), experiment_name(config)
     tags = {NOTE: config.study.description, **MODEL_TRAINING}
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         # A tracking server decides for itself where artifacts lie.
         # Of the name, which may be any text, only what is no path.
         folder = artifact_root(layout.mlflow) / re.sub(r"[^\w-]+", "-", name)
@@ -65,15 +65,15 @@ def open_experiment(uri: str, config: Config, layout: Layout) -> str:
         try:
             return client.create_experiment(name, artifacts, tags | {VIEW_TAG: runs_view("network", [])})
         except MlflowException:
-            found = client.get_experiment_by_name(name)
-            if found is None:  # no other study of this experiment was faster
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:  # no other study of this experiment was faster
                 raise
-    if found.lifecycle_stage != "active":
-        client.restore_experiment(found.experiment_id)
+    if experiment.lifecycle_stage != "active":
+        client.restore_experiment(experiment.experiment_id)
     for key, value in tags.items():
-        if found.tags.get(key) != value:
-            client.set_experiment_tag(found.experiment_id, key, value)
-    return found.experiment_id
+        if experiment.tags.get(key) != value:
+            client.set_experiment_tag(experiment.experiment_id, key, value)
+    return experiment.experiment_id
 
 
 def study_runs(store: Store, study: str, run_id: str | None = None) -> dict[str, list[Run]]:

@@ -129,8 +129,8 @@ class StudyRecords:
         """The code that made the tables, what made the run, and the command that makes it again."""
         commit = self.metadata.get("git_commit")
         code = {"git_commit": commit, "mlflow.source.git.commit": commit} if commit else {}
-        found = self.origins.get(made_by or "")
-        return code | {"reproduce": command} | ({"provenance": in_json(found)} if found else {})
+        origin = self.origins.get(made_by or "")
+        return code | {"reproduce": command} | ({"provenance": in_json(origin)} if origin else {})
 
     def _study(self) -> RunRecord:
         study = self.config.study

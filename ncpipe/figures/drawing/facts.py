@@ -21,7 +21,7 @@ def facts(tables: Tables, kinds: Sequence[str], scale: str = "") -> str:
         scale: size of the study; empty where it has only one.
     """
     done = tables["runs"].query("status == 'done'")
-    parts = [f"{KINDS[kind]}: {_data(own)}" for kind in kinds if len(own := done[done["kind"] == kind])]
+    parts = [f"{KINDS[kind]}: {_data(runs)}" for kind in kinds if len(runs := done[done["kind"] == kind])]
     if parts and scale:
         parts.append(f"Scale: {scale}")
     return "".join(f" {part}." for part in parts)

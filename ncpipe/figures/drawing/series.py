@@ -57,8 +57,8 @@ def measured(
 ) -> pd.DataFrame:
     """Rows of ``collapse`` of these runs and metrics, with their label; ``layer`` None takes all."""
     wanted = {} if layer is None else {"layer": layer}
-    found = rows_of(tables, "collapse", MEASURED, split=split, metric=set(metrics), **wanted, **_of(runs))
-    return _labelled(found, runs)
+    rows = rows_of(tables, "collapse", MEASURED, split=split, metric=set(metrics), **wanted, **_of(runs))
+    return _labelled(rows, runs)
 
 
 def histories(tables: Tables, runs: pd.DataFrame, quantities: Iterable[str] | None = None) -> pd.DataFrame:
@@ -79,8 +79,8 @@ def _labelled(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 def bands(rows: pd.DataFrame, column: str, name: str) -> dict[str, Band]:
     """The band of every label over time, of the rows whose ``column`` is ``name``."""
     chosen = at_shared_times(rows[rows[column] == name])
-    found = {str(label): Band.of(group) for label, group in chosen.groupby("label", sort=False)}
-    return {label: band for label, band in found.items() if len(band)}
+    by_label = {str(label): Band.of(group) for label, group in chosen.groupby("label", sort=False)}
+    return {label: band for label, band in by_label.items() if len(band)}
 
 
 def at_shared_times(rows: pd.DataFrame) -> pd.DataFrame:
