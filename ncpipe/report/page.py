@@ -23,6 +23,7 @@ from ncpipe.report.explorer import explorer
 from ncpipe.report.summary import final_values, sentences
 from ncpipe.report.templates import link, script, template, text
 from ncpipe.study.config import PAPERS, StudyInfo
+from ncpipe.study.layout import Layout
 from ncpipe.system.files import read_sealed, sealed, write_text
 from ncpipe.system.provenance import run_command, study_command
 from ncpipe.tables.selection import compared
@@ -99,7 +100,7 @@ def write_report(
             origins=origins(
                 tables_folder / "runs.parquet", tables["runs"].get("provenance", pd.Series(dtype=object))
             ),
-            commands=[study_command(target.parent), run_command(target.parent, "RUN_ID")],
+            commands=commands(target.parent),
             table_files={name: link(tables_folder / f"{name}.parquet", target.parent) for name in TABLES},
             contents=CONTENTS,
             config=link(config, target.parent) if config.exists() else None,
@@ -186,6 +187,11 @@ def scale(table: Path) -> str:
 def rule(table: Path) -> Iterable[str]:
     """The rule that chose among networks, in words, if the study has one."""
     return _metadata(table, "selection").values()
+
+
+def commands(results: Path) -> list[str]:
+    """What makes the study, and a run of it, again; nothing of recorded runs."""
+    return [] if Layout(results).recording.exists() else [study_command(results), run_command(results, "RUN_ID")]
 
 
 def _metadata(table: Path, *keys: str) -> dict[str, str]:
