@@ -19,6 +19,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
+from ncpipe.data.places import find_path
 from ncpipe.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -76,12 +77,7 @@ class ImageFolder:
         'val' stands for the test split where no class of 'train' has images in 'test'. Raises ``UserError`` for a
         missing path, another layout, or a class without images in a split.
         """
-        candidates = [Path(path).expanduser(), *(folder / path for folder in search_path)]
-        found = next((candidate for candidate in candidates if candidate.exists()), None)
-        if found is None:
-            raise UserError(
-                f"image folder {path!r} not found: correct dataset.path, or add its parent to study.data_path"
-            )
+        found = find_path(path, search_path, "image folder")
         skipped: Counter[str] = Counter()
         entries = _in_zip(found, skipped) if found.is_file() else _in_folder(os.fspath(found))
         tree = _by_split_and_class(entries, skipped)
