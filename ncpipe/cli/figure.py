@@ -36,7 +36,8 @@ def figure_options(
 
 
 def save_from_tables(options: FigureOptions, tables: Path, output: Path | None) -> list[Path]:
-    """Draw from the tables in a folder, or in the results folder; write ``output`` in the format of its ending, or without one in all formats.
+    """Draw from the tables in a folder, or in ``tables`` of it; write ``output`` in the format of its ending, or
+    without one in all formats.
 
     Raises:
         UserError: another ending, or what ``read_tables`` raises.

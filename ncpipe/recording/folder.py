@@ -17,7 +17,7 @@ from ncpipe.records.parts import write_stream
 from ncpipe.records.reading import LONG, StoredTables
 from ncpipe.records.schemas import RUNS, TABLES
 from ncpipe.records.writing import read_table, write_rows
-from ncpipe.settings.base import nearest
+from ncpipe.stages.collapse import collapse_rows, gram_rows
 from ncpipe.stages.tables import records
 from ncpipe.study.layout import Layout
 from ncpipe.study.study import Study
@@ -27,6 +27,8 @@ from ncpipe.system.provenance import git_commit, in_json, key
 from ncpipe.tables.ends import network_ends, zero_error_epochs
 from ncpipe.tables.labels import labelled
 from ncpipe.tables.selection import compared
+
+__all__ = ["add_epoch", "check", "collapse_rows", "gram_rows", "write_tables"]
 
 Row = dict[str, Any]
 
@@ -51,11 +53,15 @@ def add_epoch(layout: Layout, run_id: str, about: Row, rows: Mapping[str, Iterab
         epoch: their time.
 
     Raises:
-        UserError: the folder is of a study, or the run was recorded with other settings or layers.
+        UserError: the run was recorded with other settings or layers, or what ``check`` raises.
     """
-    begin(layout)
+    check(layout, run_id, about["settings"])
+    layout.results.mkdir(parents=True, exist_ok=True)
     with FileLock(layout.results / ".recording.lock"):
-        _check_same(layout, run_id, about)
+        if not layout.recording.exists():
+            info = {"study": {"name": _plain_name(layout.results)}, "figures": FIGURES}
+            write_text(layout.recording, json.dumps(info, indent=2) + "\n")
+        _check_same(layout, run_id, "layers", about["layers"])
         for name in LONG:
             path, schema = layout.run(run_id) / f"{name}.parquet", TABLES[name]
             added = pa.Table.from_pylist(list(rows.get(name, ())), schema=schema)
@@ -69,14 +75,12 @@ def add_epoch(layout: Layout, run_id: str, about: Row, rows: Mapping[str, Iterab
         write_tables(layout)
 
 
-def begin(layout: Layout) -> None:
-    """Make the folder with its ``recording.json``, a config that people may edit, where there is none."""
-    if layout.recording.exists():
-        return
-    if layout.tables.exists() or (layout.results / "study.json").exists():
+def check(layout: Layout, run_id: str, settings: Mapping[str, Any]) -> None:
+    """``UserError`` where the folder is of a study, the run had other settings, or these do not fit their columns."""
+    columns_of(settings)
+    if not layout.recording.exists() and (layout.tables.exists() or (layout.results / "study.json").exists()):
         raise UserError(f"{layout.results} holds the results of a study; record into a folder of its own")
-    info = {"study": {"name": _plain_name(layout.results)}, "figures": FIGURES}
-    write_text(layout.recording, json.dumps(info, indent=2) + "\n")
+    _check_same(layout, run_id, "settings", settings)
 
 
 def _plain_name(folder: Path) -> str:
@@ -85,17 +89,13 @@ def _plain_name(folder: Path) -> str:
     return plain.lstrip("_-")[:64] or "recorded"
 
 
-def _check_same(layout: Layout, run_id: str, about: Row) -> None:
+def _check_same(layout: Layout, run_id: str, what: str, value: Any) -> None:
     path = layout.run(run_id) / "run.json"
-    if not path.exists():
-        return
-    before, now = read_json(path), json.loads(json.dumps(about))
-    for what in ("settings", "layers"):
-        if before[what] != now[what]:
-            raise UserError(
-                f"run {run_id!r} in {layout.results} was recorded with {what} {before[what]}, not {now[what]}: give"
-                f" the run another name, or delete {path.parent}"
-            )
+    if path.exists() and (before := read_json(path)[what]) != value:
+        raise UserError(
+            f"run {run_id!r} in {layout.results} was recorded with the {what} {before}, not {value}: give the run"
+            f" another name, or delete {path.parent}"
+        )
 
 
 def write_tables(layout: Layout) -> None:
@@ -145,11 +145,7 @@ def columns_of(settings: Mapping[str, Any]) -> Row:
         try:
             pa.scalar(value, kind)
         except (pa.ArrowException, TypeError, ValueError, OverflowError):
-            raise UserError(f"settings: {name!r} is a column of the table runs, of type {kind}, got {value!r}") from None
+            raise UserError(
+                f"settings: {name!r} is a column of the table runs, of type {kind}, got {value!r}"
+            ) from None
     return found
-
-
-def check_split(name: str) -> None:
-    """``UserError`` for a split that the tables do not know."""
-    if name not in ("train", "test"):
-        raise UserError(f"no split {name!r}; {nearest(name, ('train', 'test'))}")

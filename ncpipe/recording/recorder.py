@@ -13,10 +13,8 @@ from torch import Tensor, nn
 from ncpipe.collapse import LayerStatistics, Moment, Trace
 from ncpipe.networks.hooked import LAST, Pooling, Reading, ReadNetwork
 from ncpipe.networks.measure_model import read_statistics
-from ncpipe.recording.folder import add_epoch, check_split, columns_of
 from ncpipe.settings.base import Name, Settings
 from ncpipe.settings.messages import validated
-from ncpipe.stages.collapse import collapse_rows, gram_rows
 from ncpipe.study.layout import Layout
 from ncpipe.system.errors import UserError
 from ncpipe.system.provenance import origin_of
@@ -55,8 +53,8 @@ class Recorder:
         layers, classifier, pooling: what is read and how, as in ``ncpipe.measure_model``.
 
     Raises:
-        UserError: in one line; by ``measure`` also where the folder is of a study, a run had other settings, or the
-            network cannot be read so or gives values that are not finite.
+        UserError: in one line: the folder is of a study, or the run had other settings; by ``measure``, the network
+            cannot be read so, or gives values that are not finite.
     """
 
     def __init__(
@@ -77,7 +75,7 @@ class Recorder:
         named = {"loss": loss} if isinstance(loss, str) else {}
         self.label, self.loss = label or run, mean_of(loss) if isinstance(loss, str) else loss
         self.settings: dict[str, Any] = json.loads(json.dumps({**named, **(settings or {})}, default=str))
-        columns_of(self.settings)
+        _folder().check(self.layout, self.run, self.settings)
         self.layers, self.classifier, self.pooling = layers, classifier, pooling
 
     def __enter__(self) -> Self:
@@ -93,10 +91,11 @@ class Recorder:
 
         Args:
             model: any module that returns logits (N, K); left as it was.
-            loaders: 'train', and perhaps 'test': batches as ``ncpipe.measure_model`` takes them, without augmentation.
+            loaders: 'train', and perhaps 'test': batches as ``ncpipe.measure_model`` takes them, not augmented.
             epoch: 0 is before training.
-            history: further quantities of this epoch for the table ``history``, as ``learning_rate=0.1``. Those it has
-                by default, ``train_loss``, ``train_accuracy``, ``test_loss`` and ``test_accuracy``, are as measured.
+            history: further quantities of this epoch for the table ``history``, as ``learning_rate=0.1``. By default
+                it has ``train_loss``, ``train_accuracy``, ``test_loss`` and ``test_accuracy``, as measured; those of
+                your loop take their place.
 
         Returns:
             By split the metrics of the features that the classifier reads, also ``loss`` where there is one.
@@ -104,7 +103,8 @@ class Recorder:
         if isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 0:
             raise UserError(f"epoch must be a whole number from 0 on, got {epoch!r}")
         for split in loaders:
-            check_split(split)
+            if split not in ("train", "test"):
+                raise UserError(f"loaders has {split!r}; the tables know 'train' and 'test'")
         if "train" not in loaders:
             raise UserError("loaders has no 'train': what is measured of the test split needs its class means")
         try:
@@ -112,7 +112,8 @@ class Recorder:
             trace = self._trace(network, loaders, epoch)
         except ValueError as error:
             raise UserError(f"{self.run}, epoch {epoch}: {error}") from None
-        rows = list(collapse_rows("net", self.run, trace))
+        folder = _folder()
+        rows = list(folder.collapse_rows("net", self.run, trace))
         measured = {split: {r["metric"]: r["value"] for r in rows if r["split"] == split and r["layer"] == LAST}
                     for split in loaders}  # fmt: skip
         found = {f"{split}_{name}": measured[split][name] for split in ("train", "test") if split in loaders
@@ -120,11 +121,11 @@ class Recorder:
         at = {"source": "net", "run_id": self.run, "time": epoch}
         tables = {
             "collapse": rows,
-            "grams": gram_rows("net", self.run, trace),
+            "grams": folder.gram_rows("net", self.run, trace),
             "history": [{**at, "quantity": name, "value": float(value)} for name, value in (found | history).items()],
             "timings": [{"run_id": self.run, "stage": "train", "time": epoch, "finished_at": datetime.now(UTC)}],
         }
-        add_epoch(self.layout, self.run, self._about(network, trace, epoch), tables, epoch)
+        folder.add_epoch(self.layout, self.run, self._about(network, trace, epoch), tables, epoch)
         return measured
 
     def _trace(self, network: ReadNetwork, loaders: Mapping[str, Iterable[Any]], epoch: int) -> Trace:
@@ -163,6 +164,15 @@ class Recorder:
         }
         about = {"label": self.label, "settings": self.settings, "layers": list(trace.layers), "columns": columns}
         return about | {"provenance": origin_of(network.device)}
+
+
+def _folder() -> Any:
+    """What writes the folder: it needs more than the library."""
+    try:
+        from ncpipe.recording import folder
+    except ModuleNotFoundError as error:
+        raise UserError(f"ncpipe.Recorder needs {error.name}: pip install 'ncpipe[pipeline]'") from None
+    return folder
 
 
 def mean_of(name: str) -> Loss:
