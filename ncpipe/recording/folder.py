@@ -145,7 +145,5 @@ def columns_of(settings: Mapping[str, Any]) -> Row:
         try:
             pa.scalar(value, kind)
         except (pa.ArrowException, TypeError, ValueError, OverflowError):
-            raise UserError(
-                f"settings: {name!r} is a column of the table runs, of type {kind}, got {value!r}"
-            ) from None
+            raise UserError(f"settings: {name!r} fills a column of type {kind}, got {value!r}") from None
     return found

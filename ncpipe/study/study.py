@@ -91,10 +91,12 @@ class Study:
         if scale is not None and (recorded or not config.get("scales")):
             raise UserError(f"{file} has only one size; leave the scale {scale!r} out")
         chosen = {} if scale is None else {"scale": scale}
+        if recorded:  # in a folder of any name, which no shell command of a rule has to hold
+            found = cls(config, check=False)
+            found.layout, found.recorded = Layout(folder), True
+            return found
         study = config.get("study", {})
-        found = cls({**config, **chosen, "study": {**study, "results": str(folder)}}, check=not recorded)
-        found.recorded = recorded
-        return found
+        return cls({**config, **chosen, "study": {**study, "results": str(folder)}})
 
     @property
     def partitioned(self) -> bool:
