@@ -104,9 +104,9 @@ class ReadNetwork:
         if not self.layer_names:
             return self._find(inputs)
         assert self.classifier is not None
-        layers, (features, logits) = self._forward(inputs, self._read, [self.classifier])
-        vectors = {self._read[module]: output for module, output, _ in layers}
-        if any(isinstance(vector, str) for vector in vectors.values()) or len(layers) != len(self._read):
+        outputs, (features, logits) = self._forward(inputs, self._read, [self.classifier])
+        vectors = {self._read[module]: output for module, output, _ in outputs if isinstance(output, Tensor)}
+        if not len(outputs) == len(vectors) == len(self._read):
             raise ValueError("the model runs other layers for this batch than for the first")
         return Reading({**vectors, LAST: features[self.classifier][0]}, logits)
 
@@ -153,9 +153,10 @@ class ReadNetwork:
     def _vectors(self, wanted: list[str], before: list[Output], order: list[str], rows: int) -> dict[str, Tensor]:
         """The vectors of layers, in the order of execution."""
         found: dict[str, Tensor] = {}
+        ran = [name for name, _, _ in before]
         for name in wanted:
-            if name == self.classifier or (name not in (ran := [name for name, _, _ in before]) and name in order):
-                raise ValueError(f"layer {name!r} ends with or after the classifier {self.classifier!r}; leave it out")
+            if name not in ran and name in order:
+                raise ValueError(f"layer {name!r} ends with or after the classifier {self.classifier!r}: omit it")
             if ran.count(name) != 1:
                 raise ValueError(f"layer {name!r} runs {ran.count(name)} times in a forward pass, it must run once")
         for name, output, shape in before:

@@ -15,7 +15,7 @@ from ncpipe.networks.hooked import LAST, Pooling, Reading, ReadNetwork
 
 MEMORY = 2 * 1024**3
 """Bytes of features held at once."""
-ALONE = {"distributed_available_fn": lambda: False}
+ALONE: dict[str, Any] = {"distributed_available_fn": lambda: False}
 """What is measured is this process' loader, also where there are others."""
 
 
@@ -133,8 +133,9 @@ class _Features:
     def _stream(self, layer: str) -> None:
         parts = self.held.pop(layer)
         weight, bias = self._head(layer)
-        means = _means_of(self.train_means, layer, parts[0].new_empty(len(self.network.weight), parts[0].shape[1]))
-        metric = CollapseMetrics(len(self.network.weight), weight, bias, train_means=means, **ALONE).to(parts[0].device)
+        classes, device = len(self.network.weight), parts[0].device
+        means = _means_of(self.train_means, layer, parts[0].new_empty(classes, parts[0].shape[1]))
+        metric = CollapseMetrics(classes, weight, bias, train_means=means, **ALONE).to(device)
         for vectors, labels in zip(parts, self.labels):
             metric.update(vectors, labels)
         self.streamed[layer] = metric

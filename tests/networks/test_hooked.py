@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -86,11 +87,11 @@ def test_the_model_is_left_as_it_was() -> None:
     net.norm.eval()
     before = copy.deepcopy(net.state_dict())
     network = ReadNetwork(net)
-    with pytest.raises(RuntimeError, match="stop"), network.evaluation():
+    with suppress(ZeroDivisionError), network.evaluation():
         network(IMAGES)
         assert not net.training
         assert not network(IMAGES).logits.requires_grad
-        raise RuntimeError("stop")
+        raise ZeroDivisionError
     assert (net.training, net.norm.training, net.conv1.training) == (True, False, True)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in net.modules())
@@ -143,7 +144,7 @@ class Unused(Net):
         (Net(), {"pooling": "first"}, "pooling must be one of class_token, token_mean, position_mean, flatten, got"),
         (Net(), {"layers": ["split"]}, "layer 'split' gives no tensor"),
         (Net(), {"layers": ["relu"]}, "layer 'relu' runs 2 times in a forward pass, it must run once"),
-        (Net(), {"layers": ["fc"]}, "layer 'fc' ends with or after the classifier 'fc'; leave it out"),
+        (Net(), {"layers": ["fc"]}, "layer 'fc' ends with or after the classifier 'fc': omit it"),
         (Net(), {"classifier": "conv2"}, r"the classifier 'conv2' is a Conv2d, it must be linear \(nn.Linear\)"),
         (Tokens(), {}, r"layer 'embed' gives the shape \(6, 8, 5\), tokens or positions: say by 'pooling'"),
         (Tokens(), {"classifier": "embed"}, r"'embed' reads the shape \(6, 8, 8\), no vector a sample"),

@@ -54,9 +54,7 @@ def test_means_of_training_decide_for_another_split() -> None:
     model.eval()
     with torch.no_grad():
         features = model[:4](images)
-    expected = ncpipe.measure(
-        features, labels, model[4].weight, model[4].bias, train_means=train.means["features"]
-    )
+    expected = ncpipe.measure(features, labels, model[4].weight, model[4].bias, train_means=train.means["features"])
     assert same(test["features"], expected)
     assert "cdnv_train_means" in test["0"]
     streamed = ncpipe.measure_model(model, other, train_means=train.means, memory=0)
