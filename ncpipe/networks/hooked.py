@@ -67,8 +67,10 @@ class ReadNetwork:
                 raise ValueError(f"the model has no {kind} {name!r}; {nearest(name, known, 'its modules')}")
         self.classifier = classifier
         self.layer_names: tuple[str, ...] = ()
-        self._read: dict[str, str] = {}
-        """Module -> name of the layer."""
+        self.read_modules: dict[str, str] = {}
+        """Module -> name of the layer, without the last."""
+        self.same_as_last: list[str] = []
+        """Modules that would have been read, but give what the classifier reads, as they run."""
 
     @property
     def weight(self) -> Tensor:
@@ -104,9 +106,9 @@ class ReadNetwork:
         if not self.layer_names:
             return self._find(inputs)
         assert self.classifier is not None
-        outputs, (features, logits) = self._forward(inputs, self._read, [self.classifier])
-        vectors = {self._read[module]: output for module, output, _ in outputs if isinstance(output, Tensor)}
-        if not len(outputs) == len(vectors) == len(self._read):
+        outputs, (features, logits) = self._forward(inputs, self.read_modules, [self.classifier])
+        vectors = {self.read_modules[module]: output for module, output, _ in outputs if isinstance(output, Tensor)}
+        if not len(outputs) == len(vectors) == len(self.read_modules):
             raise ValueError("the model runs other layers for this batch than for the first")
         return Reading({**vectors, LAST: features[self.classifier][0]}, logits)
 
@@ -134,8 +136,9 @@ class ReadNetwork:
         rounding = 8 * torch.finfo(features.dtype).eps  # of a mean of maps by another kernel
         while vectors and _close(vectors[last := [*vectors][-1]], features, rounding):
             del vectors[last]
+            self.same_as_last.insert(0, last)
         names = {name: f"{LAST}.output" if name == LAST else name for name in vectors}
-        self._read, self.layer_names = names, (*names.values(), LAST)
+        self.read_modules, self.layer_names = names, (*names.values(), LAST)
         return Reading({**dict(zip(names.values(), vectors.values())), LAST: features}, logits)
 
     def _children(self, before: list[Output]) -> list[str]:

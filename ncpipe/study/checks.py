@@ -28,11 +28,11 @@ def check_paths(data_path: Sequence[Path], datasets: Mapping[str, DatasetSpec]) 
 
 
 def check_layer_patterns(measure: MeasureSpec, networks: Mapping[str, NetworkRun]) -> None:
-    """Every pattern of a layer fits one."""
+    """Every pattern of a layer fits one, where all layers are known before the networks are built."""
     patterns = [("layers", p) for p in (measure.layers if isinstance(measure.layers, tuple) else ())]
     patterns += [("flatten", p) for p in measure.flatten] + [("keep.layers", p) for p in measure.keep.layers]
     known = list(dict.fromkeys(layer for run in networks.values() for layer in run.spec.layers()))
-    for key, pattern in patterns if networks else ():
+    for key, pattern in patterns if networks and "*" not in known else ():
         if not any(fnmatch.fnmatchcase(layer, pattern) for layer in known):
             raise UserError(f"measure.{key}: no network has a layer {pattern!r}; there are {', '.join(known)}")
 
