@@ -163,7 +163,7 @@ def test_mistakes_are_told_in_one_line(place):
     for target, message in (
         ("mynet.py:MyNat", "did you mean 'MyNet'"),
         ("mynet.py", "name a file and a class"),
-        ("my.py:MyNet", "no file my.py"),
+        ("my.py:MyNet", "no file 'my.py'"),
         ("no_such_module:MyNet", "no_such_module"),
         ("mynet.py:nothing", "no torch.nn.Module"),
         ("mynet.py:broken", "RuntimeError: no more"),
