@@ -19,7 +19,7 @@ PROBES = 8
 class TappedBackbone(nn.Module):
     """A module whose classifier hands on what it reads, so that the output is the last features (N, d).
 
-    Its weights are in torch's usual memory format on every device, since a network of one's own may ``view`` its maps.
+    Its weights are in torch's usual memory format on every device, since a user's network may ``view`` its maps.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class TappedBackbone(nn.Module):
 
     @contextmanager
     def tapping(self) -> Iterator[dict[str, Tensor]]:
-        """A dict that forward passes within fill: layer -> map (N, c, h, w) or vectors (N, d), of their own memory."""
+        """A dict that a forward pass within fills: layer -> map (N, c, h, w) or vectors (N, d), copied."""
         found: dict[str, Tensor] = {}
 
         def hook(layer: str) -> Callable[..., None]:
@@ -72,6 +72,11 @@ class Taken(NamedTuple):
     backbone: TappedBackbone
     classifier: nn.Module
     """Linear, with the weights that it had."""
+
+    @property
+    def weight(self) -> Tensor:
+        """The classifier's, (K, d)."""
+        return cast(Tensor, self.classifier.weight)
 
 
 def take_apart(

@@ -193,8 +193,8 @@ class NetworkRun:
     epochs: tuple[int, ...]
     """Declared epochs, ascending; 0 is the initialisation. The first without training error is measured besides."""
     layers: tuple[str, ...]
-    """Measured layers, by depth; the last is 'features'. Of a network whose layers are known once it is built, names and
-    globs of them, which ``measured_layers`` resolves."""
+    """Measured layers, by depth; the last is 'features'. Of a network whose layers are known once it is built, names
+    and globs of them, which ``measured_layers`` resolves."""
 
     @property
     def most_times(self) -> int:

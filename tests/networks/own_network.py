@@ -1,5 +1,7 @@
 """A network as users write them, for the tests of `model: {name: python}`."""
 
+from math import prod
+
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +20,26 @@ class OwnNetwork(nn.Module):
         return self.fc(maps.view(*maps.shape[:2], -1).mean(dim=2))
 
 
+class OwnMlp(nn.Module):
+    """The built-in mlp, its weights drawn in the same order."""
+
+    def __init__(self, image_shape: tuple[int, int, int], num_classes: int, depth: int, width: int) -> None:
+        super().__init__()
+        inputs = prod(image_shape)
+        for number in range(1, depth + 1):
+            linear = nn.Linear(inputs, width, bias=False)
+            nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
+            layers = linear, nn.BatchNorm1d(width), nn.ReLU()
+            self.add_module(f"layer{number}", nn.Sequential(*[nn.Flatten()] * (number == 1), *layers))
+            inputs = width
+        self.depth, self.fc = depth, nn.Linear(width, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        for number in range(1, self.depth + 1):
+            images = self.get_submodule(f"layer{number}")(images)
+        return self.fc(images)
+
+
 class Failing(OwnNetwork):
     def __init__(self, **arguments: object) -> None:
         raise ValueError("no luck\ntoday")
@@ -26,6 +48,17 @@ class Failing(OwnNetwork):
 class Blind(OwnNetwork):
     def forward(self, images: Tensor) -> Tensor:
         return super().forward(images[:, :, :0])
+
+
+class Softmax(OwnNetwork):
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images).softmax(dim=1)
+
+
+class NoBias(OwnNetwork):
+    def __init__(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
+        super().__init__(image_shape, num_classes)
+        self.fc = nn.Linear(32, num_classes, bias=False)
 
 
 def number(num_classes: int) -> int:

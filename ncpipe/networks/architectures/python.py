@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, PrivateAttr, model_validator
 
 from ncpipe.networks.architecture import Architecture, Backbone, Shape
-from ncpipe.networks.source import Source, source_of, told
 from ncpipe.settings.base import PathText
+from ncpipe.settings.source import Source, source_of, told
 from ncpipe.system.errors import UserError
-
-if TYPE_CHECKING:
-    from torch import nn
 
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
 Dotted = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$", max_length=200)]
@@ -33,7 +30,7 @@ class Python(Architecture):
     class_name: Identifier = Field(alias="class", description="Class, or function that returns the module.")
     arguments: dict[str, JsonValue] = Field(
         default_factory=dict,
-        description="Of the constructor; num_classes and image_shape are added where it has arguments of these names.",
+        description="Of the constructor; num_classes and image_shape are added where it names them.",
     )
     tapped: tuple[LayerName, ...] | None = Field(
         None,
@@ -65,6 +62,10 @@ class Python(Architecture):
         return self.class_name
 
     @property
+    def label(self) -> str:
+        return self.class_name
+
+    @property
     def code(self) -> tuple[str, bytes]:
         return self._source.file.name, self._source.text
 
@@ -85,34 +86,26 @@ class Python(Architecture):
 
         from ncpipe.networks.tapped import take_apart
 
-        model = self._source.call(
-            self.class_name, lambda make: make(**self._arguments(make, image_shape, num_classes))
-        )
+        offered = dict(zip(OFFERED, (num_classes, image_shape), strict=True))
+        model = self._source.call(self.class_name, lambda make: make(**self._arguments(make, offered)))
         if not isinstance(model, nn.Module):
-            raise UserError(f"{self._source.place}: {self.class_name} gives a {type(model).__name__}, no nn.Module")
+            raise UserError(f"{self._source.place}: {self.class_name} gives {type(model).__name__}, no nn.Module")
         try:
             taken = take_apart(model, image_shape, self.tapped, self.classifier, self.pooling)
-        except ValueError as error:
-            raise UserError(f"{self.class_name}: {error}") from error
         except Exception as error:
-            line = f"{self._source.place}{self._source.line(error)}: {told(error)}"
-            raise UserError(f"{self.class_name} does not read images of {_size(image_shape)} ({line})") from error
-        found, width = (int(side) for side in taken.classifier.weight.shape)
+            line = self._source.line(error)
+            if isinstance(error, ValueError) and not line:  # not of the user's code
+                raise UserError(f"{self.class_name}: {error}") from error
+            reason, size = f"{self._source.place}{line}: {told(error)}", "x".join(map(str, image_shape))
+            raise UserError(f"{self.class_name} does not read images of {size} ({reason})") from error
+        found, width = taken.weight.shape
         if found != num_classes:
             raise UserError(
-                f"{self.class_name} gives {found} logits, the data have {num_classes} classes: let its constructor take"
-                " 'num_classes', or set it in model.arguments"
+                f"{self.class_name} gives {found} logits, the data have {num_classes} classes: let its constructor"
+                " take 'num_classes', or set it in model.arguments"
             )
         return Backbone({"features": taken.backbone}, width, taken.classifier)
 
-    def _arguments(self, make: Any, image_shape: Shape, num_classes: int) -> dict[str, Any]:
-        try:
-            named = inspect.signature(make).parameters
-        except (TypeError, ValueError):
-            named = {}
-        offered = dict(zip(OFFERED, (num_classes, image_shape), strict=True))
+    def _arguments(self, make: Any, offered: dict[str, Any]) -> dict[str, Any]:
+        named = inspect.signature(make).parameters
         return {name: value for name, value in offered.items() if name in named} | self.arguments
-
-
-def _size(image_shape: Shape) -> str:
-    return "x".join(map(str, image_shape))
