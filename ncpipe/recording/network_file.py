@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ncpipe.networks.source import source_of
+from ncpipe.settings.source import source_of
 from ncpipe.system.errors import UserError
 
 
