@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,13 @@ from ncpipe.claims import claim_rows
 from ncpipe.records.parts import write_stream
 from ncpipe.records.reading import LONG, StoredTables
 from ncpipe.records.schemas import RUNS, TABLES
-from ncpipe.records.writing import read_table, write_rows
+from ncpipe.records.writing import PERFECT, read_table, write_rows
 from ncpipe.stages.collapse import collapse_rows, gram_rows
-from ncpipe.stages.tables import records
 from ncpipe.study.layout import Layout
 from ncpipe.study.study import Study
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_json, write_json, write_text
 from ncpipe.system.provenance import git_commit, in_json, key
-from ncpipe.tables.ends import network_ends, zero_error_epochs
 from ncpipe.tables.labels import labelled
 from ncpipe.tables.selection import compared
 
@@ -43,7 +41,8 @@ SETTINGS = ("dataset", "model", "width", "depth", "batch_norm", "loss", "loss_sc
 def add_epoch(layout: Layout, run_id: str, about: Row, rows: Mapping[str, Iterable[Row]], epoch: int) -> None:
     """Put the rows of one epoch into the records of a run, in place of those that it has, and make the tables anew.
 
-    Other processes that record into the folder wait. Every file is whole at any moment.
+    Other processes that record into the folder wait. Every file is whole at any moment; of a long table a run has one
+    of its own.
 
     Args:
         layout: of the folder.
@@ -62,17 +61,37 @@ def add_epoch(layout: Layout, run_id: str, about: Row, rows: Mapping[str, Iterab
             info = {"study": {"name": _plain_name(layout.results)}, "figures": FIGURES}
             write_text(layout.recording, json.dumps(info, indent=2) + "\n")
         _check_same(layout, run_id, "layers", about["layers"])
-        for name in LONG:
-            path, schema = layout.run(run_id) / f"{name}.parquet", TABLES[name]
-            added = pa.Table.from_pylist(list(rows.get(name, ())), schema=schema)
-            if path.exists():
-                before = read_table(path).cast(schema)
-                added = pa.concat_tables([before.filter(pc.field("time") != epoch), added])
-            if name == "grams" and len(added):
-                added = added.filter(pc.field("time") == pc.max(added["time"]))
-            write_stream(path, schema, [added.sort_by("time")], {})
-        write_json(layout.run(run_id) / "run.json", about)
+        parts = {name: _with_epoch(layout, run_id, name, rows.get(name, ()), epoch) for name in LONG}
+        for name, part in parts.items():
+            write_stream(_part(layout, name, run_id), TABLES[name], [part], metadata(layout))
+        write_json(layout.run(run_id) / "run.json", {**about, "ended": _ended(parts["collapse"], parts["history"])})
         write_tables(layout)
+
+
+def _part(layout: Layout, name: str, run_id: str) -> Path:
+    """The rows of a run in a long table: a file of its own, so that no other has to be written with it."""
+    return layout.tables / f"{name}.parquet" / f"{run_id}.parquet"
+
+
+def _with_epoch(layout: Layout, run_id: str, name: str, rows: Iterable[Row], epoch: int) -> pa.Table:
+    """The rows of a run in a long table with these in the place of those of the epoch, by time; of Grams the last."""
+    path, table = _part(layout, name, run_id), pa.Table.from_pylist(list(rows), schema=TABLES[name])
+    if path.exists():
+        before = read_table(path).cast(TABLES[name])
+        table = pa.concat_tables([before.filter(pc.field("time") != epoch), table])
+    if name == "grams" and len(table):
+        table = table.filter(pc.field("time") == pc.max(table["time"]))
+    return table.sort_by("time")
+
+
+def _ended(collapse: pa.Table, history: pa.Table) -> Row:
+    """Columns of the ``runs`` table that tell how far a run is."""
+    last = pc.max(collapse["time"]).as_py()
+    of_last = (pc.field("time") == last) & (pc.field("layer") == "features")
+    values = collapse.filter(of_last & pc.field("metric").isin(["loss", "accuracy"]))
+    perfect = history.filter((pc.field("quantity") == "train_accuracy") & (pc.field("value") >= PERFECT))
+    finals = {f"final_{row['split']}_{row['metric']}": row["value"] for row in values.to_pylist()}
+    return {"final_epoch": last, "zero_error_epoch": pc.min(perfect["time"]).as_py(), **finals}
 
 
 def check(layout: Layout, run_id: str, settings: Mapping[str, Any]) -> None:
@@ -99,36 +118,36 @@ def _check_same(layout: Layout, run_id: str, what: str, value: Any) -> None:
 
 
 def write_tables(layout: Layout) -> None:
-    """Collect the records of all runs into the tables."""
-    study = Study.read(layout.results)
+    """Write the tables of all runs anew, and leave out the rows of runs whose folder has been removed."""
     ids = sorted(path.parent.name for path in layout.results.glob("runs/*/run.json"))
+    for name in LONG:
+        for part in (layout.tables / f"{name}.parquet").glob("*.parquet"):
+            if part.stem not in ids:
+                part.unlink()
     found = {run_id: read_json(layout.run(run_id) / "run.json") for run_id in ids}
     origins = {key(record["provenance"]): record["provenance"] for record in found.values()}
-    about = {"ncpipe_version": ncpipe.__version__, "git_commit": git_commit(), "study": study.config.study.name}
-    about |= {"scale": "", "provenance": in_json(origins)}
-    for name in LONG:
-        tables = records([layout.run(run_id) for run_id in ids], name)
-        write_stream(layout.tables / f"{name}.parquet", TABLES[name], tables, about)
-    write_rows(layout.tables / "runs.parquet", RUNS, labelled(list(_rows(layout, found))), about)
+    about = metadata(layout) | {"provenance": in_json(origins)}
+    rows = labelled([_row(run_id, record) for run_id, record in found.items()])
+    write_rows(layout.tables / "runs.parquet", RUNS, rows, about)
     for name in ("ufm", "claims"):
         write_rows(layout.tables / f"{name}.parquet", TABLES[name], [], about)
-    if study.config.claims:
-        claims = claim_rows(compared(StoredTables(layout.tables)), study.config.claims)
+    if papers := Study.read(layout.results).config.claims:
+        claims = claim_rows(compared(StoredTables(layout.tables)), papers)
         write_rows(layout.tables / "claims.parquet", TABLES["claims"], claims, about)
 
 
-def _rows(layout: Layout, found: Mapping[str, Row]) -> Iterator[Row]:
-    """Rows of the ``runs`` table."""
-    history, collapse = (layout.tables / f"{name}.parquet" for name in ("history", "collapse"))
-    zero, ends = zero_error_epochs(history), network_ends(collapse)
-    for run_id, record in found.items():
-        times = read_table(layout.run(run_id) / "collapse.parquet")["time"]
-        last = pc.max(times).as_py()
-        row = {"source": "net", "run_id": run_id, "kind": "network", "status": "done", "label": record["label"]}
-        row |= {"epochs": last, **record["columns"], **columns_of(record["settings"])}
-        row |= {"settings": json.dumps(record["settings"], sort_keys=True), "final_epoch": last}
-        row |= {"zero_error_epoch": zero.get(run_id), "provenance": key(record["provenance"])}
-        yield row | ends.get(run_id, {})
+def metadata(layout: Layout) -> dict[str, str]:
+    """What every table says about its making."""
+    name = Study.read(layout.results).config.study.name
+    return {"ncpipe_version": ncpipe.__version__, "git_commit": git_commit(), "study": name, "scale": ""}
+
+
+def _row(run_id: str, record: Row) -> Row:
+    """A row of the ``runs`` table."""
+    row = {"source": "net", "run_id": run_id, "kind": "network", "status": "done", "label": record["label"]}
+    row |= {"epochs": record["ended"]["final_epoch"], **record["columns"], **columns_of(record["settings"])}
+    row |= {"settings": json.dumps(record["settings"], sort_keys=True), "provenance": key(record["provenance"])}
+    return row | record["ended"]
 
 
 def columns_of(settings: Mapping[str, Any]) -> Row:

@@ -43,7 +43,7 @@ class Ends:
         history, collapse, fits = (study.layout.tables / f"{name}.parquet" for name in ("history", "collapse", "ufm"))
         return cls(
             zero_error_epochs(history) if study.networks else {},
-            network_ends(collapse) if study.networks else {},
+            _network_ends(collapse) if study.networks else {},
             _continual_ends(history) if study.continual else {},
             {fit["run_id"]: fit_end(fit) for fit in _fits(fits, "declared")},
             fits,
@@ -82,8 +82,7 @@ def zero_error_epochs(history: Path) -> dict[str, int]:
     return found
 
 
-def network_ends(collapse: Path) -> dict[str, dict[str, float]]:
-    """Loss and accuracy of the last features at the last time, by run and column ``final_…``."""
+def _network_ends(collapse: Path) -> dict[str, dict[str, float]]:
     wanted: dict[str, Any] = {
         "source": "net",
         "layer": "features",

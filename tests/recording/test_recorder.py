@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -116,6 +117,7 @@ def test_many_runs_write_into_one_folder_at_once(tmp_path):
     tables = frames(tmp_path)
     assert tables["runs"]["label"].tolist() == ["net lr=0", "net lr=0", "net lr=1", "net lr=1"]
     assert tables["runs"]["seed"].tolist() == [0, 1, 0, 1]
+    assert tables["runs"]["final_epoch"].tolist() == [1, 1, 1, 1]
     counts = tables["collapse"].groupby("run_id")["time"].nunique()
     assert counts.to_dict() == {f"r{number}": 2 for number in range(4)}
 
@@ -141,10 +143,11 @@ def test_many_runs_write_into_one_folder_at_once(tmp_path):
 )  # fmt: skip
 def test_mistakes_are_told_in_one_line(tmp_path, mistake, message):
     Recorder(tmp_path, "one", settings={"lr": 1}).measure(MyNet(), LOADERS, 0)
-    before = (tmp_path / "tables/collapse.parquet").read_bytes()
+    before = frames(tmp_path)
     with pytest.raises(UserError, match=message):
         mistake(tmp_path)
-    assert (tmp_path / "tables/collapse.parquet").read_bytes() == before
+    for name, frame in frames(tmp_path).items():
+        pd.testing.assert_frame_equal(frame, before[name])
 
 
 def diverged() -> nn.Module:
@@ -196,8 +199,11 @@ def test_what_is_made_of_tables_needs_no_study(tmp_path, monkeypatch, empty_stor
     call("tables", results)
     for name, frame in frames(results).items():
         pd.testing.assert_frame_equal(frame, before[name])
+    shutil.rmtree(results / "runs/one")
+    call("tables", results)
+    assert all(set(frames(results)[name]["run_id"]) == {"two"} for name in ("runs", "collapse", "grams"))
     for words, message in (
-        (("reproduce", results / "one"), ""),  # told on stderr
+        (("reproduce", results / "two"), ""),  # told on stderr
         (("report", tmp_path), "holds no results"),
     ):
         done = CliRunner().invoke(app, [*map(str, words)])
