@@ -40,6 +40,17 @@ class OwnMlp(nn.Module):
         return self.fc(images)
 
 
+class Itemised(OwnNetwork):
+    """What ``vmap`` cannot do; and a parameter without a part in the output."""
+
+    def __init__(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
+        super().__init__(image_shape, num_classes)
+        self.unused = nn.Parameter(torch.ones(3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images * float(images.sum().item() > -1e9))
+
+
 class Failing(OwnNetwork):
     def __init__(self, **arguments: object) -> None:
         raise ValueError("no luck\ntoday")

@@ -7,14 +7,17 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from in_one_process import run_study
 
+from ncpipe.data import Dataset
 from ncpipe.networks import build_network
 from ncpipe.networks.architectures import ARCHITECTURES
 from ncpipe.networks.head_settings import HeadSpec
 from ncpipe.records.writing import read_table
 from ncpipe.study.study import Study
 from ncpipe.system.errors import UserError
+from ncpipe.training.members import Stack
 
 FILE = Path(__file__).with_name("own_network.py")
 OWN: dict[str, Any] = {"name": "python", "path": str(FILE), "class": "OwnNetwork"}
@@ -63,7 +66,7 @@ def test_a_built_in_network_given_as_python_has_its_numbers(tmp_path: Path) -> N
 def test_whatever_training_and_measuring_can_do(tmp_path: Path) -> None:
     everything = study(
         tmp_path,
-        {**OWN, "arguments": {"width": 4}},
+        {**OWN, "arguments": {"width": 4}, "layers": ["conv1", "norm", "conv2"]},
         network={"precision": "bf16", "terminal": {"iterations": 3}, "head": {"hidden": 1, "feature_dim": 6}},
         measure={
             "splits": ["train", "test", "full_batch", "train_mode"],
@@ -87,11 +90,26 @@ def test_only_some_layers_are_measured(tmp_path: Path) -> None:
         return run.layers
 
     assert layers("all") == ("*", "features")  # known once it is built
-    assert layers(["conv*"]) == ("conv*", "features")
+    assert layers(["conv*"], layers=["conv1", "norm", "conv2"]) == ("conv1", "conv2", "features")
     assert layers(1) == ("features",)
     assert layers(2, layers=["conv1", "conv2"]) == ("conv2", "features")
     with pytest.raises(UserError, match=r"the last 2 of OwnNetwork are not known before it is built; list them in"):
         layers(2)
+    with pytest.raises(
+        UserError, match=r"no network has a layer 'conv\*'; those of OwnNetwork are known once model.la"
+    ):
+        layers(["conv*"])
+
+
+def test_seeds_that_cannot_be_stacked_are_refused_in_a_line(digits: Dataset) -> None:
+    def stack(kind: str) -> Stack:
+        model = ARCHITECTURES["python"].model_validate({**OWN, "class": kind})
+        return Stack([build_network(model, HeadSpec(), digits.image_shape, digits.num_classes, s) for s in (0, 1)])
+
+    images = torch.randn(2, 4, *digits.image_shape)
+    assert stack("OwnNetwork")(images).logits.shape == (2, 4, digits.num_classes)
+    with pytest.raises(UserError, match=r"^compute.ensemble: this network cannot be stacked \(.*\); set it to 1$"):
+        stack("Itemised")(images)
 
 
 def test_the_code_is_part_of_the_identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
