@@ -142,6 +142,10 @@ class Recorder:
                     total[1] += len(labels)
 
             found[split] = read_statistics(network, loaders[split], means, seen=seen)
+            absent = (found["train"][LAST].counts == 0).nonzero()
+            if "test" in loaders and len(absent):
+                missing = f"no training sample of class {int(absent[0])} of {len(network.weight)}"
+                raise ValueError(f"{missing}: what is measured of 'test' needs its mean; leave that split out")
             losses |= {split: total[0] / total[1]} if self.loss is not None else {}
         trace = Trace(network.layer_names)
         trace.heads[epoch] = network.weight.double(), None if network.bias is None else network.bias.double()

@@ -137,6 +137,7 @@ def test_many_runs_write_into_one_folder_at_once(tmp_path):
         (lambda at: Recorder(at, "x", layers=["bod"]).measure(MyNet(), LOADERS, 0), "did you mean 'body'"),
         (lambda at: Recorder(at, "x").measure(MyNet(), {"train": [(batches()[0][0], LABELS[:16] + 1)]}, 0), "labels"),
         (lambda at: Recorder(at, "x").measure(MyNet(), {"train": []}, 0), "no batch"),
+        (lambda at: Recorder(at, "x").measure(MyNet(), two_classes(), 0), "no training sample of class 2 of 3"),
         (lambda at: Recorder(at, "x").measure(diverged(), LOADERS, 4), "x, epoch 4: features .* non-finite"),
         (lambda at: layers_change(at), r"with the layers \['body', 'features'\], not \['body.0', 'features'\]"),
     ],
@@ -154,6 +155,10 @@ def diverged() -> nn.Module:
     net = MyNet()
     net.body[0].weight.data[:] = float("nan")
     return net
+
+
+def two_classes() -> dict[str, list[tuple[torch.Tensor, torch.Tensor]]]:
+    return {split: [(images, labels % 2) for images, labels in loader] for split, loader in LOADERS.items()}
 
 
 def layers_change(results: Path) -> None:
