@@ -94,6 +94,11 @@ class ArrayFile:
         """(C, H, W) of images, (d,) of vectors."""
         return self._layout(self._image_keys[0])[0]
 
+    @property
+    def value_bytes(self) -> int:
+        """1 of uint8, 4 of what becomes float32."""
+        return 1 if all(self._members[key].is_uint8 for key in self._image_keys) else 4
+
     @cached_property
     def labels(self) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
         """Labels of training and test, as ``ArraySplit`` has them, and the names of the classes."""
@@ -112,8 +117,11 @@ class ArrayFile:
         return found[0], found[1] if len(found) > 1 else None, names
 
     def read(self) -> Arrays:
+        """All of it, checked."""
         train, test, names = self.labels
         images = [self._images(key) for key in self._image_keys]
+        if len({part.dtype for part in images}) > 1:  # one of the two is uint8
+            images = [part.astype(np.float32) for part in images]
         for part, split in zip(images, self._splits):
             count = len(self._raw_labels[split])
             if len(part) != count:

@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ class Member(NamedTuple):
 
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
+    is_uint8: bool = False
 
 
 def open_members(path: Path, label: str | None = None) -> dict[str, Member]:
@@ -84,7 +86,7 @@ def _of_npz(path: Path) -> dict[str, Member]:
             name = file.removesuffix(".npy")
             if dtype.hasobject:
                 raise UserError(f"{path}: {name!r} holds Python objects: save plain numbers or text")
-            members[name] = Member(shape, _reading(path, lambda name=name: _npz_array(path, name)))
+            members[name] = Member(shape, _reading(path, partial(_npz_array, path, name)), dtype == np.uint8)
     return members
 
 
@@ -104,8 +106,8 @@ def _of_safetensors(path: Path) -> dict[str, Member]:
 
     with safe_open(path, framework="numpy") as file:
         members = {
-            name: Member(tuple(file.get_slice(name).get_shape()), _reading(path, lambda name=name: tensor(name)))
-            for name in file.keys()  # noqa: SIM118: it is no mapping
+            name: Member(tuple(part.get_shape()), _reading(path, partial(tensor, name)), part.get_dtype() == "U8")
+            for name, part in ((name, file.get_slice(name)) for name in file.keys())  # noqa: SIM118: no mapping
         }
         names = (file.metadata() or {}).get(CLASS_NAMES)
     return members | ({} if names is None else {CLASS_NAMES: _of_list(json.loads(names))})
@@ -120,8 +122,8 @@ def _of_torch(path: Path) -> dict[str, Member]:
     members = {}
     for name, value in found.items():
         if isinstance(value, torch.Tensor):
-            tensor = value.float() if value.dtype == torch.bfloat16 else value
-            members[str(name)] = Member(tuple(value.shape), lambda tensor=tensor: tensor.detach().numpy())
+            tensor = value.detach().float() if value.dtype == torch.bfloat16 else value.detach()
+            members[str(name)] = Member(tuple(value.shape), tensor.numpy, value.dtype == torch.uint8)
         elif isinstance(value, list):
             members[str(name)] = _of_list(value)
     return members
@@ -146,15 +148,15 @@ def _of_table(path: Path, kind: str, label: str | None) -> dict[str, Member]:
     table = ds.dataset(path, format=kind)
     if label not in table.schema.names:
         wanted = f"no column {label!r}" if label is not None else "labels in one of its columns"
-        columns = ", ".join(table.schema.names)
-        raise UserError(f"{path} has {wanted}: name it in dataset.label; there are {columns}")
+        there = ", ".join(table.schema.names)
+        raise UserError(f"{path} has {wanted}: name it in dataset.label; there are {there}")
     columns = [name for name in table.schema.names if name != label]
     for name in columns:
         if not _is_number(table.schema.field(name).type):
             raise UserError(f"{path}: column {name!r} holds no numbers: encode it or leave it out")
     if kind == "csv":  # whose types are guessed from its first lines
-        of = {name: pa.float64() if name in columns else table.schema.field(name).type for name in table.schema.names}
-        table = ds.dataset(path, format=kind, schema=pa.schema(of))
+        fields = [field.with_type(pa.float64()) if field.name in columns else field for field in table.schema]
+        table = ds.dataset(path, format=kind, schema=pa.schema(fields))
     rows = table.count_rows()
     return {
         "vectors": Member((rows, len(columns)), _reading(path, lambda: _numbers(path, table.to_table(columns)))),

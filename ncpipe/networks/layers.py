@@ -71,7 +71,7 @@ def kaiming_init(module: nn.Module, mode: Literal["fan_in", "fan_out"] = "fan_ou
                 nn.init.zeros_(layer.bias)
 
 
-def require_side(name: str, image_shape: tuple[int, int, int], least: int) -> None:
+def require_side(name: str, image_shape: tuple[int, ...], least: int) -> None:
     """``UserError`` for images (C, H, W) of which a side is below ``least``, the smallest that the model reads."""
     _, height, width = image_shape
     if min(height, width) < least:

@@ -195,7 +195,7 @@ def test_live_tensors_are_counted_at_their_peak():
 
 def test_memory_of_a_step_is_that_of_the_whole_batch(study):
     """What is measured at two small batches is what a full one takes."""
-    spec, shape = next(iter(study.networks.values())).spec, NominalShape(1, 8, 10, 1437, 360)
+    spec, shape = next(iter(study.networks.values())).spec, NominalShape((1, 8, 8), 10, 1437, 360)
     step = TrainingStep(spec, shape, Computation(CPU), spec.batch_size)
     assert costs_of(study).step.at(spec.batch_size) == pytest.approx(peak_of_live_tensors(step, step.held()), rel=0.1)
 
@@ -219,7 +219,7 @@ COSTS = Costs(
     seconds_per_image=1e-3, weights=1000, state=2000, step=Line(4000, 100), evaluation=Line(1000, 50),
     layers=Line(1000, 80), widths={"layer1": (4, 64), "features": (8, 8)},
 )  # fmt: skip
-SHAPE = NominalShape(3, 32, 10, 50_000, 10_000)
+SHAPE = NominalShape((3, 32, 32), 10, 50_000, 10_000)
 IMAGES = 60_000 * 3 * 32 * 32
 
 

@@ -98,7 +98,7 @@ def test_members_steps_and_ranks_see_what_a_run_alone_sees(augment):
 @pytest.mark.parametrize("channels", [3, 1])
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
 def test_images_are_normalised_by_the_training_set(channels, layout, monkeypatch):
-    monkeypatch.setattr("ncpipe.training.batches.memory_format", lambda device: layout)
+    monkeypatch.setattr("ncpipe.training.computation.memory_format", lambda device: layout)
     dataset = numbered(channels=channels)
     data = open_batches(dataset, "test", CPU)
     (images, _), *_ = data.in_order(64)

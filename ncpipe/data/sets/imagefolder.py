@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 class Images(DataSet):
     """The folder or zip that ``path`` names."""
 
-    published, from_path = None, True
+    published, needs, takes = None, ("path", "image_size"), ("stream",)
+
+    def image(self, spec: DatasetSpec, search_path: Sequence[Path]) -> tuple[int, ...]:
+        assert spec.image_size is not None
+        return 3, spec.image_size, spec.image_size
 
     def open(self, spec: DatasetSpec, search_path: Sequence[Path]) -> Source:
         assert spec.path is not None  # DatasetSpec sees to both
