@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from ncpipe.data.containers import CLASS_NAMES, Member, open_members
+from ncpipe.data.hugging_face import is_saved, saved_members
 from ncpipe.data.imagefolder import in_order
 from ncpipe.data.places import find_path
 from ncpipe.system.errors import UserError
@@ -52,8 +53,8 @@ def read_arrays(
 
     Args:
         path: a file with 'train_images' (or 'train_vectors'), 'train_labels' and the same of 'test', or with 'images'
-            (or 'vectors') and 'labels'; a table of numeric columns; or a folder with a file 'train.*' and one
-            'test.*'. Keras' names 'x_train', 'y_train' are read too.
+            (or 'vectors') and 'labels'; a table of numeric columns; a folder with a file 'train.*' and one 'test.*',
+            or one of Hugging Face's ``save_to_disk``. Keras' names 'x_train', 'y_train' are read too.
         label: column of the labels of a table.
         test_fraction: share of every class that becomes the test split, where the file has none.
         seed: draws that split.
@@ -84,6 +85,8 @@ class ArrayFile:
         """The file, or those of a folder: first that of training."""
         if not self.path.is_dir():
             return [self.path]
+        if is_saved(self.path):
+            return sorted(self.path.rglob("*.arrow"))
         found = [sorted(self.path.glob(f"{split}.*")) for split in ("train", "test")]
         if [len(files) for files in found] != [1, 1]:
             raise UserError(f"{self.path} needs one file train.* and one test.* (.npz, .csv, ..)")
@@ -137,9 +140,12 @@ class ArrayFile:
     def _members(self) -> dict[str, Member]:
         if not self.path.is_dir():
             return open_members(self.path, self.label)
+        if is_saved(self.path):
+            return saved_members(self.path, self.label)
         both = {split: open_members(file, self.label) for split, file in zip(("train", "test"), self.files)}
-        names = {CLASS_NAMES: member for found in both.values() if (member := found.get(CLASS_NAMES))}
-        return names | {f"{split}_{name}": member for split, found in both.items() for name, member in found.items()}
+        named = [found[CLASS_NAMES] for found in both.values() if CLASS_NAMES in found]
+        members = {f"{split}_{name}": member for split, found in both.items() for name, member in found.items()}
+        return members | ({CLASS_NAMES: named[0]} if named else {})
 
     @cached_property
     def _splits(self) -> tuple[str, ...]:
@@ -225,9 +231,13 @@ class ArrayFile:
 
     def _tags(self, labels: np.ndarray, split: str, count: int) -> np.ndarray:
         if labels.shape[1] != count or not np.isin(labels, (0, 1)).all():
-            raise UserError(f"{self.path}: {_of(split)}labels of several classes are a matrix (N, {count}) of 0 and 1")
+            raise UserError(
+                f"{self.path}: {_of(split)}labels of several classes are a matrix (N, {count}) of 0 and 1"
+            )
         if (empty := ~labels.astype(bool).any(axis=1)).any():
-            raise UserError(f"{self.path}: {_of(split)}sample {int(empty.argmax())} has no label: leave such samples out")
+            raise UserError(
+                f"{self.path}: {_of(split)}sample {int(empty.argmax())} has no label: leave such samples out"
+            )
         return labels.astype(np.uint8)
 
     def _classes(
@@ -240,8 +250,8 @@ class ArrayFile:
                 if labels.min() < 0 or labels.max() >= len(names):
                     outside = labels.min() if labels.min() < 0 else labels.max()
                     raise UserError(
-                        f"{self.path}: {_of(split)}label {outside} is out of range: 'class_names' has {len(names)} names,"
-                        f" labels are 0 to {len(names) - 1}"
+                        f"{self.path}: {_of(split)}label {outside} is out of range: 'class_names' has {len(names)}"
+                        f" names, labels are 0 to {len(names) - 1}"
                     )
             return names, [labels.astype(np.int64) for labels in raw]
         values = [[_as_text(label) for label in labels.tolist()] for labels in raw]

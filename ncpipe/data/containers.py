@@ -56,7 +56,16 @@ def _whole(path: Path) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (OSError, ValueError, RuntimeError, KeyError, EOFError, TypeError, zlib.error, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        KeyError,
+        EOFError,
+        TypeError,
+        zlib.error,
+        zipfile.BadZipFile,
+    ) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"cannot read {path}: {reason}; replace it by a whole file") from None
     except Exception as error:  # safetensors' own and pickle's have no common base
@@ -105,9 +114,10 @@ def _of_safetensors(path: Path) -> dict[str, Member]:
             return array
 
     with safe_open(path, framework="numpy") as file:
+        parts = {name: file.get_slice(name) for name in sorted(file.keys())}
         members = {
             name: Member(tuple(part.get_shape()), _reading(path, partial(tensor, name)), part.get_dtype() == "U8")
-            for name, part in ((name, file.get_slice(name)) for name in file.keys())  # noqa: SIM118: no mapping
+            for name, part in parts.items()
         }
         names = (file.metadata() or {}).get(CLASS_NAMES)
     return members | ({} if names is None else {CLASS_NAMES: _of_list(json.loads(names))})

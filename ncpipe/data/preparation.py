@@ -30,9 +30,9 @@ TRAIN_SUBSET, TEST_SUBSET, LABEL_NOISE, RANDOM_LABELS, TRAIN_PAIRS, TEST_PAIRS =
 def prepare(spec: DatasetSpec, folder: Path, search_path: Sequence[Path] = ()) -> None:
     """Write ``train.safetensors``, ``test.safetensors`` and, last, ``dataset.json`` to ``folder``.
 
-    The files hold 'images' (N, C, H, W) or vectors (N, d), uint8 or float32, and 'labels' (N,) int64. Equal settings and sources give equal
-    files. Subsets are nested: a larger ``samples_per_class`` or more ``classes`` with the same seed contain the
-    smaller.
+    The files hold 'images' (N, C, H, W) or vectors (N, d), uint8 or float32, and 'labels' (N,) int64. Equal settings
+    and sources give equal files. Subsets are nested: a larger ``samples_per_class`` or more ``classes`` with the same
+    seed contain the smaller.
 
     Args:
         spec: the data set, its subset, pairing and corruption.
@@ -58,10 +58,7 @@ def prepare(spec: DatasetSpec, folder: Path, search_path: Sequence[Path] = ()) -
     check_disk(folder, sum(split_bytes(content.shape, content.dtype) for content in contents.values()))
 
     (folder / RECORD).unlink(missing_ok=True)
-    written = {
-        name: write_split(folder / f"{name}.safetensors", *content)
-        for name, content in contents.items()
-    }
+    written = {name: write_split(folder / f"{name}.safetensors", *content) for name, content in contents.items()}
     mean, std = written["train"][1].mean_and_deviation()
     if not spec.is_normalized:
         mean, std = [0.0] * len(mean), [1.0] * len(std)

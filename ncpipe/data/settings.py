@@ -12,7 +12,6 @@ from ncpipe.data.registry import DATASETS
 from ncpipe.settings.base import Count, NonNegative, PathText, Seed, Settings
 from ncpipe.settings.registry import NameIn
 
-
 OWN_SETTINGS = ("path", "image_size", "stream", "label", "test_fraction", "several_labels", "mixture")
 """Settings of some data sets only."""
 
@@ -33,7 +32,9 @@ class MixtureSpec(Settings):
     @model_validator(mode="after")
     def _simplex_has_room(self) -> MixtureSpec:
         if self.means == "simplex" and self.dimension < self.classes - 1:
-            raise ValueError("a simplex of K means needs a dimension of K - 1 at least: raise it, or set means: random")
+            raise ValueError(
+                "a simplex of K means needs a dimension of K - 1 at least: raise it, or set means: random"
+            )
         return self
 
 
@@ -44,8 +45,10 @@ class DatasetSpec(Settings):
     path: PathText | None = Field(
         None, description="imagefolder: a folder or zip holding {train,test}/<class>/*; arrays: a file of arrays."
     )
-    image_size: Count | None = Field(
-        None, description="imagefolder: images are cropped to the central square and resized to this side (pixels)."
+    image_size: Count | tuple[Count, Count] | None = Field(
+        None,
+        description="imagefolder: images are cropped to the centre and resized to this side, or height and width"
+        " (pixels).",
     )
     stream: bool = Field(
         False, description="imagefolder: read images from disk while training, for sets larger than memory."
@@ -74,7 +77,9 @@ class DatasetSpec(Settings):
         0.0, description="Fraction of training labels replaced by a different class, chosen uniformly."
     )
     random_labels: bool = Field(False, description="Permute all training labels (a control).")
-    seed: Seed = Field(0, description="Draws the subset, the test fraction, the pairs, the corrupted labels and the mixture.")
+    seed: Seed = Field(
+        0, description="Draws the subset, the test fraction, the pairs, the corrupted labels and the mixture."
+    )
 
     @model_validator(mode="after")
     def _settings_are_of_the_set(self) -> DatasetSpec:

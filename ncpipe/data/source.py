@@ -39,7 +39,8 @@ class SourceSplit:
 
     labels: Tensor
     read: Callable[[Tensor, int], Tensor]
-    """Indices (n,), and the bits of images of more than 8, to images (n, C, H, W) or vectors (n, d), uint8 or float32."""
+    """Indices (n,), and the bits of images of more than 8, to images (n, C, H, W) or vectors (n, d), of uint8 or
+    float32."""
     bits: Callable[[Tensor], int] = lambda rows: 8
     """Bits of the images of these indices."""
 

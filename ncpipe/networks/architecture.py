@@ -80,7 +80,7 @@ class Architecture(Settings):
 
     @abstractmethod
     def build(self, image_shape: Shape) -> Backbone:
-        """Stages named as ``layers()`` for images (C, H, W) or vectors (d,), with weights from torch's current generator.
+        """Stages named as ``layers()`` for images (C, H, W) or vectors (d,); weights from torch's current generator.
 
         Raises ``UserError`` for images that the network does not read.
         """

@@ -485,6 +485,9 @@ def test_images_are_cropped_to_the_centre(tmp_path: Path) -> None:
     Image.fromarray(wide).save(stream, "PNG")
     path = write_tree(tmp_path / "images", IMAGE_TREE | {"train/cat/a.png": stream.getvalue()})
     assert prepared(folder_spec(path), tmp_path / "out").train.images[0].unique().tolist() == [200]
+    flat = prepared(folder_spec(path, image_size=[4, 8]), tmp_path / "flat")
+    assert (flat.image_shape, nominal_shape(folder_spec(path, image_size=[4, 8])).image) == ((3, 4, 8), (3, 4, 8))
+    assert flat.train.images[0, 0, 0].tolist() == [0, *[200] * 6, 0]
 
 
 def test_a_subset_reads_its_own_images_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -731,12 +734,12 @@ def test_sixteen_bits_are_scaled_and_other_modes_refused(tmp_path):
         (tmp_path / split / "a").mkdir(parents=True)
         Image.fromarray(values).save(tmp_path / split / "a" / "0.png")
     folder = ImageFolder.find(str(tmp_path))
-    images = folder.read([name for name, _ in folder.members("train")], 16)
+    images = folder.read([name for name, _ in folder.members("train")], (16, 16))
     assert torch.equal(images[0, 0].flatten(), torch.arange(256, dtype=torch.uint8))
     Image.fromarray(np.zeros((16, 16), np.float32)).save(tmp_path / "train" / "a" / "1.tif")
     folder = ImageFolder.find(str(tmp_path))
     with pytest.raises(UserError, match=r"1.tif .*mode 'F', not of 8 or 16 bits"):
-        folder.read([name for name, _ in folder.members("train")], 16)
+        folder.read([name for name, _ in folder.members("train")], (16, 16))
 
 
 def test_links_in_circles_and_to_nowhere_are_named(tmp_path):

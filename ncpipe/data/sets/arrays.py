@@ -24,7 +24,7 @@ class OwnArrays(DataSet):
         import torch
 
         file = _found(spec, search_path)
-        originals = Originals.of_files(file.files)  # as they are before they are read
+        originals = _originals(file)  # as they are before they are read
         found, (train, test, _) = file.read(), _labels(spec, file)
         assert found.test is not None
         tag_sets = _tag_sets(found) if spec.several_labels else None
@@ -41,7 +41,7 @@ class OwnArrays(DataSet):
 
     def originals(self, path: str | None, search_path: Sequence[Path]) -> Originals:
         assert path is not None
-        return Originals.of_files(ArrayFile(find_path(path, search_path, WHAT)).files)
+        return _originals(ArrayFile(find_path(path, search_path, WHAT)))
 
     def image(self, spec: DatasetSpec, search_path: Sequence[Path]) -> tuple[int, ...]:
         return _found(spec, search_path).image_shape
@@ -64,6 +64,10 @@ def _found(spec: DatasetSpec, search_path: Sequence[Path]) -> ArrayFile:
     assert spec.path is not None  # DatasetSpec sees to it
     path = find_path(spec.path, search_path, WHAT)
     return ArrayFile(path, spec.label, spec.test_fraction, spec.seed)
+
+
+def _originals(file: ArrayFile) -> Originals:
+    return Originals.of_files(file.files, file.path if file.path.is_dir() else None)
 
 
 def _labels(spec: DatasetSpec, file: ArrayFile) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
