@@ -18,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_tensors
 
 from ncpipe.data import Dataset, load, nominal_shape, prepare
 from ncpipe.data.arrays import ArrayFile, read_arrays
@@ -193,8 +194,29 @@ def test_a_file_of_another_kind_is_told_in_a_line(ending: str, tmp_path: Path) -
 
 def test_pickled_objects_are_not_loaded(tmp_path: Path) -> None:
     torch.save({"vectors": torch.nn.Linear(2, 2)}, tmp_path / "a.pt")
-    with pytest.raises(UserError, match="save plain arrays"):
+    with pytest.raises(UserError, match="of plain arrays or tensors"):
         read_arrays(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("ending", ["npz", "safetensors", "pt", "feather"])
+def test_a_damaged_file_is_read_or_told_in_a_line(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{ending}"
+    if ending == "npz":
+        saved(path, vectors=VECTORS, y=LABELS)
+    elif ending == "feather":
+        feather.write_feather(pa.table({"x": VECTORS[:, 0], "y": LABELS}), path)
+    else:
+        tensors = {"vectors": torch.from_numpy(VECTORS), "y": torch.from_numpy(LABELS)}
+        torch.save(tensors, path) if ending == "pt" else save_tensors(tensors, path)
+    whole, told = path.read_bytes(), []
+    for place in range(0, len(whole), max(1, len(whole) // 60)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        try:
+            read_arrays(path, label="y" if ending == "feather" else None)
+        except UserError as error:
+            told.append(str(error))
+    assert len(told) > 10
+    assert "\n" not in "".join(told)
 
 
 def test_empty_cells_are_counted(tmp_path: Path) -> None:
