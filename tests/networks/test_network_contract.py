@@ -159,6 +159,30 @@ def test_images_that_are_too_small_are_named(model: Architecture) -> None:
 
 
 @each_family
+def test_images_need_not_be_square(model: Architecture) -> None:
+    try:
+        network = build(model, (3, 40, 32))
+    except UserError as error:
+        assert re.search(r"square images .*, got 40x32", str(error))
+        return
+    network.eval()
+    with torch.no_grad():
+        upright, turned = (network(images).logits for images in (images_of((3, 40, 32)), images_of((3, 32, 40))))
+    assert upright.shape == turned.shape == (2, 5)
+
+
+@each_family
+def test_vectors_are_read_or_refused(model: Architecture) -> None:
+    if model.reads_vectors:
+        network = build(model, (7,)).eval()
+        features, logits = network.features(images_of((7,)))
+        assert (tuple(features), logits.shape) == (tuple(model.layers()), (2, 5))
+        return
+    with pytest.raises(UserError, match=f"model '{model.name}' reads images, not vectors of 7 features"):
+        build(model, (7,))
+
+
+@each_family
 def test_the_seed_alone_decides_the_weights(model: Architecture) -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()

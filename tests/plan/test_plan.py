@@ -237,6 +237,16 @@ def test_training_memory_by_its_parts(tmp_path):
     assert shared == memory.CONTEXT + IMAGES + 4000 + 1000 + memory.SLACK * 100 * 512
 
 
+def test_costs_of_vectors(study, tmp_path):
+    mixture = {"classes": 4, "dimension": 300, "separation": 2.0}
+    drawn = {"name": "gaussians", "samples_per_class": 50, "test_samples_per_class": 10, "mixture": mixture}
+    changed = configured(tmp_path, {"datasets.base": drawn})
+    run, costs = next(iter(changed.networks.values())), costs_of(changed)
+    assert costs.weights == 4 * (300 * 32 + 32 * 32 + 2 * 4 * 32 + 32 * 4 + 4) + 2 * 8
+    assert costs.seconds_per_image > 0
+    assert memory.data_memory(run.spec, nominal_shape(run.spec.dataset)) == 4 * 300 * 240
+
+
 def test_features_memory_holds_what_fits_the_budget(study, monkeypatch):
     run, device = next(iter(study.networks.values())), torch.device("cpu")
     base = memory.PROCESS + IMAGES + 3000 + memory.SLACK * 80 * 512

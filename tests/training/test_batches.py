@@ -109,6 +109,20 @@ def test_images_are_normalised_by_the_training_set(channels, layout, monkeypatch
     assert all(member.is_contiguous(memory_format=layout) for member in shuffled)
 
 
+def test_vectors_have_no_layout_and_are_not_changed_in_place(monkeypatch):
+    monkeypatch.setattr("ncpipe.training.computation.memory_format", lambda device: torch.channels_last)
+    vectors = torch.randn(20, 5)
+    split = Split(vectors.clone(), torch.arange(20))
+    dataset = Dataset("v", tuple("ab"), split, split, mean=vectors.mean(dim=0), std=vectors.std(dim=0))
+    data = open_batches(dataset, "train", CPU)
+    for _ in range(2):
+        (found, labels), *_ = data.in_order(64)
+        torch.testing.assert_close(found, (vectors - dataset.mean) / dataset.std)
+        found, labels = stacked(list(data.shuffled(7, PLAIN, [0, 1], 1)))
+        torch.testing.assert_close(found, ((vectors - dataset.mean) / dataset.std)[labels])
+    assert torch.equal(dataset.train.images, vectors)
+
+
 def test_targets_are_labels_or_tags():
     dataset = numbered()
     labels = torch.tensor([[0, 2], [1, 3]])
