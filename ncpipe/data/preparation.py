@@ -18,6 +18,7 @@ from ncpipe.data.registry import DATASETS
 from ncpipe.data.settings import DatasetSpec
 from ncpipe.data.shape import image_shape
 from ncpipe.data.source import Source, SourceSplit, kept_classes
+from ncpipe.data.statistics import ChannelStatistics
 from ncpipe.data.storage import PIECE, check_disk, check_memory, split_bytes, write_split
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import write_json
@@ -41,8 +42,7 @@ def prepare(spec: DatasetSpec, folder: Path, search_path: Sequence[Path] = ()) -
 
     Raises:
         UserError: the source is missing or damaged, has too few classes or samples of one, or memory or disk are too
-            small.
-            Nothing is written then; of a streamed set, whose images are read while others are written, no record.
+            small. Nothing is written then; of a streamed set, read while it is written, no record.
     """
     source: Source = DATASETS[spec.name].open(spec, search_path)
     made_of = version(folder, lambda: source.originals)
@@ -50,19 +50,15 @@ def prepare(spec: DatasetSpec, folder: Path, search_path: Sequence[Path] = ()) -
     classes = source.class_names[: kept_classes(spec, len(source.class_names))]
     train, test = _chosen(source, classes, spec)
     labels = _corrupted(train.labels, len(classes), spec)
-    changed = int((labels != train.labels).sum())
-    read = _streamed if spec.stream else _in_memory
     bits = max(subset.source.bits(subset.rows) for subset in (train, test))
     subsets = {"train": train._replace(labels=labels, bits=bits), "test": test._replace(bits=bits)}
-    contents = read(spec, subsets, len(classes), image_shape(spec, search_path))
+    contents = (_streamed if spec.stream else _in_memory)(spec, subsets, len(classes), image_shape(spec, search_path))
     check_disk(folder, sum(split_bytes(content.shape, content.dtype) for content in contents.values()))
-
     (folder / RECORD).unlink(missing_ok=True)
     written = {name: write_split(folder / f"{name}.safetensors", *content) for name, content in contents.items()}
-    mean, std = written["train"][1].mean_and_deviation()
-    if not spec.is_normalized:
-        mean, std = [0.0] * len(mean), [1.0] * len(std)
+    mean, std = _normalisation(spec, written["train"][1])
     sets = source.tag_sets if spec.pairs is None else tag_sets(len(classes))
+    origin = {"kind": source.kind, "sha256": source.checksums, "skipped": source.skipped, "bits": bits}
     record = {
         "name": spec.slug,
         "classes": classes,
@@ -71,18 +67,19 @@ def prepare(spec: DatasetSpec, folder: Path, search_path: Sequence[Path] = ()) -
         "mean": mean,
         "std": std,
         "sha256": {name: checksum for name, (checksum, _) in written.items()},
-        "source": {
-            "kind": source.kind,
-            "sha256": source.checksums,
-            "skipped": source.skipped,
-            "bits": bits,
-        },
+        "source": origin,
         "settings": spec.model_dump(mode="json", exclude={"path"}),  # no place of this machine
-        "changed_labels": changed,
+        "changed_labels": int((labels != train.labels).sum()),
     }
     if source.originals is not None:
         write_record(folder, made_of, source.originals)
-    write_json(folder / RECORD, record if sets is None else record | {"tag_sets": sets})
+    write_json(folder / RECORD, record | ({} if sets is None else {"tag_sets": sets}))
+
+
+def _normalisation(spec: DatasetSpec, statistics: ChannelStatistics) -> tuple[list[float], list[float]]:
+    """Mean and deviation by channel; 0 and 1 where nothing is normalised."""
+    mean, std = statistics.mean_and_deviation()
+    return (mean, std) if spec.is_normalized else ([0.0] * len(mean), [1.0] * len(std))
 
 
 # --- images to write --------------------------------------------------------------------------------
