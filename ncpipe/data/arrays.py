@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from ncpipe.data.containers import CLASS_NAMES, Member, open_members
+from ncpipe.data.hugging_face import is_saved, saved_members
 from ncpipe.data.imagefolder import in_order
 from ncpipe.data.places import find_path
 from ncpipe.system.errors import UserError
@@ -52,8 +53,8 @@ def read_arrays(
 
     Args:
         path: a file with 'train_images' (or 'train_vectors'), 'train_labels' and the same of 'test', or with 'images'
-            (or 'vectors') and 'labels'; a table of numeric columns; or a folder with a file 'train.*' and one
-            'test.*'. Keras' names 'x_train', 'y_train' are read too.
+            (or 'vectors') and 'labels'; a table of numeric columns; a folder with a file 'train.*' and one 'test.*',
+            or one of Hugging Face's ``save_to_disk``. Keras' names 'x_train', 'y_train' are read too.
         label: column of the labels of a table.
         test_fraction: share of every class that becomes the test split, where the file has none.
         seed: draws that split.
@@ -84,6 +85,8 @@ class ArrayFile:
         """The file, or those of a folder: first that of training."""
         if not self.path.is_dir():
             return [self.path]
+        if is_saved(self.path):
+            return sorted(self.path.rglob("*.arrow"))
         found = [sorted(self.path.glob(f"{split}.*")) for split in ("train", "test")]
         if [len(files) for files in found] != [1, 1]:
             raise UserError(f"{self.path} needs one file train.* and one test.* (.npz, .csv, ..)")
@@ -93,6 +96,11 @@ class ArrayFile:
     def image_shape(self) -> tuple[int, ...]:
         """(C, H, W) of images, (d,) of vectors."""
         return self._layout(self._image_keys[0])[0]
+
+    @property
+    def value_bytes(self) -> int:
+        """1 of uint8, 4 of what becomes float32."""
+        return 1 if all(self._members[key].is_uint8 for key in self._image_keys) else 4
 
     @cached_property
     def labels(self) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
@@ -112,8 +120,11 @@ class ArrayFile:
         return found[0], found[1] if len(found) > 1 else None, names
 
     def read(self) -> Arrays:
+        """All of it, checked."""
         train, test, names = self.labels
         images = [self._images(key) for key in self._image_keys]
+        if len({part.dtype for part in images}) > 1:  # one of the two is uint8
+            images = [part.astype(np.float32) for part in images]
         for part, split in zip(images, self._splits):
             count = len(self._raw_labels[split])
             if len(part) != count:
@@ -129,9 +140,12 @@ class ArrayFile:
     def _members(self) -> dict[str, Member]:
         if not self.path.is_dir():
             return open_members(self.path, self.label)
+        if is_saved(self.path):
+            return saved_members(self.path, self.label)
         both = {split: open_members(file, self.label) for split, file in zip(("train", "test"), self.files)}
-        names = {CLASS_NAMES: member for found in both.values() if (member := found.get(CLASS_NAMES))}
-        return names | {f"{split}_{name}": member for split, found in both.items() for name, member in found.items()}
+        named = [found[CLASS_NAMES] for found in both.values() if CLASS_NAMES in found]
+        members = {f"{split}_{name}": member for split, found in both.items() for name, member in found.items()}
+        return members | ({CLASS_NAMES: named[0]} if named else {})
 
     @cached_property
     def _splits(self) -> tuple[str, ...]:
@@ -217,9 +231,13 @@ class ArrayFile:
 
     def _tags(self, labels: np.ndarray, split: str, count: int) -> np.ndarray:
         if labels.shape[1] != count or not np.isin(labels, (0, 1)).all():
-            raise UserError(f"{self.path}: {_of(split)}labels of several classes are a matrix (N, {count}) of 0 and 1")
+            raise UserError(
+                f"{self.path}: {_of(split)}labels of several classes are a matrix (N, {count}) of 0 and 1"
+            )
         if (empty := ~labels.astype(bool).any(axis=1)).any():
-            raise UserError(f"{self.path}: {_of(split)}sample {int(empty.argmax())} has no label: leave such samples out")
+            raise UserError(
+                f"{self.path}: {_of(split)}sample {int(empty.argmax())} has no label: leave such samples out"
+            )
         return labels.astype(np.uint8)
 
     def _classes(
@@ -232,8 +250,8 @@ class ArrayFile:
                 if labels.min() < 0 or labels.max() >= len(names):
                     outside = labels.min() if labels.min() < 0 else labels.max()
                     raise UserError(
-                        f"{self.path}: {_of(split)}label {outside} is out of range: 'class_names' has {len(names)} names,"
-                        f" labels are 0 to {len(names) - 1}"
+                        f"{self.path}: {_of(split)}label {outside} is out of range: 'class_names' has {len(names)}"
+                        f" names, labels are 0 to {len(names) - 1}"
                     )
             return names, [labels.astype(np.int64) for labels in raw]
         values = [[_as_text(label) for label in labels.tolist()] for labels in raw]

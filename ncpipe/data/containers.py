@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ class Member(NamedTuple):
 
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
+    is_uint8: bool = False
 
 
 def open_members(path: Path, label: str | None = None) -> dict[str, Member]:
@@ -54,14 +55,10 @@ def _whole(path: Path) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (OSError, ValueError, RuntimeError, KeyError, EOFError, TypeError, zlib.error, zipfile.BadZipFile) as error:
+    except Exception as error:  # readers of foreign files raise anything at damaged ones
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"cannot read {path}: {reason}; replace it by a whole file") from None
-    except Exception as error:  # safetensors' own and pickle's have no common base
-        if type(error).__name__ not in ("SafetensorError", "UnpicklingError"):
-            raise
-        reason = next(iter(str(error).splitlines()), type(error).__name__).partition(". ")[0]
-        raise UserError(f"cannot read {path}: {reason}; save plain arrays or tensors") from None
+        reason = reason.rpartition("file?: ")[2].partition(". This file can")[0]  # pyarrow's and torch's advice
+        raise UserError(f"cannot read {path}: {reason}; give a whole file of plain arrays or tensors") from None
 
 
 def _reading(path: Path, read: Callable[[], Any]) -> Callable[[], np.ndarray]:
@@ -84,7 +81,7 @@ def _of_npz(path: Path) -> dict[str, Member]:
             name = file.removesuffix(".npy")
             if dtype.hasobject:
                 raise UserError(f"{path}: {name!r} holds Python objects: save plain numbers or text")
-            members[name] = Member(shape, _reading(path, lambda name=name: _npz_array(path, name)))
+            members[name] = Member(shape, _reading(path, partial(_npz_array, path, name)), dtype == np.uint8)
     return members
 
 
@@ -103,9 +100,10 @@ def _of_safetensors(path: Path) -> dict[str, Member]:
             return array
 
     with safe_open(path, framework="numpy") as file:
+        parts = {name: file.get_slice(name) for name in sorted(file.keys())}
         members = {
-            name: Member(tuple(file.get_slice(name).get_shape()), _reading(path, lambda name=name: tensor(name)))
-            for name in file.keys()  # noqa: SIM118: it is no mapping
+            name: Member(tuple(part.get_shape()), _reading(path, partial(tensor, name)), part.get_dtype() == "U8")
+            for name, part in parts.items()
         }
         names = (file.metadata() or {}).get(CLASS_NAMES)
     return members | ({} if names is None else {CLASS_NAMES: _of_list(json.loads(names))})
@@ -114,14 +112,14 @@ def _of_safetensors(path: Path) -> dict[str, Member]:
 def _of_torch(path: Path) -> dict[str, Member]:
     import torch
 
-    found = torch.load(path, map_location="cpu", weights_only=True)
+    found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     if not isinstance(found, dict):
         raise UserError(f"{path} holds a {type(found).__name__}: save a dict of tensors by name")
     members = {}
     for name, value in found.items():
         if isinstance(value, torch.Tensor):
-            tensor = value.float() if value.dtype == torch.bfloat16 else value
-            members[str(name)] = Member(tuple(value.shape), lambda tensor=tensor: tensor.detach().numpy())
+            tensor = value.detach().float() if value.dtype == torch.bfloat16 else value.detach()
+            members[str(name)] = Member(tuple(value.shape), tensor.numpy, value.dtype == torch.uint8)
         elif isinstance(value, list):
             members[str(name)] = _of_list(value)
     return members
@@ -146,15 +144,15 @@ def _of_table(path: Path, kind: str, label: str | None) -> dict[str, Member]:
     table = ds.dataset(path, format=kind)
     if label not in table.schema.names:
         wanted = f"no column {label!r}" if label is not None else "labels in one of its columns"
-        columns = ", ".join(table.schema.names)
-        raise UserError(f"{path} has {wanted}: name it in dataset.label; there are {columns}")
+        there = ", ".join(table.schema.names)
+        raise UserError(f"{path} has {wanted}: name it in dataset.label; there are {there}")
     columns = [name for name in table.schema.names if name != label]
     for name in columns:
         if not _is_number(table.schema.field(name).type):
             raise UserError(f"{path}: column {name!r} holds no numbers: encode it or leave it out")
     if kind == "csv":  # whose types are guessed from its first lines
-        of = {name: pa.float64() if name in columns else table.schema.field(name).type for name in table.schema.names}
-        table = ds.dataset(path, format=kind, schema=pa.schema(of))
+        fields = [field.with_type(pa.float64()) if field.name in columns else field for field in table.schema]
+        table = ds.dataset(path, format=kind, schema=pa.schema(fields))
     rows = table.count_rows()
     return {
         "vectors": Member((rows, len(columns)), _reading(path, lambda: _numbers(path, table.to_table(columns)))),

@@ -142,8 +142,8 @@ class ImageFolder:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.skipped.items())
         return f"{self.path}: {sum(self.skipped.values()):,} files are not read: {kinds}" if kinds else ""
 
-    def read(self, names: Sequence[str], side: int, bits: int = 16) -> Tensor:
-        """Images (N, 3, side, side) uint8: RGB, cropped to the central square and resized where needed.
+    def read(self, names: Sequence[str], size: tuple[int, int], bits: int = 16) -> Tensor:
+        """Images (N, 3, H, W) uint8 of that ``size``: RGB, cropped to the centre and resized where needed.
 
         Values of more than 8 bits are taken to have so many ``bits``. Raises ``UserError`` naming the first image
         that cannot be read.
@@ -151,12 +151,12 @@ class ImageFolder:
         import numpy as np
         import torch
 
-        images = np.empty((len(names), side, side, 3), dtype=np.uint8)
+        images = np.empty((len(names), *size, 3), dtype=np.uint8)
 
         def fill(row: int, stream: IO[bytes]) -> None:
             content = stream.read()
             self.digests[names[row]] = self._digest(content)
-            images[row] = np.asarray(_decode(content, side, bits))
+            images[row] = np.asarray(_decode(content, size, bits))
 
         self._each(names, fill)
         return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
@@ -221,10 +221,10 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(found)
 
 
-def _decode(content: bytes, side: int, bits: int | None = None) -> PilImage:
+def _decode(content: bytes, size: tuple[int, int], bits: int | None = None) -> PilImage:
     from ncpipe.data.images import decode  # Pillow is not loaded to list images
 
-    return decode(content, side, bits)
+    return decode(content, size, bits)
 
 
 # --- splits and classes -----------------------------------------------------------------------------

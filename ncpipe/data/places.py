@@ -26,7 +26,7 @@ def cache_folder(name: str) -> Path:
 
 
 def find_path(path: str, search_path: Sequence[Path], what: str) -> Path:
-    """A user's file or folder; a relative one is also looked for in ``search_path``. ``UserError`` where it is not."""
+    """A user's file or folder; a relative one is also looked for in ``search_path``. ``UserError`` without it."""
     candidates = [Path(path).expanduser(), *(folder / path for folder in search_path)]
     found = next((candidate for candidate in candidates if candidate.exists()), None)
     if found is None:

@@ -17,6 +17,7 @@ from ncpipe.settings.scale import at_scale
 from ncpipe.settings.sweep import Block, Tree, expand
 from ncpipe.study.checks import (
     check_continual,
+    check_inputs,
     check_kept_epochs,
     check_layer_patterns,
     check_matched,
@@ -60,6 +61,7 @@ class Study:
         if not len(self.networks) + len(self.ufm_batches):
             raise UserError("config: nothing to run; declare a 'networks' or a 'ufm' block")
         check_layer_patterns(measure, self.networks)
+        check_inputs(self.data_path, self.networks)
         check_kept_epochs(measure, self.networks)
         check_robustness(measure, self.datasets)
         check_matched(config.ufm.matched, self.networks)
