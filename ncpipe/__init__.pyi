@@ -1,5 +1,6 @@
 from .collapse import measure as measure
 from .collapse.streaming import CollapseMetrics as CollapseMetrics
 from .networks.measure_model import measure_model as measure_model
+from .recording.recorder import Recorder as Recorder
 
 __version__: str

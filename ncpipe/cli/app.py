@@ -49,7 +49,7 @@ def options(
     """Neural collapse in trained networks, compared with unconstrained-features models."""
 
 
-StudyFile = Annotated[Path, typer.Argument(help="The study's config, YAML or JSON.")]
+StudyFile = Annotated[Path, typer.Argument(help="The study's config, YAML or JSON, or its results folder.")]
 Scale = Annotated[str | None, typer.Option(help="Size of the study: a name under its scales; default: its own.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads; part of what makes results repeat bit for bit.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]

@@ -8,6 +8,7 @@ from pathlib import Path
 from ncpipe.figures.drawing.output import WITHOUT_CLOCK, about, save_figure
 from ncpipe.settings.messages import validated
 from ncpipe.study.config import FIGURES, FigureOptions
+from ncpipe.study.layout import tables_in
 from ncpipe.system.errors import UserError
 
 
@@ -35,13 +36,14 @@ def figure_options(
 
 
 def save_from_tables(options: FigureOptions, tables: Path, output: Path | None) -> list[Path]:
-    """Draw from the tables in a folder; write ``output`` in the format of its ending, or without one in all formats.
+    """Draw from the tables in a folder, or in ``tables`` of it; write ``output`` in the format of its ending, or
+    without one in all formats.
 
     Raises:
         UserError: another ending, or what ``read_tables`` raises.
     """
     target = output or Path(options.name)
-    kind = target.suffix.removeprefix(".")
+    kind, tables = target.suffix.removeprefix("."), tables_in(tables)
     if not kind:
         return save_figure(options, tables, target)
     if kind not in WITHOUT_CLOCK:

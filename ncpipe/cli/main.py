@@ -6,12 +6,12 @@ import errno
 import os
 import sys
 
-from ncpipe.cli import arrays, stages, studies
+from ncpipe.cli import arrays, recording, stages, studies
 from ncpipe.cli.app import app
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import unwritable
 
-__all__ = ["app", "arrays", "main", "stages", "studies"]
+__all__ = ["app", "arrays", "main", "recording", "stages", "studies"]
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from rich.table import Table
 from ncpipe.records.checks import UNIQUE
 from ncpipe.records.reading import StoredTables, files, open_table, scan
 from ncpipe.records.schemas import TABLES
-from ncpipe.study.layout import Layout
+from ncpipe.study.layout import tables_in
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import replacing
 
@@ -37,8 +37,7 @@ def run_query(sql: str | None, tables: Path, output: Path | None, json_wanted: b
         output: file for all rows; None prints them.
         json_wanted: print as JSON.
     """
-    inner, console = Layout(tables).tables, Console()
-    folder = inner if inner.is_dir() else tables
+    folder, console = tables_in(tables), Console()
     if sql is None:
         print_tables(folder, console)
         return

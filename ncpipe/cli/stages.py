@@ -120,22 +120,26 @@ def continual(
 @app.command(rich_help_panel=STAGES, hidden=True)
 def tables(study: StudyFile = Path("config.yaml")) -> None:
     """Collect the records of all runs into the tables; planned runs without records are 'missing'."""
+    from ncpipe.recording.folder import write_tables as write_recorded
     from ncpipe.stages.tables import write_tables
 
     s = Study.read(study)
     with work():
-        write_tables(s)
+        write_recorded(s.layout) if s.recorded else write_tables(s)
 
 
 @app.command(rich_help_panel=STAGES, hidden=True)
 def report(study: StudyFile = Path("config.yaml")) -> None:
-    """Write the report from the tables and figures."""
+    """Write the report from the tables and figures; of recorded runs also draw the figures."""
+    from ncpipe.figures import save_figure
     from ncpipe.report import write_report
     from ncpipe.tracking.view import study_page
 
     s = Study.read(study)
     drawn = {name: s.layout.figures / name for name in s.figures}
     with work():
+        for name, path in drawn.items() if s.recorded else ():
+            save_figure(s.figures[name], s.layout.tables, path)
         write_report(s.config.study, s.layout.tables, drawn, s.layout.report, study_page(s.layout.mlflow))
 
 

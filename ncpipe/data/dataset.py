@@ -20,7 +20,7 @@ RECORD = "dataset.json"
 
 @dataclass(frozen=True)
 class Split:
-    """Images (N, C, H, W) uint8, in memory or on disk, and labels (N,) int64."""
+    """Images (N, C, H, W) or vectors (N, d), uint8 or float32, in memory or on disk, and labels (N,) int64."""
 
     images: Tensor | StoredImages
     labels: Tensor
@@ -28,7 +28,8 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Both splits, and the channels' mean and standard deviation (C,) of the training images in [0, 1].
+    """Both splits, and mean and standard deviation (C,) of the channels of the training images, or (d,) of the
+    features of vectors: of uint8 scaled to [0, 1], of float32 as they are.
 
     ``tag_sets`` (S, K) uint8 belongs to data of several labels: a label s then means the classes of row s, where the
     first K rows are the single classes. Elsewhere it is None and labels are classes.
@@ -49,10 +50,15 @@ class Dataset:
         return len(self.class_names)
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
-        channels, height, width = self.train.images.shape[1:]
-        return channels, height, width
+    def image_shape(self) -> tuple[int, ...]:
+        """Channels, height, width; of vectors (d,)."""
+        return tuple(self.train.images.shape[1:])
+
+    @property
+    def unit(self) -> int:
+        """What 1 of the mean and deviation is in the images: 255 of uint8."""
+        is_float = isinstance(self.train.images, Tensor) and self.train.images.is_floating_point()
+        return 1 if is_float else 255
 
     def split(self, name: Literal["train", "test"]) -> Split:
         return self.train if name == "train" else self.test

@@ -19,6 +19,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
+from ncpipe.data.places import find_path
 from ncpipe.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -76,12 +77,7 @@ class ImageFolder:
         'val' stands for the test split where no class of 'train' has images in 'test'. Raises ``UserError`` for a
         missing path, another layout, or a class without images in a split.
         """
-        candidates = [Path(path).expanduser(), *(folder / path for folder in search_path)]
-        found = next((candidate for candidate in candidates if candidate.exists()), None)
-        if found is None:
-            raise UserError(
-                f"image folder {path!r} not found: correct dataset.path, or add its parent to study.data_path"
-            )
+        found = find_path(path, search_path, "image folder")
         skipped: Counter[str] = Counter()
         entries = _in_zip(found, skipped) if found.is_file() else _in_folder(os.fspath(found))
         tree = _by_split_and_class(entries, skipped)
@@ -146,8 +142,8 @@ class ImageFolder:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.skipped.items())
         return f"{self.path}: {sum(self.skipped.values()):,} files are not read: {kinds}" if kinds else ""
 
-    def read(self, names: Sequence[str], side: int, bits: int = 16) -> Tensor:
-        """Images (N, 3, side, side) uint8: RGB, cropped to the central square and resized where needed.
+    def read(self, names: Sequence[str], size: tuple[int, int], bits: int = 16) -> Tensor:
+        """Images (N, 3, H, W) uint8 of that ``size``: RGB, cropped to the centre and resized where needed.
 
         Values of more than 8 bits are taken to have so many ``bits``. Raises ``UserError`` naming the first image
         that cannot be read.
@@ -155,12 +151,12 @@ class ImageFolder:
         import numpy as np
         import torch
 
-        images = np.empty((len(names), side, side, 3), dtype=np.uint8)
+        images = np.empty((len(names), *size, 3), dtype=np.uint8)
 
         def fill(row: int, stream: IO[bytes]) -> None:
             content = stream.read()
             self.digests[names[row]] = self._digest(content)
-            images[row] = np.asarray(_decode(content, side, bits))
+            images[row] = np.asarray(_decode(content, size, bits))
 
         self._each(names, fill)
         return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
@@ -225,10 +221,10 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(found)
 
 
-def _decode(content: bytes, side: int, bits: int | None = None) -> PilImage:
+def _decode(content: bytes, size: tuple[int, int], bits: int | None = None) -> PilImage:
     from ncpipe.data.images import decode  # Pillow is not loaded to list images
 
-    return decode(content, side, bits)
+    return decode(content, size, bits)
 
 
 # --- splits and classes -----------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""A picture as networks get it: upright, in colours, on white, of 8 bits, square."""
+"""A picture as networks get it: upright, in colours, on white, of 8 bits, of one size."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ NOT_READABLE = (OSError, SyntaxError, ValueError, RuntimeError, struct.error, Im
 """What Pillow raises at files that are no whole images."""
 
 
-def decode(content: bytes, side: int, bits: int | None = None) -> PilImage:
-    """An encoded image as RGB, cropped to the central square and resized where needed.
+def decode(content: bytes, size: tuple[int, int], bits: int | None = None) -> PilImage:
+    """An encoded image as RGB of ``size``, height and width: cropped to the centre and resized where needed.
 
     It is turned upright as its EXIF says, and what is transparent is laid on white. Values of more than 8 bits are
     scaled from ``bits``; None: from the fewest that hold this image's. Raises one of ``NOT_READABLE``.
@@ -38,7 +38,7 @@ def decode(content: bytes, side: int, bits: int | None = None) -> PilImage:
         # Of colours of 16 bits Pillow keeps the upper 8.
         raise ValueError("its colours use the lower 12 of 16 bits, of which the upper 8 are read: save it with 8")
     image = _on_white(image)
-    return image if image.size == (side, side) else ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
+    return image if image.size == size[::-1] else ImageOps.fit(image, size[::-1], Image.Resampling.BILINEAR)
 
 
 def bits_of(stream: IO[bytes]) -> int:

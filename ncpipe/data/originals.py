@@ -41,8 +41,9 @@ class Originals:
     """Digests of those that were read."""
 
     @classmethod
-    def of_files(cls, paths: Iterable[Path]) -> Originals:
-        by_name = {path.name: path for path in paths}
+    def of_files(cls, paths: Iterable[Path], root: Path | None = None) -> Originals:
+        """``paths`` by their names, or by those below a ``root``."""
+        by_name = {path.relative_to(root).as_posix() if root else path.name: path for path in paths}
         status = {name: path.stat() for name, path in by_name.items()}
         files = {name: Entry(name, name, found.st_size, found.st_mtime_ns) for name, found in status.items()}
         return cls(files, lambda name: sha256(by_name[name]))

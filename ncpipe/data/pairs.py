@@ -40,7 +40,7 @@ def with_pairs(
     pairs = torch.from_numpy(np.concatenate(drawn)) if drawn else torch.empty(0, 3, dtype=torch.int64)
 
     count, channels, height, width = images.shape
-    canvases = torch.zeros(count + len(pairs), channels, 2 * height, 2 * width, dtype=torch.uint8)
+    canvases = torch.zeros(count + len(pairs), channels, 2 * height, 2 * width, dtype=images.dtype)
     _place(canvases[:count], images, torch.arange(count), corners)
     _place(canvases[count:], images, pairs[:, 0], pairs[:, 2])
     _place(canvases[count:], images, pairs[:, 1], 3 - pairs[:, 2])

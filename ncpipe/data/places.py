@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +23,15 @@ def cache_folder(name: str) -> Path:
     """Folder of a downloaded data set, below ``$XDG_CACHE_HOME`` or ``~/.cache``."""
     root = os.environ.get("XDG_CACHE_HOME")
     return (Path(root) if root else Path.home() / ".cache") / "ncpipe" / name
+
+
+def find_path(path: str, search_path: Sequence[Path], what: str) -> Path:
+    """A user's file or folder; a relative one is also looked for in ``search_path``. ``UserError`` without it."""
+    candidates = [Path(path).expanduser(), *(folder / path for folder in search_path)]
+    found = next((candidate for candidate in candidates if candidate.exists()), None)
+    if found is None:
+        raise UserError(f"{what} {path!r} not found: correct dataset.path, or add its parent to study.data_path")
+    return found
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from ncpipe.data.registry import DATASETS
 from ncpipe.data.settings import DatasetSpec
 from ncpipe.data.shape import image_shape
 from ncpipe.data.source import Source, SourceSplit, kept_classes
+from ncpipe.data.statistics import ChannelStatistics
 from ncpipe.data.storage import PIECE, check_disk, check_memory, split_bytes, write_split
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import write_json
@@ -30,9 +31,9 @@ TRAIN_SUBSET, TEST_SUBSET, LABEL_NOISE, RANDOM_LABELS, TRAIN_PAIRS, TEST_PAIRS =
 def prepare(spec: DatasetSpec, folder: Path, search_path: Sequence[Path] = ()) -> None:
     """Write ``train.safetensors``, ``test.safetensors`` and, last, ``dataset.json`` to ``folder``.
 
-    The files hold 'images' (N, C, H, W) uint8 and 'labels' (N,) int64. Equal settings and sources give equal
-    files. Subsets are nested: a larger ``samples_per_class`` or more ``classes`` with the same seed contain the
-    smaller.
+    The files hold 'images' (N, C, H, W) or vectors (N, d), uint8 or float32, and 'labels' (N,) int64. Equal settings
+    and sources give equal files. Subsets are nested: a larger ``samples_per_class`` or more ``classes`` with the same
+    seed contain the smaller.
 
     Args:
         spec: the data set, its subset, pairing and corruption.
@@ -47,20 +48,16 @@ def prepare(spec: DatasetSpec, folder: Path, search_path: Sequence[Path] = ()) -
     made_of = version(folder, lambda: source.originals)
     _check_labels(source)
     classes = source.class_names[: kept_classes(spec, len(source.class_names))]
-    train = _subset(source.train, classes, spec.samples_per_class, "train", _generator(spec, TRAIN_SUBSET))
-    test = _subset(source.test, classes, spec.test_samples_per_class, "test", _generator(spec, TEST_SUBSET))
+    train, test = _chosen(source, classes, spec)
     labels = _corrupted(train.labels, len(classes), spec)
     bits = max(subset.source.bits(subset.rows) for subset in (train, test))
     subsets = {"train": train._replace(labels=labels, bits=bits), "test": test._replace(bits=bits)}
-    contents = (_streamed if spec.stream else _in_memory)(spec, subsets, len(classes))
-    check_disk(folder, sum(split_bytes(content.shape) for content in contents.values()))
+    contents = (_streamed if spec.stream else _in_memory)(spec, subsets, len(classes), image_shape(spec, search_path))
+    check_disk(folder, sum(split_bytes(content.shape, content.dtype) for content in contents.values()))
     (folder / RECORD).unlink(missing_ok=True)
-    written = {
-        name: write_split(folder / f"{name}.safetensors", content.shape, content.pieces, content.labels)
-        for name, content in contents.items()
-    }
-    mean, std = channel_statistics(written["train"][1])
-    sets = None if spec.pairs is None else tag_sets(len(classes))
+    written = {name: write_split(folder / f"{name}.safetensors", *content) for name, content in contents.items()}
+    mean, std = _normalisation(spec, written["train"][1])
+    sets = source.tag_sets if spec.pairs is None else tag_sets(len(classes))
     origin = {"kind": source.kind, "sha256": source.checksums, "skipped": source.skipped, "bits": bits}
     record = {
         "name": spec.slug,
@@ -79,20 +76,10 @@ def prepare(spec: DatasetSpec, folder: Path, search_path: Sequence[Path] = ()) -
     write_json(folder / RECORD, record | ({} if sets is None else {"tag_sets": sets}))
 
 
-def channel_statistics(counts: Tensor) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of every channel, scaled to [0, 1], from how often it has every value, (C, 256).
-
-    Exact up to the last division. A constant channel has deviation 1, so that dividing by it is harmless.
-    """
-    values = torch.arange(256, dtype=torch.float64) / 255
-    mean, std = [], []
-    for count in counts.double():
-        weights = count / count.sum()
-        centre = (weights * values).sum()
-        variance = (weights * (values - centre).square()).sum()
-        mean.append(centre.item())
-        std.append(variance.sqrt().item() if count.count_nonzero() > 1 else 1.0)
-    return mean, std
+def _normalisation(spec: DatasetSpec, statistics: ChannelStatistics) -> tuple[list[float], list[float]]:
+    """Mean and deviation by channel; 0 and 1 where nothing is normalised."""
+    mean, std = statistics.mean_and_deviation()
+    return (mean, std) if spec.is_normalized else ([0.0] * len(mean), [1.0] * len(std))
 
 
 # --- images to write --------------------------------------------------------------------------------
@@ -118,30 +105,35 @@ class Content(NamedTuple):
     shape: tuple[int, ...]
     pieces: Iterable[Tensor]
     labels: Tensor
+    dtype: torch.dtype
 
 
-def _in_memory(spec: DatasetSpec, subsets: dict[str, Subset], num_classes: int) -> dict[str, Content]:
+def _in_memory(
+    spec: DatasetSpec, subsets: dict[str, Subset], num_classes: int, shape: tuple[int, ...]
+) -> dict[str, Content]:
     """All images, with ``pairs`` also those of the pairs."""
     per_pair = {"train": spec.pairs, "test": spec.test_pairs}
     count = sum(len(subset.rows) + (per_pair[name] or 0) * comb(num_classes, 2) for name, subset in subsets.items())
-    remedy = "lower dataset.samples_per_class" if spec.path is None else "set dataset.stream: true"
+    remedy = "set dataset.stream: true" if DATASETS[spec.name].can_stream else "lower dataset.samples_per_class"
     remedy = remedy if spec.pairs is None else "lower dataset.pairs"
-    check_memory(spec.slug, count * prod(image_shape(spec)), remedy)
+    check_memory(spec.slug, count * prod(shape), remedy)
     contents = {}
     for name, subset in subsets.items():
         images, labels = subset.read(subset.rows), subset.labels
         if (number := per_pair[name]) is not None:
             stream = TRAIN_PAIRS if name == "train" else TEST_PAIRS
             images, labels = with_pairs(images, labels, num_classes, number, (spec.seed, stream))
-        contents[name] = Content(tuple(images.shape), [images], labels)
+        pieces = images.split(max(1, PIECE // prod(shape)))
+        contents[name] = Content(tuple(images.shape), pieces, labels, images.dtype)
     return contents
 
 
-def _streamed(spec: DatasetSpec, subsets: dict[str, Subset], num_classes: int) -> dict[str, Content]:
+def _streamed(
+    spec: DatasetSpec, subsets: dict[str, Subset], num_classes: int, shape: tuple[int, ...]
+) -> dict[str, Content]:
     """Images that are read piece by piece while they are written."""
-    shape = image_shape(spec)
     return {
-        name: Content((len(subset.rows), *shape), _pieces(subset, shape, name), subset.labels)
+        name: Content((len(subset.rows), *shape), _pieces(subset, shape, name), subset.labels, torch.uint8)
         for name, subset in subsets.items()
     }
 
@@ -159,7 +151,7 @@ def _pieces(subset: Subset, shape: tuple[int, ...], name: str) -> Iterator[Tenso
 
 
 def _check_labels(source: Source) -> None:
-    count = len(source.class_names)
+    count = len(source.tag_sets or source.class_names)
     for name, split in (("train", source.train), ("test", source.test)):
         if split.labels.min() < 0 or split.labels.max() >= count:
             raise UserError(
@@ -169,6 +161,23 @@ def _check_labels(source: Source) -> None:
 
 def _generator(spec: DatasetSpec, stream: int) -> np.random.Generator:
     return np.random.default_rng([spec.seed, stream])
+
+
+def _chosen(source: Source, classes: Sequence[str], spec: DatasetSpec) -> tuple[Subset, Subset]:
+    """The balanced subsets of training and test; of several labels all samples."""
+    if source.tag_sets is not None:
+        return _whole(source.train, classes, "train"), _whole(source.test, classes, "test")
+    return (
+        _subset(source.train, classes, spec.samples_per_class, "train", _generator(spec, TRAIN_SUBSET)),
+        _subset(source.test, classes, spec.test_samples_per_class, "test", _generator(spec, TEST_SUBSET)),
+    )
+
+
+def _whole(split: SourceSplit, classes: Sequence[str], name: str) -> Subset:
+    for label, class_name in enumerate(classes):
+        if not (split.labels == label).any():
+            raise UserError(f"class {class_name!r} has no {name} samples of this label alone, which collapse is of")
+    return Subset(split, torch.arange(len(split.labels)), split.labels)
 
 
 def _subset(

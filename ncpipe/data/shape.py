@@ -9,28 +9,39 @@ from pathlib import Path
 from ncpipe.data.registry import DATASETS
 from ncpipe.data.settings import DatasetSpec
 from ncpipe.data.source import DataSet, NominalShape
+from ncpipe.system.errors import UserError
 
 
-def image_shape(spec: DatasetSpec) -> tuple[int, int, int]:
-    """Channels, height and width of a prepared data set: of canvases of twice the side, with ``pairs``."""
+def image_shape(spec: DatasetSpec, search_path: Sequence[Path] = ()) -> tuple[int, ...]:
+    """Channels, height and width of a prepared data set, with ``pairs`` of canvases of twice the sides; (d,) of
+    vectors.
+
+    Raises ``UserError`` where that stands in a file that is missing or damaged, and for ``pairs`` of vectors.
+    """
     dataset: DataSet = DATASETS[spec.name]
-    channels, side = dataset.image(spec)
-    side *= 1 if spec.pairs is None else 2
-    return channels, side, side
+    image = dataset.image(spec, search_path)
+    if spec.pairs is None:
+        return image
+    if len(image) == 1:
+        raise UserError(f"{spec.slug} has vectors, and 'pairs' composes images: take dataset.pairs out")
+    return image[0], *(2 * side for side in image[1:])
 
 
 def nominal_shape(spec: DatasetSpec, search_path: Sequence[Path] = ()) -> NominalShape:
-    """The size that a prepared data set will have: published sizes, or the listing of an image folder. Of some of the
-    classes it is their share of the published size.
+    """The size that a prepared data set will have: published sizes, or what its files tell without their images. Of
+    some of the classes it is their share of the published size.
 
-    Raises ``UserError`` where the image folder is missing or of another layout, or has fewer classes than are kept.
+    Raises ``UserError`` where files are missing or of another layout, or have fewer classes than are kept.
     """
     dataset: DataSet = DATASETS[spec.name]
     classes, train, test = dataset.samples(spec, search_path)
     train = train if spec.samples_per_class is None else spec.samples_per_class * classes
     test = test if spec.test_samples_per_class is None else spec.test_samples_per_class * classes
     pairs = comb(classes, 2)
-    channels, side, _ = image_shape(spec)
     return NominalShape(
-        channels, side, classes, train + (spec.pairs or 0) * pairs, test + (spec.test_pairs or 0) * pairs
+        image_shape(spec, search_path),
+        classes,
+        train + (spec.pairs or 0) * pairs,
+        test + (spec.test_pairs or 0) * pairs,
+        dataset.value_bytes(spec, search_path),
     )

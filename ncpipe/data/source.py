@@ -22,13 +22,15 @@ DIGIT_NAMES = tuple("0123456789")
 
 
 class NominalShape(NamedTuple):
-    """Size of a data set; ``side`` is in pixels."""
+    """Size of a data set."""
 
-    channels: int
-    side: int
+    image: tuple[int, ...]
+    """Channels, height and width of an image, or the length of a vector alone."""
     classes: int
     train_samples: int
     test_samples: int
+    value_bytes: int = 1
+    """1 of uint8, 4 of float32."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class SourceSplit:
 
     labels: Tensor
     read: Callable[[Tensor, int], Tensor]
-    """Indices (n,), and the bits of images of more than 8, to images (n, C, H, W) uint8."""
+    """Indices (n,), and the bits of images of more than 8, to images (n, C, H, W) or vectors (n, d), of uint8 or
+    float32."""
     bits: Callable[[Tensor], int] = lambda rows: 8
     """Bits of the images of these indices."""
 
@@ -59,18 +62,24 @@ class Source:
     """The files it is made of; None of what comes with a package."""
     skipped: dict[str, int] = field(default_factory=dict)
     """Files that are not read, by kind or place."""
+    tag_sets: list[tuple[int, ...]] | None = None
+    """Of several labels a sample: the classes that every label means, first the single ones in their order."""
 
 
 class DataSet(ABC):
     """Base of data sets: what a module of ``ncpipe.data.sets`` has under the name ``DATASET``.
 
     Attributes:
-        published: its size, with all classes; None where that depends on the files.
-        from_path: whether it is read from the setting ``path``, its images resized to ``image_size``.
+        published: its size, with all classes; None where that depends on files or settings.
+        needs: settings of its own that must be given.
+        takes: settings of its own that may be given besides.
+        normalized: whether its values are normalised where ``normalize`` is null.
     """
 
     published: NominalShape | None
-    from_path: bool = False
+    needs: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ()
+    normalized: bool = True
 
     @abstractmethod
     def open(self, spec: DatasetSpec, search_path: Sequence[Path]) -> Source:
@@ -86,21 +95,28 @@ class DataSet(ABC):
         """
         return None
 
-    def image(self, spec: DatasetSpec) -> tuple[int, int]:
-        """Channels and side (pixels) of an image."""
-        if spec.image_size is not None:
-            return 3, spec.image_size
-        return self._published()[:2]
+    def image(self, spec: DatasetSpec, search_path: Sequence[Path]) -> tuple[int, ...]:
+        """Channels, height and width of an image, or the length of a vector alone."""
+        return self._published().image
+
+    def value_bytes(self, spec: DatasetSpec, search_path: Sequence[Path]) -> int:
+        """Bytes of a value: 1 of uint8, 4 of float32."""
+        return 1
 
     def samples(self, spec: DatasetSpec, search_path: Sequence[Path]) -> tuple[int, int, int]:
         """Number of the classes that are kept, and of their training and test images."""
-        _, _, available, train, test = self._published()
+        _, available, train, test, _ = self._published()
         classes = kept_classes(spec, available)
         return classes, round(train * classes / available), round(test * classes / available)
 
     def left_out(self, path: str, search_path: Sequence[Path]) -> str:
         """The files at the path that are not read, in words; empty where there is none."""
         return ""
+
+    @property
+    def can_stream(self) -> bool:
+        """Whether images can be read while training."""
+        return "stream" in self.takes
 
     def _published(self) -> NominalShape:
         assert self.published is not None

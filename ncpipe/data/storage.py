@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from ncpipe.data.statistics import ChannelStatistics
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import replacing
 
@@ -25,21 +26,28 @@ MEMORY_SHARE = 0.6
 """Share of the free memory that images may take: training needs some too."""
 
 
-def split_bytes(shape: tuple[int, ...]) -> int:
-    """Bytes of the file of a split with uint8 images of that shape, (N, C, H, W)."""
-    return len(_header(shape)) + 12 * shape[0] + prod(shape)
+def split_bytes(shape: tuple[int, ...], dtype: torch.dtype = torch.uint8) -> int:
+    """Bytes of the file of a split with images of that shape, (N, C, H, W) or (N, d)."""
+    return len(_header(shape, dtype)) + 12 * shape[0] + dtype.itemsize * prod(shape)
 
 
-def write_split(path: Path, shape: tuple[int, ...], pieces: Iterable[Tensor], labels: Tensor) -> tuple[str, Tensor]:
-    """Write a safetensors file of 'images', (N, C, H, W) uint8 in ``pieces``, and 'labels', (N,) int64.
+def write_split(
+    path: Path,
+    shape: tuple[int, ...],
+    pieces: Iterable[Tensor],
+    labels: Tensor,
+    dtype: torch.dtype = torch.uint8,
+) -> tuple[str, ChannelStatistics]:
+    """Write a safetensors file of 'images', (N, C, H, W) or (N, d) of uint8 or float32 in ``pieces``, and 'labels',
+    (N,) int64.
 
     Its 'checksums', (N, 4) uint8, are the CRC-32 of every image after its label, for who reads single images.
 
     Returns:
-        Its SHA-256, and how often every channel has every value, (C, 256) int64.
+        Its SHA-256, and the statistics of the images.
     """
     checksum = hashlib.sha256()
-    counts = torch.zeros(shape[1], 256, dtype=torch.int64)
+    statistics = ChannelStatistics(shape[1], dtype)
     checksums: list[np.ndarray] = []
     with replacing(path) as temporary, temporary.open("wb") as stream:
 
@@ -47,28 +55,33 @@ def write_split(path: Path, shape: tuple[int, ...], pieces: Iterable[Tensor], la
             stream.write(content)
             checksum.update(content)
 
-        write(_header(shape))
+        write(_header(shape, dtype))
         write(labels.numpy().tobytes())
         rows = 0
         for images in pieces:
             write(images.contiguous().numpy().data.cast("B"))
             checksums.append(_checksums(images.contiguous().numpy(), labels[rows : rows + len(images)].numpy()))
-            counts += torch.stack([channel.flatten().bincount(minlength=256) for channel in images.unbind(1)])
+            statistics.add(images)
             rows += len(images)
         assert (rows, len(labels)) == (shape[0], shape[0])
         write(np.concatenate(checksums).tobytes())
-    return checksum.hexdigest(), counts
+    return checksum.hexdigest(), statistics
 
 
-def _header(shape: tuple[int, ...], checked: bool = True) -> bytes:
+DTYPES = {torch.uint8: "U8", torch.float32: "F32"}
+"""Types of images, with safetensors' names for them."""
+
+
+def _header(shape: tuple[int, ...], dtype: torch.dtype = torch.uint8, checked: bool = True) -> bytes:
     """Header of a safetensors file: its length as 8 bytes, little-endian, and JSON, padded to a multiple of 8.
 
     Files of earlier versions are not ``checked``: they hold no checksums.
     """
-    ends = 8 * shape[0], 8 * shape[0] + prod(shape), 12 * shape[0] + prod(shape)
+    size = dtype.itemsize * prod(shape)
+    ends = 8 * shape[0], 8 * shape[0] + size, 12 * shape[0] + size
     tensors: dict[str, dict[str, object]] = {
         LABELS: {"dtype": "I64", "shape": shape[:1], "data_offsets": (0, ends[0])},
-        IMAGES: {"dtype": "U8", "shape": shape, "data_offsets": ends[:2]},
+        IMAGES: {"dtype": DTYPES[dtype], "shape": shape, "data_offsets": ends[:2]},
     }
     if checked:
         tensors[CHECKSUMS] = {"dtype": "U8", "shape": (shape[0], 4), "data_offsets": ends[1:]}
@@ -99,7 +112,7 @@ class StoredImages:
             self.shape: tuple[int, ...] = tuple(json.loads(header)[IMAGES]["shape"])
             checked = length + header == _header(self.shape)
             size = len(length + header) + (12 if checked else 8) * self.shape[0] + prod(self.shape)
-            whole = (checked or length + header == _header(self.shape, False)) and path.stat().st_size == size
+            whole = (checked or length + header == _header(self.shape, checked=False)) and path.stat().st_size == size
         except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError):
             whole = False
         if not whole:

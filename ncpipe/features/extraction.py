@@ -115,15 +115,15 @@ class Extractor:
         self.penalties = squared_error_penalties(run.spec, dataset.num_classes)
         self.decay = classifier_decay(run.spec)
         self.full = self._full_batch(dataset) if "full_batch" in self.splits else None
-        pairs = run.spec.dataset.pairs is not None
+        several = run.spec.dataset.multi_label
         self.optimum = (
-            None if pairs else predicted_optimum(run.spec, dataset.split("train").labels.bincount().tolist())
+            None if several else predicted_optimum(run.spec, dataset.split("train").labels.bincount().tolist())
         )
         self.trace = Trace(self.layers)
         self.labels: dict[str, Tensor] = {}
         """(N,) by split, in the order in which it is measured."""
         self.tagged: tuple[Tensor, Tensor] | None = None
-        """For data with pairs: last features (N, d) of the training split, and its tags (N, K)."""
+        """For data of several labels: last features (N, d) of the training split, and its tags (N, K)."""
 
     @torch.no_grad()
     def measure_epoch(self, epoch: int, keep: bool) -> dict[str, Tensor]:
@@ -222,15 +222,15 @@ class Extractor:
         return off.square().sum() / 2
 
     def _classified(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The samples that have one class: all, but for data with pairs."""
-        if self.spec.dataset.pairs is None:
+        """The samples that have one class: all, but for data of several labels."""
+        if not self.spec.dataset.multi_label:
             return features, labels
         single = labels < self.num_classes
         return features[single], labels[single]
 
     def _of_tags(self) -> set[str]:
-        """Layers whose features of several classes are measured: the last, of data with pairs."""
-        return set() if self.spec.dataset.pairs is None else {self.layers[-1]}
+        """Layers whose features of several classes are measured: the last, of data of several labels."""
+        return set() if not self.spec.dataset.multi_label else {self.layers[-1]}
 
     def _is_penalised(self, split: str) -> bool:
         """Whether training minimises the mean loss of the split plus a penalty of the classifier's weight."""

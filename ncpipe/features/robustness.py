@@ -63,7 +63,7 @@ def _to_boundary(logits: Logits, images: Tensor, labels: Tensor) -> Tensor:
     distance, nearest = distances.min(dim=1)
     # without a slope inf * 0: the way is NaN
     scale = distance / sizes[rows, nearest]
-    return scale[:, None, None, None] * slopes[nearest, rows]
+    return scale.view(-1, *[1] * (images.ndim - 1)) * slopes[nearest, rows]
 
 
 def probe_images(data: Batches, count: int, batch_size: int) -> tuple[Tensor, Tensor]:

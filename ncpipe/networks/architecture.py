@@ -17,8 +17,8 @@ from ncpipe.settings.base import Settings
 if TYPE_CHECKING:
     from torch import nn
 
-Shape = tuple[int, int, int]
-"""Channels, height and width of images."""
+Shape = tuple[int, ...]
+"""Channels, height and width of images, or the length of vectors alone."""
 Depth = Annotated[int, Field(ge=1, le=1000)]
 DepthFactor = Annotated[
     float,
@@ -56,10 +56,13 @@ class Architecture(Settings):
         last_norm: what a BatchNorm right below the features normalises: every feature, of ``width`` of them,
             followed by ReLU ('units'), maps that they are means of over positions ('positions'), or there is none
             ('none'). A setting ``batch_norm`` that is false or 'all_but_last' takes it away. None: not known.
+        reads_vectors: whether its networks read vectors (N, d) as well as images (N, C, H, W).
     """
 
     vmap: ClassVar[str] = ""
     last_norm: ClassVar[Literal["units", "positions", "none"] | None] = None
+
+    reads_vectors: ClassVar[bool] = False
 
     name: str
 
@@ -85,7 +88,7 @@ class Architecture(Settings):
 
     @abstractmethod
     def build(self, image_shape: Shape) -> Backbone:
-        """Stages named as ``layers()`` for images (C, H, W), with weights from torch's current generator.
+        """Stages named as ``layers()`` for images (C, H, W) or vectors (d,); weights from torch's current generator.
 
         Raises ``UserError`` for images that the network does not read.
         """

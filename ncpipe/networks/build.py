@@ -19,7 +19,7 @@ def build_network(model: Architecture, head: HeadSpec, image_shape: Shape, num_c
         model: the architecture; ``model.layers()`` become the network's ``layer_names``, with hidden layers in the
             head as ``NetworkSpec.layers()`` has them.
         head: the classifier, and the optional projection and hidden layers before it.
-        image_shape: channels, height and width (C, H, W) of the images.
+        image_shape: channels, height and width (C, H, W) of the images, or the length (d,) of vectors.
         num_classes: number of classes, K.
         seed: decides all initial weights; torch's global generators are left as they were.
 
@@ -27,6 +27,8 @@ def build_network(model: Architecture, head: HeadSpec, image_shape: Shape, num_c
         UserError: the images do not fit the model, its stages are not those of ``model.layers()``, the features are
             too few for a fixed ETF, or timm is asked for and missing.
     """
+    if len(image_shape) == 1 and not model.reads_vectors:
+        raise UserError(f"model {model.name!r} reads images, not vectors of {image_shape[0]} features; take 'mlp'")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs too
         backbone = model.build_for(image_shape, num_classes)

@@ -82,7 +82,7 @@ def first_and_only_matrix(module: nn.Module) -> Tensor | None:
     return weight.sum(dim=(2, 3)) if first.groups == 1 else None
 
 
-def require_side(name: str, image_shape: tuple[int, int, int], least: int) -> None:
+def require_side(name: str, image_shape: tuple[int, ...], least: int) -> None:
     """``UserError`` for images (C, H, W) of which a side is below ``least``, the smallest that the model reads."""
     _, height, width = image_shape
     if min(height, width) < least:

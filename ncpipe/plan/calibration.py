@@ -20,7 +20,7 @@ from ncpipe.settings.identity import STAGE_VERSIONS, digest
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import write_text
 from ncpipe.system.provenance import processor
-from ncpipe.training.computation import Computation, device_kind, memory_format, training_flops
+from ncpipe.training.computation import Computation, device_kind, laid_out, training_flops
 from ncpipe.training.losses import feature_penalty, sample_losses
 from ncpipe.training.optimization import build_optimizer
 from ncpipe.training.settings import NetworkSpec
@@ -88,7 +88,7 @@ class Calibration:
         machine = [machine_name(self.device), torch.__version__, torch.get_num_threads(), STAGE_VERSIONS["train"]]
         precision = Computation.choose(spec, self.device).precision
         kind = [spec.model, spec.head, spec.loss, spec.optimizer.name, spec.optimizer.momentum > 0]
-        return digest([machine, kind, [shape.channels, shape.side, shape.classes], own_batch(spec, shape), precision])
+        return digest([machine, kind, [shape.image, shape.classes], own_batch(spec, shape), precision])
 
     def _read(self) -> dict[str, Costs]:
         try:
@@ -116,8 +116,7 @@ def machine_name(device: torch.device) -> str:
 def measured(spec: NetworkSpec, shape: NominalShape, device: torch.device, available: float) -> Costs:
     """Count the memory of a network on a few images, then time its steps where they fit into ``available`` bytes."""
     host = Computation(torch.device("cpu"), Computation.choose(spec, device).precision)
-    size = (shape.channels, shape.side, shape.side)
-    affordable = OPERATIONS / training_flops(_built(spec, size, shape.classes), size)
+    affordable = OPERATIONS / max(1, training_flops(_built(spec, shape), shape.image))
     large = max(8, min(spec.batch_size, int(affordable)))
     steps = [TrainingStep(spec, shape, host, batch) for batch in (large // 2, large)]
     network = steps[0].network
@@ -155,13 +154,11 @@ class TrainingStep:
 
     def __init__(self, spec: NetworkSpec, shape: NominalShape, computation: Computation, batch: int) -> None:
         self.spec, self.computation = spec, computation
-        size = (shape.channels, shape.side, shape.side)
-        self.network = computation.place(_built(spec, size, shape.classes))
+        self.network = computation.place(_built(spec, shape))
         self.optimizer = build_optimizer(spec.optimizer, self.network)
-        images = torch.randn(batch, *size, device=computation.device)
-        self.images = images.contiguous(memory_format=memory_format(computation.device))
+        self.images = laid_out(torch.randn(batch, *shape.image, device=computation.device))
         labels = torch.arange(batch, device=computation.device) % shape.classes
-        several = spec.dataset.pairs is not None
+        several = spec.dataset.multi_label
         self.targets = torch.eye(shape.classes, device=computation.device)[labels] if several else labels
         self.network.train()
 
@@ -208,9 +205,9 @@ def _timed(step: Callable[[], None], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def _built(spec: NetworkSpec, size: tuple[int, int, int], classes: int) -> Network:
+def _built(spec: NetworkSpec, shape: NominalShape) -> Network:
     try:
-        return build_network(spec.model, spec.head, size, classes, 0)
+        return build_network(spec.model, spec.head, shape.image, shape.classes, 0)
     except (RuntimeError, MemoryError) as error:
         raise UserError(f"{spec.slug} cannot be built: {str(error).splitlines()[0]}; make it smaller") from None
 

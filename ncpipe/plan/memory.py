@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from math import prod
 from pathlib import Path
 
 import torch
@@ -54,10 +55,10 @@ def features_memory(
 
 def data_memory(spec: NetworkSpec, shape: NominalShape) -> float:
     """Bytes of the images held, both splits; a streamed set holds some batches only."""
-    image = shape.channels * shape.side**2
+    image = prod(shape.image)
     if spec.dataset.stream:
         return STREAMED_BATCHES * 4 * image * max(own_batch(spec, shape), EVALUATION_BATCH)
-    return image * (shape.train_samples + shape.test_samples)
+    return shape.value_bytes * image * (shape.train_samples + shape.test_samples)
 
 
 STREAMED_BATCHES = 4

@@ -125,7 +125,8 @@ def refuse_what_cannot_fit(estimates: dict[Unit, Estimate], available: float, de
     where = "this GPU" if device == "cuda" else "this machine"
     remedies = ["lower batch_size" if worst.stage == "train" else "measure fewer layers (measure.layers)"]
     remedies += ["or the model's width"]
-    if worst.of.spec.dataset.path is not None and not worst.of.spec.dataset.stream:
+    data = worst.of.spec.dataset
+    if DATASETS[data.name].can_stream and not data.stream:
         remedies += ["read the data set while training (stream: true)"]
     if device == "cuda" and worst.stage == "train":
         remedies += ["share the batches (gpus)"]

@@ -24,6 +24,7 @@ from ncpipe.report.explorer import explorer
 from ncpipe.report.summary import sentences
 from ncpipe.report.templates import link, script, template, text
 from ncpipe.study.config import PAPERS, StudyInfo
+from ncpipe.study.layout import Layout
 from ncpipe.system.files import read_sealed, sealed, write_text
 from ncpipe.system.provenance import run_command, study_command
 from ncpipe.tables.selection import compared
@@ -99,7 +100,7 @@ def write_report(
             most_rows=MOST_ROWS,
             provenance={key: about[key] for key in PROVENANCE if key in about},
             origins=origins(about, tables["runs"].get("provenance", pd.Series(dtype=object))),
-            commands=[study_command(target.parent), run_command(target.parent, "RUN_ID")],
+            commands=commands(target.parent),
             table_files={name: link(tables_folder / f"{name}.parquet", target.parent) for name in TABLES},
             contents=CONTENTS,
             config=link(config, target.parent) if config.exists() else None,
@@ -171,3 +172,8 @@ def origins(about: Mapping[str, str], keys: pd.Series) -> list[tuple[int, dict[s
     """Code, packages and hardware that made the runs, with how many: the most frequent first."""
     by_key = json.loads(about.get("provenance", "{}"))
     return [(int(count), by_key[key]) for key, count in keys.value_counts().items() if key in by_key]
+
+
+def commands(results: Path) -> list[str]:
+    """What makes the study, and a run of it, again; nothing of recorded runs."""
+    return [] if Layout(results).recording.exists() else [study_command(results), run_command(results, "RUN_ID")]

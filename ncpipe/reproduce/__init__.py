@@ -78,6 +78,8 @@ def _folder(keep: Path | None) -> Iterator[Path]:
 def _planned(source: RunSource, study_file: Path | None, scale: str | None, folder: Path) -> Study:
     """The study of the run with its results in ``folder``, without figures, claims and mirror."""
     file = study_file or Path(source.study.name) / "study.json"
+    if study_file is None and Layout(Path(source.study.name)).recording.exists():
+        raise UserError(f"{source.run_id} was recorded in a training loop of your own: ncpipe cannot make it again")
     if not file.is_file():
         raise UserError(f"no config {file}; name the config of that study with --study")
     config = Study.read(file, scale).config

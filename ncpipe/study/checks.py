@@ -8,11 +8,12 @@ from pathlib import Path
 
 from ncpipe.data.registry import DATASETS
 from ncpipe.data.settings import DatasetSpec
+from ncpipe.data.shape import image_shape
 from ncpipe.settings.sweep import Block
 from ncpipe.study.config import MeasureSpec
 from ncpipe.study.runs import ContinualRun
 from ncpipe.system.errors import UserError
-from ncpipe.training.settings import NetworkRun
+from ncpipe.training.settings import AugmentSpec, NetworkRun
 from ncpipe.ufm.settings import MatchedKind
 
 
@@ -24,7 +25,22 @@ def check_paths(data_path: Sequence[Path], datasets: Mapping[str, DatasetSpec]) 
     for spec in datasets.values():
         places = [folder / spec.path for folder in (Path(), *data_path)] if spec.path else [Path()]
         if not any(place.expanduser().exists() for place in places):
-            raise UserError(f"datasets: no file or folder {spec.path!r} ('path' of the imagefolder)")
+            raise UserError(f"datasets: no file or folder {spec.path!r} ('path' of {spec.name!r})")
+
+
+def check_inputs(data_path: Sequence[Path], networks: Mapping[str, NetworkRun]) -> None:
+    """Networks read what their data sets hold, of which files say no more than the shape here."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for run in networks.values():
+        data, model = run.spec.dataset, run.spec.model
+        if run.dataset_id not in shapes:
+            shapes[run.dataset_id] = image_shape(data, data_path)
+        if len(shapes[run.dataset_id]) > 1:
+            continue
+        if not model.reads_vectors:
+            raise UserError(f"networks: {model.name!r} reads images, but {data.slug} has vectors; take 'mlp'")
+        if run.spec.augment != AugmentSpec():
+            raise UserError(f"networks: 'augment' changes images, but {data.slug} has vectors; leave it out")
 
 
 def check_layer_patterns(measure: MeasureSpec, networks: Mapping[str, NetworkRun]) -> None:
@@ -66,10 +82,9 @@ def check_robustness(measure: MeasureSpec, datasets: Mapping[str, DatasetSpec]) 
     if "test" not in measure.splits:
         raise UserError("measure.robustness: it is of test images; add 'test' to measure.splits or set it to 0")
     for spec in datasets.values():
-        if spec.pairs is not None:
+        if spec.multi_label:
             raise UserError(
-                f"measure.robustness: {spec.slug} has images of several labels ('pairs'), DeepFool needs one;"
-                " set it to 0"
+                f"measure.robustness: {spec.slug} has samples of several labels, DeepFool needs one; set it to 0"
             )
 
 
@@ -92,7 +107,7 @@ def _no_new_rows(run: ContinualRun) -> str | None:
     needed = max(spec.rehearsal for spec in run.ways.values())
     if head.fixed_etf or head.temperature is not None:
         return "has a frozen or normalised classifier, which takes no new rows; leave it out of this study"
-    if data.pairs is not None or data.label_noise or data.random_labels:
+    if data.multi_label or data.label_noise or data.random_labels:
         return "learns several or corrupted labels, and classes are added one by one; leave it out of this study"
     if known is not None and data.classes == known.classes:
         return f"has seen all {known.classes} classes; lower dataset.classes"

@@ -40,6 +40,11 @@ class Layout:
         return self.results / "report.html"
 
     @property
+    def recording(self) -> Path:
+        """Of a folder of recorded runs, in the place of a config."""
+        return self.results / "recording.json"
+
+    @property
     def estimates(self) -> Path:
         return self.results / "estimates.json"
 
@@ -51,3 +56,9 @@ class Layout:
     @property
     def mlflow(self) -> Path:
         return self.results / "mlflow"
+
+
+def tables_in(folder: Path) -> Path:
+    """The folder of the tables that a user means by it or by the results folder around it."""
+    inner = Layout(folder).tables
+    return inner if inner.is_dir() else folder

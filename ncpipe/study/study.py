@@ -17,6 +17,7 @@ from ncpipe.settings.scale import at_scale
 from ncpipe.settings.sweep import Block, Tree, expand
 from ncpipe.study.checks import (
     check_continual,
+    check_inputs,
     check_kept_epochs,
     check_layer_patterns,
     check_matched,
@@ -39,6 +40,9 @@ class Study:
     A job of a workflow that has checked it leaves the check out: it then expands no more than it asks for.
     """
 
+    recorded = False
+    """Whether there is no plan: the results are of runs that ``ncpipe.Recorder`` has recorded."""
+
     def __init__(self, config: Mapping[str, Any], check: bool = True) -> None:
         check_plain(config)
         settings = at_scale(config)
@@ -57,6 +61,7 @@ class Study:
         if not len(self.networks) + len(self.ufm_batches):
             raise UserError("config: nothing to run; declare a 'networks' or a 'ufm' block")
         check_layer_patterns(measure, self.networks)
+        check_inputs(self.data_path, self.networks)
         check_kept_epochs(measure, self.networks)
         check_robustness(measure, self.datasets)
         check_matched(config.ufm.matched, self.networks)
@@ -68,11 +73,32 @@ class Study:
 
     @classmethod
     def read(cls, path: Path, scale: str | None = None, check: bool = True) -> Study:
-        """Read a YAML (or JSON) config file, at its own scale or at another."""
+        """Read a YAML (or JSON) config file, at its own scale or at another, or that of a results folder."""
+        if path.is_dir():
+            return cls._of_results(path, scale)
         config = read_config(path)
         if scale is not None and not config.get("scales"):
             raise UserError(f"{path} has only one size; leave the scale {scale!r} out")
         return cls(config if scale is None else {**config, "scale": scale}, check)
+
+    @classmethod
+    def _of_results(cls, folder: Path, scale: str | None) -> Study:
+        """The study whose results a folder holds, or the empty one of recorded runs."""
+        recording = Layout(folder).recording
+        recorded = recording.exists()
+        file = recording if recorded else folder / "study.json"
+        if not file.exists():
+            raise UserError(f"{folder} holds no results: no study.json, as a study has it, and no {recording.name}")
+        config = read_config(file)
+        if scale is not None and (recorded or not config.get("scales")):
+            raise UserError(f"{file} has only one size; leave the scale {scale!r} out")
+        chosen = {} if scale is None else {"scale": scale}
+        if recorded:  # in a folder of any name, which no shell command of a rule has to hold
+            found = cls(config, check=False)
+            found.layout, found.recorded = Layout(folder), True
+            return found
+        study = config.get("study", {})
+        return cls({**config, **chosen, "study": {**study, "results": str(folder)}})
 
     @property
     def partitioned(self) -> bool:

@@ -42,12 +42,12 @@ def _claim_line(claim: Row) -> str:
     return f"| {claim['claim_id']} | {in_cell(claim['statement'])} | **{claim['verdict']}** | {numbers} |"
 
 
-def network_note(row: Row, nc1: float | None) -> str:
-    """A network in a few sentences: data, zero error, how far it collapsed, where its weights are."""
-    return " ".join(_network_sentences(row, nc1))
+def network_note(row: Row, nc1: float | None, weights: str | None) -> str:
+    """A network in a few sentences: data, zero error, how far it collapsed, where its weights are, if known."""
+    return " ".join(_network_sentences(row, nc1, weights))
 
 
-def _network_sentences(row: Row, nc1: float | None) -> Iterator[str]:
+def _network_sentences(row: Row, nc1: float | None, weights: str | None) -> Iterator[str]:
     shape = f" (K = {row['classes']}, N = {row['train_samples']})" if row["classes"] and row["train_samples"] else ""
     yield f"**{run_name(row)}** on {row['dataset']}{shape}."
     if row["status"] == "diverged":
@@ -60,7 +60,8 @@ def _network_sentences(row: Row, nc1: float | None) -> Iterator[str]:
         yield f"At the end nc1_pinv of the last features is {number(nc1)}."
     if row["final_test_accuracy"] is not None:
         yield f"Test accuracy {100 * row['final_test_accuracy']:.1f} %."
-    yield f"Weights: `{weights_path(row['run_id'])}` in the results folder."
+    if weights is not None:
+        yield f"Weights: `{weights}` in the results folder."
 
 
 def weights_path(run_id: str) -> str:

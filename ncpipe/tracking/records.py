@@ -98,7 +98,7 @@ class StudyRecords:
         tables = {name: read_table(layout.tables / f"{name}.parquet") for name in TABLES}
         metadata = tables["runs"].schema.metadata or {}
         self.metadata = {key.decode(): value.decode() for key, value in metadata.items()}
-        self.config, self.layout = config, layout
+        self.config, self.layout, self.recorded = config, layout, layout.recording.exists()
         self.origins: dict[str, Origin] = json.loads(self.metadata.pop("provenance", "{}"))
         self.planned: list[Row] = tables["runs"].to_pylist()
         self.rows = [row for row in self.planned if row["status"] != "missing"]
@@ -129,8 +129,9 @@ class StudyRecords:
         """The code that made the tables, what made the run, and the command that makes it again."""
         commit = self.metadata.get("git_commit")
         code = {"git_commit": commit, "mlflow.source.git.commit": commit} if commit else {}
+        again = {} if self.recorded else {"reproduce": command}
         origin = self.origins.get(made_by or "")
-        return code | {"reproduce": command} | ({"provenance": in_json(origin)} if origin else {})
+        return code | again | ({"provenance": in_json(origin)} if origin else {})
 
     def _study(self) -> RunRecord:
         study = self.config.study
@@ -160,7 +161,8 @@ class StudyRecords:
         name = run_name(row, self.by_id.get(row["network_id"]))
         tags = {"stage": STAGES[row["kind"]], "basis": self.basis.get(run_id)} | run_tags(row)
         if is_network:
-            tags |= {NOTE: network_note(row, self.nc1.get(run_id)), "weights": weights_path(run_id)}
+            weights = None if self.recorded else weights_path(run_id)
+            tags |= {NOTE: network_note(row, self.nc1.get(run_id), weights), "weights": weights}
         return RunRecord(
             id=run_id,
             name=name,

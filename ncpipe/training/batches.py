@@ -12,20 +12,22 @@ from torch import Tensor
 
 from ncpipe.data import Dataset
 from ncpipe.training.augmentation import cut_out, draw, flipped_and_cropped, is_on
-from ncpipe.training.computation import memory_format
+from ncpipe.training.computation import laid_out
 from ncpipe.training.settings import AugmentSpec
 
 
 class Batches(ABC):
-    """Normalised images and the labels (N,) of one split. Where a data set has pairs, labels number its tag sets."""
+    """Normalised images, or vectors (N, d) in their place, and the labels (N,) of one split. Where a data set has
+    several labels a sample, they number its tag sets."""
 
     def __init__(self, dataset: Dataset, split: Literal["train", "test"], device: torch.device) -> None:
         self.device = device
         self.image_shape = dataset.image_shape
         self.labels = dataset.split(split).labels.to(device)
         self.tag_sets = None if dataset.tag_sets is None else dataset.tag_sets.to(device, torch.float32)
-        self.shift = (255 * dataset.mean).view(1, -1, 1, 1).to(device)
-        self.scale = (255 * dataset.std).clamp_min(1e-6).view(1, -1, 1, 1).to(device)
+        by_channel = (1, -1, *[1] * (len(dataset.image_shape) - 1))
+        self.shift = (dataset.unit * dataset.mean).view(by_channel).to(device)
+        self.scale = (dataset.unit * dataset.std).clamp_min(torch.finfo().tiny).view(by_channel).to(device)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -75,7 +77,7 @@ class Batches(ABC):
 
     @abstractmethod
     def gathered(self, here: list[Tensor], there: list[Tensor], augment: AugmentSpec) -> Iterator[Tensor]:
-        """The uint8 images (MB, C, H, W) on the device of every part (M, 1 or 7, B) of a plan, which is given on the
+        """The stored images (MB, C, H, W) on the device of every part (M, 1 or 7, B) of a plan, which is given on the
         CPU and on the device."""
 
     def epoch_plan(self, augment: AugmentSpec, seeds: Sequence[int], epoch: int) -> Tensor:
@@ -87,8 +89,10 @@ class Batches(ABC):
         for seed in seeds:
             generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
             order = torch.randperm(len(self), generator=generator)[None]
-            draws = [draw(len(self), augment, *self.image_shape[1:], generator)] if is_on(augment) else []
-            members.append(torch.cat([order, *draws]))
+            if is_on(augment):
+                _, height, width = self.image_shape
+                order = torch.cat([order, draw(len(self), augment, height, width, generator)])
+            members.append(order)
         return torch.stack(members)
 
     def split_plan(self, plan: Tensor, batch_size: int, start: int, share: tuple[int, int]) -> list[Tensor]:
@@ -98,20 +102,20 @@ class Batches(ABC):
         return [step.tensor_split(ranks, dim=-1)[rank] for step in steps]
 
     def finished(self, images: Tensor) -> Tensor:
-        """Normalised images from uint8 images (n, C, H, W) on the device."""
-        return _laid_out(self._normalized(images))
+        """Normalised images from stored images (n, C, H, W) on the device."""
+        return laid_out(self._normalized(images))
 
     def augmented(self, images: Tensor, augment: AugmentSpec, draws: Tensor) -> Tensor:
-        """Augmented and normalised images from uint8 images (n, C, H, W) and draws (6 or 0, n) on the device."""
+        """Augmented and normalised images from stored images (n, C, H, W) and draws (6 or 0, n) on the device."""
         images = flipped_and_cropped(images, augment, draws)
-        return _laid_out(cut_out(self._normalized(images), augment, draws))
+        return laid_out(cut_out(self._normalized(images), augment, draws))
 
     def _normalized(self, images: Tensor) -> Tensor:
-        return images.float().sub_(self.shift).div_(self.scale)
+        return images.to(torch.float32, copy=True).sub_(self.shift).div_(self.scale)
 
 
 class ImageBatches(Batches):
-    """Images that live on the device as uint8: batches without workers."""
+    """Images that live on the device as they are stored: batches without workers."""
 
     def __init__(self, dataset: Dataset, split: Literal["train", "test"], device: torch.device) -> None:
         super().__init__(dataset, split, device)
@@ -125,10 +129,6 @@ class ImageBatches(Batches):
 
     def gathered(self, here: list[Tensor], there: list[Tensor], augment: AugmentSpec) -> Iterator[Tensor]:
         return (self.images.index_select(0, part[:, 0].flatten()) for part in there)
-
-
-def _laid_out(images: Tensor) -> Tensor:
-    return images.contiguous(memory_format=memory_format(images.device))
 
 
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:

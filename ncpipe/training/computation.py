@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ncpipe.networks import Network
@@ -120,6 +120,11 @@ def memory_format(device: torch.device) -> torch.memory_format:
     """Memory format of images and kernels. Channels-last is faster on GPUs; on CPUs little, and there the weight
     gradient of a strided 1x1 convolution of few channels is wrong or crashes in it (torch 2.13, several threads)."""
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
+
+
+def laid_out(images: Tensor) -> Tensor:
+    """Images (N, C, H, W) in the device's memory format; vectors have none."""
+    return images.contiguous(memory_format=memory_format(images.device)) if images.ndim == 4 else images.contiguous()
 
 
 def computes_bf16(device: torch.device) -> bool:

@@ -158,8 +158,10 @@ class NetworkSpec(Settings):
 
     @model_validator(mode="after")
     def _data_goes_with_loss_and_augmentation(self) -> NetworkSpec:
-        if (self.dataset.pairs is not None) != LOSSES[self.loss.name].multi_label:
-            raise ValueError("data of several labels ('pairs') goes with a pick_all_labels loss, and only with it")
+        if self.dataset.multi_label != LOSSES[self.loss.name].multi_label:
+            raise ValueError(
+                "data of several labels ('pairs', 'several_labels') goes with a pick_all_labels loss, and only so"
+            )
         if self.augment.resized_crop is not None and not self.dataset.stream:
             raise ValueError("augment.resized_crop goes with a streamed data set ('stream: true')")
         if self.gpus > self.batch_size:

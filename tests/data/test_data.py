@@ -26,8 +26,8 @@ from ncpipe.data import preparation as preparation_module
 from ncpipe.data import storage as storage_module
 from ncpipe.data.imagefolder import ImageFolder
 from ncpipe.data.pairs import tag_sets, with_pairs
-from ncpipe.data.preparation import channel_statistics
 from ncpipe.data.settings import DatasetSpec
+from ncpipe.data.statistics import ChannelStatistics
 from ncpipe.data.storage import StoredImages, split_bytes, write_split
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_json, read_tensors
@@ -145,8 +145,21 @@ def test_statistics_of_channels(tmp_path: Path) -> None:
 def test_statistics_of_a_constant_channel() -> None:
     images = torch.zeros(2, 2, 4, 4, dtype=torch.uint8)
     images[0, 1] = 255
-    counts = torch.stack([channel.flatten().bincount(minlength=256) for channel in images.unbind(1)])
-    assert channel_statistics(counts) == ([0.0, 0.5], [1.0, 0.5])
+    for kind, scale in ((torch.uint8, 1), (torch.float32, 255)):
+        statistics = ChannelStatistics(2, kind)
+        for piece in images.to(kind).split(1):
+            statistics.add(piece)
+        assert statistics.mean_and_deviation() == ([0.0, 0.5 * scale], [1.0, 0.5 * scale])
+
+
+def test_statistics_of_floats_are_merged() -> None:
+    vectors = 1e3 + torch.randn(50, 3)
+    statistics = ChannelStatistics(3, torch.float32)
+    for piece in vectors.split(7):
+        statistics.add(piece)
+    mean, deviation = statistics.mean_and_deviation()
+    assert mean == pytest.approx(vectors.double().mean(dim=0).tolist(), rel=1e-14)
+    assert deviation == pytest.approx(vectors.double().std(dim=0, correction=0).tolist(), rel=1e-9)
 
 
 def test_record(tmp_path: Path) -> None:
@@ -202,10 +215,10 @@ def test_more_classes_than_there_are(tmp_path: Path) -> None:
 
 
 def test_nominal_shape_of_some_classes(tmp_path: Path) -> None:
-    assert nominal_shape(digits(classes=3, samples_per_class=7, test_samples_per_class=2))[2:] == (3, 21, 6)
+    assert nominal_shape(digits(classes=3, samples_per_class=7, test_samples_per_class=2))[1:4] == (3, 21, 6)
     tree = {f"{split}/{name}/{i}.png": png(7) for split in ("train", "test") for name in "abc" for i in range(2)}
     folder = folder_spec(write_tree(tmp_path / "images", tree), classes=2)
-    assert nominal_shape(folder)[2:] == (2, 4, 4)
+    assert nominal_shape(folder)[1:4] == (2, 4, 4)
     assert prepared(folder, tmp_path / "out").class_names == ("a", "b")
 
 
@@ -455,14 +468,14 @@ def test_image_folder(tmp_path: Path, name: str, prefix: str) -> None:
     assert dataset.train.images[:, 0, 0, 0].tolist() == [10, 20, 30, 40]
     assert dataset.test.images.float().mean(dim=(1, 2, 3)).tolist() == [50, 60]
     assert str(tmp_path) not in json.dumps(record_of(tmp_path / "out"))
-    assert nominal_shape(folder_spec(path)) == (3, 4, 2, 4, 2)
+    assert nominal_shape(folder_spec(path)) == ((3, 4, 4), 2, 4, 2, 1)
 
 
 def test_image_folder_of_the_search_path(tmp_path: Path) -> None:
     write_tree(tmp_path / "data" / "images", IMAGE_TREE)
     spec = folder_spec("images", samples_per_class=1)
     assert len(prepared(spec, tmp_path / "out", tmp_path / "data").train.labels) == 2
-    assert nominal_shape(spec, [tmp_path / "data"]) == (3, 4, 2, 2, 2)
+    assert nominal_shape(spec, [tmp_path / "data"]) == ((3, 4, 4), 2, 2, 2, 1)
 
 
 def test_images_are_cropped_to_the_centre(tmp_path: Path) -> None:
@@ -472,6 +485,9 @@ def test_images_are_cropped_to_the_centre(tmp_path: Path) -> None:
     Image.fromarray(wide).save(stream, "PNG")
     path = write_tree(tmp_path / "images", IMAGE_TREE | {"train/cat/a.png": stream.getvalue()})
     assert prepared(folder_spec(path), tmp_path / "out").train.images[0].unique().tolist() == [200]
+    flat = prepared(folder_spec(path, image_size=[4, 8]), tmp_path / "flat")
+    assert (flat.image_shape, nominal_shape(folder_spec(path, image_size=[4, 8])).image) == ((3, 4, 8), (3, 4, 8))
+    assert flat.train.images[0, 0, 0].tolist() == [0, *[200] * 6, 0]
 
 
 def test_a_subset_reads_its_own_images_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -547,7 +563,7 @@ def test_a_streamed_folder_holds_what_one_in_memory_holds(
 @pytest.mark.parametrize(("count", "shape"), [(1, (1, 2, 2)), (7, (3, 5, 4)), (100, (1, 1, 1))])
 def test_a_split_is_a_safetensors_file(tmp_path: Path, count: int, shape: tuple[int, ...]) -> None:
     images, labels = torch.randint(256, (count, *shape), dtype=torch.uint8), torch.arange(count)
-    checksum, counts = write_split(tmp_path / "written", (count, *shape), images.split(3), labels)
+    checksum, statistics = write_split(tmp_path / "written", (count, *shape), images.split(3), labels)
     read, _ = read_tensors(tmp_path / "written")
     assert torch.equal(read["images"], images)
     assert torch.equal(read["labels"], labels)
@@ -555,7 +571,7 @@ def test_a_split_is_a_safetensors_file(tmp_path: Path, count: int, shape: tuple[
     assert checksum == hashlib.sha256((tmp_path / "written").read_bytes()).hexdigest()
     assert split_bytes((count, *shape)) == (tmp_path / "written").stat().st_size
     values = torch.arange(256)
-    assert torch.equal(counts, (images.movedim(1, 0).flatten(1)[..., None] == values).sum(1))
+    assert torch.equal(statistics.counts, (images.movedim(1, 0).flatten(1)[..., None] == values).sum(1))
     stored = StoredImages(tmp_path / "written")
     assert (len(stored), stored.shape) == (count, (count, *shape))
     rows = np.array([count - 1, 0])
@@ -668,7 +684,7 @@ def test_data_of_several_labels(tmp_path: Path) -> None:
     record = record_of(tmp_path)
     assert record["tag_sets"][9:12] == [[9], [0, 1], [0, 2]]
     assert record["counts"]["train"] == [5] * 10 + [2] * 45
-    assert nominal_shape(spec) == (1, 16, 10, 50 + 90, 30 + 45)
+    assert nominal_shape(spec) == ((1, 16, 16), 10, 50 + 90, 30 + 45, 1)
     assert nominal_shape(digits(pairs=2, test_pairs=1)).train_samples == 1437 + 90
     # The images are those of the same subset without pairs, and pairs are made of them.
     plain = prepared(digits(samples_per_class=5, test_samples_per_class=3), tmp_path / "plain")
@@ -718,12 +734,12 @@ def test_sixteen_bits_are_scaled_and_other_modes_refused(tmp_path):
         (tmp_path / split / "a").mkdir(parents=True)
         Image.fromarray(values).save(tmp_path / split / "a" / "0.png")
     folder = ImageFolder.find(str(tmp_path))
-    images = folder.read([name for name, _ in folder.members("train")], 16)
+    images = folder.read([name for name, _ in folder.members("train")], (16, 16))
     assert torch.equal(images[0, 0].flatten(), torch.arange(256, dtype=torch.uint8))
     Image.fromarray(np.zeros((16, 16), np.float32)).save(tmp_path / "train" / "a" / "1.tif")
     folder = ImageFolder.find(str(tmp_path))
     with pytest.raises(UserError, match=r"1.tif .*mode 'F', not of 8 or 16 bits"):
-        folder.read([name for name, _ in folder.members("train")], 16)
+        folder.read([name for name, _ in folder.members("train")], (16, 16))
 
 
 def test_links_in_circles_and_to_nowhere_are_named(tmp_path):

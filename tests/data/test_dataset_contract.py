@@ -18,8 +18,16 @@ from ncpipe.data.shape import image_shape
 from ncpipe.system.errors import UserError
 from ncpipe.system.vision import import_torchvision
 
-WITH_A_PACKAGE = {"digits"}
-"""Data sets that an installed library has."""
+WITHOUT_FILES = {"digits", "gaussians"}
+"""Data sets that an installed library has, or that are drawn."""
+NEEDED = {
+    "path": "nowhere",
+    "image_size": 8,
+    "samples_per_class": 3,
+    "test_samples_per_class": 2,
+    "mixture": {"classes": 4, "dimension": 5, "separation": 2.0},
+}
+"""Settings that some data sets need."""
 
 
 @pytest.fixture(autouse=True)
@@ -35,8 +43,7 @@ def _no_other_sources(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def spec_of(name: str) -> DatasetSpec:
-    place = {"path": "nowhere", "image_size": 8} if DATASETS[name].from_path else {}
-    return DatasetSpec.model_validate({"name": name, **place})
+    return DatasetSpec.model_validate({"name": name} | {key: NEEDED[key] for key in DATASETS[name].needs})
 
 
 each = pytest.mark.parametrize("name", [*DATASETS])
@@ -55,20 +62,21 @@ def test_what_is_known_before_reading_needs_no_torch() -> None:
 @each
 def test_its_size_is_published_or_that_of_its_files(name: str) -> None:
     dataset, spec = DATASETS[name], spec_of(name)
-    assert (dataset.published is None) == dataset.from_path
-    if dataset.published is None:
+    if spec.path is not None:
+        assert dataset.published is None
         with pytest.raises(UserError, match="'nowhere' not found"):
             nominal_shape(spec)
         return
-    channels, side, classes, train, test = dataset.published
-    assert nominal_shape(spec) == dataset.published
-    assert image_shape(spec) == (channels, side, side)
+    shape = nominal_shape(spec)
+    image, classes, train, test, _ = shape
+    assert shape == (dataset.published or shape)
+    assert image_shape(spec) == image
     assert classes >= 2
     assert min(train, test) >= classes
     half = spec.model_copy(update={"classes": classes // 2})
-    assert nominal_shape(half)[2:] == (classes // 2, round(train / 2), round(test / 2))
+    assert nominal_shape(half)[1:4] == (classes // 2, round(train / 2), round(test / 2))
     few = spec.model_copy(update={"samples_per_class": 3, "test_samples_per_class": 2})
-    assert nominal_shape(few)[2:] == (classes, 3 * classes, 2 * classes)
+    assert nominal_shape(few)[1:4] == (classes, 3 * classes, 2 * classes)
     with pytest.raises(UserError, match=rf"{name} has {classes} classes: lower dataset\.classes = {classes + 1}"):
         nominal_shape(spec.model_copy(update={"classes": classes + 1}))
 
@@ -76,10 +84,11 @@ def test_its_size_is_published_or_that_of_its_files(name: str) -> None:
 @each
 def test_it_is_read_or_the_remedy_is_named(name: str, tmp_path: Path) -> None:
     spec = spec_of(name)
-    if name in WITH_A_PACKAGE:
+    if name in WITHOUT_FILES:
         prepare(spec, tmp_path / "out")
         dataset = load(tmp_path / "out")
-        sizes = (*dataset.image_shape[:2], dataset.num_classes, len(dataset.train.labels), len(dataset.test.labels))
+        images, labels = dataset.train.images, (dataset.train.labels, dataset.test.labels)
+        sizes = (dataset.image_shape, dataset.num_classes, *map(len, labels), images.itemsize)
         assert sizes == nominal_shape(spec)
         assert find_originals(name, spec.path, [tmp_path]) is None
         return
@@ -88,7 +97,7 @@ def test_it_is_read_or_the_remedy_is_named(name: str, tmp_path: Path) -> None:
             look()
         assert "\n" not in str(told.value)
     assert not (tmp_path / "out").exists()
-    if not DATASETS[name].from_path:
+    if spec.path is None:
         assert find_originals(name, None, [tmp_path]) is None
 
 
@@ -97,7 +106,7 @@ import torch
 from ncpipe.data.source import DataSet, NominalShape, Source, SourceSplit
 
 class Stripes(DataSet):
-    published = NominalShape(1, 4, 2, 6, 4)
+    published = NominalShape((1, 4, 4), 2, 6, 4)
 
     def open(self, spec, search_path):
         def split(count):
@@ -113,6 +122,6 @@ def test_one_of_another_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     install(DATASETS, "stripes", STRIPES, tmp_path / "package", monkeypatch, ":DATASET")
     spec = DatasetSpec(name="stripes")
     prepare(spec, tmp_path / "out")
-    assert nominal_shape(spec) == (1, 4, 2, 6, 4)
+    assert nominal_shape(spec) == ((1, 4, 4), 2, 6, 4, 1)
     dataset = load(tmp_path / "out")
     assert (dataset.class_names, dataset.train.labels.tolist()) == (("black", "grey"), [0, 1, 0, 1, 0, 1])

@@ -72,7 +72,7 @@ def colours(path: Path, split: str = "train") -> list[list[int]]:
     folder = ImageFolder.find(str(path))
     found: list[list[int]] = [[] for _ in folder.class_names]
     names, labels = zip(*folder.members(split))
-    for picture, label in zip(folder.read(names, 4), labels):
+    for picture, label in zip(folder.read(names, (4, 4)), labels):
         found[label].append(int(picture.float().mean()))
     return found
 

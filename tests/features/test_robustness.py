@@ -61,9 +61,10 @@ def one_by_one(network, x, label):
     return (1 + OVERSHOOT) * total
 
 
-def test_an_affine_decision_has_its_distance():
+@pytest.mark.parametrize("as_vectors", [False, True])
+def test_an_affine_decision_has_its_distance(as_vectors):
     weight, bias, network = affine()
-    x = images(30)
+    x = images(30).flatten(1) if as_vectors else images(30)
     z = x.flatten(1) @ weight.T + bias
     labels = z.argmax(dim=1)
     others = (z[:, None, :] - z[:, :, None]).gather(1, labels[:, None, None].expand(-1, 1, 4))[:, 0].abs()

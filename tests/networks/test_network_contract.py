@@ -161,6 +161,33 @@ def test_images_that_are_too_small_are_named(model: Architecture) -> None:
 
 
 @each_family
+def test_images_need_not_be_square(model: Architecture) -> None:
+    if model.name == "vit_b":
+        with pytest.raises(UserError, match=r"square images .*, got 40x32"):
+            build(model, (3, 40, 32))
+        return
+    network = build(model, (3, 40, 32)).eval()
+    with torch.no_grad():
+        upright, turned = (network(images).logits for images in (images_of((3, 40, 32)), images_of((3, 32, 40))))
+    assert upright.shape == turned.shape == (2, 5)
+
+
+@each_family
+def test_vectors_are_read_or_refused(model: Architecture) -> None:
+    if model.name == "python":  # whose module here is of convolutions
+        with pytest.raises(UserError, match="OwnNetwork does not read images of 7"):
+            build(model, (7,))
+        return
+    if model.reads_vectors:
+        network = build(model, (7,)).eval()
+        features, logits = network.features(images_of((7,)))
+        assert ([*features][-1], logits.shape) == ("features", (2, 5))
+        return
+    with pytest.raises(UserError, match=f"model '{model.name}' reads images, not vectors of 7 features"):
+        build(model, (7,))
+
+
+@each_family
 def test_the_seed_alone_decides_the_weights(model: Architecture) -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()

@@ -195,7 +195,7 @@ def test_live_tensors_are_counted_at_their_peak():
 
 def test_memory_of_a_step_is_that_of_the_whole_batch(study):
     """What is measured at two small batches is what a full one takes."""
-    spec, shape = next(iter(study.networks.values())).spec, NominalShape(1, 8, 10, 1437, 360)
+    spec, shape = next(iter(study.networks.values())).spec, NominalShape((1, 8, 8), 10, 1437, 360)
     step = TrainingStep(spec, shape, Computation(CPU), spec.batch_size)
     assert costs_of(study).step.at(spec.batch_size) == pytest.approx(peak_of_live_tensors(step, step.held()), rel=0.1)
 
@@ -219,7 +219,7 @@ COSTS = Costs(
     seconds_per_image=1e-3, weights=1000, state=2000, step=Line(4000, 100), evaluation=Line(1000, 50),
     layers=Line(1000, 80), widths={"layer1": (4, 64), "features": (8, 8)},
 )  # fmt: skip
-SHAPE = NominalShape(3, 32, 10, 50_000, 10_000)
+SHAPE = NominalShape((3, 32, 32), 10, 50_000, 10_000)
 IMAGES = 60_000 * 3 * 32 * 32
 
 
@@ -235,6 +235,16 @@ def test_training_memory_by_its_parts(tmp_path):
     assert large == memory.PROCESS + IMAGES + 4000 + memory.SLACK * 100 * 1024
     shared = needed({"networks.base.batch_size": 1024, "networks.base.gpus": 2}, "cuda")
     assert shared == memory.CONTEXT + IMAGES + 4000 + 1000 + memory.SLACK * 100 * 512
+
+
+def test_costs_of_vectors(study, tmp_path):
+    mixture = {"classes": 4, "dimension": 300, "separation": 2.0}
+    drawn = {"name": "gaussians", "samples_per_class": 50, "test_samples_per_class": 10, "mixture": mixture}
+    changed = configured(tmp_path, {"datasets.base": drawn})
+    run, costs = next(iter(changed.networks.values())), costs_of(changed)
+    assert costs.weights == 4 * (300 * 32 + 32 * 32 + 2 * 4 * 32 + 32 * 4 + 4) + 2 * 8
+    assert costs.seconds_per_image > 0
+    assert memory.data_memory(run.spec, nominal_shape(run.spec.dataset)) == 4 * 300 * 240
 
 
 def test_features_memory_holds_what_fits_the_budget(study, monkeypatch):

@@ -18,7 +18,7 @@ from pydantic_core import PydanticUndefined
 
 import ncpipe
 from ncpipe.continual.settings import ContinualSpec
-from ncpipe.data.settings import DatasetSpec
+from ncpipe.data.settings import DatasetSpec, MixtureSpec
 from ncpipe.networks.architectures import ARCHITECTURES
 from ncpipe.networks.head_settings import HeadSpec
 from ncpipe.records.parts import write_parts
@@ -135,6 +135,7 @@ HEADINGS = {
     Block: "`datasets` and `networks`",
     Sweep: "`sweep`",
     DatasetSpec: "Keys of a data set",
+    MixtureSpec: "`mixture`",
     NetworkSpec: "Keys of a network",
     **{
         kind: f"`model`: {', '.join(f'`{name}`' for name in names_in_settings(kind))}"

@@ -98,7 +98,7 @@ def test_members_steps_and_ranks_see_what_a_run_alone_sees(augment):
 @pytest.mark.parametrize("channels", [3, 1])
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
 def test_images_are_normalised_by_the_training_set(channels, layout, monkeypatch):
-    monkeypatch.setattr("ncpipe.training.batches.memory_format", lambda device: layout)
+    monkeypatch.setattr("ncpipe.training.computation.memory_format", lambda device: layout)
     dataset = numbered(channels=channels)
     data = open_batches(dataset, "test", CPU)
     (images, _), *_ = data.in_order(64)
@@ -107,6 +107,20 @@ def test_images_are_normalised_by_the_training_set(channels, layout, monkeypatch
     assert images.is_contiguous(memory_format=layout)
     (shuffled, _), *_ = data.shuffled(64, PLAIN, [0, 1], 1)
     assert all(member.is_contiguous(memory_format=layout) for member in shuffled)
+
+
+def test_vectors_have_no_layout_and_are_not_changed_in_place(monkeypatch):
+    monkeypatch.setattr("ncpipe.training.computation.memory_format", lambda device: torch.channels_last)
+    vectors = torch.randn(20, 5)
+    split = Split(vectors.clone(), torch.arange(20))
+    dataset = Dataset("v", tuple("ab"), split, split, mean=vectors.mean(dim=0), std=vectors.std(dim=0))
+    data = open_batches(dataset, "train", CPU)
+    for _ in range(2):
+        (found, labels), *_ = data.in_order(64)
+        torch.testing.assert_close(found, (vectors - dataset.mean) / dataset.std)
+        found, labels = stacked(list(data.shuffled(7, PLAIN, [0, 1], 1)))
+        torch.testing.assert_close(found, ((vectors - dataset.mean) / dataset.std)[labels])
+    assert torch.equal(dataset.train.images, vectors)
 
 
 def test_targets_are_labels_or_tags():

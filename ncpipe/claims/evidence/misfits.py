@@ -50,8 +50,8 @@ def guessed_classifier(nets: pd.DataFrame) -> pd.Series:
 
 
 def classifier_decay(decays: Any) -> float:
-    """Weight decay of a network's classifier, the last of the ``weight_decay`` column."""
-    return float(np.ravel(decays)[-1])
+    """Weight decay of a network's classifier, the last of the ``weight_decay`` column; NaN where it is not known."""
+    return float("nan") if decays is None else float(np.ravel(decays)[-1])
 
 
 def misfits(frames: Frames) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from ncpipe.data.source import DIGIT_NAMES, DataSet, NominalShape, Source, Sourc
 class Digits(DataSet):
     """A stratified fifth, drawn by scikit-learn with seed 0, is the test split."""
 
-    published = NominalShape(1, 8, 10, 1_437, 360)
+    published = NominalShape((1, 8, 8), 10, 1_437, 360)
 
     def open(self, spec: DatasetSpec, search_path: Sequence[Path]) -> Source:
         import numpy as np

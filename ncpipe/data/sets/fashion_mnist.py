@@ -8,7 +8,7 @@ CLOTHES = (
 )  # fmt: skip
 DATASET = IdxSet(
     "fashion_mnist",
-    NominalShape(1, 28, 10, 60_000, 10_000),
+    NominalShape((1, 28, 28), 10, 60_000, 10_000),
     CLOTHES,
     "FashionMNIST",
     ("fashion_mnist", "fashion-mnist", "FashionMNIST", "FashionMNIST/raw"),

@@ -18,15 +18,17 @@ if TYPE_CHECKING:
 class Images(DataSet):
     """The folder or zip that ``path`` names."""
 
-    published, from_path = None, True
+    published, needs, takes = None, ("path", "image_size"), ("stream",)
+
+    def image(self, spec: DatasetSpec, search_path: Sequence[Path]) -> tuple[int, ...]:
+        return 3, *_size(spec)
 
     def open(self, spec: DatasetSpec, search_path: Sequence[Path]) -> Source:
-        assert spec.path is not None  # DatasetSpec sees to both
-        assert spec.image_size is not None
-        folder, side = ImageFolder.find(spec.path, search_path), spec.image_size
+        assert spec.path is not None  # DatasetSpec sees to it
+        folder, size = ImageFolder.find(spec.path, search_path), _size(spec)
         if left_out := folder.left_out():
             print(left_out, flush=True)
-        train, test = (_split(folder, name, side) for name in ("train", "test"))
+        train, test = (_split(folder, name, size) for name in ("train", "test"))
         kind = "zip of images" if folder.packed else "folder of images"
         originals = Originals.of_images(folder)
         return Source(train, test, folder.class_names, kind, folder.checksums(), originals, folder.skipped)
@@ -46,7 +48,13 @@ class Images(DataSet):
         return ImageFolder.find(path, search_path).left_out()
 
 
-def _split(folder: ImageFolder, name: str, side: int) -> SourceSplit:
+def _size(spec: DatasetSpec) -> tuple[int, int]:
+    """Height and width."""
+    assert spec.image_size is not None  # DatasetSpec sees to it
+    return (spec.image_size, spec.image_size) if isinstance(spec.image_size, int) else spec.image_size
+
+
+def _split(folder: ImageFolder, name: str, size: tuple[int, int]) -> SourceSplit:
     import torch
 
     names, labels = zip(*folder.members(name), strict=True)
@@ -56,7 +64,7 @@ def _split(folder: ImageFolder, name: str, side: int) -> SourceSplit:
 
     return SourceSplit(
         torch.tensor(labels),
-        lambda rows, bits: folder.read(of(rows), side, bits),
+        lambda rows, bits: folder.read(of(rows), size, bits),
         lambda rows: folder.bits(of(rows)),
     )
 

@@ -1,4 +1,4 @@
-"""Fully connected ReLU network on flattened images."""
+"""Fully connected ReLU network on vectors or flattened images."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ class Mlp(Architecture):
     """Fully connected ReLU network; layers ``layer1`` .. ``features`` are the hidden activations."""
 
     last_norm = "units"
+    reads_vectors = True
 
     name: Literal["mlp"]
     depth: Depth = Field(3, description="Number of hidden layers.")

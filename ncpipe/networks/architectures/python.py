@@ -23,6 +23,7 @@ class Python(Architecture):
     """A module of your own, which returns logits; its layers are read by hooks. The study runs its code."""
 
     vmap = "torch may have no batching rule for what a network of one's own does"
+    reads_vectors = True
 
     name: Literal["python"]
     path: PathText | None = Field(None, description="Python file, from the working folder; or module.")
