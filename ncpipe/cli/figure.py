@@ -40,7 +40,7 @@ def save_from_tables(options: FigureOptions, tables: Path, output: Path | None) 
     Raises:
         UserError: another ending, or what ``read_tables`` raises.
     """
-    target = output or Path(options.name)
+    target = output or Path(options.stem)
     kind = target.suffix.removeprefix(".")
     if not kind:
         return save_figure(options, tables, target)

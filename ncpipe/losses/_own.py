@@ -59,7 +59,7 @@ def from_function(function: Callable[[Tensor, Tensor], Tensor], name: str | None
         >>> margin().name
         'margin'
     """
-    called = name or getattr(function, "__name__", "own")
+    called = str(name or getattr(function, "__name__", "own"))
     return type(called, (FunctionLoss,), {"names": (called,), "function": staticmethod(function)})
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ncpipe.claims.evidence.bibliography import Reference
 from ncpipe.claims.evidence.wording import Row, by_paper, counted
 from ncpipe.records.reading import metadata, read_whole
 from ncpipe.records.schemas import TABLES
@@ -34,11 +33,17 @@ class Verdicts:
 
     key: str
     paper: str
-    reference: Reference
+    title: str
+    """Of the paper; empty of claims of a study's own."""
     study: StudyClaims
     claims: Sequence[Row]
     links: Mapping[str, Mapping[str, str]]
     """Links from the page by group (report, figures, tables) and name."""
+
+    @property
+    def source(self) -> str:
+        """The paper as text names it, or whose claims these are."""
+        return str(self.claims[0]["source"])
 
     @property
     def scale(self) -> str:
@@ -67,12 +72,13 @@ def write_claims_page(studies: Iterable[StudyClaims], target: Path) -> None:
     figures and tables of a study, relative to the page.
     """
     given = list(studies)
-    rows = [row for paper in PAPERS for row in _verdicts(paper, given, target.parent)]
+    own = (claim["paper"] for study in given for claim in study.claims or ())
+    rows = [row for paper in dict.fromkeys([*PAPERS, *own]) for row in _verdicts(paper, given, target.parent)]
     decided = {row.paper for row in rows}
     page = template("claims_page.html").render(
         rows=rows,
         counts=counted(claim["verdict"] for row in rows for claim in row.claims),
-        papers=len(decided),
+        papers=len(decided & {*PAPERS}),
         absent={paper: PAPERS[paper].REFERENCE for paper in PAPERS if paper not in decided},
         unfinished=[str(study.layout.results) for study in given if study.claims is None],
     )
@@ -83,7 +89,8 @@ def _verdicts(paper: str, studies: Iterable[StudyClaims], page_folder: Path) -> 
     for number, study in enumerate(studies):
         if claims := by_paper(study.claims or ()).get(paper):
             key = f"{paper}-in-{number}"
-            yield Verdicts(key, paper, PAPERS[paper].REFERENCE, study, claims, _links(study.layout, page_folder))
+            title = PAPERS[paper].REFERENCE.title if paper in PAPERS else ""
+            yield Verdicts(key, paper, title, study, claims, _links(study.layout, page_folder))
 
 
 def _links(layout: Layout, page_folder: Path) -> dict[str, dict[str, str]]:

@@ -41,7 +41,7 @@ class Model:
         "Width d of the features and of the hidden layers, or the widths of H_1, W_1 H_1, .. (one per weight layer)"
         " where they differ."
     )
-    loss: str | SampleLoss | type[SampleLoss] = _about(
+    loss: str | SampleLoss | type[SampleLoss] = _about(  # noqa: RUF009 - a field
         "Name of the loss, one of ``ncpipe.losses``, or a loss of your own: a ``SampleLoss``.", "mse"
     )
     weight_decay: float | Sequence[float] | None = _about(
@@ -255,9 +255,7 @@ def _loss(value: Any, classes: int) -> str | SampleLoss:
     return loss
 
 
-def _samples(
-    value: Any, classes: int, loss: str, multi_label: bool
-) -> int | tuple[int, ...] | dict[int, int]:
+def _samples(value: Any, classes: int, loss: str, multi_label: bool) -> int | tuple[int, ...] | dict[int, int]:
     if isinstance(value, Mapping) != multi_label:
         kind = (
             "a mapping from number of tags to samples per set, as {1: 30, 2: 10}"

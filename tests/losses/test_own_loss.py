@@ -121,7 +121,10 @@ class Inherited(CrossEntropy):
 
 WRONG = [
     (WrongSlope(), "'WrongSlope' has a residual that differs from the derivative of its loss, by 0.0"),
-    (from_function(lambda z, y: F.cross_entropy(z, y), "mean"), "'mean' gave shape .*, \\(8,\\), as with reduction='none'"),
+    (
+        from_function(lambda z, y: F.cross_entropy(z, y), "mean"),
+        "'mean' gave shape .* one loss a sample, .8,., as",
+    ),
     (from_function(lambda z, y: margin(z.float(), y), "half"), "'half' gave float32 of shape"),
     (from_function(lambda z, y: margin(z - z.mean(), y) * z.std(), "mixed"), "'mixed' gives a sample another loss"),
     (from_function(lambda z, y: margin(z, y) / 0, "infinite"), "'infinite' is not finite"),
