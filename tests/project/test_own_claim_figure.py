@@ -73,7 +73,7 @@ def test_the_examples_stand_in_tables_report_and_claims_page(folder: Path) -> No
     assert set(claims["source"]) == {"What I claim", "Tirer & Bruna 2022"}
     assert claims["count"][:2].tolist() == [1, 1]
     assert claims["verdict"][:2].tolist() == ["contradicted", "contradicted"]
-    assert list(Path("results/figures").iterdir()) == [Path("results/figures/my_figure.svg")]
+    assert Path("results/figures/my_figure.svg").exists()
     report = Path("results/report.html").read_text(encoding="utf-8")
     for text in ("What I claim", *claims["statement"][:2], "Training and test accuracy of every network.", "2022,"):
         assert text in report, text
