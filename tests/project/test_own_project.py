@@ -48,9 +48,7 @@ def test_a_new_project_has_a_study_and_replaces_nothing(tmp_path, monkeypatch):
     for name in FILES - {"claims.py"}:
         Path(name).unlink()
     Path("claims.py").write_text("mine")
-    with pytest.raises(
-        UserError, match=r"mine has claims\.py, profiles/.* already; name another"
-    ):
+    with pytest.raises(UserError, match=r"mine has claims\.py, profiles/.* already; name another"):
         init(folder)
     assert Path("claims.py").read_text() == "mine"
     assert not Path("Snakefile").exists()
