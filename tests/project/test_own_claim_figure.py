@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,8 @@ def test_a_figure_that_fails_is_told_by_its_file_and_line(content: str, message:
     assert str(done.exception).startswith(message)
 
 
-def test_a_file_is_run_again_only_when_it_changes(folder: Path) -> None:
+def test_a_file_is_run_again_only_when_it_changes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     Path("mine.py").write_text("x = []")
     first = load_own("mine.py")
     assert load_own("mine.py") is first
