@@ -13,7 +13,7 @@ from ncpipe.features.extraction import within_budget
 from ncpipe.plan.calibration import Costs, own_batch
 from ncpipe.settings.base import matches_any
 from ncpipe.study.config import MeasureSpec
-from ncpipe.training.settings import NetworkRun, NetworkSpec
+from ncpipe.training.settings import NetworkRun, NetworkSpec, measured_layers
 from ncpipe.training.trainer import EVALUATION_BATCH
 
 PROCESS = 400 * 2**20
@@ -40,8 +40,9 @@ def features_memory(
     run: NetworkRun, measure: MeasureSpec, costs: Costs, shape: NominalShape, device: torch.device
 ) -> float:
     """Peak bytes of the forward passes that measure a network: what they hold of the features included."""
-    widths = {layer: _width(costs, layer, measure) for layer in run.layers}
-    kept = {layer for layer in run.layers if matches_any(layer, measure.keep.layers)}
+    layers = measured_layers(run.layers, costs.widths)
+    widths = {layer: _width(costs, layer, measure) for layer in layers}
+    kept = {layer for layer in layers if matches_any(layer, measure.keep.layers)}
     held = within_budget({layer: 4 * shape.train_samples * width for layer, width in widths.items()}, kept)
     epochs = {"last": 1, "all": run.most_times}.get(str(measure.keep.epochs), len(measure.keep.epochs))
     features = 4 * shape.train_samples * sum(widths[layer] for layer in held)

@@ -58,7 +58,7 @@ def test_a_new_project_has_a_study_and_replaces_nothing(tmp_path, monkeypatch):
 
 def installed(folder: Path) -> Path:
     """The wheel of this clone, unpacked."""
-    for name in ("ncpipe", "workflow"):
+    for name in ("ncpipe", "snakemake_logger_plugin_ncpipe", "workflow"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, folder / "clone" / name, symlinks=True, ignore=ignored)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
