@@ -33,17 +33,14 @@ class Verdicts:
 
     key: str
     paper: str
+    source: str
+    """The paper as text names it, or whose claims these are."""
     title: str
     """Of the paper; empty of claims of a study's own."""
     study: StudyClaims
     claims: Sequence[Row]
     links: Mapping[str, Mapping[str, str]]
     """Links from the page by group (report, figures, tables) and name."""
-
-    @property
-    def source(self) -> str:
-        """The paper as text names it, or whose claims these are."""
-        return str(self.claims[0]["source"])
 
     @property
     def scale(self) -> str:
@@ -89,8 +86,10 @@ def _verdicts(paper: str, studies: Iterable[StudyClaims], page_folder: Path) -> 
     for number, study in enumerate(studies):
         if claims := by_paper(study.claims or ()).get(paper):
             key = f"{paper}-in-{number}"
-            title = PAPERS[paper].REFERENCE.title if paper in PAPERS else ""
-            yield Verdicts(key, paper, title, study, claims, _links(study.layout, page_folder))
+            source, title = str(claims[0]["source"]), ""
+            if paper in PAPERS:
+                source, title = PAPERS[paper].REFERENCE.short, PAPERS[paper].REFERENCE.title
+            yield Verdicts(key, paper, source, title, study, claims, _links(study.layout, page_folder))
 
 
 def _links(layout: Layout, page_folder: Path) -> dict[str, dict[str, str]]:
