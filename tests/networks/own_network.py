@@ -16,7 +16,7 @@ class OwnNetwork(nn.Module):
         self.conv2 = nn.Conv2d(width, 2 * width, 3, padding=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        maps = torch.relu(self.conv2(torch.relu(self.norm(self.conv1(images)))))
+        maps = torch.relu(self.conv2(torch.relu_(self.norm(self.conv1(images)))))
         return self.fc(maps.view(*maps.shape[:2], -1).mean(dim=2))
 
 
@@ -38,6 +38,17 @@ class OwnMlp(nn.Module):
         for number in range(1, self.depth + 1):
             images = self.get_submodule(f"layer{number}")(images)
         return self.fc(images)
+
+
+class Rows(nn.Module):
+    """The rows of an image as tokens."""
+
+    def __init__(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
+        super().__init__()
+        self.embed, self.fc = nn.Linear(image_shape[2], 6), nn.Linear(6, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.embed(images[:, 0]).amax(dim=1))
 
 
 class Itemised(OwnNetwork):

@@ -71,7 +71,7 @@ def test_children_are_read_in_the_order_of_execution_and_as_they_left_their_laye
 
 def test_a_layer_that_the_classifier_reads_is_features_and_its_siblings_are_read_too() -> None:
     backbone = nn.Sequential(nn.Flatten(), nn.Linear(192, 6))
-    net = nn.ModuleDict({"features": backbone, "classifier": nn.Sequential(nn.ReLU(), nn.Linear(6, 4), nn.Flatten())})
+    net = nn.ModuleDict({"features": backbone, "classifier": nn.Sequential(nn.ReLU(inplace=True), nn.Linear(6, 4))})
     model = nn.Sequential(net["features"], net["classifier"])
     assert [*read(model)[1].layers] == ["0", "features"]
     model = nn.Sequential()

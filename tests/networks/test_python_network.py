@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import own_network
 import pandas as pd
 import pytest
 import torch
 from in_one_process import run_study
 
 from ncpipe.data import Dataset
-from ncpipe.networks import build_network
+from ncpipe.networks import as_vectors, build_network
 from ncpipe.networks.architectures import ARCHITECTURES
 from ncpipe.networks.head_settings import HeadSpec
+from ncpipe.networks.hooked import ReadNetwork
 from ncpipe.records.writing import read_table
 from ncpipe.study.study import Study
 from ncpipe.system.errors import UserError
@@ -61,6 +63,28 @@ def test_a_built_in_network_given_as_python_has_its_numbers(tmp_path: Path) -> N
     [copy] = (both.layout.run(users) / "checkpoints").glob("*.py")
     assert copy.read_bytes() == FILE.read_bytes()
     assert not [*(both.layout.run(ours) / "checkpoints").glob("*.py")]
+
+
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [
+        ({}, ["conv1", "norm", "conv2", "features"]),
+        ({"class": "Rows", "pooling": "token_mean"}, ["embed", "features"]),
+    ],
+)
+def test_layers_are_what_hooks_read_of_the_users_module(model: dict[str, Any], names: list[str]) -> None:
+    settings = ARCHITECTURES["python"].model_validate({**OWN, **model})
+    network = build_network(settings, HeadSpec(), (1, 8, 8), 3, 0).eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = getattr(own_network, settings.slug)((1, 8, 8), 3)
+    read, images = ReadNetwork(module, pooling=settings.pooling), torch.randn(5, 1, 8, 8)
+    with read.evaluation():
+        expected, (layers, logits) = read(images), network.features(images)
+        assert [*layers] == [*expected.layers] == names
+        for name, vectors in expected.layers.items():
+            torch.testing.assert_close(as_vectors(layers[name], "average"), vectors)
+        torch.testing.assert_close(logits, expected.logits)
 
 
 def test_whatever_training_and_measuring_can_do(tmp_path: Path) -> None:
