@@ -51,14 +51,14 @@ lint: setup  ## check style, types and workflow
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakefmt --check Snakefile workflow ncpipe/cli/template/Snakefile
 	$(BIN)/snakemake --lint
 	$(BIN)/hadolint workflow/Containerfile
 
 format: setup  ## format code and workflow
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/snakefmt Snakefile workflow
+	$(BIN)/snakefmt Snakefile workflow ncpipe/cli/template/Snakefile
 
 fuzz: setup  ## run 10,000 cases of bad input and count their outcomes
 	PYTHONPATH=tests $(BIN)/python -m fuzz

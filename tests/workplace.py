@@ -50,6 +50,13 @@ STUDY = {
 }
 
 
+def planned_jobs(dry_run: str) -> dict[str, int]:
+    """Jobs by rule, of what a dry run has said."""
+    counts = re.search(r"Job stats:\n.*?\n-+.*?\n(.*?)\n\n", dry_run, re.S)
+    rows = (line.split() for line in counts.group(1).splitlines()) if counts else []
+    return {name: int(number) for name, number in rows if name not in ("all", "total")}
+
+
 class Workplace:
     """A folder with a study in it, in which Snakemake runs."""
 
@@ -75,10 +82,7 @@ class Workplace:
 
     def planned(self) -> dict[str, int]:
         """Jobs that Snakemake would run, by rule."""
-        text = self.run("--dry-run")
-        counts = re.search(r"Job stats:\n.*?\n-+.*?\n(.*?)\n\n", text, re.S)
-        rows = (line.split() for line in counts.group(1).splitlines()) if counts else []
-        return {name: int(number) for name, number in rows if name not in ("all", "total")}
+        return planned_jobs(self.run("--dry-run"))
 
     def kill_at(self, marker: str, stage: str, *options: str) -> None:
         """Start Snakemake, wait for a file that shows where it is, kill everything it started with SIGKILL."""

@@ -85,6 +85,7 @@ def _finite(value: float) -> float | None:
 
 
 AS_TEXT: dict[str, tuple[Any, Any, str]] = {
+    "loss": (str, "mse", ""),
     "samples": (str, "50", "As 50, as 20,10,5,5 or as 1:30,2:10."),
     "dim": (str | None, None, "As 40, or as 40,20; default: the larger of 20 and 2 K."),
     "bias": (str, "none", ""),

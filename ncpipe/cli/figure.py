@@ -42,7 +42,7 @@ def save_from_tables(options: FigureOptions, tables: Path, output: Path | None) 
     Raises:
         UserError: another ending, or what ``read_tables`` raises.
     """
-    target = output or Path(options.name)
+    target = output or Path(options.stem)
     kind, tables = target.suffix.removeprefix("."), tables_in(tables)
     if not kind:
         return save_figure(options, tables, target)

@@ -16,6 +16,16 @@ from ncpipe.system.stopwatch import work
 
 
 @app.command(rich_help_panel=PEOPLE)
+def init(folder: Annotated[Path, typer.Argument(help="Folder to make, or without files of these names.")]) -> None:
+    """Write a project of your own: Snakefile, config, network and claims, which runs by `snakemake --cores all`."""
+    from ncpipe.cli.new_project import write_project
+
+    for path in write_project(folder):
+        print(f"wrote {path}", flush=True)
+    print(f"next: cd {folder} && snakemake --cores all", flush=True)
+
+
+@app.command(rich_help_panel=PEOPLE)
 def plan(
     study: StudyFile = Path("config.yaml"),
     estimate: Annotated[bool, typer.Option(help="Time and memory, from a few steps timed on this machine.")] = True,

@@ -7,16 +7,19 @@ from dataclasses import fields
 from typing import Any
 
 from ncpipe.losses._base import SampleLoss, excess, one_hot, parameter, power, sigmoid, softplus
+from ncpipe.losses._own import from_function, own_loss_mistakes
 from ncpipe.settings.registry import Registry
 
 __all__ = [
     "LOSSES",
     "SampleLoss",
     "excess",
+    "from_function",
     "loss_mistakes",
     "loss_of",
     "multi_label",
     "one_hot",
+    "own_loss_mistakes",
     "parameter",
     "power",
     "sigmoid",

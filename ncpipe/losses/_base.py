@@ -32,15 +32,27 @@ class SampleLoss:
     closed_form: ClassVar[str] = ""
     """Which of the optima in ``ncpipe.ufm.closed_form`` the model with this loss has; empty: none is derived."""
 
-    name: str
+    name: str = ""
+    """Which of ``names`` it is; by default the first, or without any the name of the class."""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", (*self.names, type(self).__name__)[0])
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Loss (B, M) of logits (B, K, M) and zero-one targets (K, M), to all digits where it is small."""
         raise NotImplementedError
 
     def residual(self, logits: Tensor, targets: Tensor, out: Tensor) -> None:
-        """Write the derivative of ``loss`` in the logits, (B, K, M), to all digits where it is small."""
-        raise NotImplementedError
+        """Write the derivative of ``loss`` in the logits, (B, K, M), to all digits where it is small.
+
+        By default that of automatic differentiation, which is as exact as ``loss`` is written.
+        """
+        # Solvers may be in inference mode, whose tensors autograd does not take.
+        with torch.inference_mode(False), torch.enable_grad():
+            at = logits.clone().requires_grad_()
+            (slope,) = torch.autograd.grad(self.loss(at, targets.clone()).sum(), at)
+        out.copy_(slope)
 
     def sample_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Loss (...) of a network's logits (..., K) and labels (...) int64, or tags (..., K) of zeros and ones.

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ncpipe.claims.evidence.bibliography import Reference
 from ncpipe.claims.evidence.wording import Row, by_paper, counted
 from ncpipe.records.reading import metadata, read_whole
 from ncpipe.records.schemas import TABLES
@@ -34,7 +33,10 @@ class Verdicts:
 
     key: str
     paper: str
-    reference: Reference
+    source: str
+    """The paper as text names it, or whose claims these are."""
+    title: str
+    """Of the paper; empty of claims of a study's own."""
     study: StudyClaims
     claims: Sequence[Row]
     links: Mapping[str, Mapping[str, str]]
@@ -67,12 +69,13 @@ def write_claims_page(studies: Iterable[StudyClaims], target: Path) -> None:
     figures and tables of a study, relative to the page.
     """
     listed = list(studies)
-    rows = [row for paper in PAPERS for row in _verdicts(paper, listed, target.parent)]
+    own = (claim["paper"] for study in listed for claim in study.claims or ())
+    rows = [row for paper in dict.fromkeys([*PAPERS, *own]) for row in _verdicts(paper, listed, target.parent)]
     decided = {row.paper for row in rows}
     page = template("claims_page.html").render(
         rows=rows,
         counts=counted(claim["verdict"] for row in rows for claim in row.claims),
-        papers=len(decided),
+        papers=len(decided & {*PAPERS}),
         absent={paper: PAPERS[paper].REFERENCE for paper in PAPERS if paper not in decided},
         unfinished=[str(study.layout.results) for study in listed if study.claims is None],
     )
@@ -83,7 +86,10 @@ def _verdicts(paper: str, studies: Iterable[StudyClaims], page_folder: Path) -> 
     for number, study in enumerate(studies):
         if claims := by_paper(study.claims or ()).get(paper):
             key = f"{paper}-in-{number}"
-            yield Verdicts(key, paper, PAPERS[paper].REFERENCE, study, claims, _links(study.layout, page_folder))
+            source, title = str(claims[0]["source"]), ""
+            if paper in PAPERS:
+                source, title = PAPERS[paper].REFERENCE.short, PAPERS[paper].REFERENCE.title
+            yield Verdicts(key, paper, source, title, study, claims, _links(study.layout, page_folder))
 
 
 def _links(layout: Layout, page_folder: Path) -> dict[str, dict[str, str]]:

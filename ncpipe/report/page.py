@@ -89,7 +89,7 @@ def write_report(
             explorer=explorer(tables),
             pictures=pictures(figures, target.parent),
             papers=papers,
-            bibliography={paper: PAPERS[paper].REFERENCE for paper in papers},
+            bibliography={paper: PAPERS[paper].REFERENCE for paper in papers if paper in PAPERS},
             scale=metadata(tables_folder / "claims.parquet").get("scale", ""),
             runs=runs,
             choices=choices(runs),

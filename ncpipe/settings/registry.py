@@ -13,7 +13,9 @@ from typing import Any, Generic, TypeVar, get_args
 from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, PydanticKnownError, core_schema
 
+from ncpipe.settings.base import check_path
 from ncpipe.system.errors import UserError
+from ncpipe.system.own_files import is_own, load_own, name_mistake
 
 Plugin = TypeVar("Plugin")
 
@@ -80,6 +82,19 @@ class Registry(Mapping[str, Plugin], Generic[Plugin]):
         return plugin
 
 
+class ModuleRegistry(Registry[ModuleType]):
+    """Modules by name, and those of files of a user's own: a name that ends in ``.py`` is a path.
+
+    A file is none of the names that are listed, and is run where it is asked for.
+    """
+
+    def __getitem__(self, name: str) -> ModuleType:
+        return load_own(name) if is_own(name) else super().__getitem__(name)
+
+    def __contains__(self, name: object) -> bool:
+        return is_own(name) or super().__contains__(name)
+
+
 def names_in_settings(settings: type[BaseModel]) -> tuple[str, ...]:
     """What the field ``name`` of settings may be: the names of a plugin that settings stand for."""
     return get_args(settings.model_fields["name"].annotation)
@@ -95,11 +110,17 @@ class NameIn:
         return core_schema.no_info_plain_validator_function(self._known)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"enum": [*self.registry], "type": "string"}
+        names = {"enum": [*self.registry], "type": "string"}
+        files = {"pattern": r"\.py$", "type": "string", "description": "A file of your own."}
+        return {"anyOf": [names, files]} if isinstance(self.registry, ModuleRegistry) else names
 
     def _known(self, name: Any) -> str:
         if name not in self.registry:
             raise PydanticKnownError("literal_error", {"expected": quoted(self.registry)})
+        if is_own(name):
+            check_path(name)
+            if (mistake := name_mistake(name)) is not None:
+                raise ValueError(mistake)
         return name
 
 

@@ -10,9 +10,10 @@ from ncpipe.data.registry import DATASETS
 from ncpipe.data.settings import DatasetSpec
 from ncpipe.data.shape import image_shape
 from ncpipe.settings.sweep import Block
-from ncpipe.study.config import MeasureSpec
+from ncpipe.study.config import PAPERS, MeasureSpec
 from ncpipe.study.runs import ContinualRun
 from ncpipe.system.errors import UserError
+from ncpipe.system.own_files import is_own, names_in, short_name
 from ncpipe.training.settings import AugmentSpec, NetworkRun
 from ncpipe.ufm.settings import MatchedKind
 
@@ -41,6 +42,19 @@ def check_inputs(data_path: Sequence[Path], networks: Mapping[str, NetworkRun]) 
             raise UserError(f"networks: {model.name!r} reads images, but {data.slug} has vectors; take 'mlp'")
         if run.spec.augment != AugmentSpec():
             raise UserError(f"networks: 'augment' changes images, but {data.slug} has vectors; leave it out")
+
+
+def check_own_files(figures: Sequence[str], claims: Sequence[str]) -> None:
+    """Files of the study's own are there and are Python, and what they hold has a name of its own; none is run."""
+    for figure in filter(is_own, figures):
+        if "draw" not in names_in(figure, "figures"):
+            raise UserError(f"figures: {figure} has no function draw(tables, options)")
+    for file in filter(is_own, claims):
+        names_in(file, "claims")
+    names = list(map(short_name, claims))
+    for file, name in zip(claims, names, strict=True):
+        if is_own(file) and (name in PAPERS or names.count(name) > 1):
+            raise UserError(f"claims: {file} has the name of other claims, {name!r}; rename the file")
 
 
 def check_layer_patterns(measure: MeasureSpec, networks: Mapping[str, NetworkRun]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import PurePath
-from types import ModuleType
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -12,9 +11,10 @@ from pydantic import Field, field_validator, model_validator
 from ncpipe.continual.settings import ContinualSpec
 from ncpipe.data.settings import DatasetSpec
 from ncpipe.settings.base import Count, Name, PathText, Settings
-from ncpipe.settings.registry import NameIn, Registry
+from ncpipe.settings.registry import ModuleRegistry, NameIn
 from ncpipe.settings.sweep import BaseOf, Block
 from ncpipe.system.credentials import has_password
+from ncpipe.system.own_files import short_name
 from ncpipe.training.settings import ComputeSpec, NetworkSpec
 from ncpipe.ufm.settings import MatchedKind, UfmSpec
 
@@ -60,13 +60,15 @@ class MeasureSpec(Settings):
         return value
 
 
-FIGURES: Registry[ModuleType] = Registry("ncpipe.figures")
+FIGURES = ModuleRegistry("ncpipe.figures")
 """Modules with ``draw(tables, options)`` and ``caption(tables, options)``, and perhaps ``KINDS`` of the runs that are
-shown and ``applies(study)``, whether a study that lists no figures draws it."""
+shown and ``applies(study)``, whether a study that lists no figures draws it. Files of a user's own may leave all but
+``draw`` out."""
 FigureName = Annotated[str, NameIn(FIGURES)]
 
-PAPERS: Registry[ModuleType] = Registry("ncpipe.claims")
-"""Papers whose claims can be decided: modules with their ``REFERENCE`` and ``CLAIMS``."""
+PAPERS = ModuleRegistry("ncpipe.claims")
+"""Papers whose claims can be decided: modules with their ``REFERENCE`` and ``CLAIMS``; or files of a user's own, see
+``ncpipe.claims.evidence.own``."""
 Paper = Annotated[str, NameIn(PAPERS)]
 
 MetricName = Literal[
@@ -140,6 +142,11 @@ class FigureOptions(Settings):
     width: Annotated[float, Field(ge=1, le=40)] = Field(
         6.75, description="Inches; 6.75 is a page of two columns, 3.25 one column."
     )
+
+    @property
+    def stem(self) -> str:
+        """File name of the drawing, without its ending."""
+        return self.file or short_name(self.name)
 
     @model_validator(mode="after")
     def _sweep_has_its_setting(self) -> FigureOptions:
@@ -236,7 +243,7 @@ class Config(Settings):
     )
     measure: MeasureSpec = MeasureSpec()
     figures: tuple[FigureName | FigureOptions, ...] | None = Field(None, description="null: all that apply.")
-    claims: tuple[Paper, ...] = Field((), description="Papers whose claims are decided.")
+    claims: tuple[Paper, ...] = Field((), description="Papers whose claims are decided, and files of your own.")
     tracking: TrackingSpec = TrackingSpec()
 
     @field_validator("figures")

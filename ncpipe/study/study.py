@@ -22,6 +22,7 @@ from ncpipe.study.checks import (
     check_layer_patterns,
     check_matched,
     check_no_data_set,
+    check_own_files,
     check_paths,
     check_robustness,
 )
@@ -30,6 +31,7 @@ from ncpipe.study.layout import RUNS_A_PART, Layout
 from ncpipe.study.runs import ContinualRun, UfmBatch, by_id, continual_run, in_batches
 from ncpipe.study.selection import check_select
 from ncpipe.system.errors import UserError
+from ncpipe.system.own_files import is_own
 from ncpipe.training.settings import NetworkRun, NetworkSpec, measured_times
 from ncpipe.ufm.settings import UfmSpec
 
@@ -68,6 +70,7 @@ class Study:
         check_continual(config.continual is not None, self.continual)
         if config.networks is not None and config.networks.select is not None:
             check_select(config.networks.select, {run.id: run.spec for run in self.networks.values()}, measure)
+        check_own_files([figure.name for figure in self.figures.values()], config.claims)
         if config.figures is not None and len(self.figures) < len(config.figures):
             raise UserError("figures: two figures would have one file name; give each a 'file'")
 
@@ -208,7 +211,13 @@ class Study:
         if wanted is None:
             wanted = (name for name, module in FIGURES.items() if hasattr(module, "applies") and module.applies(self))
         options = (FigureOptions(name=f) if isinstance(f, str) else f for f in wanted)
-        return {option.file or option.name: option for option in options}
+        return {option.stem: option for option in options}
+
+    @property
+    def own_files(self) -> list[str]:
+        """Files of the study's own, of Python, that its figures and claims are made by."""
+        names = [*(figure.name for figure in self.figures.values()), *self.config.claims]
+        return [name for name in names if is_own(name)]
 
 
 def _specs(model: type[Model], block: Block, runs: list[Tree], where: str) -> list[Model]:

@@ -52,7 +52,7 @@ def predicted_optimum(spec: NetworkSpec, counts: Sequence[int]) -> float | None:
     """The smallest penalised objective in the network's own scaling; None where no closed form gives it."""
     try:
         problem = predicted_problem(spec, counts)
-        return problem.optimum().value / loss_factor(problem.loss, spec.loss.scaling, problem.classes)
+        return problem.optimum().value / loss_factor(problem.loss_name, spec.loss.scaling, problem.classes)
     except (ValueError, NoClosedForm):
         return None
 

@@ -66,7 +66,7 @@ def solve(problem: Model) -> Optimum:
 
 
 def _underived(problem: Model) -> NoClosedForm:
-    return NoClosedForm(f"loss {problem.loss!r}: no closed form derived")
+    return NoClosedForm(f"loss {problem.loss_name!r}: no closed form derived")
 
 
 def shrunken_fit(strength: float, depth: int) -> tuple[float, float]:

@@ -293,7 +293,7 @@ def predicted_model(problem: Problem, loss_scaling: Scaling = "half", seed: int 
         loss_scaling: the network's, as in ``match``.
         seed: of the random starts where there is no closed form.
     """
-    factor = loss_factor(problem.loss, loss_scaling, problem.classes)
+    factor = loss_factor(problem.loss_name, loss_scaling, problem.classes)
     return replace(_solved(problem, seed), loss_factor=factor)
 
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from itertools import combinations
 from typing import Any, Literal, TypeVar
 
-from ncpipe.losses import LOSSES, SampleLoss, loss_mistakes, loss_of
+from ncpipe.losses import LOSSES, SampleLoss, loss_mistakes, loss_of, own_loss_mistakes
 
 WEIGHT_DECAY, FEATURE_DECAY = 5e-3, 1e-3
 """Penalties that are not given: those of Tirer & Bruna's reference run."""
@@ -41,7 +41,9 @@ class Model:
         "Width d of the features and of the hidden layers, or the widths of H_1, W_1 H_1, .. (one per weight layer)"
         " where they differ."
     )
-    loss: str = _about("Name of the loss, one of ``ncpipe.losses``.", "mse")
+    loss: str | SampleLoss | type[SampleLoss] = _about(  # noqa: RUF009 - a field
+        "Name of the loss, one of ``ncpipe.losses``, or a loss of your own: a ``SampleLoss``.", "mse"
+    )
     weight_decay: float | Sequence[float] | None = _about(
         "Penalties of W_1 .. W_L, positive, which make the depth L; a number where L = 1. Default 5e-3; none with a"
         " temperature; a frozen classifier has none, and the hidden layers before it by default neither.",
@@ -76,8 +78,8 @@ class Model:
             if hasattr(value := getattr(self, field), "tolist"):  # an array
                 self._set(field, value.tolist())
         self._set("classes", _integer("classes", self.classes, at_least=2))
-        self._set("loss", _choice("loss", self.loss, tuple(LOSSES)))
-        self._set("samples", _samples(self.samples, self.classes, self.loss))
+        self._set("loss", _loss(self.loss, self.classes))
+        self._set("samples", _samples(self.samples, self.classes, self.loss_name, self.multi_label))
         for name, declared in Model.__dataclass_fields__.items():
             if choices := declared.metadata["choices"]:
                 self._set(name, _choice(name, getattr(self, name), choices))
@@ -89,7 +91,7 @@ class Model:
             self._set("temperature", _penalty("temperature", self.temperature))
         if not isinstance(self.nonnegative, bool):
             raise ValueError(f"nonnegative: got {self.nonnegative!r}; needs True or False")
-        for reason in (*loss_mistakes(self.loss, vars(self)), *self._sphere_mistakes()):
+        for reason in (*loss_mistakes(self.loss_name, vars(self)), *self._sphere_mistakes()):
             raise ValueError(reason)
         if self.temperature is None:
             usual = () if self.classifier == "etf" else WEIGHT_DECAY
@@ -106,7 +108,7 @@ class Model:
             if (value := getattr(self, field)) is not None:
                 yield f"{field}: got {value} with temperature {self.temperature}; norms are fixed, leave it out"
         if self.loss != "ce":
-            yield f"temperature: got {self.temperature} with loss {self.loss!r}; it goes with 'ce'"
+            yield f"temperature: got {self.temperature} with loss {self.loss_name!r}; it goes with 'ce'"
         if self.bias != "none":
             yield f"bias: got {self.bias!r} with temperature {self.temperature}; needs 'none'"
         if self.nonnegative:
@@ -152,7 +154,12 @@ class Model:
     @cached_property
     def sample_loss(self) -> SampleLoss:
         """The loss with its parameters."""
-        return loss_of(self.loss, self)
+        return loss_of(self.loss, self) if isinstance(self.loss, str) else self.loss  # type: ignore[return-value]
+
+    @property
+    def loss_name(self) -> str:
+        """Name of the loss, also of one that is given as an object."""
+        return self.loss if isinstance(self.loss, str) else self.loss.name
 
     @property
     def depth(self) -> int:
@@ -174,7 +181,7 @@ class Model:
     @property
     def multi_label(self) -> bool:
         """Whether samples have several labels, tags."""
-        return LOSSES[self.loss].multi_label
+        return (LOSSES[self.loss] if isinstance(self.loss, str) else self.loss).multi_label
 
     @cached_property
     def tag_sets(self) -> tuple[tuple[int, ...], ...]:
@@ -239,11 +246,20 @@ def _integer(field: str, value: Any, at_least: int) -> int:
     return number
 
 
-def _samples(value: Any, classes: int, loss: str) -> int | tuple[int, ...] | dict[int, int]:
-    if isinstance(value, Mapping) != (LOSSES[loss].multi_label):
+def _loss(value: Any, classes: int) -> str | SampleLoss:
+    loss = value() if isinstance(value, type) and issubclass(value, SampleLoss) else value
+    if not isinstance(loss, SampleLoss):
+        return _choice("loss", value, tuple(LOSSES))
+    for reason in own_loss_mistakes(loss, classes):
+        raise ValueError(f"loss: {loss.name!r} {reason}")
+    return loss
+
+
+def _samples(value: Any, classes: int, loss: str, multi_label: bool) -> int | tuple[int, ...] | dict[int, int]:
+    if isinstance(value, Mapping) != multi_label:
         kind = (
             "a mapping from number of tags to samples per set, as {1: 30, 2: 10}"
-            if LOSSES[loss].multi_label
+            if multi_label
             else "an integer, or one per class"
         )
         raise ValueError(f"samples: got {value!r} with loss {loss!r}; needs {kind}")

@@ -37,6 +37,7 @@ from ncpipe.study.layout import Layout
 from ncpipe.study.study import Study
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import content_digest
+from ncpipe.system.own_files import is_own
 
 with in_a_line():
     # Snakemake has read them, but keeps the last of two equal keys and says nothing. Those of a workflow that hands on
@@ -109,6 +110,12 @@ def drawn_figures(wildcards):
         figure=STUDY.figures,
         suffix=["svg", "png", "pdf"],
     )
+
+
+def own(names):
+    """Files of the study's own among names of figures or claims: no prefix moves them, and pods have none of them, so
+    that such a job stays where Snakemake runs."""
+    return [local(os.path.expanduser(name)) for name in names if is_own(name)]
 
 
 def long_table(name):

@@ -27,6 +27,7 @@ rule tables:
             run=STUDY.continual,
             file=["history.parquet", "timings.parquet", "runs.json"],
         ),
+        own=own(STUDY.config.claims),
     output:
         expand(
             f"{RESULTS}/tables/{{table}}.parquet",
@@ -60,6 +61,7 @@ rule tables:
 rule figure:
     input:
         tables=rules.tables.output,
+        own=lambda wildcards: own([STUDY.figures[wildcards.figure].name]),
     output:
         svg=report(
             f"{RESULTS}/figures/{{figure}}.svg",
@@ -91,6 +93,7 @@ rule report:
         tables=rules.tables.output,
         figures=drawn_figures,
         store=STORE,
+        own=lambda wildcards: own(STUDY.own_files),
     output:
         report(
             f"{RESULTS}/report.html",

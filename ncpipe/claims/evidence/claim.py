@@ -25,6 +25,7 @@ class Claim:
 
     id: str
     source: str
+    """The paper as text names it; empty: claims of a user's own, named by their file."""
     statement: str
     statistic: str
     direction: Literal["below", "above"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -13,7 +14,9 @@ from ncpipe.records.checks import reading
 from ncpipe.records.reading import Frames as Tables
 from ncpipe.records.reading import metadata, read_tables
 from ncpipe.study.config import FIGURES, FigureOptions
+from ncpipe.system.errors import UserError
 from ncpipe.system.files import replacing, sealed
+from ncpipe.system.own_files import is_own, running
 from ncpipe.tables.selection import compared
 
 WITHOUT_CLOCK = {
@@ -27,8 +30,11 @@ CAPTION_FIELD = {"svg": "Description", "pdf": "Subject", "png": "Description"}
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:
     """The figure ``options.name`` in ncpipe's style."""
-    with style():
-        figure = FIGURES[options.name].draw(tables, options)
+    module = FIGURES[options.name]
+    with style(), running(options.name) if is_own(options.name) else nullcontext():
+        figure = module.draw(tables, options)
+        if not isinstance(figure, Figure):
+            raise UserError(f"{options.name}: draw gave {type(figure).__name__}; it must return a matplotlib Figure")
         fix_layout(figure)
         return figure
 
@@ -36,7 +42,9 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
 def caption(tables: Tables, options: FigureOptions, scale: str = "") -> str:
     """What the figure shows: quantities, split and runs, then their data, seeds and the scale of the study."""
     module = FIGURES[options.name]
-    return module.caption(tables, options) + facts(tables, getattr(module, "KINDS", ("network", "declared")), scale)
+    with running(options.name) if is_own(options.name) else nullcontext():
+        text = str(module.caption(tables, options)) if hasattr(module, "caption") else about(options.name)
+    return text + facts(tables, getattr(module, "KINDS", ("network", "declared")), scale)
 
 
 def about(name: str) -> str:
