@@ -7,10 +7,15 @@ tight frame (ETF), I/sqrt(K) that of an orthogonal frame (OF).
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch import Tensor
+from ncpipe.system.lazy import lazily
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = lazily("torch")
 
 NAN = float("nan")
 
@@ -29,6 +34,11 @@ def frame_distance(gram: Tensor, target: Tensor) -> float:
     """|| G/||G||_F - target ||_F for a Gram matrix (K, K); NaN for G = 0 (Kothapalli; Tirer & Bruna)."""
     norm = gram.norm()
     return float((gram / norm - target).norm()) if norm > 0 else NAN
+
+
+def orthogonal_frame_distance(vectors: Tensor) -> float:
+    """|| G/||G||_F - I/sqrt(K) ||_F, G the Gram of the rows (K, d); 0 at an OF (Tirer & Bruna)."""
+    return frame_distance(vectors @ vectors.T, orthogonal_frame_gram(len(vectors)))
 
 
 def equinorm(vectors: Tensor) -> float:
@@ -51,6 +61,11 @@ def distances(vectors: Tensor) -> Tensor:
 def of_pairs(matrix: Tensor) -> Tensor:
     """The entries off the diagonal, (K, K) -> (K (K-1),)."""
     return matrix[~torch.eye(len(matrix), dtype=torch.bool)]
+
+
+def pair_cdnv(means: Tensor, variances: Tensor) -> Tensor:
+    """(v_c + v_c') / (2 |mu_c - mu_c'|^2), v_c = mean_i |h_i - mu_c|^2, (K, K) without a diagonal (Galanti)."""
+    return (variances[:, None] + variances[None, :]) / (2 * distances(means).square())
 
 
 def angle_std(vectors: Tensor) -> float:
@@ -97,6 +112,20 @@ def spectral_ranks(singular_values: Tensor) -> tuple[float, float]:
         return NAN, NAN
     share = singular_values / singular_values[0]
     return float(torch.special.entr(share / share.sum()).sum().exp()), float(share.square().sum())
+
+
+def frame_metrics(name: str, vectors: Tensor, singular_values: Tensor) -> dict[str, float]:
+    """NC2 of the rows of ``vectors`` (K, d): their norms, angles, the distance of their Gram to the simplex ETF, and,
+    from their ``singular_values`` (r,), their effective and stable rank."""
+    effective, stable = spectral_ranks(singular_values)
+    return {
+        f"nc2_{name}_equinorm": equinorm(vectors),
+        f"nc2_{name}_angle_std": angle_std(vectors),
+        f"nc2_{name}_equiangle": equiangle(vectors),
+        f"nc2_{name}_etf": frame_distance(vectors @ vectors.T, simplex_etf_gram(len(vectors))),
+        f"{name}_effective_rank": effective,
+        f"{name}_stable_rank": stable,
+    }
 
 
 def subspace_alignment(weight: Tensor, means: Tensor, rank: int | None = None) -> float:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ncpipe.figures.drawing.axes import scale_values
-from ncpipe.figures.drawing.definitions import DEFINITIONS
+from ncpipe.figures.drawing.definitions import definition
 from ncpipe.figures.drawing.series import (
     Band,
     Tables,
@@ -119,7 +119,7 @@ class Panel:
         axes.margins(x=0.1)
         axes.tick_params(labelleft=leftmost)
         if leftmost:
-            about = DEFINITIONS.get(self.metric, "")
+            about = definition(self.metric)
             axes.set_ylabel(f"{self.metric}\n{about if '$' in about else wrapped(about, LETTERS_UPRIGHT)}")
 
 

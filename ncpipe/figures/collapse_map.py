@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ncpipe.figures.collapse_depth import whole_rows
 from ncpipe.figures.drawing.axes import LOG_FROM, SMALLEST, scale_time
-from ncpipe.figures.drawing.definitions import DEFINITIONS
+from ncpipe.figures.drawing.definitions import definition
 from ncpipe.figures.drawing.series import (
     Tables,
     at_shared_times,
@@ -133,7 +133,7 @@ def _draw_metric(figure: Any, metric: str, panels: Sequence[Panel], columns: int
         shrink=min(1.0, 1.6 * columns / len(panels)),
     )
     bar.outline.set_linewidth(0.4)
-    bar.set_label(f"{metric}\n{DEFINITIONS.get(metric, '')}")
+    bar.set_label(f"{metric}\n{definition(metric)}")
 
 
 def _norm(panels: Sequence[Panel]) -> Normalize:

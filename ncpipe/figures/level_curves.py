@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ncpipe.figures.drawing.axes import mark_times, scale_time, scale_values
-from ncpipe.figures.drawing.definitions import DEFINITIONS
+from ncpipe.figures.drawing.definitions import definition
 from ncpipe.figures.drawing.series import (
     Band,
     Tables,
@@ -101,7 +101,7 @@ class Panel:
         axes.set_xlabel(self.time)
         axes.tick_params(labelleft=scaled)
         if column == 0:
-            axes.set_ylabel(f"{self.metric}\n{DEFINITIONS.get(self.metric, '')}")
+            axes.set_ylabel(f"{self.metric}\n{definition(self.metric)}")
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:

@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from numpy.typing import NDArray
 
 from ncpipe.figures.drawing.axes import LOG_FROM, heading, scale_values
-from ncpipe.figures.drawing.definitions import DEFINITIONS
+from ncpipe.figures.drawing.definitions import definition
 from ncpipe.figures.drawing.series import Band, Tables, counted, extremes, flat_settings, lost, measured
 from ncpipe.figures.drawing.style import (
     LETTER,
@@ -131,9 +131,9 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     rows = -(-len(panels) // columns)
     figure = new_figure(options.width, ROW_HEIGHT * rows)
     grid = list(figure.subplots(rows, columns, squeeze=False).ravel())
-    for axes, (title, definition, values) in zip(grid, panels):
+    for axes, (title, about, values) in zip(grid, panels):
         _draw_panel(axes, lines, values, scale, look)
-        heading(axes, title, definition)
+        heading(axes, title, about)
         scale.draw(axes, str(options.over), options.width / columns - BESIDE)
     for axes in grid[len(panels) :]:
         axes.remove()
@@ -193,7 +193,7 @@ def _panels(tables: Tables, runs: pd.DataFrame, options: FigureOptions) -> Itera
         rows = measured(tables, runs, [metric], split).sort_values("time")
         values = rows.drop_duplicates("run_id", keep="last").set_index("run_id")["value"].astype(float)
         if np.isfinite(values).any():
-            yield f"{metric} ({split})", DEFINITIONS.get(metric, ""), values
+            yield f"{metric} ({split})", definition(metric), values
 
 
 def _draw_panel(axes: Axes, lines: Sequence[Line], values: pd.Series, scale: Scale, look: dict[str, Look]) -> None:

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from ncpipe.figures.drawing.axes import heading, scale_time, scale_values
-from ncpipe.figures.drawing.definitions import DEFINITIONS, frame_gap
+from ncpipe.figures.drawing.definitions import definition, frame_gap
 from ncpipe.figures.drawing.series import (
     Band,
     Tables,
@@ -189,7 +189,7 @@ def _draw_row(panels: Sequence[Axes], row: Row, chosen: Sequence[str], source: _
         scale_values(axes, "y", [*extremes(drawn), values])
     for axes in panels[1 : len(chosen)]:
         axes.tick_params(labelleft=False)
-    heading(panels[0], row.title, row.about or DEFINITIONS.get(row.title, ""))
+    heading(panels[0], row.title, row.about or definition(row.title))
 
 
 def _draw_limits(axes: Axes, row: Row, classes: float, ends: Sequence[tuple[float, str]]) -> None:
