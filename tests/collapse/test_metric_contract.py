@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import torch
 from brute_force import Sample, definitions, orthonormal, sample, simplex_etf, variability_collapse
+from matplotlib.mathtext import MathTextParser
 
 from ncpipe import measure
 from ncpipe.collapse import Measurement, layer_statistics
 from ncpipe.collapse.metrics import METRICS, NEEDS, Layer, Metric, families
-from ncpipe.report.formulas import as_html
+from ncpipe.report.formulas import COMMAND, SYMBOLS, as_html
 
 K = 4
 DATA = sample([9, 5, 14, 20], 6, seed=3)
@@ -145,7 +146,13 @@ def test_every_need_can_fail():
 def test_it_has_words_for_a_panel_and_for_the_report(name):
     label = METRICS[name].quantities[name].label
     assert 0 < len(label) < 80
+    assert MathTextParser("path").parse(label).width > 0
+    assert {*COMMAND.findall(label)} <= {*SYMBOLS, "mathrm", "bar"}
     assert not re.search(r"[\\$^{}]", as_html(label))
+
+
+def test_a_symbol_that_the_report_lacks_stands_as_a_word():
+    assert as_html(r"$\chi\sqrt{v_c-1}$") == "chi √(v<sub>c</sub>−1)"
 
 
 def test_names_are_known_without_torch():
