@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -173,17 +173,13 @@ def match_statistics(
     """The UFM that matches a trained network, from the statistics of its last features on the training split.
 
     Args:
-        kind: ``"plain"`` or ``"extended"``.
+        kind, loss, loss_scaling, weight_decay, seed: as in ``match``.
         features: of what the classifier reads, see ``ncpipe.collapse.layer_statistics``.
         weight: classifier, (K, d).
         bias: (K,).
-        loss: the network's, ``"mse"`` or ``"ce"``.
-        loss_scaling: ``"half"`` (1/(2N), and cross entropy) or ``"mean"`` (``torch.nn.MSELoss``).
-        weight_decay: wd of the classifier, positive.
         bias_decay: of its bias, 0 if it is not decayed; default: ``weight_decay``.
         below: of the layer below. Its norm then infers the features' penalty of the extended model, in place of
             the nuclear norm of ``features``: for a layer between that is decayed and not normalised.
-        seed: of the random starts where there is no closed form.
 
     Raises:
         ValueError: as ``match``; or the shape of ``weight`` is not (K, d).
@@ -197,20 +193,7 @@ def match_statistics(
         >>> f"{model.problem.feature_decay:.3e}", f"{model.loss:.3e}", model.metrics()["nc2_means_of"] < 1e-12
         ('2.469e-06', '9.877e-08', True)
     """
-    if not isinstance(features, LayerStatistics):
-        raise ValueError(f"features: got {type(features).__name__}; needs ncpipe.collapse.layer_statistics(...)")
-    if loss not in ("mse", "ce"):
-        raise ValueError(f"loss: got {loss!r}; needs 'mse' or 'ce'")
-    if weight.shape != features.means.shape:
-        raise ValueError(f"weight: got shape {tuple(weight.shape)}; needs {tuple(features.means.shape)} as the means")
-    weight = weight.detach().double()
-    norms: dict[str, float] = {}
-    if kind == "plain":
-        norms["features_norm_squared"] = features.squared_norm
-    elif below is not None:
-        norms["input_norm_squared"] = below.squared_norm
-    else:
-        norms["nuclear_norm"] = class_nuclear_norm(features)
+    _check_measured(features, weight, loss)
     decay = weight_decay if bias_decay is None else bias_decay
     return match(
         kind,
@@ -221,10 +204,29 @@ def match_statistics(
         loss_scaling=loss_scaling,
         weight_decay=weight_decay,
         bias_decay=None if bias is None else decay,
-        weight_norm_squared=float(weight.square().sum()),
+        weight_norm_squared=float(weight.detach().double().square().sum()),
         seed=seed,
-        **norms,
+        **_measured_norm(kind, features, below),
     )
+
+
+def _check_measured(features: Any, weight: Tensor, loss: str) -> None:
+    """Raise ``ValueError`` where these are not statistics, or the weight does not read them."""
+    if not isinstance(features, LayerStatistics):
+        raise ValueError(f"features: got {type(features).__name__}; needs ncpipe.collapse.layer_statistics(...)")
+    if loss not in ("mse", "ce"):
+        raise ValueError(f"loss: got {loss!r}; needs 'mse' or 'ce'")
+    if weight.shape != features.means.shape:
+        raise ValueError(f"weight: got shape {tuple(weight.shape)}; needs {tuple(features.means.shape)} as the means")
+
+
+def _measured_norm(kind: Kind, features: LayerStatistics, below: LayerStatistics | None) -> dict[str, float]:
+    """The norm that infers the features' penalty, by its name in ``match``."""
+    if kind == "plain":
+        return {"features_norm_squared": features.squared_norm}
+    if below is not None:
+        return {"input_norm_squared": below.squared_norm}
+    return {"nuclear_norm": class_nuclear_norm(features)}
 
 
 def match(
