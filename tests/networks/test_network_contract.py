@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from stand_in import NAME, stand_in
 from torch.func import functional_call, stack_module_state
 from torch.nn import functional as F
 
@@ -193,3 +194,22 @@ def test_a_stack_of_networks_computes_what_each_computes(model: Architecture, tr
             torch.testing.assert_close(value[member], expected, rtol=1e-3, atol=1e-4)
         for name, buffer in network.named_buffers():
             torch.testing.assert_close(buffers[name][member], buffer, rtol=1e-3, atol=1e-5)
+
+
+@each_family
+def test_a_step_on_a_device_is_that_of_the_cpu_and_never_waits(model: Architecture) -> None:
+    with stand_in() as waits:
+        losses = []
+        for device in (torch.device("cpu"), torch.device(NAME, 0)):
+            network = build(model).to(device)
+            images, labels = images_of(RGB, 4).to(device), torch.arange(4).to(device)
+            optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+            waits.count = 0
+            for _ in range(2):
+                loss = F.cross_entropy(network(images).logits, labels)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            assert waits.count == 0
+            losses.append(float(loss))
+        assert losses[1] == pytest.approx(losses[0], rel=1e-4)
