@@ -106,7 +106,7 @@ def least_squares_split(
 def _split(
     means: Tensor, within: Tensor, weight: Tensor, shares: Tensor, targets: Tensor
 ) -> tuple[Tensor, tuple[float, float, float]]:
-    """W~_LS and the three parts of the loss, from mu~_c (K, d), Sigma~_W + Lambda (d, d), W~ (K, d) and n_c/N (K,)."""
+    """W~_LS and the three parts of the loss; mu~_c (K, d), Sigma~_W + Lambda (d, d), W~ (K, d) and n_c/N (K,)."""
     weighted = shares[:, None] * means
     second = within + means.T @ weighted
     best = _solve(second, weighted.T @ targets).T
