@@ -36,11 +36,6 @@ def frame_distance(gram: Tensor, target: Tensor) -> float:
     return float((gram / norm - target).norm()) if norm > 0 else NAN
 
 
-def orthogonal_frame_distance(vectors: Tensor) -> float:
-    """|| G/||G||_F - I/sqrt(K) ||_F, G the Gram of the rows (K, d); 0 at an OF (Tirer & Bruna)."""
-    return frame_distance(vectors @ vectors.T, orthogonal_frame_gram(len(vectors)))
-
-
 def equinorm(vectors: Tensor) -> float:
     """std/mean over the rows (ddof = 0) of their norms, (K, d) -> scalar; 0 at any frame (Papyan)."""
     norms = vectors.norm(dim=1)
@@ -66,16 +61,6 @@ def of_pairs(matrix: Tensor) -> Tensor:
 def pair_cdnv(means: Tensor, variances: Tensor) -> Tensor:
     """(v_c + v_c') / (2 |mu_c - mu_c'|^2), v_c = mean_i |h_i - mu_c|^2, (K, K) without a diagonal (Galanti)."""
     return (variances[:, None] + variances[None, :]) / (2 * distances(means).square())
-
-
-def angle_std(vectors: Tensor) -> float:
-    """std over c != c' (ddof = 0) of the cosines, (K, d) -> scalar; 0 at any frame (Papyan)."""
-    return float(of_pairs(cosines(vectors)).std(correction=0))
-
-
-def equiangle(vectors: Tensor) -> float:
-    """mean over c != c' of |cos + 1/(K-1)|, (K, d) -> scalar; 0 at an ETF (Papyan)."""
-    return float((of_pairs(cosines(vectors)) + 1 / (len(vectors) - 1)).abs().mean())
 
 
 def directional_distances(vectors: Tensor) -> Tensor:
@@ -115,13 +100,15 @@ def spectral_ranks(singular_values: Tensor) -> tuple[float, float]:
 
 
 def frame_metrics(name: str, vectors: Tensor, singular_values: Tensor) -> dict[str, float]:
-    """NC2 of the rows of ``vectors`` (K, d): their norms, angles, the distance of their Gram to the simplex ETF, and,
-    from their ``singular_values`` (r,), their effective and stable rank."""
+    """NC2 of the rows of ``vectors`` (K, d): norms; std over c != c' (ddof = 0) of the cosines, 0 at any frame, and
+    mean of |cos + 1/(K-1)|, 0 at an ETF (Papyan); distance of their Gram to the simplex ETF; and, from their
+    ``singular_values`` (r,), effective and stable rank."""
     effective, stable = spectral_ranks(singular_values)
+    angles = of_pairs(cosines(vectors))
     return {
         f"nc2_{name}_equinorm": equinorm(vectors),
-        f"nc2_{name}_angle_std": angle_std(vectors),
-        f"nc2_{name}_equiangle": equiangle(vectors),
+        f"nc2_{name}_angle_std": float(angles.std(correction=0)),
+        f"nc2_{name}_equiangle": float((angles + 1 / (len(vectors) - 1)).abs().mean()),
         f"nc2_{name}_etf": frame_distance(vectors @ vectors.T, simplex_etf_gram(len(vectors))),
         f"{name}_effective_rank": effective,
         f"{name}_stable_rank": stable,

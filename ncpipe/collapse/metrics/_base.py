@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -51,11 +52,15 @@ class Metric:
         """Add the values of a layer to its row: NaN where a need is not met, nothing where it was not given."""
         if self.compute is None or not all(map(layer.gives, self.needs)):
             return
-        reasons = (layer.lacks(need) for need in self.needs)
-        otherwise = self.otherwise if isinstance(self.otherwise, str) else self.otherwise(layer)
-        row.fill(tuple(self.quantities), next(filter(None, reasons), None), lambda: self._values(layer), otherwise)
+        reason = next((why for need in self.needs if (why := layer.lacks(need))), None)
+        values = {} if reason else self._values(layer)
+        why_nan = self._why_nan(layer) if any(map(math.isnan, values.values())) else ""
+        row.fill(tuple(self.quantities), reason, lambda: values, why_nan)
 
     def _values(self, layer: Layer) -> Mapping[str, float]:
         assert self.compute is not None
         values = self.compute(layer)
         return values if isinstance(values, Mapping) else dict.fromkeys(self.quantities, float(values))
+
+    def _why_nan(self, layer: Layer) -> str:
+        return self.otherwise if isinstance(self.otherwise, str) else self.otherwise(layer)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from ncpipe.collapse.frames import NAN, of_pairs, pair_cdnv
 from ncpipe.collapse.layer import NO_SECOND_PASS, Layer
 from ncpipe.collapse.metrics._base import Metric, Quantity
-from ncpipe.collapse.statistics import centred_means
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,18 +14,18 @@ if TYPE_CHECKING:
 
 def _values(layer: Layer) -> dict[str, float]:
     stats = layer.statistics
-    return variability(stats.counts, stats.means, stats.scatter, stats.whitened_scatter, stats.means)
+    return variability(stats.counts, stats.means, stats.scatter, stats.whitened_scatter, layer.centred)
 
 
 def variability(
-    counts: Tensor, means: Tensor, scatter: Tensor, whitened: Tensor | None, all_means: Tensor
+    counts: Tensor, means: Tensor, scatter: Tensor, whitened: Tensor | None, centred: Tensor
 ) -> dict[str, float]:
-    """NC1 of scatters (K,) about means (K, d), with Sigma_B of all means.
+    """NC1 of scatters (K,) about means (K, d), with Sigma_B of all ``centred`` means.
 
     Papyan's pseudo-inverse, the ratio and the share of traces of Tirer, Huang & Niles-Weed and of Rangamani, and
     Galanti's distances of pairs of classes. All are 0 at collapse."""
     total = int(counts.sum())
-    within, between = float(scatter.sum()) / total, float(centred_means(all_means).square().sum()) / len(all_means)
+    within, between = float(scatter.sum()) / total, float(centred.square().sum()) / len(centred)
     return {
         # Sigma_B^+ = K U S^-2 U^T: the K cancels the one of the definition.
         "nc1_pinv": NAN if whitened is None else float(whitened.sum()) / total,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ncpipe.collapse.layer import NO_SECOND_PASS, Layer
 from ncpipe.collapse.metrics._base import Metric, Quantity
 from ncpipe.collapse.metrics.nc1_variability import variability
+from ncpipe.collapse.statistics import centred_means
 
 
 def _values(layer: Layer) -> dict[str, float]:
@@ -12,7 +13,7 @@ def _values(layer: Layer) -> dict[str, float]:
     assert own is not None
     assert train is not None
     scatter = stats.scatter + stats.counts * (stats.means - own).square().sum(dim=1)
-    values = variability(stats.counts, own, scatter, stats.train_whitened_scatter, train)
+    values = variability(stats.counts, own, scatter, stats.train_whitened_scatter, centred_means(train))
     return {f"{name}_train_means": value for name, value in values.items()}
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from ncpipe.collapse.frames import frame_distance, orthogonal_frame_distance, simplex_etf_gram
+from ncpipe.collapse.frames import frame_distance, orthogonal_frame_gram, simplex_etf_gram
 from ncpipe.collapse.layer import Layer
 from ncpipe.collapse.metrics._base import Metric, Quantity
 
 
 def _values(layer: Layer) -> dict[str, float]:
-    means = layer.means
+    gram = layer.means @ layer.means.T
     return {
-        "nc2_means_of": orthogonal_frame_distance(means),
-        "nc2_means_uncentred_etf": frame_distance(means @ means.T, simplex_etf_gram(len(means))),
+        "nc2_means_of": frame_distance(gram, orthogonal_frame_gram(len(gram))),
+        "nc2_means_uncentred_etf": frame_distance(gram, simplex_etf_gram(len(gram))),
     }
 
 
