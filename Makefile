@@ -8,7 +8,7 @@ BIN := .venv/bin
 SETUP := .venv/.ncpipe-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slurm test-kubernetes test-faults lint format fuzz bench gpu audit ui lock
+.PHONY: help setup run test test-slurm test-kubernetes test-faults lint format fuzz bench docs gpu audit ui lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -63,6 +63,11 @@ bench: setup  ## print speed ratios against named baselines
 	$(BIN)/python benchmarks/ufm.py
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/mirror.py --problems 1000
+
+docs: setup  ## build the documentation site into docs/_site; a warning is an error
+	@$(PYTHON) -m venv .venv/docs && .venv/docs/bin/python -m pip install --quiet --disable-pip-version-check --requirement docs/requirements.txt
+	PYTHONPATH=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
+	.venv/docs/bin/python -m sphinx --quiet --fail-on-warning --keep-going docs docs/_site
 
 gpu: setup  ## on a machine with a GPU: its tests, then all figures of docs/gpu.md into OUT (results/gpu), eight minutes
 	$(BIN)/python -m pytest -m gpu

@@ -123,18 +123,19 @@ def landscape(
     if problem.nonnegative:
         raise ValueError("nonnegative: a landscape with bounds has no Hessian; leave them out")
     surface = _Surface(Layout.of(problem, tied), _penalties(problem))
-    if surface.size > LARGEST:
-        less = "" if tied else " or tied=True"
-        raise ValueError(
-            f"problem: it has {surface.size} parameters, more than {LARGEST}; fewer classes, a smaller dim{less}"
-        )
+    _check_size(surface)
     vectors = _critical(surface, *_starts(surface, starts, seed), report)
+    optimum = _known_optimum(problem)
+    return [_described(problem, surface, vector, count, optimum) for vector, count in _merged(surface, vectors)]
+
+
+def _known_optimum(problem: Problem) -> float | None:
+    """The smallest objective, where it is proven."""
     try:
         best = problem.optimum()
-        optimum = best.value if best.is_global else None
     except NoClosedForm:
-        optimum = None
-    return [_described(problem, surface, vector, count, optimum) for vector, count in _merged(surface, vectors)]
+        return None
+    return best.value if best.is_global else None
 
 
 class _Surface:
@@ -221,6 +222,12 @@ class _Surface:
         if bias is not None and layout.loss.reads_differences(layout.classes) and not self.decay[-1]:
             tangents.append(torch.cat([torch.zeros(self.size - layout.classes), torch.ones(layout.classes)]).double())
         return torch.stack(tangents) if tangents else vector.new_zeros(0, self.size)
+
+
+def _check_size(surface: _Surface) -> None:
+    if surface.size > LARGEST:
+        less = "fewer classes, a smaller dim" + ("" if surface.layout.tied else " or tied=True")
+        raise ValueError(f"problem: it has {surface.size} parameters, more than {LARGEST}; {less}")
 
 
 def _starts(surface: _Surface, count: int, seed: int) -> tuple[Tensor, Tensor]:

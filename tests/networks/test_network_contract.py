@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +25,8 @@ from ncpipe.settings.registry import names_in_settings
 from ncpipe.system.errors import UserError
 from ncpipe.system.vision import import_torchvision
 
-SMALL: dict[str, Any] = {"width": 4, "depth": 3, "depth_factor": 0.34, "architecture": "test_resnet"}
+OWN = {"path": str(Path(__file__).with_name("own_network.py")), "class": "OwnNetwork", "layers": ()}
+SMALL: dict[str, Any] = {"width": 4, "depth": 3, "depth_factor": 0.34, "architecture": "test_resnet", **OWN}
 FULL_HEAD = {"bias": False, "feature_dim": 6, "hidden": 2, "hidden_width": 7, "temperature": 3.0}
 RGB, GREY = (3, 32, 32), (1, 8, 8)
 
