@@ -220,6 +220,16 @@ def definitions(data: Sample, train_means: Array | None = None) -> dict[str, flo
     return {name: float(value) for name, value in found.items()}
 
 
+def variability_collapse(data: Sample) -> float:
+    """1 - Tr(Sigma_T^+ Sigma_B) / rank Sigma_B, by the pseudo-inverse of the sum of both covariances in float64."""
+    means = means_of(data.features, data.labels, data.num_classes)
+    deviation, centred = data.features - means[data.labels], means - means.mean(axis=0)
+    within = (deviation.T @ deviation / len(deviation)).astype(float)
+    between = (centred.T @ centred / len(centred)).astype(float)
+    rank = np.linalg.matrix_rank(centred.astype(float), tol=1e-9 * float(norm(means)))
+    return 1 - np.trace(np.linalg.pinv(within + between, rcond=1e-11, hermitian=True) @ between) / rank
+
+
 def penalised_loss(data: Sample, weight: Array, bias: Array, ridge: float, bias_decay: float) -> float:
     """1/(2N) sum_i |W h_i + b - y_i|^2 + ridge/2 |W|^2 + bias_decay/2 |b|^2."""
     rest = data.features @ weight.T + bias - np.eye(data.num_classes)[data.labels]

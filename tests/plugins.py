@@ -20,6 +20,7 @@ def install(
     attribute: str = "",
 ) -> None:
     """Install a package with one plugin of the registry in a folder, for the length of the test."""
+    assert name not in registry  # and what there is without it is known again afterwards
     module = f"users_{name}"
     installed = folder / f"{module}-1.0.dist-info"
     installed.mkdir(parents=True)
@@ -27,7 +28,6 @@ def install(
     (installed / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
     (installed / "entry_points.txt").write_text(f"[{registry.package}]\n{name} = {module}{attribute}\n")
     monkeypatch.syspath_prepend(folder)
-    assert name not in registry  # and what there is without it is known again afterwards
     monkeypatch.delitem(vars(registry), "_places")
     monkeypatch.setattr(registry, "_loaded", {})
     monkeypatch.delitem(sys.modules, module, raising=False)

@@ -34,6 +34,8 @@ def measure(
                                                      " error.")] = None,
     bias_decay: Annotated[float | None, typer.Option(help="Penalty of the bias in that split; default: the"
                                                           " ridge; 0: free, inf: fixed.")] = None,
+    products: Annotated[bool, typer.Option("--products", help="Form the within-class covariance (d, d); adds signal"
+                                                              " to noise and vci.")] = False,
     per_class: Annotated[bool, typer.Option("--per-class", help="Also break down by class.")] = False,
     present_only: Annotated[bool, typer.Option("--present-only", help="Leave classes without a sample out.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
@@ -47,6 +49,7 @@ def measure(
         row = measure_arrays(
             **arrays,
             num_classes=num_classes,
+            products=products,
             ridge=ridge,
             bias_decay=bias_decay,
             per_class=per_class,

@@ -7,10 +7,15 @@ tight frame (ETF), I/sqrt(K) that of an orthogonal frame (OF).
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch import Tensor
+from ncpipe.system.lazy import lazily
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = lazily("torch")
 
 NAN = float("nan")
 
@@ -53,14 +58,9 @@ def of_pairs(matrix: Tensor) -> Tensor:
     return matrix[~torch.eye(len(matrix), dtype=torch.bool)]
 
 
-def angle_std(vectors: Tensor) -> float:
-    """std over c != c' (ddof = 0) of the cosines, (K, d) -> scalar; 0 at any frame (Papyan)."""
-    return float(of_pairs(cosines(vectors)).std(correction=0))
-
-
-def equiangle(vectors: Tensor) -> float:
-    """mean over c != c' of |cos + 1/(K-1)|, (K, d) -> scalar; 0 at an ETF (Papyan)."""
-    return float((of_pairs(cosines(vectors)) + 1 / (len(vectors) - 1)).abs().mean())
+def pair_cdnv(means: Tensor, variances: Tensor) -> Tensor:
+    """(v_c + v_c') / (2 |mu_c - mu_c'|^2), v_c = mean_i |h_i - mu_c|^2, (K, K) without a diagonal (Galanti)."""
+    return (variances[:, None] + variances[None, :]) / (2 * distances(means).square())
 
 
 def directional_distances(vectors: Tensor) -> Tensor:
@@ -97,6 +97,22 @@ def spectral_ranks(singular_values: Tensor) -> tuple[float, float]:
         return NAN, NAN
     share = singular_values / singular_values[0]
     return float(torch.special.entr(share / share.sum()).sum().exp()), float(share.square().sum())
+
+
+def frame_metrics(name: str, vectors: Tensor, singular_values: Tensor) -> dict[str, float]:
+    """NC2 of the rows of ``vectors`` (K, d): norms; std over c != c' (ddof = 0) of the cosines, 0 at any frame, and
+    mean of |cos + 1/(K-1)|, 0 at an ETF (Papyan); distance of their Gram to the simplex ETF; and, from their
+    ``singular_values`` (r,), effective and stable rank."""
+    effective, stable = spectral_ranks(singular_values)
+    angles = of_pairs(cosines(vectors))
+    return {
+        f"nc2_{name}_equinorm": equinorm(vectors),
+        f"nc2_{name}_angle_std": float(angles.std(correction=0)),
+        f"nc2_{name}_equiangle": float((angles + 1 / (len(vectors) - 1)).abs().mean()),
+        f"nc2_{name}_etf": frame_distance(vectors @ vectors.T, simplex_etf_gram(len(vectors))),
+        f"{name}_effective_rank": effective,
+        f"{name}_stable_rank": stable,
+    }
 
 
 def subspace_alignment(weight: Tensor, means: Tensor, rank: int | None = None) -> float:

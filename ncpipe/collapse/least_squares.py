@@ -17,11 +17,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ncpipe.collapse.statistics import LayerStatistics
+from ncpipe.system.lazy import lazily
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = lazily("torch")
 
 SPLIT = ("loss_nc1", "loss_nc23", "loss_perp")
 
@@ -79,34 +84,37 @@ def least_squares_split(
     check_penalties(ridge, bias_decay)
     if not torch.isfinite(statistics.means).all():
         raise ValueError("the split needs finite samples of every class")
-    weight = weight.detach().to(statistics.means)
-    bias = None if bias is None else bias.detach().to(statistics.means)
-    fixed = bias is not None and bias_decay == math.inf
-    extended = bias is not None and not fixed
-
-    total, shares = statistics.num_samples, statistics.counts.double() / statistics.num_samples
-    means, within = statistics.means, statistics.within_products / total
+    means, total = statistics.means, statistics.num_samples
+    bias = None if bias is None else bias.detach().to(means)
+    extended = None if bias_decay == math.inf else bias
     targets = torch.eye(len(means), dtype=means.dtype, device=means.device)
-    penalties = torch.full_like(means[0], ridge)
-    if fixed and bias is not None:
+    if bias is not None and extended is None:
         targets = targets - bias  # row c: e_c - b
-    if extended and bias is not None:
+    penalties = torch.full_like(means[0], ridge)
+    within, weight = statistics.within_products / total, weight.detach().to(means)
+    if extended is not None:
         means = torch.cat([means, means.new_ones(len(means), 1)], dim=1)
         within = torch.nn.functional.pad(within, (0, 1, 0, 1))
-        weight = torch.cat([weight, bias[:, None]], dim=1)
+        weight = torch.cat([weight, extended[:, None]], dim=1)
         penalties = torch.cat([penalties, penalties.new_tensor([ridge if bias_decay is None else bias_decay])])
+    shares = statistics.counts.double() / total
+    best, parts = _split(means, within + torch.diag(penalties), weight, shares, targets)
+    width = statistics.means.shape[1]
+    return LeastSquaresSplit(*parts, best[:, :width], bias if extended is None else best[:, -1])
 
-    within = within + torch.diag(penalties)
+
+def _split(
+    means: Tensor, within: Tensor, weight: Tensor, shares: Tensor, targets: Tensor
+) -> tuple[Tensor, tuple[float, float, float]]:
+    """W~_LS and the three parts of the loss; mu~_c (K, d), Sigma~_W + Lambda (d, d), W~ (K, d) and n_c/N (K,)."""
     weighted = shares[:, None] * means
     second = within + means.T @ weighted
     best = _solve(second, weighted.T @ targets).T
     off = weight - best
-    return LeastSquaresSplit(
+    return best, (
         float(((best @ within) * best).sum()) / 2,
         float((shares * (means @ best.T - targets).square().sum(dim=1)).sum()) / 2,
         float(((off @ second) * off).sum()) / 2,
-        best[:, : statistics.means.shape[1]],
-        best[:, -1] if extended else bias,
     )
 
 

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from ncpipe.system.lazy import lazily
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = lazily("torch")
 
 CPU_CHUNK = 1024, 1 << 20
 """Rows and elements that are widened to float64 at a time, at most: 8 MiB stay in the caches of a CPU."""

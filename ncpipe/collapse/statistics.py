@@ -6,11 +6,16 @@ Everything is float64 whatever the features are, and no d x d matrix is formed u
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ncpipe.collapse.moments import class_means, squared_norms, widened
+from ncpipe.system.lazy import lazily
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = lazily("torch")
 
 GEMM_COLUMNS = 24
 """Products are padded to a multiple of so many columns: CPU kernels in float64 are 2-3 times faster on these."""
@@ -225,7 +230,7 @@ class SecondPass:
     def to(self, device: torch.device) -> SecondPass:
         """Move to a device, in place."""
         for name, value in vars(self).items():
-            if isinstance(value, Tensor):
+            if isinstance(value, torch.Tensor):
                 setattr(self, name, value.to(device))
         return self
 

@@ -25,8 +25,8 @@ from ncpipe.collapse.arguments import (
     as_tensor,
     require_finite,
 )
+from ncpipe.collapse.computing import collapse_metrics
 from ncpipe.collapse.measurement import TensorMeasurement
-from ncpipe.collapse.metrics import collapse_metrics
 from ncpipe.collapse.moments import ClassMoments, class_moments
 from ncpipe.collapse.statistics import LayerStatistics, SecondPass
 

@@ -22,7 +22,7 @@ from ncpipe.collapse import (
     class_moments,
     least_squares_split,
     penalised_loss,
-    signal_to_noise,
+    product_metrics,
     tag_sets_1nn,
     tagwise_metrics,
 )
@@ -318,16 +318,16 @@ class Extractor:
         )
 
     def _add(self, epoch: int, layer: str, split: str, found: LayerStatistics) -> None:
-        """Statistics to the trace; of the within-class products, which are d x d, only the loss' split and the signal
-        to noise."""
+        """Statistics to the trace; of the within-class products, which are d x d, only the loss' split and what
+        needs them."""
         scalars = self.trace.scalars.setdefault((epoch, split), {})
         if self._splits_loss(layer, split) and self.penalties is not None and torch.isfinite(found.means).all():
             ridge, bias_decay = self.penalties
             weight, bias = self.trace.heads[epoch]
             scalars |= least_squares_split(found, weight, bias, ridge=ridge, bias_decay=bias_decay).values()
-            ratios = signal_to_noise(found)
-            scalars |= ratios
-            self.trace.reasons[epoch, split] = ratios.undefined
+            row = product_metrics(found, weight, bias)
+            scalars |= row
+            self.trace.reasons[epoch, split] = row.undefined
         self.trace.statistics[Moment(epoch, layer, split)] = replace(found, within_products=None)
 
     def _splits_loss(self, layer: str, split: str) -> bool:

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.captions import counted, lost, not_drawn, plural
-from ncpipe.figures.drawing.definitions import DEFINITIONS
+from ncpipe.figures.drawing.definitions import definition
 from ncpipe.figures.drawing.panels import Panel, draw_panels
 from ncpipe.figures.drawing.runs import Tables, declared_ufms, few, labels, networks
 from ncpipe.figures.drawing.series import Band, measured
@@ -86,7 +86,7 @@ class DepthPanel(Panel):
             axes.set_xlabel("layer\n" if fits else "layer")
         axes.margins(x=0.1)
         if scaled:
-            about = DEFINITIONS.get(self.metric, "")
+            about = definition(self.metric)
             axes.set_ylabel(f"{self.metric}\n{about if '$' in about else style.wrapped(about, LETTERS_UPRIGHT)}")
 
 

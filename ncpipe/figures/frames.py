@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.captions import counted, lost, not_drawn
-from ncpipe.figures.drawing.definitions import DEFINITIONS, frame_gap
+from ncpipe.figures.drawing.definitions import definition, frame_gap
 from ncpipe.figures.drawing.runs import Tables, declared_ufms, few, labels, networks
 from ncpipe.figures.drawing.series import measured
 from ncpipe.figures.drawing.style import Look
@@ -135,8 +135,8 @@ def _draw_frames(axes: Axes, classes: Iterable[float], reach: float) -> None:
 
 def _name_axes(axes: Axes, title: str, metrics: tuple[str, str]) -> None:
     axes.set_title(title, loc="left")
-    axes.set_xlabel(f"{metrics[0]}\n{DEFINITIONS[metrics[0]]}")
-    axes.set_ylabel(f"{metrics[1]}\n{DEFINITIONS[metrics[1]]}")
+    axes.set_xlabel(f"{metrics[0]}\n{definition(metrics[0])}")
+    axes.set_ylabel(f"{metrics[1]}\n{definition(metrics[1])}")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
 

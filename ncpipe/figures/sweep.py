@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import LOG_FROM, heading, scale_values
 from ncpipe.figures.drawing.captions import counted, lost
-from ncpipe.figures.drawing.definitions import DEFINITIONS
+from ncpipe.figures.drawing.definitions import definition
 from ncpipe.figures.drawing.runs import Tables, flat_settings
 from ncpipe.figures.drawing.series import Band, extremes, measured
 from ncpipe.figures.drawing.style import Look
@@ -121,9 +121,9 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     scale = Scale.of(runs["over"])
     columns = style.columns_for(len(panels), options.width, max(PANEL_WIDTH, BESIDE + scale.inches))
     figure, grid = style.panel_figure(options.width, len(panels), columns, ROW_HEIGHT)
-    for axes, (title, definition, values) in zip(grid, panels):
+    for axes, (title, about, values) in zip(grid, panels):
         _draw_panel(axes, lines, values, scale, look)
-        heading(axes, title, definition)
+        heading(axes, title, about)
         scale.draw(axes, str(options.over), options.width / columns - BESIDE)
     if len(lines) > 1:
         style.add_legend(figure, (line.handle(scale, look[line.name]) for line in lines))
@@ -175,7 +175,7 @@ def _panels(tables: Tables, runs: pd.DataFrame, options: FigureOptions) -> Itera
         rows = measured(tables, runs, [metric], split).sort_values("time")
         values = rows.drop_duplicates("run_id", keep="last").set_index("run_id")["value"].astype(float)
         if np.isfinite(values).any():
-            yield f"{metric} ({split})", DEFINITIONS.get(metric, ""), values
+            yield f"{metric} ({split})", definition(metric), values
 
 
 def _draw_panel(axes: Axes, lines: Sequence[Line], values: pd.Series, scale: Scale, look: dict[str, Look]) -> None:

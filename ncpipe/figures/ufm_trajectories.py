@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import heading, scale_time, scale_values
 from ncpipe.figures.drawing.captions import counted, lost, not_drawn
-from ncpipe.figures.drawing.definitions import DEFINITIONS, frame_gap
+from ncpipe.figures.drawing.definitions import definition, frame_gap
 from ncpipe.figures.drawing.runs import Tables, declared_ufms, few, labels
 from ncpipe.figures.drawing.series import Band, at_shared_times, extremes, histories, last_time, measured
 from ncpipe.figures.drawing.style import Look
@@ -167,7 +167,7 @@ def _draw_row(panels: Sequence[Axes], row: Row, chosen: Sequence[str], source: _
         scale_values(axes, "y", [*extremes(drawn), values])
     for axes in panels[1 : len(chosen)]:
         axes.tick_params(labelleft=False)
-    heading(panels[0], row.title, row.about or DEFINITIONS.get(row.title, ""))
+    heading(panels[0], row.title, row.about or definition(row.title))
 
 
 def _draw_limits(axes: Axes, row: Row, classes: float, ends: Sequence[tuple[float, str]]) -> None:

@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from ncpipe.collapse.metrics import METRICS
 from ncpipe.figures.collapse_curves import USUAL
 from ncpipe.figures.drawing.captions import plural
-from ncpipe.figures.drawing.definitions import DEFINITIONS
+from ncpipe.figures.drawing.definitions import HISTORY, definition
 from ncpipe.figures.drawing.runs import Tables, labels
 from ncpipe.figures.drawing.series import MEASURED, RECORDED
 from ncpipe.figures.drawing.style import LINE_STYLES, Look, looks
@@ -73,7 +74,7 @@ def _values(tables: Tables, runs: pd.DataFrame) -> pd.DataFrame:
     history = rows_of(tables, "history", RECORDED, run_id=ids).assign(split="", layer="", depth=0)
     rows = pd.concat([collapse, history])
     rows = rows[np.isfinite(rows["value"].to_numpy(float))]
-    names = list(dict.fromkeys([*DEFINITIONS, *sorted(set(rows["quantity"]))]))
+    names = list(dict.fromkeys([*METRICS, *HISTORY, *sorted(set(rows["quantity"]))]))
     kept = rows.assign(
         run=rows["run_id"].map(number).astype(int),
         quantity=pd.Categorical(rows["quantity"], names),
@@ -153,7 +154,7 @@ def _content(rows: pd.DataFrame, runs: pd.DataFrame, tables: Tables) -> dict[str
         ],
         "times": list(times),
         "values": {name: values[name] for name in rows["quantity"].cat.categories if name in values},
-        "definitions": {name: as_html(text) for name, text in DEFINITIONS.items() if name in values},
+        "definitions": {name: as_html(definition(name)) for name in [*METRICS, *HISTORY] if name in values},
     }
 
 

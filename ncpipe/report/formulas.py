@@ -7,7 +7,7 @@ from html import escape
 
 SYMBOLS = {
     "Sigma": "Σ", "mu": "μ", "lambda": "λ", "ell": "ℓ", "nabla": "∇", "top": "⊤", "Vert": "‖", "neq": " ≠ ",
-    "Lambda": "Λ", "theta": "θ",
+    "Lambda": "Λ", "theta": "θ", "sqrt": "√",
     "langle": "⟨", "rangle": "⟩", "cos": "cos ", "log": "log ", "exp": "exp ", ",": " ",
 }  # fmt: skip
 COMMAND = re.compile(r"\\([A-Za-z]+|,)\s*")
@@ -17,7 +17,7 @@ SCRIPT = re.compile(r"([_^])(?:\{([^{}]*)\}|(.))")
 def as_html(definition: str) -> str:
     """A definition of ``figures.definitions`` as HTML: ``$\\Sigma_W^{-1/2}$`` as Σ with what stands below and above.
 
-    Raises ``ValueError`` for a command that has no symbol here.
+    A command that has no symbol here, as in the label of a user's metric, stands as a word.
     """
     parts = definition.split("$")
     html = "".join(_formula(part) if i % 2 else escape(part) for i, part in enumerate(parts))
@@ -28,13 +28,12 @@ def _formula(text: str) -> str:
     text = re.sub(r"\\mathrm\{(\w+)\}(?:\\,)?(?!\()", r"\1 ", escape(text))
     text = re.sub(r"\\mathrm\{(\w+)\}", r"\1", text)
     text = re.sub(r"\\bar\s*(\w)", "\\1\u0304", text)
-    return SCRIPT.sub(_script, COMMAND.sub(_symbol, text)).replace("-", "−")
+    text = SCRIPT.sub(_script, COMMAND.sub(_symbol, text))
+    return text.translate({ord("-"): "−", ord("{"): "(", ord("}"): ")"})
 
 
 def _symbol(match: re.Match[str]) -> str:
-    if match[1] not in SYMBOLS:
-        raise ValueError(f"no symbol for \\{match[1]}; add it to SYMBOLS")
-    return SYMBOLS[match[1]]
+    return SYMBOLS.get(match[1], f"{match[1]} ")
 
 
 def _script(match: re.Match[str]) -> str:

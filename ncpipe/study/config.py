@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from ncpipe.collapse.metrics import METRICS
 from ncpipe.continual.settings import ContinualSpec
 from ncpipe.data.settings import DatasetSpec
 from ncpipe.settings.base import Count, Name, PathText, Settings
@@ -71,60 +72,7 @@ PAPERS = ModuleRegistry("ncpipe.claims")
 ``ncpipe.claims.evidence.own``."""
 Paper = Annotated[str, NameIn(PAPERS)]
 
-MetricName = Literal[
-    "nc1_pinv",
-    "nc1_trace_ratio",
-    "within_share",
-    "cdnv",
-    "nc1_pinv_train_means",
-    "nc1_trace_ratio_train_means",
-    "within_share_train_means",
-    "cdnv_train_means",
-    "nc2_means_equinorm",
-    "nc2_means_angle_std",
-    "nc2_means_equiangle",
-    "nc2_means_etf",
-    "means_effective_rank",
-    "means_stable_rank",
-    "gnc2_log",
-    "gnc2_log_var",
-    "gnc2_riesz_1",
-    "gnc2_riesz_2",
-    "nc2_means_of",
-    "nc2_means_uncentred_etf",
-    "nc2_weights_equinorm",
-    "nc2_weights_angle_std",
-    "nc2_weights_equiangle",
-    "nc2_weights_etf",
-    "weights_effective_rank",
-    "weights_stable_rank",
-    "nc2_weights_of",
-    "nc3_duality",
-    "nc3_etf",
-    "unc3",
-    "nc3_of",
-    "nc3_rows",
-    "subspace_alignment",
-    "nc4_bias",
-    "ncc_accuracy",
-    "nc4_mismatch",
-    "accuracy",
-    "loss_nc1",
-    "loss_nc23",
-    "loss_perp",
-    "loss_penalised",
-    "snr_min",
-    "snr_max",
-    "tagwise_angle",
-    "tagwise_scale",
-    "tag_sets_1nn",
-    "robustness",
-    "classifier_stationarity",
-    "stationarity",
-    "objective",
-    "objective_gap",
-    "loss",
-]
+MetricName = Annotated[str, NameIn(METRICS)]
 
 
 class FigureOptions(Settings):

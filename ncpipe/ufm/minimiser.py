@@ -16,7 +16,7 @@ from ncpipe.collapse import (
     layer_statistics,
     least_squares_split,
     penalised_loss,
-    signal_to_noise,
+    product_metrics,
     tagwise_metrics,
 )
 from ncpipe.collapse.frames import simplex_etf
@@ -126,8 +126,8 @@ class Minimiser:
         trace.reasons[time, "train"] = split.undefined
 
     def loss_split(self) -> Measurement:
-        """The squared error with the classifier's penalties, Han's split of it, and signal to noise; empty for other
-        losses."""
+        """The squared error with the classifier's penalties, Han's split of it, and what reads its products;
+        empty for other losses."""
         if self.problem.loss != "mse" or self.problem.rescale != (1, 1) or self.problem.classifier == "etf":
             return Measurement()
         layout, rows = Layout.of(self.problem, self.tied), self.layers()["features"]
@@ -136,7 +136,7 @@ class Minimiser:
         ridge, bias_decay = self.problem.weight_decays[-1], self.problem.bias_decay
         parts = least_squares_split(seen, self.weights[-1], self.bias, ridge=ridge, bias_decay=bias_decay)
         whole = penalised_loss(self.loss(), self.weights[-1], self.bias, ridge=ridge, bias_decay=bias_decay)
-        found = signal_to_noise(seen)
+        found = product_metrics(seen, self.weights[-1], self.bias)
         found.update(parts.values() | {"loss_penalised": whole})
         return found
 

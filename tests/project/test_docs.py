@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 import ncpipe
+from ncpipe.collapse.metrics import METRICS
 from ncpipe.continual.settings import ContinualSpec
 from ncpipe.data.settings import DatasetSpec, MixtureSpec
 from ncpipe.networks.architectures import ARCHITECTURES
@@ -125,6 +126,29 @@ def test_every_metric_is_defined():
     meaning = TABLES["history"].field("quantity").metadata[b"meaning"].decode()
     quantities = set(re.findall(r"\w+", re.sub(r"\(.*?\)|\w+:", "", meaning)))
     assert quantities == set(table_rows(sections(document)["Quantities of the history table"]))
+
+
+def metric_rows(document: str) -> dict[str, dict[str, str]]:
+    """First row of every name in the tables of docs/metrics.md, by the heads of its columns."""
+    rows: dict[str, dict[str, str]] = {}
+    for table in re.findall(r"^\| name \| definition .*\n(?:\|.*\n)+", document, flags=re.MULTILINE):
+        head = [cell.strip() for cell in table.partition("\n")[0].split("|")[1:-1]]
+        for name, cells in table_rows(table).items():
+            plain = (cell.replace("\\|", "|") for cell in cells)
+            rows.setdefault(name, dict(zip(head, plain, strict=True)))
+    return rows
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_metrics_have_the_rows_that_they_declare(name):
+    row, quantity = metric_rows(text("metrics"))[name], METRICS[name].quantities[name]
+    assert row["definition"] == quantity.definition
+    etf, of = row.get("at ETF", row.get("at collapse", "–")), row.get("at OF", row.get("at collapse", "–"))
+    assert (etf or "–", etf if of == "the same" else of or "–") == (
+        quantity.at_etf,
+        quantity.at_of or quantity.at_etf,
+    )
+    assert (row["range"], row["source"]) == (quantity.range, quantity.source)
 
 
 # --- the config ----------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ STUDY = {
         "base": {"classes": 3, "samples": 4, "dim": 6, "loss": "bce", "solver": {"name": "conjugate_gradients"}},
         "matched": [],
     },
-    "figures": ["widths"],
+    "figures": ["widths", {"name": "collapse_curves", "metrics": ["radius"]}],
     "claims": ["mine2026"],
     "tracking": {"enabled": False},
 }
@@ -68,9 +68,18 @@ def test_every_recipe_works_in_one_study(tmp_path: Path) -> None:
     assert pd.isna(fit["optimum"])
     assert fit["gradient_norm"] < 1e-3
     assert pd.read_parquet(tables / "claims.parquet")["claim_id"].tolist() == ["mine2026-1"]
+    radius = pd.read_parquet(tables / "collapse.parquet").query("metric == 'radius'")
+    assert radius["reason"].isna().all()
+    assert set(radius["source"]) == {"net", "ufm"}
+    assert (radius["value"] > 0).any()
+    assert (tmp_path / "results/figures/collapse_curves.svg").stat().st_size
     report = (tmp_path / "results/report.html").read_text(encoding="utf-8")
     assert "Networks collapse." in report
     assert "Number of parameters of the networks." in report
+
+
+def test_there_are_seven_recipes() -> None:
+    assert len(recipes()) == 7
 
 
 @pytest.mark.parametrize("name", recipes())

@@ -16,7 +16,7 @@ import pytest
 from synthetic_tables import CLAIM, METADATA, MadeUp
 
 from ncpipe.figures import save_figure
-from ncpipe.figures.drawing.definitions import DEFINITIONS
+from ncpipe.figures.drawing.definitions import HISTORY, definition
 from ncpipe.figures.drawing.style import looks
 from ncpipe.records.reading import read_tables
 from ncpipe.records.schemas import CLAIMS, TABLES
@@ -271,7 +271,7 @@ def test_explorer_holds_the_values_of_the_tables(tables):
         assert values == pytest.approx(own["value"].tolist(), rel=1e-4)
         assert all(len(f"{value:e}".split("e")[0].rstrip("0")) <= 6 for value in values)
     assert set(data["values"]["train_loss"]) == {""}
-    assert data["definitions"]["nc3_duality"] == as_html(DEFINITIONS["nc3_duality"])
+    assert data["definitions"]["nc3_duality"] == as_html(definition("nc3_duality"))
 
 
 def test_explorer_has_the_colours_of_the_figures(tables):
@@ -323,9 +323,9 @@ def test_page_of_a_large_study_stays_small(tmp_path):
     assert (tmp_path / "report.html").stat().st_size < 5 * 2**20
 
 
-@pytest.mark.parametrize("name", DEFINITIONS)
+@pytest.mark.parametrize("name", HISTORY)
 def test_definitions_read_well_as_html(name):
-    assert not re.search(r"[\\$^{}]", as_html(DEFINITIONS[name]))
+    assert not re.search(r"[\\$^{}]", as_html(HISTORY[name]))
 
 
 def test_a_symbol_that_is_not_known_is_named():

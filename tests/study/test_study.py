@@ -8,20 +8,17 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
 
 import jsonschema
 import pytest
-import torch
 import yaml
 
-from ncpipe.collapse import measure
+from ncpipe.collapse.metrics import METRICS
 from ncpipe.data.settings import DatasetSpec
-from ncpipe.figures.drawing.definitions import DEFINITIONS
 from ncpipe.settings.base import log_spaced
 from ncpipe.settings.identity import canonical, identify
 from ncpipe.settings.sweep import Block, expand, laid_over
-from ncpipe.study.config import Config, MetricName
+from ncpipe.study.config import Config
 from ncpipe.study.study import Study
 from ncpipe.system.errors import UserError
 from ncpipe.training.settings import measured_epochs
@@ -357,18 +354,11 @@ def test_shipped_studies_are_valid(path):
     assert study.networks or study.problems
 
 
-def test_metric_names_are_those_that_are_measured():
-    labels = torch.arange(3).repeat(4)
-    weight, train_means = torch.randn(2, 3, 5)
-    row = measure(torch.randn(12, 5), labels, weight, torch.randn(3), train_means=train_means, ridge=0.1)
-    elsewhere = {"loss", "classifier_stationarity", "tagwise_angle", "tagwise_scale"}
-    elsewhere |= {"loss_penalised", "snr_min", "snr_max", "tag_sets_1nn", "robustness"}
-    elsewhere |= {"objective", "objective_gap", "stationarity"}
-    assert {*get_args(MetricName)} == set(row) - {"rank", "condition"} | elsewhere
-
-
-def test_every_metric_has_words_for_a_figure():
-    assert {*get_args(MetricName)} <= set(DEFINITIONS)
+def test_metric_names_are_those_of_the_registry():
+    with pytest.raises(UserError, match=r"unknown value 'vic'; did you mean 'vci'\?"):
+        Study(laid_over(CONFIG, {"figures": [{"name": "collapse_curves", "metrics": ["vic"]}]}))
+    schema = Config.model_json_schema()["$defs"]["FigureOptions"]["properties"]["metrics"]
+    assert schema["anyOf"][0]["items"]["enum"] == [*METRICS]
 
 
 def test_figures_are_those_that_apply():

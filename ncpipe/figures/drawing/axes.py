@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import ArrayLike
 
-from ncpipe.figures.drawing.definitions import DEFINITIONS
+from ncpipe.figures.drawing.definitions import definition
 from ncpipe.figures.drawing.style import GREY, SMALL
 
 SMALLEST = 1e-32
@@ -115,9 +115,9 @@ def scale_time(axes: Axes, last: float, most: int = 4) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def heading(axes: Axes, name: str, definition: str | None = None) -> None:
-    """The exact name of what the y axis shows, and its definition underneath."""
-    about = DEFINITIONS.get(name, "") if definition is None else definition
+def heading(axes: Axes, name: str, about: str | None = None) -> None:
+    """The exact name of what the y axis shows, and what it is about underneath, usually its definition."""
+    about = definition(name) if about is None else about
     axes.set_title(name, loc="left", pad=12 if about else 3)
     note = axes.annotate(
         about, (0, 1), xytext=(0, 3), xycoords="axes fraction", textcoords="offset points", color=GREY, size=SMALL

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ncpipe.collapse.frames import NAN
+from ncpipe.collapse.layer import Layer
 from ncpipe.collapse.measurement import Measurement
-from ncpipe.collapse.metrics import missing_means
-from ncpipe.collapse.statistics import LayerStatistics, centred_means
+from ncpipe.collapse.metrics._base import Metric, Quantity
+from ncpipe.collapse.statistics import LayerStatistics
+from ncpipe.system.lazy import lazily
 
-SNR = ("snr_min", "snr_max")
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazily("torch")
+
 OUTSIDE = 1e-6
 """Share of M outside the range of Sigma_W that is taken for rounding of float32 features."""
 
@@ -35,34 +40,40 @@ def signal_to_noise(statistics: LayerStatistics) -> Measurement:
     Raises:
         ValueError: the statistics lack ``within_products``.
     """
-    products = statistics.within_products
-    if products is None:
+    if statistics.within_products is None:
         raise ValueError("signal to noise needs within_products: take statistics with products=True")
-    means, row = statistics.means, Measurement()
-    reason = missing_means(statistics.counts, means)
-    if reason is None and len(means) == 1:
-        reason = "there is one class only"
-    if reason is None and not means.any():
-        reason = "all class means are zero"
-    row.fill(
-        SNR,
-        reason,
-        lambda: _extremes(means, products / statistics.num_samples),
-        "no scatter within the classes in a direction of the class means",
-    )
+    row = Measurement()
+    METRIC.fill(row, Layer(statistics))
     return row
 
 
-def _extremes(means: Tensor, within: Tensor) -> dict[str, float]:
+def _extremes(layer: Layer) -> dict[str, float]:
     """NaN where M leaves the range of Sigma_W (d, d)."""
-    (classes, width), eps = means.shape, torch.finfo(means.dtype).eps
-    sizes, vectors = torch.linalg.eigh(within)
-    rounding = (width * eps * means.norm(dim=1).max()).square()
-    keep = sizes > torch.maximum(width * eps * sizes[-1], rounding)
-    centred, noisy = centred_means(means), vectors[:, keep]
+    (classes, width), (sizes, noisy), centred = layer.means.shape, layer.noise, layer.centred
     inside = centred @ noisy
-    if not keep.any() or (centred - inside @ noisy.T).norm() > OUTSIDE * centred.norm():
-        return dict.fromkeys(SNR, NAN)
-    ratios = torch.linalg.svdvals(inside / sizes[keep].sqrt())
+    if not len(sizes) or (centred - inside @ noisy.T).norm() > OUTSIDE * centred.norm():
+        return dict.fromkeys(METRIC.quantities, NAN)
+    ratios = torch.linalg.svdvals(inside / sizes.sqrt())
     count = min(classes - 1, width)
     return {"snr_min": float(ratios[count - 1]) if len(ratios) >= count else 0.0, "snr_max": float(ratios[0])}
+
+
+METRIC = Metric(
+    {
+        "snr_min": Quantity(
+            "the (K−1)-th, the smallest that is not 0 by the centring; the d-th for d < K−1",
+            r"least, of $\Sigma_W^{-1/2}M^\top$",
+            range="[0, ∞)",
+            source="Han et al. 2022",
+        ),
+        "snr_max": Quantity(
+            "largest singular value of Σ_W^{−1/2} Mᵀ",
+            r"largest, of $\Sigma_W^{-1/2}M^\top$",
+            range="[0, ∞)",
+            source="Han et al. 2022",
+        ),
+    },
+    _extremes,
+    needs=("gram", "products"),
+    otherwise="no scatter within the classes in a direction of the class means",
+)

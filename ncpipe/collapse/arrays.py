@@ -1,0 +1,156 @@
+"""``ncpipe.measure``: every collapse metric of an array of features in one call."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ncpipe.collapse.arguments import (
+    Array,
+    as_classifier,
+    as_features,
+    as_labels,
+    as_parameter,
+    num_classes_of,
+    number_classes,
+    on_device_of,
+    require_finite,
+)
+from ncpipe.collapse.computing import collapse_metrics
+from ncpipe.collapse.layer import missing_means
+from ncpipe.collapse.least_squares import check_penalties
+from ncpipe.collapse.measurement import Measurement
+from ncpipe.collapse.moments import class_means
+from ncpipe.collapse.statistics import SecondPass
+
+
+def measure(
+    features: Array,
+    labels: Array,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    *,
+    num_classes: int | None = None,
+    train_means: Array | None = None,
+    per_class: bool = False,
+    present_only: bool = False,
+    products: bool = False,
+    ridge: float | None = None,
+    bias_decay: float | None = None,
+    ood_features: Array | None = None,
+) -> Measurement:
+    """Neural-collapse metrics of features, exact in float64 whatever their type; arrays are NumPy's or Torch's.
+
+    Args:
+        features: (N, d), one sample a row; floating point, on any device.
+        labels: (N,) integers in [0, K).
+        weight: classifier W (K, d) that reads the features; adds NC2 of the weights, NC3 and NC4.
+        bias: its bias b (K,).
+        num_classes: K; else the rows of ``weight`` or ``train_means``, else one more than the largest label.
+        train_means: (K, d) class means of training where ``features`` are others: decisions use them, NC1 is added.
+        per_class: also break down by class and by pair of classes, see ``Measurement.per_class``, ``.per_pair``.
+        present_only: leave classes without a sample out, as if they did not exist; they leave means undefined else.
+        products: also form the d x d matrix Sigma_W; adds ``snr_min``, ``snr_max`` and ``vci``.
+        ridge: penalty lambda of ``lambda/2 |W|^2``; adds ``products`` and Han's split, see ``least_squares_split``.
+        bias_decay: the bias' penalty in that split; default: ``ridge``.
+        ood_features: (N', d), features of out-of-distribution samples; adds ``nc5_ood``.
+
+    Returns: values by the names of docs/metrics.md; NaN where undefined, with the reason in ``.undefined``.
+
+    Raises:
+        ValueError: an argument has the wrong shape or type, is not finite, or lies on another device.
+
+    >>> measure(torch.eye(3), torch.arange(3)).undefined["nc1_pinv"]
+    'one sample only of class 0, 1, 2: it has no variability'
+    """
+    given = _checked(features, labels, weight, bias, num_classes, train_means)
+    penalties = _penalties(given, ridge, bias_decay)
+    outside = None if ood_features is None else _mean_outside(ood_features, given.features)
+    return _measured(given, products, penalties, outside, per_class, present_only)
+
+
+class _Given(NamedTuple):
+    """Arrays as tensors, and K where something tells it."""
+
+    features: Tensor
+    labels: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
+    train_means: Tensor | None
+    num_classes: int
+    remedy: str
+    """For classes without a sample, where the largest label alone told K."""
+
+
+def _checked(
+    features: Array,
+    labels: Array,
+    weight: Array | None,
+    bias: Array | None,
+    num_classes: int | None,
+    train_means: Array | None,
+) -> _Given:
+    h = as_features("features", features)
+    known, told_by = num_classes_of(num_classes, h, ("weight", weight), ("train_means", train_means))
+    y = as_labels(labels, h, known, told_by)
+    count = int(y.max()) + 1 if known is None else known
+    w, b = as_classifier(weight, bias, count, h)
+    t = None if train_means is None else as_parameter("train_means", train_means, (count, h.shape[1]), h)
+    remedy = f"{number_classes(labels)}, or pass present_only=True" if known is None else ""
+    return _Given(h, y, w, b, t, count, remedy)
+
+
+def _penalties(given: _Given, ridge: float | None, bias_decay: float | None) -> tuple[float, float | None] | None:
+    """lambda and lambda_b of the split of the squared error, if it is asked for."""
+    if ridge is None:
+        if bias_decay is not None:
+            raise ValueError("bias_decay is given without ridge: the split has both")
+        return None
+    if given.weight is None:
+        raise ValueError("ridge is given without weight: the split is about a classifier")
+    if bias_decay is not None and given.bias is None:
+        raise ValueError("bias_decay is given without bias")
+    check_penalties(ridge, bias_decay)
+    return ridge, bias_decay
+
+
+def _measured(
+    given: _Given,
+    products: bool,
+    penalties: tuple[float, float | None] | None,
+    outside: Tensor | None,
+    per_class: bool,
+    present_only: bool,
+) -> Measurement:
+    h, y, w, b, t, count, remedy = given
+    counts, means = class_means(h, y, count)
+    if not torch.isfinite(means[counts > 0]).all():
+        require_finite("features", h)
+    products = products or penalties is not None
+    seen = SecondPass(counts, means, weight=w, bias=b, train_means=t, products=products)(h, y)
+    row = collapse_metrics(
+        seen,
+        w,
+        b,
+        train_means=t,
+        penalties=penalties,
+        ood_mean=outside,
+        per_class=per_class,
+        present_only=present_only,
+    )
+    if remedy and not counts.all():
+        row.advise(missing_means(counts, means), remedy)
+    return row
+
+
+def _mean_outside(features: Array, inside: Tensor) -> Tensor:
+    """Mean (d,) of features out of the distribution."""
+    outside = on_device_of(inside, "ood_features", as_features("ood_features", features), features)
+    if outside.shape[1] != inside.shape[1]:
+        raise ValueError(f"ood_features must have {inside.shape[1]} columns as features, got {outside.shape[1]}")
+    _, mean = class_means(outside, torch.zeros(len(outside), dtype=torch.int64, device=outside.device), 1)
+    if not torch.isfinite(mean).all():
+        require_finite("ood_features", outside)
+    return mean[0]

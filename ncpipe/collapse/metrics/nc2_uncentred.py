@@ -1,0 +1,39 @@
+"""NC2 of the uncentred class means: centred, an orthogonal frame is an ETF, so that these alone tell them apart."""
+
+from __future__ import annotations
+
+from ncpipe.collapse.frames import frame_distance, orthogonal_frame_gram, simplex_etf_gram
+from ncpipe.collapse.layer import Layer
+from ncpipe.collapse.metrics._base import Metric, Quantity
+
+
+def _values(layer: Layer) -> dict[str, float]:
+    gram = layer.means @ layer.means.T
+    return {
+        "nc2_means_of": frame_distance(gram, orthogonal_frame_gram(len(gram))),
+        "nc2_means_uncentred_etf": frame_distance(gram, simplex_etf_gram(len(gram))),
+    }
+
+
+METRIC = Metric(
+    {
+        "nc2_means_of": Quantity(
+            "| M̄M̄ᵀ/|M̄M̄ᵀ|_F − I/√K |_F, means uncentred",
+            "uncentred means to OF",
+            at_etf="D",
+            at_of="0",
+            range="[0, √2]",
+            source="Tirer & Bruna 2022",
+        ),
+        "nc2_means_uncentred_etf": Quantity(
+            "| M̄M̄ᵀ/|M̄M̄ᵀ|_F − E |_F, means uncentred",
+            "uncentred means to ETF",
+            at_etf="0",
+            at_of="D",
+            range="[0, √2]",
+            source="here",
+        ),
+    },
+    _values,
+    needs=("gram",),
+)

@@ -1,0 +1,29 @@
+"""NC3 of uncentred class means: the distance of what the classifier reads of them to an orthogonal frame."""
+
+from __future__ import annotations
+
+from ncpipe.collapse.frames import frame_distance, orthogonal_frame_gram
+from ncpipe.collapse.layer import Layer
+from ncpipe.collapse.metrics._base import Metric, Quantity
+
+
+def _value(layer: Layer) -> float:
+    assert layer.weight is not None
+    return frame_distance(layer.weight @ layer.means.T, orthogonal_frame_gram(len(layer.means)))
+
+
+METRIC = Metric(
+    {
+        "nc3_of": Quantity(
+            "| WM̄ᵀ/|WM̄ᵀ|_F − I/√K |_F, means uncentred",
+            r"$W\bar M^\top$ to OF, uncentred means",
+            at_etf="D",
+            at_of="0",
+            range="[0, 2]",
+            source="Dang et al. 2023",
+        ),
+    },
+    _value,
+    needs=("gram", "weight"),
+    otherwise="the weight is orthogonal to the means",
+)

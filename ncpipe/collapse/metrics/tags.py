@@ -1,0 +1,31 @@
+"""Features of several tags. Scalars of ``Trace``, by ``ncpipe.collapse.multilabel``."""
+
+from __future__ import annotations
+
+from ncpipe.collapse.metrics._base import Metric, Quantity
+
+METRIC = Metric(
+    {
+        "tagwise_angle": Quantity(
+            "mean over sets S of two or more tags of the angle between μ_S and σ_S, in degrees",
+            "degrees, to sums of tags",
+            at_etf="0",
+            range="[0, 180]",
+            source="Li et al. 2024",
+        ),
+        "tagwise_scale": Quantity(
+            "C that fits μ_S = C σ_S in least squares over these sets",
+            "over sums of tags",
+            at_etf="> 0",
+            range="(−∞, ∞)",
+            source="Li et al. 2024",
+        ),
+        "tag_sets_1nn": Quantity(
+            "fraction of test samples whose set of tags is that of the training sample at the smallest angle",
+            "nearest training feature",
+            at_etf="1",
+            range="[0, 1]",
+            source="ours",
+        ),
+    }
+)
