@@ -56,7 +56,7 @@ def variability_metrics(stats: LayerStatistics) -> dict[str, float]:
     """NC1: ``nc1_pinv`` = Tr(Sigma_W Sigma_B^+)/K (Papyan), ``nc1_trace_ratio`` = Tr Sigma_W / Tr Sigma_B
     (Tirer, Huang & Niles-Weed), ``within_share`` = Tr Sigma_W / (Tr Sigma_W + Tr Sigma_B) (Rangamani), ``cdnv`` =
     mean over c != c' of (v_c + v_c') / (2 |mu_c - mu_c'|^2) (Galanti). All are 0 at collapse."""
-    return _variability(stats.counts, stats.means, stats.scatter, stats.whitened_scatter, stats.means)
+    return _variability(stats.counts, stats.means, stats.scatter, stats.whitened_total(), stats.means)
 
 
 def train_variability_metrics(
@@ -67,7 +67,7 @@ def train_variability_metrics(
     those of the classes that the statistics are of, where they are not of all."""
     own_means = train_means if own_means is None else own_means
     moved = stats.counts * (stats.means - own_means).square().sum(dim=1)
-    scatter, whitened = stats.scatter + moved, stats.train_whitened_scatter
+    scatter, whitened = stats.scatter + moved, stats.train_whitened_total(train_means, own_means)
     values = _variability(stats.counts, own_means, scatter, whitened, train_means)
     return {f"{name}_train_means": value for name, value in values.items()}
 
@@ -79,7 +79,7 @@ def _variability(
     within, between = float(scatter.sum()) / total, float(centred_means(all_means).square().sum()) / len(all_means)
     return {
         # Sigma_B^+ = K U S^-2 U^T: the K cancels the one of the definition.
-        "nc1_pinv": NAN if whitened is None else float(whitened.sum()) / total,
+        "nc1_pinv": NAN if whitened is None else float(whitened) / total,
         "nc1_trace_ratio": within / between,
         "within_share": within / (within + between),
         "cdnv": float(of_pairs(pair_cdnv(means, scatter / counts)).mean()),
@@ -210,7 +210,9 @@ def collapse_metrics(
     no_frame = no_gram or _no_frame(stats.means, rank)
     no_scatter = no_frame or _no_scatter(stats.counts)
 
-    row.fill(VARIABILITY, no_scatter, lambda: variability_metrics(stats), _no_variability(stats.whitened_scatter))
+    row.fill(
+        VARIABILITY, no_scatter, lambda: variability_metrics(stats), _no_variability(stats, stats.whitened_scatter)
+    )
     if train_means is not None:
         own_means = classes_present(whole, train_means)[1] if present_only else train_means
         _add_train_variability(row, stats, train_means, own_means, no_means)
@@ -260,7 +262,7 @@ def _add_train_variability(
         why = _no_gram(train_means) or _no_frame(train_means, class_mean_basis(train_means).rank)
         reason = why and f"train means: {why}"
     names = [f"{name}_train_means" for name in VARIABILITY]
-    otherwise = _no_variability(stats.train_whitened_scatter)
+    otherwise = _no_variability(stats, stats.train_whitened_scatter)
     row.fill(names, reason, lambda: train_variability_metrics(stats, train_means, own_means), otherwise)
 
 
@@ -331,8 +333,8 @@ def _add_breakdown(row: Measurement, stats: LayerStatistics, weight: Tensor | No
     row.per_pair = {name: values.numpy() for name, values in pairs.items()}
 
 
-def _no_variability(whitened: Tensor | None) -> str:
-    return NO_SECOND_PASS if whitened is None else "two class means agree"
+def _no_variability(stats: LayerStatistics, whitened: Tensor | None) -> str:
+    return NO_SECOND_PASS if whitened is None and stats.within_products is None else "two class means agree"
 
 
 def _no_directions(means: Tensor) -> str:

@@ -59,6 +59,12 @@ def class_mean_basis(means: Tensor) -> ClassMeanBasis:
     return ClassMeanBasis(directions[keep].T.contiguous(), values[keep])
 
 
+def whitened_products(products: Tensor, basis: ClassMeanBasis) -> Tensor:
+    """sum_i |S^-1 U^T d_i|^2 of deviations d_i whose products sum to (d, d); rounding is eps of the largest direction
+    over that of the class means, of their squares."""
+    return (basis.whitening @ products * basis.whitening).sum().clamp(min=0)
+
+
 @dataclass(frozen=True)
 class LayerStatistics:
     """What the metrics read of one layer and one split. K classes, d features.
@@ -95,6 +101,20 @@ class LayerStatistics:
     def squared_norm(self) -> float:
         """|H|_F^2 = sum_i |h_i|^2."""
         return float(self.scatter.sum() + (self.counts[:, None] * self.means.nan_to_num().square()).sum())
+
+    def whitened_total(self) -> Tensor | None:
+        """``whitened_scatter`` of all classes together, from the products where only these are known."""
+        if self.whitened_scatter is None and self.within_products is not None:
+            return whitened_products(self.within_products, class_mean_basis(self.means))
+        return None if self.whitened_scatter is None else self.whitened_scatter.sum()
+
+    def train_whitened_total(self, train_means: Tensor, own_means: Tensor) -> Tensor | None:
+        """The same of ``train_whitened_scatter``, about the rows of the train means that are these classes' own."""
+        if self.train_whitened_scatter is None and self.within_products is not None:
+            basis = class_mean_basis(train_means)
+            moved = ((self.means - own_means) @ basis.whitening.T).square().sum(dim=1)
+            return whitened_products(self.within_products, basis) + (self.counts * moved).sum()
+        return None if self.train_whitened_scatter is None else self.train_whitened_scatter.sum()
 
     def tensors(self) -> dict[str, Tensor]:
         """The fields that are set, by name, for writing."""

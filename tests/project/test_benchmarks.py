@@ -38,7 +38,8 @@ def test_collapse(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys
     benchmark.main(["--repeats", "1", "--threads", "1"])
     printed = capsys.readouterr().out
     assert "N, d, K = 200, 16, 3" in printed
-    assert "(b) covariances and pinv, float64" in printed
+    for method in ("(b) covariances and pinv, float64", "CollapseMetrics, two passes", "CollapseMetrics, one pass"):
+        assert method in printed
 
 
 @pytest.mark.parametrize("benchmark", ["measuring_share"], indirect=True)
