@@ -1,6 +1,6 @@
 """Seconds and memory for the metrics of one layer: ncpipe against hand-written projections and the d x d recipe.
 
-    python benchmarks/collapse.py [--full] [--threads 2] [--repeats 5] [--device cpu]
+    python benchmarks/collapse.py [--full] [--busy 4] [--threads 2] [--repeats 5] [--device cpu]
 
 All run in this process on the same float32 features with the same threads. The rivals compute four metrics (NC1,
 NC2, NC3, NC4), ncpipe all of them, in float64; CollapseMetrics takes batches of 1,024, in two passes or in one, which
@@ -19,8 +19,11 @@ import math
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -383,9 +386,22 @@ def report(title: str, case: Case, repeats: int) -> None:
         print(f"(b) leaves out the pseudo-inverse of order {width:,}: a lower bound")
 
 
+@contextmanager
+def neighbours(count: int) -> Iterator[None]:
+    """Processes that do nothing, as fast as they can."""
+    started = [subprocess.Popen([sys.executable, "-c", "while 1: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="add 1,000 classes and a convolution's flattened maps")
+    parser.add_argument("--busy", type=int, default=0, metavar="N", help="all again beside N busy processes")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu", help="where the features lie: cpu or cuda")
@@ -395,7 +411,11 @@ def main(words: Sequence[str] | None = None) -> None:
     print(f"relative to (a): ours/it, bar <= 1.3; to (b): it/ours, bar >= 5; all agree on {', '.join(COMPARED)}")
     run_case(Case.random(100, 8, 3, arguments.device), 0)  # loads what is loaded at first use
     for size in SIZES:
-        report("Gaussian clusters", Case.random(*size, arguments.device), arguments.repeats)
+        case = Case.random(*size, arguments.device)
+        report("Gaussian clusters", case, arguments.repeats)
+        if arguments.busy:
+            with neighbours(arguments.busy):
+                report(f"The same beside {arguments.busy} busy processes", case, arguments.repeats)
     if arguments.full:
         report("Many classes", Case.random(*MANY_CLASSES, arguments.device), 0)
         report("Convolution, flattened", Case.convolution(*CONVOLUTION, arguments.device), arguments.repeats)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ncpipe.collapse.moments import ClassMoments, squared_norms, widened
+from ncpipe.collapse.moments import ClassMoments, squared_norms
+from ncpipe.collapse.strands import widened
 
 BLOCK = 128
 """Columns of the symmetric product that are taken at once: half of it need not be, and is 40 % of the time."""

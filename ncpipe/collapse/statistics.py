@@ -6,11 +6,13 @@ Everything is float64 whatever the features are, and no d x d matrix is formed u
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import reduce
 
 import torch
 from torch import Tensor
 
-from ncpipe.collapse.moments import class_means, squared_norms, widened
+from ncpipe.collapse.moments import class_means, squared_norms
+from ncpipe.collapse.strands import Chunks, in_strands
 
 GEMM_COLUMNS = 24
 """Products are padded to a multiple of so many columns: CPU kernels in float64 are 2-3 times faster on these."""
@@ -217,18 +219,8 @@ class SecondPass:
 
     def __call__(self, features: Tensor, labels: Tensor) -> LayerStatistics:
         """Statistics of features (n, d) with labels (n,): some or all of the samples that the means are of."""
-        sums = _Sums(len(self.means), features.device)
-        width = features.shape[1]
-        products = self.means.new_zeros(width, width) if self.products else None
-        gathered = self.means.new_empty(0)
-        for rows, deviation in widened(features):
-            own = labels[rows]
-            if len(gathered) != len(deviation):  # the first and the last chunk
-                gathered = torch.empty_like(deviation)
-            deviation.sub_(torch.index_select(self._means, 0, own, out=gathered))
-            self._add(sums, deviation, own)
-            if products is not None:
-                products.addmm_(deviation.T, deviation)
+        size = max(3 * len(self.means), features.shape[1] ** 2 if self.products else 0)
+        sums = reduce(_Sums.__iadd__, in_strands(features, size, lambda chunks: self._summed(chunks, labels)))
         return LayerStatistics(
             torch.bincount(labels, minlength=len(self.means)),
             self.means,
@@ -239,8 +231,21 @@ class SecondPass:
             sums.counts[1] if self.has_head else None,
             sums.counts[2] if self.has_head else None,
             sums.reals[2] if self.has_train else None,
-            products,
+            sums.products,
         )
+
+    def _summed(self, chunks: Chunks, labels: Tensor) -> _Sums:
+        width = self.means.shape[1] if self.products else None
+        sums, gathered = _Sums(len(self.means), width, self.means.device), self.means.new_empty(0)
+        for rows, deviation in chunks:
+            own = labels[rows]
+            if len(gathered) != len(deviation):  # the first and the last chunk
+                gathered = torch.empty_like(deviation)
+            deviation.sub_(torch.index_select(self._means, 0, own, out=gathered))
+            self._add(sums, deviation, own)
+            if sums.products is not None:
+                sums.products.addmm_(deviation.T, deviation)
+        return sums
 
     def to(self, device: torch.device) -> SecondPass:
         """Move to a device, in place."""
@@ -264,11 +269,20 @@ class SecondPass:
 
 
 class _Sums:
-    """Sums over the samples of every class: of up to three real and three yes-or-no quantities."""
+    """Sums over the samples of every class: of up to three real and three yes-or-no quantities, and of products
+    (width, width)."""
 
-    def __init__(self, num_classes: int, device: torch.device) -> None:
+    def __init__(self, num_classes: int, width: int | None, device: torch.device) -> None:
         self.reals = torch.zeros(3, num_classes, dtype=torch.float64, device=device)
         self.counts = torch.zeros(3, num_classes, dtype=torch.int64, device=device)
+        self.products = None if width is None else torch.zeros(width, width, dtype=torch.float64, device=device)
+
+    def __iadd__(self, other: _Sums) -> _Sums:
+        self.reals += other.reals
+        self.counts += other.counts
+        if self.products is not None:
+            self.products += other.products
+        return self
 
     def add(self, labels: Tensor, reals: list[Tensor], counts: list[Tensor]) -> None:
         for row, values in enumerate(reals):
