@@ -24,6 +24,7 @@ from ncpipe.collapse.measurement import Measurement
 from ncpipe.collapse.metrics import classes_present, collapse_metrics, missing_means
 from ncpipe.collapse.moments import class_means
 from ncpipe.collapse.statistics import SecondPass
+from ncpipe.collapse.strands import by_one_thread
 
 
 def measure(
@@ -97,9 +98,10 @@ def measure(
     counts, means = class_means(h, y, count)
     if not torch.isfinite(means[counts > 0]).all():
         require_finite("features", h)
-    second = SecondPass(counts, means, weight=w, bias=b, train_means=t, products=ridge is not None)
-    stats = second(h, y)
-    row = collapse_metrics(stats, w, b, train_means=t, per_class=per_class, present_only=present_only)
+    about = partial(SecondPass, counts, means, weight=w, bias=b, train_means=t, products=ridge is not None)
+    stats = by_one_thread(means, about)(h, y)
+    computed = partial(collapse_metrics, train_means=t, per_class=per_class, present_only=present_only)
+    row = by_one_thread(means, partial(computed, stats, w, b))
     if present_only:
         stats, w, b = classes_present(stats, w, b)
     reason = missing_means(stats.counts, stats.means)

@@ -280,7 +280,7 @@ class _Sums:
     def __iadd__(self, other: _Sums) -> _Sums:
         self.reals += other.reals
         self.counts += other.counts
-        if self.products is not None:
+        if self.products is not None and other.products is not None:
             self.products += other.products
         return self
 

@@ -23,6 +23,8 @@ DEVICE_CHUNK = 1 << 20, 1 << 24
 STRANDS, STRAND_ELEMENTS, SUM_ELEMENTS = 8, 1 << 20, 1 << 23
 """Most strands, elements that one is worth, and elements of all their sums. The number of threads decides none of
 these, so that it does not decide the result's last digits."""
+MEANS_ELEMENTS = 1 << 18
+"""Class means, K d, whose decompositions are not worth a second thread."""
 
 Chunks = Iterator[tuple[slice, Tensor]]
 Part = TypeVar("Part")
@@ -40,18 +42,35 @@ def widened(features: Tensor) -> Chunks:
 def in_strands(features: Tensor, size: int, part: Callable[[Chunks], Part]) -> list[Part]:
     """``part`` of the chunks of every strand, in their order; ``size``: elements of its sums."""
     count = _strands(features, size)
-    rows, free = _rows(features, count), list[Tensor]()
-    inference, threads = torch.is_inference_mode_enabled(), torch.get_num_threads()
+    rows, free, threads = _rows(features, count), list[Tensor](), torch.get_num_threads()
 
     def strand(number: int) -> Part:
-        with torch.inference_mode(inference), torch.no_grad():
-            buffer = free.pop() if free else _buffer(features, rows)
-            found = part(_strand(features, range(number * rows, len(features), count * rows), buffer))
-            free.append(buffer)
-            return found
+        buffer = free.pop() if free else _buffer(features, rows)
+        found = part(_strand(features, range(number * rows, len(features), count * rows), buffer))
+        free.append(buffer)
+        return found
 
-    alone = 1 in (threads, count)
-    return list(map(strand, range(count)) if alone else _pool(min(threads, STRANDS)).map(strand, range(count)))
+    if 1 in (threads, count):
+        return list(map(strand, range(count)))
+    return list(_pool(min(threads, STRANDS)).map(_as_here(strand), range(count)))
+
+
+def by_one_thread(means: Tensor, work: Callable[[], Part]) -> Part:
+    """``work`` on class means (K, d) by a thread that waits for no other, where these are few."""
+    if means.device.type != "cpu" or means.numel() > MEANS_ELEMENTS or torch.get_num_threads() == 1:
+        return work()
+    return _pool(1).submit(_as_here(lambda _: work()), 0).result()
+
+
+def _as_here(work: Callable[[int], Part]) -> Callable[[int], Part]:
+    """The same in a thread of a pool: without gradients, and in inference mode where the caller is."""
+    inference = torch.is_inference_mode_enabled()
+
+    def worked(number: int) -> Part:
+        with torch.inference_mode(inference), torch.no_grad():
+            return work(number)
+
+    return worked
 
 
 def _strands(features: Tensor, size: int) -> int:

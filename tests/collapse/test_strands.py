@@ -35,6 +35,14 @@ def test_the_number_of_threads_does_not_change_a_bit():
     assert all(torch.equal(value, two[name]) and torch.equal(value, three[name]) for name, value in one.items())
 
 
+def test_the_number_of_threads_does_not_change_a_metric():
+    rows = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        rows.append(ncpipe.measure(H, Y, WEIGHT, per_class=True))
+    assert rows[0] == rows[1] == rows[2]
+
+
 def test_strands_sum_what_one_does(monkeypatch):
     several = all_statistics(2)
     monkeypatch.setattr(strands, "STRANDS", 1)
