@@ -3,11 +3,12 @@ PYTHON ?= python3
 CORES ?= all
 STUDY ?= config.yaml
 TARGET ?= all
+OUT ?= results/gpu
 BIN := .venv/bin
 SETUP := .venv/.ncpipe-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slurm test-kubernetes test-faults lint format fuzz bench audit ui lock
+.PHONY: help setup run test test-slurm test-kubernetes test-faults lint format fuzz bench docs gpu audit ui lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -62,6 +63,15 @@ bench: setup  ## print speed ratios against named baselines
 	$(BIN)/python benchmarks/ufm.py
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/mirror.py --problems 1000
+
+docs: setup  ## build the documentation site into docs/_site; a warning is an error
+	@$(PYTHON) -m venv .venv/docs && .venv/docs/bin/python -m pip install --quiet --disable-pip-version-check --requirement docs/requirements.txt
+	PYTHONPATH=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
+	.venv/docs/bin/python -m sphinx --quiet --fail-on-warning --keep-going docs docs/_site
+
+gpu: setup  ## on a machine with a GPU: its tests, then all figures of docs/gpu.md into OUT (results/gpu), eight minutes
+	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m benchmarks.gpu $(OUT)
 
 audit: setup  ## look for licences and known vulnerabilities of the locked packages, and for secrets that leak
 	@$(PYTHON) -m venv .venv/audit && .venv/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit || true

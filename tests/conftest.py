@@ -11,6 +11,7 @@ os.environ["MKL_CBWR"] = "AUTO,STRICT"  # as the ncpipe command does, before the
 import pytest
 import torch
 
+import ncpipe.tracking  # noqa: F401 - MLflow is to be silent from the first import on
 from ncpipe.data import load, prepare
 from ncpipe.data.settings import DatasetSpec
 

@@ -8,6 +8,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from ncpipe import __version__
 from ncpipe.study.study import Study
 from ncpipe.system.errors import UserError
 
@@ -16,13 +17,37 @@ Item = TypeVar("Item")
 app = typer.Typer(
     name="ncpipe",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    help="Neural collapse in trained networks, compared with unconstrained-features models.",
 )
 
 STAGES = "Stages (what the workflow runs)"
 PEOPLE = "Studies and files"
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"ncpipe {__version__}")
+        raise typer.Exit
+
+
+def _help_all(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        assert isinstance(context.command, typer.core.TyperGroup)
+        for command in context.command.commands.values():
+            command.hidden = False
+        print(context.get_help())
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    help_all: Annotated[
+        bool, typer.Option("--help-all", callback=_help_all, is_eager=True, help="Also list the workflow's commands.")
+    ] = False,
+) -> None:
+    """Neural collapse in trained networks, compared with unconstrained-features models."""
+
 
 StudyFile = Annotated[Path, typer.Argument(help="The study's config, YAML or JSON.")]
 Scale = Annotated[str | None, typer.Option(help="Size of the study: a name under its scales; default: its own.")]

@@ -143,6 +143,8 @@ def ufm(
     = "lbfgs",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random starts.")] = 0,
     optimum_only: Annotated[bool, typer.Option("--optimum-only", help="Print the closed form, fit nothing.")] = False,
+    critical_points: Annotated[int, typer.Option("--landscape", min=0, metavar="STARTS", help="Also list critical"
+                                                 " points, from so many starts, with their curvature.")] = 0,
     save: Annotated[Path | None, typer.Option(help="Also write features, labels and weights to this .safetensors"
                                                    " file, which `ncpipe measure` reads.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with all metrics of every layer.")] = False,
@@ -157,6 +159,8 @@ def ufm(
     problem = ufm_command.declare(fields)
     result = None if optimum_only else ufm_command.solve(problem, solver, seed, given)
     content = ufm_command.describe(problem, result)
+    if critical_points:
+        content["landscape"] = ufm_command.explore(problem, critical_points, seed)
     print(json.dumps(content, indent=2) if as_json else "\n".join(ufm_command.lines(content)))
     if save is not None and result is not None:
         ufm_command.save(result, save)

@@ -16,7 +16,7 @@ from ncpipe.system.errors import UserError
 from ncpipe.system.stopwatch import work
 
 
-@app.command(rich_help_panel=STAGES)
+@app.command(rich_help_panel=STAGES, hidden=True)
 def dataset(study: StudyFile, name: Annotated[str, typer.Argument(help="Id of the data set.")]) -> None:
     """Prepare a data set."""
     from ncpipe.data import prepare
@@ -27,7 +27,7 @@ def dataset(study: StudyFile, name: Annotated[str, typer.Argument(help="Id of th
         prepare(named(s.prepared, name, "data set"), s.layout.dataset(name), s.data_path)
 
 
-@app.command(rich_help_panel=STAGES)
+@app.command(rich_help_panel=STAGES, hidden=True)
 def train(
     study: StudyFile,
     run: Annotated[str, typer.Argument(help="Id of the network.")],
@@ -42,7 +42,7 @@ def train(
     train_job(s, named(s.networks, run, "network"), study, device, threads)
 
 
-@app.command(rich_help_panel=STAGES)
+@app.command(rich_help_panel=STAGES, hidden=True)
 def features(
     study: StudyFile,
     run: Annotated[str, typer.Argument(help="Id of the network.")],
@@ -59,7 +59,7 @@ def features(
         extract_features(planned, s.config.measure, data, s.layout.run(run), chosen)
 
 
-@app.command(rich_help_panel=STAGES)
+@app.command(rich_help_panel=STAGES, hidden=True)
 def collapse(statistics: Path, source: Annotated[str, typer.Argument(help="net or ufm.")], target: Path) -> None:
     """Compute the collapse metrics of a statistics file, and beside TARGET the Grams (grams.parquet)."""
     from ncpipe.stages.collapse import write_collapse
@@ -70,7 +70,7 @@ def collapse(statistics: Path, source: Annotated[str, typer.Argument(help="net o
         write_collapse(statistics, source, target)
 
 
-@app.command(rich_help_panel=STAGES)
+@app.command(rich_help_panel=STAGES, hidden=True)
 def fit(
     study: StudyFile, batch: Annotated[str, typer.Argument(help="Id of the batch.")], threads: Threads = 1
 ) -> None:
@@ -82,7 +82,7 @@ def fit(
         fit_batch(named(s.ufm_batches, batch, "UFM batch"), s.layout.ufm(batch))
 
 
-@app.command(rich_help_panel=STAGES)
+@app.command(rich_help_panel=STAGES, hidden=True)
 def match(
     study: StudyFile, run: Annotated[str, typer.Argument(help="Id of the network.")], threads: Threads = 1
 ) -> None:
@@ -98,7 +98,7 @@ def match(
         write_collapse(folder / "statistics.safetensors", "ufm", folder / "collapse.parquet")
 
 
-@app.command(rich_help_panel=STAGES)
+@app.command(rich_help_panel=STAGES, hidden=True)
 def continual(
     study: StudyFile,
     run: Annotated[str, typer.Argument(help="Id of the network.")],
@@ -117,7 +117,7 @@ def continual(
         learn_classes(planned, data, whole, s.layout.run(run), s.layout.continual(run), chosen)
 
 
-@app.command(rich_help_panel=STAGES)
+@app.command(rich_help_panel=STAGES, hidden=True)
 def tables(study: StudyFile = Path("config.yaml")) -> None:
     """Collect the records of all runs into the tables; planned runs without records are 'missing'."""
     from ncpipe.stages.tables import write_tables
@@ -127,7 +127,7 @@ def tables(study: StudyFile = Path("config.yaml")) -> None:
         write_tables(s)
 
 
-@app.command(rich_help_panel=STAGES)
+@app.command(rich_help_panel=STAGES, hidden=True)
 def report(study: StudyFile = Path("config.yaml")) -> None:
     """Write the report from the tables and figures."""
     from ncpipe.report import write_report
@@ -139,11 +139,11 @@ def report(study: StudyFile = Path("config.yaml")) -> None:
         write_report(s.config.study, s.layout.tables, drawn, s.layout.report, study_page(s.layout.mlflow))
 
 
-@app.command(rich_help_panel=STAGES)
+@app.command(rich_help_panel=STAGES, hidden=True)
 def store(study: StudyFile = Path("config.yaml")) -> None:
     """Create the MLflow store and the study's experiment; a store that does not answer is left to the sync."""
+    from ncpipe.system.credentials import redacted
     from ncpipe.system.files import write_json
-    from ncpipe.tracking.client import redacted
     from ncpipe.tracking.experiment import opened
 
     s = Study.read(study)
@@ -157,7 +157,7 @@ def store(study: StudyFile = Path("config.yaml")) -> None:
         write_json(s.layout.mlflow / "store.json", {"uri": redacted(uri), "experiment_id": experiment})
 
 
-@app.command(rich_help_panel=STAGES)
+@app.command(rich_help_panel=STAGES, hidden=True)
 def live(
     study: StudyFile = Path("config.yaml"),
     parent: Annotated[int | None, typer.Option(help="Process that it ends with; default: stay until Ctrl-C.")] = None,
@@ -171,11 +171,11 @@ def live(
     watch(s, parent)
 
 
-@app.command(rich_help_panel=STAGES)
+@app.command(rich_help_panel=STAGES, hidden=True)
 def sync(study: StudyFile = Path("config.yaml")) -> None:
     """Make the MLflow mirror equal to the tables; can be repeated at any time."""
+    from ncpipe.system.credentials import redacted
     from ncpipe.system.files import write_json
-    from ncpipe.tracking.client import redacted
     from ncpipe.tracking.sync import sync as sync_study
 
     s = Study.read(study)

@@ -13,7 +13,8 @@ from torch import Tensor
 from ncpipe.collapse import collapse_metrics
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import write_tensors
-from ncpipe.ufm import NoClosedForm, Optimum, Problem, Result, fit
+from ncpipe.system.progress import progress
+from ncpipe.ufm import NoClosedForm, Optimum, Problem, Result, fit, landscape
 
 Content = dict[str, Any]
 """What is printed: numbers, texts, lists and mappings of them."""
@@ -22,6 +23,10 @@ LAYER_METRICS = ("nc1_pinv", "nc2_means_of", "nc2_means_uncentred_etf", "nc2_mea
 CLASSIFIER_METRICS = ("nc2_weights_of", "nc2_weights_etf", "nc3_of", "nc3_etf", "nc3_duality", "nc4_mismatch")
 TAG_METRICS = ("tagwise_angle", "tagwise_scale")
 """The metrics that the text shows; JSON has all."""
+POINT_NUMBERS = (
+    *("value", "live_directions", "index", "least_eigenvalue", "flat", "gauge", "dimension", "kinks", "is_global"),
+    "starts",
+)
 ZERO = "The zero solution: collapse metrics would be those of rounding errors."
 
 
@@ -58,6 +63,16 @@ def describe(problem: Problem, result: Result | None) -> Content:
     except NoClosedForm as reason:
         content |= {"optimum": None, "no_closed_form": str(reason)}
     return content if result is None else content | {"fit": _reached(result), "layers": _layers(result)}
+
+
+def explore(problem: Problem, starts: int, seed: int) -> list[Content]:
+    """Critical points from random starts, by value, under a progress bar."""
+    with progress("critical points", starts) as report:
+        try:
+            points = landscape(problem, starts, seed, report=lambda done, of: report(done, ""))
+        except ValueError as error:
+            raise UserError(str(error)) from None
+    return [{name: getattr(point, name) for name in POINT_NUMBERS} for point in points]
 
 
 def check_target(path: Path, fitted: bool) -> None:
@@ -204,6 +219,9 @@ def lines(content: Content) -> Iterator[str]:
     if "fit" in content and content["fit"]["status"] == "done":
         yield ""
         yield from _layer_lines(content["layers"]) if content["layers"] else [ZERO]
+    if "landscape" in content:
+        yield ""
+        yield from _point_lines(content["landscape"])
 
 
 def _optimum_lines(optimum: Content, problem: Content) -> Iterator[str]:
@@ -258,6 +276,19 @@ def _layer_lines(layers: Mapping[str, Mapping[str, float | None]]) -> Iterator[s
     yield ""
     for name in shown:
         yield f"{name:24s} {_number(last[name])}"
+
+
+def _point_lines(points: list[Content]) -> Iterator[str]:
+    """A table of critical points."""
+    yield f"{'objective':>14s}  live  negative curvatures  least       starts"
+    for point in points:
+        share = f"{point['index']} of {point['dimension']}"
+        numbers = (
+            f"{point['value']:14.10f}  {point['live_directions']:4d}  {share:19s}  {point['least_eigenvalue']:<10.4g}"
+        )
+        words = ["the optimum"] if point["is_global"] else [] if point["index"] else ["no negative curvature"]
+        words += [f"{point['kinks']} pre-activations at a kink"] if point["kinks"] else []
+        yield f"{numbers}  {point['starts']:6d}  {'; '.join(words)}".rstrip()
 
 
 def _number(value: float | None) -> str:

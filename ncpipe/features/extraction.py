@@ -48,7 +48,7 @@ from ncpipe.training.losses import (
     squared_error_penalties,
 )
 from ncpipe.training.predicted import predicted_optimum
-from ncpipe.training.settings import AugmentSpec, NetworkRun
+from ncpipe.training.settings import AugmentSpec, NetworkRun, measured_layers
 from ncpipe.training.state import checkpoint_name, with_zero_error
 from ncpipe.training.trainer import EVALUATION_BATCH, new_network
 
@@ -103,8 +103,11 @@ class Extractor:
         self.run, self.spec, self.measure, self.num_classes = run, run.spec, measure, dataset.num_classes
         self.network = computation.place(new_network(run.spec, dataset))
         self.layers_and_logits = (
-            compiled_if_possible(self.network.features) if computation.compiled else self.network.features
+            compiled_if_possible(self.network.features)
+            if computation.compiled and not self.network.is_tapped
+            else self.network.features
         )
+        self.layers = measured_layers(run.layers, self.network.layer_names)
         # train first: its means decide for test; the others last, since they move the running statistics
         order = ("train", "test", "full_batch", "train_mode")
         self.splits: list[str] = [split for split in order if split in measure.splits]
@@ -116,7 +119,7 @@ class Extractor:
         self.optimum = (
             None if pairs else predicted_optimum(run.spec, dataset.split("train").labels.bincount().tolist())
         )
-        self.trace = Trace(run.layers)
+        self.trace = Trace(self.layers)
         self.labels: dict[str, Tensor] = {}
         """(N,) by split, in the order in which it is measured."""
         self.tagged: tuple[Tensor, Tensor] | None = None
@@ -136,7 +139,7 @@ class Extractor:
         kept: dict[str, Tensor] = {}
         for split in self.splits:
             distances = self._distances(split)  # of the full batch: its statistics are the network's from here on
-            wanted = {layer for layer in self.run.layers if keep and matches_any(layer, self.measure.keep.layers)}
+            wanted = {layer for layer in self.layers if keep and matches_any(layer, self.measure.keep.layers)}
             first = self._first_pass(epoch, split, wanted | self._of_tags())
             for layer, found in self._second_pass(epoch, split, first).items():
                 self._add(epoch, layer, split, found)
@@ -182,7 +185,7 @@ class Extractor:
         where training penalises the classifier also the loss' gradient in its weight; where the loss is split, its
         squared error."""
         data, gradient = self.data[split], torch.zeros_like(self.network.head.weight, dtype=torch.float64)
-        last = self.run.layers[-1]
+        last = self.layers[-1]
         held: dict[str, Tensor] = {}
         moments: dict[str, ClassMoments] = {}
         seen: list[Tensor] = []
@@ -227,7 +230,7 @@ class Extractor:
 
     def _of_tags(self) -> set[str]:
         """Layers whose features of several classes are measured: the last, of data with pairs."""
-        return set() if self.spec.dataset.pairs is None else {self.run.layers[-1]}
+        return set() if self.spec.dataset.pairs is None else {self.layers[-1]}
 
     def _is_penalised(self, split: str) -> bool:
         """Whether training minimises the mean loss of the split plus a penalty of the classifier's weight."""
@@ -282,7 +285,7 @@ class Extractor:
     def _add_weights(self, epoch: int) -> None:
         """Weights between measured layers to the trace, where they read what is measured: no flattened maps."""
         for layer, weight in self.network.reading_weights().items():
-            if layer in self.run.layers:
+            if layer in self.layers:
                 means = self.trace.statistics[Moment(epoch, layer)].means
                 if weight.shape[1] == means.shape[1]:
                     self.trace.weights[epoch, layer] = weight.cpu()
@@ -304,7 +307,7 @@ class Extractor:
         return found
 
     def _about(self, epoch: int, layer: str, split: str, counts: Tensor, means: Tensor) -> SecondPass:
-        weight, bias = self.trace.heads[epoch] if layer == self.run.layers[-1] else (None, None)
+        weight, bias = self.trace.heads[epoch] if layer == self.layers[-1] else (None, None)
         return SecondPass(
             counts,
             means,
@@ -328,12 +331,12 @@ class Extractor:
         self.trace.statistics[Moment(epoch, layer, split)] = replace(found, within_products=None)
 
     def _splits_loss(self, layer: str, split: str) -> bool:
-        return self.penalties is not None and split == "train" and layer == self.run.layers[-1]
+        return self.penalties is not None and split == "train" and layer == self.layers[-1]
 
     def _vectors(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Feature vectors of all layers, and logits."""
         maps, logits = self.layers_and_logits(images)
-        return {layer: as_vectors(maps[layer], self._pooling(layer)) for layer in self.run.layers}, logits
+        return {layer: as_vectors(maps[layer], self._pooling(layer)) for layer in self.layers}, logits
 
     def _pooling(self, layer: str) -> Literal["average", "flatten"]:
         return "flatten" if matches_any(layer, self.measure.flatten) else self.measure.pool

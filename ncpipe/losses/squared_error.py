@@ -28,7 +28,9 @@ class Loss(SampleLoss):
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         weight, target = self.rescale
         off = (logits - target * targets).square()
-        return off.addcmul_(off, targets, value=weight - 1).sum(dim=1) / 2
+        if weight != 1:
+            off.addcmul_(off, targets, value=weight - 1)
+        return off.sum(dim=1) / 2
 
     def residual(self, logits: Tensor, targets: Tensor, out: Tensor) -> None:
         weight, target = self.rescale

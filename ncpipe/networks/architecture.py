@@ -43,6 +43,8 @@ class Backbone:
 
     stages: Mapping[str, nn.Module]
     width: int
+    classifier: nn.Module | None = None
+    """The linear classifier that it came with, (K, width), whose initial weights a plain head takes."""
 
 
 class Architecture(Settings):
@@ -71,9 +73,15 @@ class Architecture(Settings):
         """The name in tables and figures."""
         return self.name
 
+    @property
+    def code(self) -> tuple[str, bytes] | None:
+        """Name and content of a file of the user's code, which is kept with the checkpoints."""
+        return None
+
     @abstractmethod
     def layers(self) -> list[str]:
-        """Names of what is measured, in order; the last, 'features', is what the head reads."""
+        """Names of what is measured, in order; the last, 'features', is what the head reads. A '*' stands for names
+        that are known once the network is built."""
 
     @abstractmethod
     def build(self, image_shape: Shape) -> Backbone:
@@ -81,6 +89,10 @@ class Architecture(Settings):
 
         Raises ``UserError`` for images that the network does not read.
         """
+
+    def build_for(self, image_shape: Shape, num_classes: int) -> Backbone:
+        """As ``build``, for architectures that come with a classifier of so many classes."""
+        return self.build(image_shape)
 
 
 def numbered(name: str, count: int) -> list[str]:

@@ -29,9 +29,9 @@ def build_network(model: Architecture, head: HeadSpec, image_shape: Shape, num_c
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs too
-        backbone = model.build(image_shape)
+        backbone = model.build_for(image_shape, num_classes)
         stages, width = dict(backbone.stages), backbone.width
-        if [*stages] != model.layers():
+        if backbone.classifier is None and [*stages] != model.layers():
             raise UserError(
                 f"model {model.name!r} builds the stages {[*stages]}, but names {model.layers()}: mend it"
             )
@@ -42,4 +42,18 @@ def build_network(model: Architecture, head: HeadSpec, image_shape: Shape, num_c
         if hidden:
             stages["head_input"] = stages.pop("features")
             width = head.hidden_width or width
-        return Network(stages, hidden, classifier(head, width, num_classes))
+        last = classifier(head, width, num_classes)
+        if backbone.classifier is not None and head.is_plain:
+            _take_weights(model.label, last, backbone.classifier)
+        return Network(stages, hidden, last)
+
+
+def _take_weights(name: str, head: nn.Linear, own: nn.Module) -> None:
+    """Give the head the initial weights of the classifier that the network came with."""
+    if (getattr(own, "bias", None) is None) != (head.bias is None):
+        has, remedy = ("no bias", "false") if head.bias is not None else ("a bias", "true")
+        raise UserError(f"the classifier of {name} has {has}: set head.bias to {remedy}")
+    with torch.no_grad():
+        head.weight.copy_(own.weight)  # type: ignore[arg-type]
+        if head.bias is not None:
+            head.bias.copy_(own.bias)  # type: ignore[arg-type]

@@ -71,6 +71,17 @@ def kaiming_init(module: nn.Module, mode: Literal["fan_in", "fan_out"] = "fan_ou
                 nn.init.zeros_(layer.bias)
 
 
+def first_and_only_matrix(module: nn.Module) -> Tensor | None:
+    """A copy of the matrix with which a module begins, unless it has others."""
+    first = next((part for part in module.modules() if not list(part.children())), None)
+    if not isinstance(first, nn.Linear | nn.Conv2d) or sum(p.ndim > 1 for p in module.parameters()) > 1:
+        return None
+    weight = first.weight.detach().clone()
+    if isinstance(first, nn.Linear):
+        return weight
+    return weight.sum(dim=(2, 3)) if first.groups == 1 else None
+
+
 def require_side(name: str, image_shape: tuple[int, int, int], least: int) -> None:
     """``UserError`` for images (C, H, W) of which a side is below ``least``, the smallest that the model reads."""
     _, height, width = image_shape

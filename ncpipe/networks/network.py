@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ncpipe.networks.head import Classifier
+from ncpipe.networks.layers import first_and_only_matrix
+from ncpipe.networks.tapped import TappedBackbone
 
 
 class Output(NamedTuple):
@@ -26,13 +29,18 @@ class Network(nn.Module):
     The hidden layers and the classifier compute in float32, also under autocast.
 
     Attributes:
-        layer_names: names of the stages and hidden layers in order; the last is 'features'.
+        layer_names: names of the stages and hidden layers in order, in their place those within a stage that is
+            tapped; the last is 'features'.
         head: the classifier; with a temperature it reads the features scaled to unit norm.
     """
 
     def __init__(self, stages: Mapping[str, nn.Module], hidden: Mapping[str, nn.Module], head: Classifier) -> None:
         super().__init__()
-        self.layer_names = (*stages, *hidden)
+        self._own_names = (*stages, *hidden)
+        tapped = [part for stage in stages.values() for part in stage.modules() if isinstance(part, TappedBackbone)]
+        # In a tuple, or torch would take it for a module of this one too.
+        self._tapped = tuple(tapped)
+        self.layer_names = (*(name for part in tapped for name in part.layer_names), *self._own_names)
         # torch allows no dot in the name of a module.
         self.stages = nn.ModuleDict({name.replace(".", "_"): stage for name, stage in stages.items()})
         self.hidden = nn.ModuleDict(hidden)
@@ -52,13 +60,21 @@ class Network(nn.Module):
         'features' (N, d) is what the classifier reads.
         """
         outputs: list[Tensor] = []
-        for stage in self.stages.values():
-            images = stage(images)
-            outputs.append(images)
+        with ExitStack() as stack:
+            inner = [stack.enter_context(part.tapping()) for part in self._tapped]
+            for stage in self.stages.values():
+                images = stage(images)
+                outputs.append(images)
         head_input, *hidden, read, logits = self._through_head(images)
         outputs[-1:] = [head_input, *hidden]
         outputs[-1] = read
-        return dict(zip(self.layer_names, outputs, strict=True)), logits
+        own = zip(self._own_names, outputs, strict=True)
+        return {name: output for part in inner for name, output in part.items()} | dict(own), logits
+
+    @property
+    def is_tapped(self) -> bool:
+        """Whether layers are read by hooks, which ``torch.compile`` does not follow."""
+        return bool(self._tapped)
 
     def reading_weights(self) -> dict[str, Tensor]:
         """The one matrix (m, d) that reads a layer's features, by layer, where the next layer begins with one.
@@ -68,9 +84,10 @@ class Network(nn.Module):
         residual blocks, by a grouped convolution or through pooling. The classifier's own is ``head.effective``.
         """
         modules = [*self.stages.values(), *self.hidden.values()]
-        following = zip(self.layer_names, modules[1:], strict=False)
-        found = {name: _first_and_only_matrix(module) for name, module in following}
-        return {name: matrix for name, matrix in found.items() if matrix is not None}
+        following = zip(self._own_names, modules[1:], strict=False)
+        found = {name: first_and_only_matrix(module) for name, module in following}
+        inner = {name: matrix for part in self._tapped for name, matrix in part.reading_weights().items()}
+        return inner | {name: matrix for name, matrix in found.items() if matrix is not None}
 
     def _through_head(self, features: Tensor) -> list[Tensor]:
         """The backbone's output, the outputs of the hidden layers, what the classifier reads, and the logits; all of
@@ -81,17 +98,6 @@ class Network(nn.Module):
                 outputs.append(layer(outputs[-1]))
             read = self.head.reading(outputs[-1])
             return [*outputs, read, self.head(read)]
-
-
-def _first_and_only_matrix(module: nn.Module) -> Tensor | None:
-    """A copy of the matrix with which a module begins, unless it has others."""
-    first = next((part for part in module.modules() if not list(part.children())), None)
-    if not isinstance(first, nn.Linear | nn.Conv2d) or sum(p.ndim > 1 for p in module.parameters()) > 1:
-        return None
-    weight = first.weight.detach().clone()
-    if isinstance(first, nn.Linear):
-        return weight
-    return weight.sum(dim=(2, 3)) if first.groups == 1 else None
 
 
 def as_vectors(features: Tensor, how: Literal["average", "flatten"]) -> Tensor:

@@ -13,7 +13,7 @@ from ncpipe.features.extraction import within_budget
 from ncpipe.plan.calibration import Costs, own_batch
 from ncpipe.settings.base import matches_any
 from ncpipe.study.config import MeasureSpec
-from ncpipe.training.settings import NetworkRun, NetworkSpec
+from ncpipe.training.settings import NetworkRun, NetworkSpec, measured_layers
 from ncpipe.training.trainer import EVALUATION_BATCH
 
 PROCESS = 400 * 2**20
@@ -32,16 +32,17 @@ def training_memory(run: NetworkRun, costs: Costs, shape: NominalShape, device: 
     step = costs.step.fixed + buckets + SLACK * costs.step.per_image * own_batch(spec, shape)
     evaluation = between + SLACK * costs.evaluation.per_image * min(EVALUATION_BATCH, shape.test_samples)
     saving = between + (costs.state if device.type == "cpu" else 0)
-    one = _base(device) + data_memory(spec, shape) + max(step, evaluation, saving)
-    return one * (spec.gpus if device.type == "cpu" else 1)
+    process = _base(device) + data_memory(spec, shape) + max(step, evaluation, saving)
+    return process * (spec.gpus if device.type == "cpu" else 1)
 
 
 def features_memory(
     run: NetworkRun, measure: MeasureSpec, costs: Costs, shape: NominalShape, device: torch.device
 ) -> float:
     """Peak bytes of the forward passes that measure a network: what they hold of the features included."""
-    widths = {layer: _width(costs, layer, measure) for layer in run.layers}
-    kept = {layer for layer in run.layers if matches_any(layer, measure.keep.layers)}
+    layers = measured_layers(run.layers, costs.widths)
+    widths = {layer: _width(costs, layer, measure) for layer in layers}
+    kept = {layer for layer in layers if matches_any(layer, measure.keep.layers)}
     held = within_budget({layer: 4 * shape.train_samples * width for layer, width in widths.items()}, kept)
     epochs = {"last": 1, "all": run.most_times}.get(str(measure.keep.epochs), len(measure.keep.epochs))
     features = 4 * shape.train_samples * sum(widths[layer] for layer in held)
@@ -79,8 +80,8 @@ def group_limits(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/
             place = root if not controllers else root / "memory"
             if controllers and "memory" not in controllers.split(","):
                 continue
-            own = place / path.lstrip("/")
-            for folder in (own, *own.parents):
+            group = place / path.lstrip("/")
+            for folder in (group, *group.parents):
                 for name in ("memory.max", "memory.limit_in_bytes"):
                     with suppress(OSError, ValueError):  # 'max' is no limit
                         limits.append(int((folder / name).read_text()))

@@ -55,12 +55,12 @@ class Settings(BaseModel):
     def _check_keys(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        known = cls.model_fields
+        known = {field.alias or name: name for name, field in cls.model_fields.items()}
         for key, value in values.items():
             if key not in known:
                 raise ValueError(f"unknown key {key!r}; {nearest(key, known, 'known keys')}")
             given = value if isinstance(value, list | tuple) else [value]
-            if any(isinstance(each, bool) for each in given) and not _takes_truth(cls, key):
+            if any(isinstance(each, bool) for each in given) and not _takes_truth(cls, known[key]):
                 raise ValueError(f"{key!r} cannot be true or false{AS_YAML_READS}")
         return values
 

@@ -139,6 +139,7 @@ def quoted(names: Iterable[str]) -> str:
 def _dumped(settings: BaseModel, info: core_schema.SerializationInfo) -> dict[str, Any]:
     return settings.model_dump(
         mode=info.mode,
+        by_alias=True,
         exclude_defaults=info.exclude_defaults,
         exclude_unset=info.exclude_unset,
         exclude_none=info.exclude_none,

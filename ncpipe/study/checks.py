@@ -28,13 +28,17 @@ def check_paths(data_path: Sequence[Path], datasets: Mapping[str, DatasetSpec]) 
 
 
 def check_layer_patterns(measure: MeasureSpec, networks: Mapping[str, NetworkRun]) -> None:
-    """Every pattern of a layer fits one."""
+    """Every pattern of a layer fits one that is known before the networks are built."""
     patterns = [("layers", p) for p in (measure.layers if isinstance(measure.layers, tuple) else ())]
     patterns += [("flatten", p) for p in measure.flatten] + [("keep.layers", p) for p in measure.keep.layers]
     known = list(dict.fromkeys(layer for run in networks.values() for layer in run.spec.layers()))
+    there = f"there are {', '.join(known)}"
+    for run in networks.values():
+        if "*" in run.spec.layers():
+            there = f"those of {run.spec.model.label} are known once model.layers names them"
     for key, pattern in patterns if networks else ():
-        if not any(fnmatch.fnmatchcase(layer, pattern) for layer in known):
-            raise UserError(f"measure.{key}: no network has a layer {pattern!r}; there are {', '.join(known)}")
+        if not any(fnmatch.fnmatchcase(layer, pattern) for layer in known if layer != "*"):
+            raise UserError(f"measure.{key}: no network has a layer {pattern!r}; {there}")
 
 
 def check_continual(declared: bool, continual: Mapping[str, ContinualRun]) -> None:

@@ -116,7 +116,7 @@ class Study:
     def _network_run(self, spec: NetworkSpec) -> NetworkRun:
         epochs = measured_times(self.config.measure.epochs, spec)
         run_id = identify(spec.slug, {"network": spec, "epochs": epochs})
-        layers = self._measured_layers(spec.layers())
+        layers = self._measured_layers(spec)
         return NetworkRun(run_id, spec, identify(spec.dataset.slug, spec.dataset), epochs, layers)
 
     @cached_property
@@ -146,12 +146,19 @@ class Study:
         place = alike.index(run) // limit * limit
         return alike[place : place + limit]
 
-    def _measured_layers(self, layers: list[str]) -> tuple[str, ...]:
-        wanted = self.config.measure.layers
+    def _measured_layers(self, spec: NetworkSpec) -> tuple[str, ...]:
+        wanted, layers = self.config.measure.layers, spec.layers()
         if wanted == "all":
             return tuple(layers)
         if isinstance(wanted, int):
+            if "*" in layers[-wanted:]:
+                raise UserError(
+                    f"measure.layers: the last {wanted} of {spec.model.label} are not known before it is built; list"
+                    " them in model.layers, or take 1 or all"
+                )
             return tuple(layers[-wanted:])
+        if "*" in layers:
+            return (*wanted, layers[-1])
         return tuple(layer for layer in layers if layer == layers[-1] or matches_any(layer, wanted))
 
     @cached_property

@@ -15,7 +15,7 @@ Names = Mapping[tuple[str, str], Mapping[str, str]]
 
 SHORT = {"weight_decay": "wd", "temperature": "tau", "batch_norm": "BatchNorm"}
 """Names of settings as legends have them."""
-NOT_IN_LABELS = {"seed", "dataset.path", "dataset.image_size"}
+NOT_IN_LABELS = {"seed", "dataset.path", "dataset.image_size", "model.content"}
 
 
 def labelled(rows: list[Row]) -> list[Row]:

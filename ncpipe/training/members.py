@@ -16,6 +16,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from ncpipe.networks import Network, Output
+from ncpipe.system.errors import UserError
 
 
 class Members(Protocol):
@@ -110,9 +111,15 @@ class Stack:
         def output(parameters: dict[str, Tensor], buffers: dict[str, Tensor], images: Tensor) -> tuple[Tensor, ...]:
             return tuple(functional_call(self.skeleton, (parameters, buffers), (images,)))
 
-        with _MixedBatchNorm():
-            logits, head_input = torch.vmap(output, randomness="different")(self.parameters, self.buffers, images)
-        return Output(logits, head_input)
+        try:
+            with _MixedBatchNorm():
+                stacked = torch.vmap(output, randomness="different")(self.parameters, self.buffers, images)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            reason = next(iter(str(error).splitlines()), "no reason given")
+            raise UserError(f"compute.ensemble: this network cannot be stacked ({reason}); set it to 1") from error
+        return Output(*stacked)
 
     def state(self, member: int) -> dict[str, Tensor]:
         both = {**self.parameters, **self.buffers}

@@ -64,9 +64,14 @@ def _reasons(spec: NetworkSpec) -> list[str]:
     projected = head.feature_dim is not None
     losses = loss.name in ("mse", "ce", "label_smoothing") and loss.rescale == (1, 1)
     penalised = min(optimizer.weight_decay, optimizer.classifier_decay) > 0 and optimizer.name != "adamw"
+    ending = (
+        "nothing tells whether BatchNorm ends this model; an mlp or a projection (head.feature_dim) has it"
+        if spec.model.last_norm is None
+        else "the last features are a mean over positions of a map, of which wd/N is a bound only; an mlp or a"
+        " projection (head.feature_dim) has none"
+    )
     needs = {
-        "the last features are a mean over positions of a map, of which wd/N is a bound only; an mlp or a projection"
-        " (head.feature_dim) has none": units or projected,
+        ending: units or projected,
         "no BatchNorm stands below the head": not units or bool(norms) or projected,
         f"decay {optimizer.decay!r} leaves BatchNorm's scales and shifts without a penalty": optimizer.decay
         in ("all", "effective"),

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ncpipe.networks import Network
 from ncpipe.system.errors import UserError
 from ncpipe.training.preemption import Preempted, stop_requests
 
@@ -49,9 +50,12 @@ class Ranks:
         """Whether the flag is set in some process."""
         return flag if self.world == 1 else bool(self.sum(torch.tensor(float(flag), device=device)) > 0)
 
-    def wrapped(self, network: nn.Module) -> nn.Module | None:
+    def wrapped(self, network: Network) -> nn.Module | None:
         """The network whose gradients are averaged over the processes; None for one process."""
-        return nn.parallel.DistributedDataParallel(network) if self.world > 1 else None
+        if self.world == 1:
+            return None
+        unused = network.is_tapped  # a network of a user's own may have parameters without a part in its output
+        return nn.parallel.DistributedDataParallel(network, find_unused_parameters=unused)
 
 
 @contextmanager

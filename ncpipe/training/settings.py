@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -11,7 +12,7 @@ from ncpipe.data.settings import DatasetSpec
 from ncpipe.losses import LOSSES, SampleLoss, loss_mistakes, loss_of
 from ncpipe.networks.architectures import ModelSpec
 from ncpipe.networks.head_settings import HeadSpec
-from ncpipe.settings.base import Count, NonNegative, Positive, Seed, Settings, log_spaced
+from ncpipe.settings.base import Count, NonNegative, Positive, Seed, Settings, log_spaced, matches_any
 from ncpipe.settings.identity import canonical
 from ncpipe.settings.registry import NameIn
 
@@ -192,7 +193,8 @@ class NetworkRun:
     epochs: tuple[int, ...]
     """Declared epochs, ascending; 0 is the initialisation. The first without training error is measured besides."""
     layers: tuple[str, ...]
-    """Measured layers, by depth; the last is 'features'."""
+    """Measured layers, by depth; the last is 'features'. Of a network whose layers are known once it is built, names
+    and globs of them, which ``measured_layers`` resolves."""
 
     @property
     def most_times(self) -> int:
@@ -212,6 +214,12 @@ class NetworkRun:
     def matched_id(self) -> str:
         """Name of the folder that holds the matched UFMs of this network."""
         return f"matched-{self.id}"
+
+
+def measured_layers(wanted: Iterable[str], names: Iterable[str]) -> tuple[str, ...]:
+    """Those of a network's layers that are among the wanted names and globs, by depth."""
+    patterns = tuple(wanted)
+    return tuple(name for name in names if name in patterns or matches_any(name, patterns))
 
 
 def measured_times(wanted: int | tuple[int, ...], spec: NetworkSpec) -> tuple[int, ...]:

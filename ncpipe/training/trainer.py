@@ -16,7 +16,7 @@ from ncpipe.records.epoch_log import EpochLog
 from ncpipe.records.writing import write_history, write_timings
 from ncpipe.settings.identity import STAGE_VERSIONS, digest
 from ncpipe.system.errors import UserError
-from ncpipe.system.files import write_json, write_tensors
+from ncpipe.system.files import replacing, write_json, write_tensors
 from ncpipe.system.progress import progress as progress_bar
 from ncpipe.system.progress import silent
 from ncpipe.system.provenance import origin_of
@@ -298,6 +298,10 @@ class Trainer:
     def _write_outputs(self, network: dict[str, Tensor]) -> None:
         run, folder, progress = self.runs[0], self.folders[0], self.progress[0]
         self.states[0].publish_checkpoints(folder / "checkpoints", progress)
+        if run.spec.model.code is not None:
+            name, text = run.spec.model.code
+            with replacing(folder / "checkpoints" / name) as temporary:
+                temporary.write_bytes(text)
         write_tensors(folder / "model.safetensors", network)
         write_history(folder / "history.parquet", "net", {run.id: progress.history})
         write_timings(folder / "timings.parquet", "train", {run.id: progress.timings})

@@ -2,6 +2,8 @@ from .central_path import CentralPath as CentralPath
 from .central_path import renormalized_flow as renormalized_flow
 from .central_path import snr as snr
 from .central_path import snr_law as snr_law
+from .critical_points import CriticalPoint as CriticalPoint
+from .critical_points import landscape as landscape
 from .fit import fit as fit
 from .matched import Goodness as Goodness
 from .matched import MatchedUfm as MatchedUfm

@@ -36,9 +36,13 @@ def arrays():
 
 
 def test_help_lists_the_commands():
-    text = run("--help").stdout
-    for command in ("plan", "measure", "ufm", "ui", "doctor", "train", "fit", "sync"):
-        assert command in text
+    pages = (run(option).stdout.splitlines() for option in ("--help", "--help-all"))
+    short, whole = ([line.split()[1:2] for line in page if line.startswith("│ ")] for page in pages)
+    for command in ("plan", "measure", "ufm", "ui", "doctor"):
+        assert [command] in short
+    for command in ("train", "fit", "collapse"):
+        assert [command] in whole
+        assert [command] not in short
     assert "Id of the network" in run("train", "--help").stdout
 
 
@@ -179,6 +183,16 @@ def test_ufm_prints_the_optimum_of_the_problem_of_its_options(arguments, problem
     assert "\nfit  " not in lines
 
 
+def test_ufm_lists_critical_points():
+    arguments = ("--classes", 3, "--samples", 2, "--dim", 4, "--optimum-only", "--landscape", 24)
+    printed = solved(*arguments)
+    assert [point["live_directions"] for point in printed["landscape"]] == [3, 2, 1, 0]
+    assert [point["index"] for point in printed["landscape"]] == [0, 2, 6, 12]
+    text = CliRunner().invoke(app, ["ufm", *map(str, arguments)]).stdout.splitlines()
+    assert text[-4].endswith("the optimum")
+    assert [row.split()[1:5] for row in text[-4:]][-1] == ["0", "12", "of", "24"]
+
+
 def test_ufm_measures_hidden_levels_against_the_next_weight():
     levels = solved("--classes", 3, "--samples", 5, "--weight-decay", "5e-3", "--weight-decay", "5e-3")["layers"]
     assert levels["H1"]["subspace_alignment"] == pytest.approx(1, abs=1e-6)
@@ -278,6 +292,7 @@ def test_mistakes_are_one_line(arrays, tmp_path):
         ("--classes 4 --steps 5", "solver 'lbfgs' has no option 'steps'"),
         ("--classes 4 --starts 0", "starts: got 0"),
         ("--classes 4 --samples 1,2,3,4 --bias free --solver construction", "imbalanced classes"),
+        ("--classes 4 --nonnegative --optimum-only --landscape 8", "nonnegative: a landscape with bounds"),
         ("--classes 4 --save x.npz", "ends in .safetensors"),
         ("--classes 4 --save x.safetensors --optimum-only", "nothing is fitted with --optimum-only"),
     ],
@@ -310,3 +325,7 @@ else:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_version():
+    assert CliRunner().invoke(app, ["--version"]).stdout.strip() == f"ncpipe {ncpipe.__version__}"

@@ -8,10 +8,12 @@ import subprocess
 import sys
 import warnings
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from stand_in import NAME, stand_in
 from torch.func import functional_call, stack_module_state
 from torch.nn import functional as F
 
@@ -23,7 +25,8 @@ from ncpipe.settings.registry import names_in_settings
 from ncpipe.system.errors import UserError
 from ncpipe.system.vision import import_torchvision
 
-SMALL: dict[str, Any] = {"width": 4, "depth": 3, "depth_factor": 0.34, "architecture": "test_resnet"}
+OWN = {"path": str(Path(__file__).with_name("own_network.py")), "class": "OwnNetwork", "layers": ()}
+SMALL: dict[str, Any] = {"width": 4, "depth": 3, "depth_factor": 0.34, "architecture": "test_resnet", **OWN}
 FULL_HEAD = {"bias": False, "feature_dim": 6, "hidden": 2, "hidden_width": 7, "temperature": 3.0}
 RGB, GREY = (3, 32, 32), (1, 8, 8)
 
@@ -193,3 +196,22 @@ def test_a_stack_of_networks_computes_what_each_computes(model: Architecture, tr
             torch.testing.assert_close(value[member], expected, rtol=1e-3, atol=1e-4)
         for name, buffer in network.named_buffers():
             torch.testing.assert_close(buffers[name][member], buffer, rtol=1e-3, atol=1e-5)
+
+
+@each_family
+def test_a_step_on_a_device_is_that_of_the_cpu_and_never_waits(model: Architecture) -> None:
+    with stand_in() as waits:
+        losses = []
+        for device in (torch.device("cpu"), torch.device(NAME, 0)):
+            network = build(model).to(device)
+            images, labels = images_of(RGB, 4).to(device), torch.arange(4).to(device)
+            optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+            waits.count = 0
+            for _ in range(2):
+                loss = F.cross_entropy(network(images).logits, labels)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            assert waits.count == 0
+            losses.append(float(loss))
+        assert losses[1] == pytest.approx(losses[0], rel=1e-4)

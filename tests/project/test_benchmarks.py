@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -148,3 +150,43 @@ def test_planning(benchmark: ModuleType, capsys: pytest.CaptureFixture[str]) -> 
     printed = capsys.readouterr().out
     assert re.search(r"20 +\d+  snakemake -n, study", printed)
     assert "ratio: wall" in printed
+
+
+STOP = """
+import sys
+for heavy in ("snakemake", "mlflow", "sklearn", "yaml", "typer", "rich", "duckdb"):
+    sys.modules[heavy] = None
+"""
+
+
+@pytest.mark.slow
+def test_gpu_needs_little_and_keeps_what_it_has(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    code = f"{STOP}from benchmarks.gpu import main; main(sys.argv[1:])"
+    options = ["--toy", "--device", "cpu", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *options], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    steps = json.loads((tmp_path / "gpu.json").read_text())["steps"]
+    assert set(steps) == {"checks", "training", "ensembles", "metrics", "ufm", "cifar10", "terminal"}
+    assert not [found["error"] for found in steps.values() if "error" in found]
+    assert steps["checks"]["resumed bit for bit"] is True
+    assert steps["ufm"]["missed"] == 0
+    assert "| training | images per second: ncpipe, float32 |" in done.stdout
+
+
+@pytest.mark.parametrize("benchmark", ["gpu"], indirect=True)
+def test_gpu_goes_on_after_a_failure_and_stops_in_time(
+    benchmark: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(setting: object) -> None:
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setitem(benchmark.STEPS, "checks", broken)
+    benchmark.main([str(tmp_path), "--toy", "--device", "cpu", "--steps", "checks,metrics"])
+    steps = json.loads((tmp_path / "gpu.json").read_text())["steps"]
+    assert steps["checks"]["error"] == "RuntimeError: no such kernel"
+    assert "N, d, K = 500, 16, 3" in steps["metrics"]
+    benchmark.main([str(tmp_path), "--toy", "--device", "cpu", "--steps", "metrics", "--minutes", "0"])
+    assert "minutes were over" in json.loads((tmp_path / "gpu.json").read_text())["steps"]["metrics"]["left out"]

@@ -179,8 +179,9 @@ def test_every_group_of_settings_has_a_section():
 @pytest.mark.parametrize("model", HEADINGS, ids=lambda model: model.__name__)
 def test_every_setting_stands_in_its_section_with_its_default(model):
     rows = table_rows(sections(text("config"))[HEADINGS[model]])
-    assert set(rows) == set(model.model_fields)
-    for name, field in model.model_fields.items():
+    fields = {field.alias or name: field for name, field in model.model_fields.items()}
+    assert set(rows) == set(fields)
+    for name, field in fields.items():
         assert rows[name][2] == written_default(field), f"{model.__name__}.{name}"
 
 

@@ -20,6 +20,7 @@ import pandas as pd
 import PIL.Image
 import pytest
 import sqlalchemy
+from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from ncpipe.cli.main import app
@@ -27,10 +28,10 @@ from ncpipe.records.schemas import TABLES
 from ncpipe.records.writing import write_rows
 from ncpipe.study.config import Config
 from ncpipe.study.layout import Layout
+from ncpipe.system.credentials import redacted
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_json, write_json
 from ncpipe.tracking import store
-from ncpipe.tracking.client import MlflowClient, redacted
 from ncpipe.tracking.notes import study_note
 from ncpipe.tracking.points import MAX_METRIC_KEYS
 from ncpipe.tracking.records import StudyRecords
@@ -504,7 +505,7 @@ import os, signal, sys
 from ncpipe.study.layout import Layout
 from ncpipe.study.config import (Config)
 from ncpipe.tracking.sync import sync
-from ncpipe.tracking.client import MlflowClient
+from mlflow import MlflowClient
 from pathlib import Path
 
 calls = iter(range(2))
@@ -631,8 +632,8 @@ def test_a_dead_store_stops_no_workflow(
 
 def test_the_password_of_a_store_is_in_the_environment_alone() -> None:
     uri = "postgresql://user:hunter2@host/db"
-    assert "hunter2" not in " ".join(ui_command("127.0.0.1", 5000))
-    assert ui_environment(uri, "127.0.0.1")["MLFLOW_BACKEND_STORE_URI"] == uri
+    assert "hunter2" not in " ".join(ui_command(5000))
+    assert ui_environment(uri)["MLFLOW_BACKEND_STORE_URI"] == uri
 
 
 @pytest.mark.parametrize(

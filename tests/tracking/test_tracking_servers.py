@@ -25,6 +25,8 @@ import mlflow
 import psycopg2
 import pytest
 import torch
+from mlflow import MlflowClient
+from mlflow.entities import Run
 from networks_in_training import NETWORK
 from playwright.sync_api import sync_playwright
 from test_tracking import Study
@@ -36,7 +38,6 @@ from ncpipe.study.layout import Layout
 from ncpipe.study.study import Study as PlannedStudy
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import write_json
-from ncpipe.tracking.client import MlflowClient, Run
 from ncpipe.tracking.live import LiveMirror
 from ncpipe.tracking.sync import sync
 from ncpipe.tracking.ui import serving

@@ -6,6 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from snakemake.logging import logger
 from snakemake.settings.types import DeploymentMethod
 from snakemake.shell import shell
 
@@ -34,6 +35,7 @@ from ncpipe.settings.identity import STAGE_VERSIONS, canonical, digest
 from ncpipe.settings.reading import read_config
 from ncpipe.study.layout import Layout
 from ncpipe.study.study import Study
+from ncpipe.system.errors import UserError
 from ncpipe.system.files import content_digest
 
 with in_a_line():
@@ -128,6 +130,16 @@ def starts():
 def ends():
     with in_a_line():
         workflow_ends(STUDY.layout)
+
+
+def succeeds():
+    from ncpipe.report.closing import closing  # loads pandas
+
+    ends()
+    try:
+        logger.info(closing(STUDY))
+    except UserError as error:  # tables that another process writes now
+        logger.warning(f"ncpipe: {error}")
 
 
 # A job on a node that shares no folder with this one finds no study there.

@@ -36,8 +36,8 @@ def job_name():
     return getattr(workflow.scheduler._executor, "run_uuid", None)
 
 
-def attach(starts, ends):
-    """Run them where the workflow starts and ends, beside what other Snakefiles do there.
+def attach(**hooks):
+    """Run functions as `onstart`, `onsuccess` and `onerror`, beside what other Snakefiles do there.
 
     Of `onstart:` and its like Snakemake leaves out those of modules, and keeps the last of several.
     """
@@ -46,7 +46,7 @@ def attach(starts, ends):
         return
     attached.add(PLACE)
     know_contents(PLACE)
-    for name, own in (("onstart", starts), ("onsuccess", ends), ("onerror", ends)):
+    for name, own in hooks.items():
         setattr(workflow, f"_{name}", before(own, getattr(workflow, f"_{name}")))
         setattr(workflow, name, declaring(own, getattr(workflow, name)))
 
