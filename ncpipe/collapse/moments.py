@@ -61,7 +61,7 @@ def class_means(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Ten
             sums.index_add_(0, labels[rows], h.sub_(origin))
         return sums
 
-    sums = reduce(Tensor.add_, in_strands(features, shape[0] * shape[1], summed))
+    sums = reduce(torch.Tensor.add_, in_strands(features, shape[0] * shape[1], summed))
     return counts, origin + sums / counts[:, None]
 
 
@@ -76,4 +76,4 @@ def class_moments(features: Tensor, labels: Tensor, num_classes: int) -> ClassMo
             scatter.index_add_(0, own, squared_norms(h.sub_(means[own])))
         return scatter
 
-    return ClassMoments(counts, means, reduce(Tensor.add_, in_strands(features, num_classes, scattered)))
+    return ClassMoments(counts, means, reduce(torch.Tensor.add_, in_strands(features, num_classes, scattered)))

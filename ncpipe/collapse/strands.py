@@ -26,7 +26,7 @@ these, so that it does not decide the result's last digits."""
 MEANS_ELEMENTS = 1 << 18
 """Class means, K d, whose decompositions are not worth a second thread."""
 
-Chunks = Iterator[tuple[slice, Tensor]]
+Chunks = Iterator[tuple[slice, "Tensor"]]
 Part = TypeVar("Part")
 
 
@@ -42,7 +42,8 @@ def widened(features: Tensor) -> Chunks:
 def in_strands(features: Tensor, size: int, part: Callable[[Chunks], Part]) -> list[Part]:
     """``part`` of the chunks of every strand, in their order; ``size``: elements of its sums."""
     count = _strands(features, size)
-    rows, free, threads = _rows(features, count), list[Tensor](), torch.get_num_threads()
+    rows, threads = _rows(features, count), torch.get_num_threads()
+    free: list[Tensor] = []
 
     def strand(number: int) -> Part:
         buffer = free.pop() if free else _buffer(features, rows)
