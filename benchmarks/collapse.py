@@ -1,10 +1,10 @@
 """Seconds and memory for the metrics of one layer: ncpipe against hand-written projections and the d x d recipe.
 
-    python benchmarks/collapse.py [--full] [--threads 2] [--repeats 5] [--device cpu]
+    python benchmarks/collapse.py [--full] [--busy 4] [--threads 2] [--repeats 5] [--device cpu]
 
 All run in this process on the same float32 features with the same threads. The rivals compute four metrics (NC1,
-NC2, NC3, NC4), ncpipe all of them, in float64. No figure is printed before every result agrees
-with ncpipe's.
+NC2, NC3, NC4), ncpipe all of them, in float64; CollapseMetrics takes batches of 1,024, in two passes or in one, which
+sums the d x d scatter and leaves NC4 out. No figure is printed before every result agrees with ncpipe's.
 
     (a) Two passes: class means, the SVD of the centred means, and one product of every chunk with a matrix of
         2K - 1 columns that gives NC1, the nearest means and the logits. All in float32, or all in float64.
@@ -19,8 +19,11 @@ import math
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -43,6 +46,8 @@ INVERSE_ONCE = 1024
 WIDEST_INVERSE = 4096
 """Width beyond which the pseudo-inverse is left out."""
 COMPARED = ("nc1_pinv", "nc2_means_etf", "nc3_duality", "nc4_mismatch")
+BATCH = 1024
+"""Samples in a batch of the metric that takes batches."""
 MIB = 1 << 20
 OURS = "ncpipe.measure"
 
@@ -101,6 +106,19 @@ def measure(case: Case) -> dict[str, float]:
 def statistics_and_metrics(case: Case) -> dict[str, float]:
     stats = layer_statistics(case.features, case.labels, len(case.weight), weight=case.weight, bias=case.bias)
     return collapse_metrics(stats, case.weight, case.bias)
+
+
+def in_batches(case: Case, *, one_pass: bool) -> dict[str, float]:
+    """What training loops do: batches in turn, once or twice; one pass has no decisions."""
+    metric = ncpipe.CollapseMetrics(len(case.weight), case.weight, case.bias, one_pass=one_pass)
+    metric = metric.to(case.features.device)
+    for step in range(1 if one_pass else 2):
+        if step:
+            metric.start_second_pass()
+        for features, labels in zip(case.features.split(BATCH), case.labels.split(BATCH)):
+            metric.update(features, labels)
+    row = metric.compute()
+    return {name: float(value) for name, value in row.items() if name not in row.undefined}
 
 
 def chunks(features: Tensor) -> Iterator[slice]:
@@ -229,6 +247,7 @@ def methods_for(case: Case) -> list[Method]:
     methods = [
         Method(OURS, measure, 0.0),
         Method("layer_statistics + collapse_metrics", statistics_and_metrics, 1e-12),
+        Method("CollapseMetrics, two passes", partial(in_batches, one_pass=False), 1e-10),
         Method("(a) two passes, float32", partial(two_passes, dtype=torch.float32), 1e-3),
         Method("(a) two passes, float64", partial(two_passes, dtype=torch.float64), 1e-9),
     ]
@@ -236,6 +255,7 @@ def methods_for(case: Case) -> list[Method]:
         alone = partial(covariance_alone, dtype=torch.float32)
         return [*methods, Method("(b) covariance alone, no pinv, float32", alone, 1e-3, once=True)]
     once = case.features.shape[1] > INVERSE_ONCE
+    methods.append(Method("CollapseMetrics, one pass", partial(in_batches, one_pass=True), 1e-10, once))
     single, double = (partial(covariances, dtype=dtype) for dtype in (torch.float32, torch.float64))
     methods.append(Method("(b) covariances and pinv, float32", single, 1e-3, once))
     if case.features.numel() <= LARGE:
@@ -366,9 +386,22 @@ def report(title: str, case: Case, repeats: int) -> None:
         print(f"(b) leaves out the pseudo-inverse of order {width:,}: a lower bound")
 
 
+@contextmanager
+def neighbours(count: int) -> Iterator[None]:
+    """Processes that do nothing, as fast as they can."""
+    started = [subprocess.Popen([sys.executable, "-c", "while 1: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="add 1,000 classes and a convolution's flattened maps")
+    parser.add_argument("--busy", type=int, default=0, metavar="N", help="all again beside N busy processes")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu", help="where the features lie: cpu or cuda")
@@ -378,7 +411,11 @@ def main(words: Sequence[str] | None = None) -> None:
     print(f"relative to (a): ours/it, bar <= 1.3; to (b): it/ours, bar >= 5; all agree on {', '.join(COMPARED)}")
     run_case(Case.random(100, 8, 3, arguments.device), 0)  # loads what is loaded at first use
     for size in SIZES:
-        report("Gaussian clusters", Case.random(*size, arguments.device), arguments.repeats)
+        case = Case.random(*size, arguments.device)
+        report("Gaussian clusters", case, arguments.repeats)
+        if arguments.busy:
+            with neighbours(arguments.busy):
+                report(f"The same beside {arguments.busy} busy processes", case, arguments.repeats)
     if arguments.full:
         report("Many classes", Case.random(*MANY_CLASSES, arguments.device), 0)
         report("Convolution, flattened", Case.convolution(*CONVOLUTION, arguments.device), arguments.repeats)

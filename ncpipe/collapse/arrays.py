@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -24,6 +25,7 @@ from ncpipe.collapse.least_squares import check_penalties
 from ncpipe.collapse.measurement import Measurement
 from ncpipe.collapse.moments import class_means
 from ncpipe.collapse.statistics import SecondPass
+from ncpipe.collapse.strands import by_one_thread
 
 
 def measure(
@@ -129,8 +131,10 @@ def _measured(
     if not torch.isfinite(means[counts > 0]).all():
         require_finite("features", h)
     products = products or penalties is not None
-    seen = SecondPass(counts, means, weight=w, bias=b, train_means=t, products=products)(h, y)
-    row = collapse_metrics(
+    about = partial(SecondPass, counts, means, weight=w, bias=b, train_means=t, products=products)
+    seen = by_one_thread(means, about)(h, y)
+    computed = partial(
+        collapse_metrics,
         seen,
         w,
         b,
@@ -140,6 +144,7 @@ def _measured(
         per_class=per_class,
         present_only=present_only,
     )
+    row = computed() if products else by_one_thread(means, computed)  # d x d are worth more threads
     if remedy and not counts.all():
         row.advise(missing_means(counts, means), remedy)
     return row

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING
 
+from ncpipe.collapse.strands import Chunks, in_strands
 from ncpipe.system.lazy import lazily
 
 if TYPE_CHECKING:
@@ -13,24 +14,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 else:
     torch = lazily("torch")
-
-CPU_CHUNK = 1024, 1 << 20
-"""Rows and elements that are widened to float64 at a time, at most: 8 MiB stay in the caches of a CPU."""
-DEVICE_CHUNK = 1 << 20, 1 << 24
-"""Bytes of a piece on accelerators, which want large kernels: 128 MiB."""
-
-
-def widened(features: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Chunk by chunk, the slice of rows and these in float64: a copy to write on, in memory that is used again.
-
-    Fresh memory of this size may go back to the system after every chunk, and then costs page faults at each.
-    """
-    most, elements = CPU_CHUNK if features.device.type == "cpu" else DEVICE_CHUNK
-    rows = max(1, min(most, elements // max(1, features.shape[1])))
-    buffer = torch.empty(min(rows, len(features)), features.shape[1], dtype=torch.float64, device=features.device)
-    for start in range(0, len(features), rows):
-        part = features[start : start + rows]
-        yield slice(start, start + rows), buffer[: len(part)].copy_(part)
 
 
 def squared_norms(rows: Tensor) -> Tensor:
@@ -75,17 +58,27 @@ def class_means(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Ten
     """
     counts = torch.bincount(labels, minlength=num_classes)
     origin = features[:1].double().sum(dim=0)
-    sums = torch.zeros(num_classes, features.shape[1], dtype=torch.float64, device=features.device)
-    for rows, h in widened(features):
-        sums.index_add_(0, labels[rows], h.sub_(origin))
+    shape = num_classes, features.shape[1]
+
+    def summed(chunks: Chunks) -> Tensor:
+        sums = torch.zeros(shape, dtype=torch.float64, device=features.device)
+        for rows, h in chunks:
+            sums.index_add_(0, labels[rows], h.sub_(origin))
+        return sums
+
+    sums = reduce(torch.Tensor.add_, in_strands(features, shape[0] * shape[1], summed))
     return counts, origin + sums / counts[:, None]
 
 
 def class_moments(features: Tensor, labels: Tensor, num_classes: int) -> ClassMoments:
     """Moments of features (N, d) with labels (N,); the scatter is about the means, in a second read."""
     counts, means = class_means(features, labels, num_classes)
-    scatter = torch.zeros(num_classes, dtype=torch.float64, device=features.device)
-    for rows, h in widened(features):
-        own = labels[rows]
-        scatter.index_add_(0, own, squared_norms(h.sub_(means[own])))
-    return ClassMoments(counts, means, scatter)
+
+    def scattered(chunks: Chunks) -> Tensor:
+        scatter = torch.zeros(num_classes, dtype=torch.float64, device=features.device)
+        for rows, h in chunks:
+            own = labels[rows]
+            scatter.index_add_(0, own, squared_norms(h.sub_(means[own])))
+        return scatter
+
+    return ClassMoments(counts, means, reduce(torch.Tensor.add_, in_strands(features, num_classes, scattered)))

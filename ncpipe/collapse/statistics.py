@@ -6,9 +6,11 @@ Everything is float64 whatever the features are, and no d x d matrix is formed u
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import reduce
 from typing import TYPE_CHECKING
 
-from ncpipe.collapse.moments import class_means, squared_norms, widened
+from ncpipe.collapse.moments import class_means, squared_norms
+from ncpipe.collapse.strands import Chunks, in_strands
 from ncpipe.system.lazy import lazily
 
 if TYPE_CHECKING:
@@ -64,6 +66,12 @@ def class_mean_basis(means: Tensor) -> ClassMeanBasis:
     return ClassMeanBasis(directions[keep].T.contiguous(), values[keep])
 
 
+def whitened_products(products: Tensor, basis: ClassMeanBasis) -> Tensor:
+    """sum_i |S^-1 U^T d_i|^2 of deviations d_i whose products sum to (d, d); rounding is eps of the largest direction
+    over that of the class means, of their squares."""
+    return (basis.whitening @ products * basis.whitening).sum().clamp(min=0)
+
+
 @dataclass(frozen=True)
 class LayerStatistics:
     """What the metrics read of one layer and one split. K classes, d features.
@@ -100,6 +108,20 @@ class LayerStatistics:
     def squared_norm(self) -> float:
         """|H|_F^2 = sum_i |h_i|^2."""
         return float(self.scatter.sum() + (self.counts[:, None] * self.means.nan_to_num().square()).sum())
+
+    def whitened_total(self) -> Tensor | None:
+        """``whitened_scatter`` of all classes together, from the products where only these are known."""
+        if self.whitened_scatter is None and self.within_products is not None:
+            return whitened_products(self.within_products, class_mean_basis(self.means))
+        return None if self.whitened_scatter is None else self.whitened_scatter.sum()
+
+    def train_whitened_total(self, train_means: Tensor, own_means: Tensor) -> Tensor | None:
+        """The same of ``train_whitened_scatter``, about the rows of the train means that are these classes' own."""
+        if self.train_whitened_scatter is None and self.within_products is not None:
+            basis = class_mean_basis(train_means)
+            moved = ((self.means - own_means) @ basis.whitening.T).square().sum(dim=1)
+            return whitened_products(self.within_products, basis) + (self.counts * moved).sum()
+        return None if self.train_whitened_scatter is None else self.train_whitened_scatter.sum()
 
     def tensors(self) -> dict[str, Tensor]:
         """The fields that are set, by name, for writing."""
@@ -202,18 +224,8 @@ class SecondPass:
 
     def __call__(self, features: Tensor, labels: Tensor) -> LayerStatistics:
         """Statistics of features (n, d) with labels (n,): some or all of the samples that the means are of."""
-        sums = _Sums(len(self.means), features.device)
-        width = features.shape[1]
-        products = self.means.new_zeros(width, width) if self.products else None
-        gathered = self.means.new_empty(0)
-        for rows, deviation in widened(features):
-            own = labels[rows]
-            if len(gathered) != len(deviation):  # the first and the last chunk
-                gathered = torch.empty_like(deviation)
-            deviation.sub_(torch.index_select(self._means, 0, own, out=gathered))
-            self._add(sums, deviation, own)
-            if products is not None:
-                products.addmm_(deviation.T, deviation)
+        size = max(3 * len(self.means), features.shape[1] ** 2 if self.products else 0)
+        sums = reduce(_Sums.__iadd__, in_strands(features, size, lambda chunks: self._summed(chunks, labels)))
         return LayerStatistics(
             torch.bincount(labels, minlength=len(self.means)),
             self.means,
@@ -224,8 +236,21 @@ class SecondPass:
             sums.counts[1] if self.has_head else None,
             sums.counts[2] if self.has_head else None,
             sums.reals[2] if self.has_train else None,
-            products,
+            sums.products,
         )
+
+    def _summed(self, chunks: Chunks, labels: Tensor) -> _Sums:
+        width = self.means.shape[1] if self.products else None
+        sums, gathered = _Sums(len(self.means), width, self.means.device), self.means.new_empty(0)
+        for rows, deviation in chunks:
+            own = labels[rows]
+            if len(gathered) != len(deviation):  # the first and the last chunk
+                gathered = torch.empty_like(deviation)
+            deviation.sub_(torch.index_select(self._means, 0, own, out=gathered))
+            self._add(sums, deviation, own)
+            if sums.products is not None:
+                sums.products.addmm_(deviation.T, deviation)
+        return sums
 
     def to(self, device: torch.device) -> SecondPass:
         """Move to a device, in place."""
@@ -249,11 +274,20 @@ class SecondPass:
 
 
 class _Sums:
-    """Sums over the samples of every class: of up to three real and three yes-or-no quantities."""
+    """Sums over the samples of every class: of up to three real and three yes-or-no quantities, and of products
+    (width, width)."""
 
-    def __init__(self, num_classes: int, device: torch.device) -> None:
+    def __init__(self, num_classes: int, width: int | None, device: torch.device) -> None:
         self.reals = torch.zeros(3, num_classes, dtype=torch.float64, device=device)
         self.counts = torch.zeros(3, num_classes, dtype=torch.int64, device=device)
+        self.products = None if width is None else torch.zeros(width, width, dtype=torch.float64, device=device)
+
+    def __iadd__(self, other: _Sums) -> _Sums:
+        self.reals += other.reals
+        self.counts += other.counts
+        if self.products is not None and other.products is not None:
+            self.products += other.products
+        return self
 
     def add(self, labels: Tensor, reals: list[Tensor], counts: list[Tensor]) -> None:
         for row, values in enumerate(reals):

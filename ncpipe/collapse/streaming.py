@@ -28,6 +28,7 @@ from ncpipe.collapse.arguments import (
 from ncpipe.collapse.computing import collapse_metrics
 from ncpipe.collapse.measurement import TensorMeasurement
 from ncpipe.collapse.moments import ClassMoments, class_moments
+from ncpipe.collapse.products import ProductMoments
 from ncpipe.collapse.statistics import LayerStatistics, SecondPass
 
 SUMS = (
@@ -56,7 +57,8 @@ class CollapseMetrics(Metric):
 
     One pass gives all metrics of means, weights and total variability, in memory O(K d) and with no d x d matrix.
     What needs the final class means takes a second pass over the same batches: ``nc1_pinv``, ``ncc_accuracy``,
-    ``nc4_mismatch`` and ``accuracy``. Until then they are NaN, and ``compute().undefined`` says so.
+    ``nc4_mismatch`` and ``accuracy``. Until then they are NaN, and ``compute().undefined`` says so. With ``one_pass``
+    the first gives ``nc1_pinv`` too, from the scatter within the classes in memory O(d^2 + K d).
 
     Under ``torch.distributed`` the states of all ranks are merged in ``start_second_pass`` and ``compute``, which
     every rank must call. A call of the metric adds a batch and returns the metrics of that batch alone, after one
@@ -71,6 +73,7 @@ class CollapseMetrics(Metric):
         train_means: (K, d) class means of the training split when the features are another's, as in ``measure``.
         per_class: also break down by class and by pair of classes.
         present_only: leave classes without a sample out, as in ``measure``.
+        one_pass: sum the products of deviations, d x d, in the first pass, for ``nc1_pinv``.
         kwargs: of ``torchmetrics.Metric``.
 
     Raises:
@@ -100,7 +103,8 @@ class CollapseMetrics(Metric):
     """(K, 3 + 3d) float64 of the second pass: moments of the first, then weight, bias and train means as they were
     read, NaN without; (K, 0) before."""
     moments: Tensor
-    """(K, 2 + d) float64: number of samples, scatter and mean of every class; (K, 2) before the first batch."""
+    """(K, 2 + d) float64: number of samples, scatter and mean of every class; (K, 2) before the first batch.
+    With ``one_pass`` those of ``ProductMoments``, (2K + d, 2 + d)."""
     sums: Tensor
     """(K, 7) float64 of the second pass: number of samples and ``SUMS`` of every class."""
     precision: Tensor
@@ -116,6 +120,7 @@ class CollapseMetrics(Metric):
         train_means: Reference = None,
         per_class: bool = False,
         present_only: bool = False,
+        one_pass: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**{"dist_sync_fn": _gather_padded} | kwargs)
@@ -125,6 +130,7 @@ class CollapseMetrics(Metric):
         for name, value in (("weight", weight), ("bias", bias), ("train_means", train_means)):
             _check_reference(name, value, num_classes)
         self.num_classes, self.per_class, self.present_only = num_classes, per_class, present_only
+        self.one_pass = one_pass
         # In a tuple, or torch.nn.Module would take a parameter for one of its own.
         self._references: References = (weight, bias, train_means)
         self._second: tuple[Tensor, SecondPass] | None = None
@@ -132,7 +138,8 @@ class CollapseMetrics(Metric):
         columns = {"about": 0, "moments": 2, "sums": 1 + len(SUMS)}
         zeros = {name: torch.zeros(num_classes, width, dtype=torch.float64) for name, width in columns.items()}
         self.add_state("about", zeros["about"], dist_reduce_fx=_agreed)  # first: it may refuse to be merged
-        self.add_state("moments", zeros["moments"], dist_reduce_fx=_merge)
+        nothing = zeros["moments"].repeat(2, 1) if one_pass else zeros["moments"]
+        self.add_state("moments", nothing, dist_reduce_fx=_merge_products if one_pass else _merge)
         self.add_state("sums", zeros["sums"], dist_reduce_fx="sum")
         self.add_state("precision", torch.zeros(1, dtype=torch.float64), dist_reduce_fx="max")
         # torchmetrics.MetricCollection lets metrics of equal states share one update, but weights may differ.
@@ -142,7 +149,7 @@ class CollapseMetrics(Metric):
         """Add a batch: features (n, d) and labels (n,)."""
         if isinstance(features, Tensor) and features.ndim == 2 and len(features) == 0:
             self._check_width(features)
-            self.moments, _ = _padded([self.moments, self.moments.new_empty(0, 2 + features.shape[1])])
+            self.moments = self._moments_of_width(features.shape[1])
             return
         h = as_features("features", features)
         if h.device != self.moments.device:
@@ -155,12 +162,11 @@ class CollapseMetrics(Metric):
                 require_finite("features", h)
             self.sums = self.sums + _packed_sums(seen)
         else:
-            present, own = y.unique(return_inverse=True)  # of many classes, a batch has few
-            batch = class_moments(h, own, len(present))
-            if not torch.isfinite(batch.scatter).all():
+            moments = self._moments_of_width(h.shape[1])
+            (_add_with_products if self.one_pass else _add)(moments, h, y)
+            if not torch.isfinite(moments[:, 1]).all():
                 require_finite("features", h)
-            self.moments, added = _padded([self.moments, _packed(batch)])
-            self.moments[present] = _merge(torch.stack([self.moments[present], added]))
+            self.moments = moments
         self.precision = self.precision.clamp(min=torch.finfo(h.dtype).eps)
 
     def start_second_pass(self) -> None:
@@ -258,7 +264,8 @@ class CollapseMetrics(Metric):
         """What the metrics are computed from, of this rank."""
         seen = self._seen()
         if not self._in_second_pass:
-            return LayerStatistics(seen.counts, seen.means, seen.scatter)
+            products = ProductMoments(self.moments).products if self.one_pass else None
+            return LayerStatistics(seen.counts, seen.means, seen.scatter, within_products=products)
         self._check_second_pass(seen)
         weight, _, train_means = self._head()
         known = dict(zip(SUMS, self.sums[:, 1:].T))
@@ -299,8 +306,10 @@ class CollapseMetrics(Metric):
                 f"the state to merge lacks {', '.join(sorted(missing))}: it is of another metric or version"
             )
         theirs = dict(incoming_state)
-        if len(theirs["moments"]) != self.num_classes:
-            raise ValueError(f"metrics of {self.num_classes} and {len(theirs['moments'])} classes do not merge")
+        if len(theirs["sums"]) != self.num_classes:
+            raise ValueError(f"metrics of {self.num_classes} and {len(theirs['sums'])} classes do not merge")
+        if len(theirs["moments"]) != self._rows(theirs["moments"]):
+            raise ValueError("metrics with and without one_pass do not merge")
         begun = [about.shape[1] > 0 for about in (self.about, theirs["about"])]
         first = theirs["moments"] if begun[0] else self.moments
         if begun[0] != begun[1] and first.any():
@@ -316,7 +325,11 @@ class CollapseMetrics(Metric):
         """States are copied, those that were not saved begin anew, and the metric stays unlike any other."""
         saved = {name: state_dict[prefix + name] for name in self._defaults if prefix + name in state_dict}
         for name, value in saved.items():
-            if len(value) != len(self._defaults[name]):
+            if name == "moments" and len(value) != self._rows(value):
+                raise ValueError(
+                    f"{prefix}{name} was saved by a metric with{'out' if self.one_pass else ''} one_pass"
+                )
+            if name != "moments" and len(value) != len(self._defaults[name]):
                 raise ValueError(
                     f"{prefix}{name} was saved by a metric of {len(value)} classes, not {self.num_classes}"
                 )
@@ -376,7 +389,17 @@ class CollapseMetrics(Metric):
             return _unpacked(self.about[:, : 2 + self._width])
         if self.moments.shape[1] == 2:
             raise ValueError(NOTHING_SEEN)
-        return _unpacked(self.moments)
+        return ProductMoments(self.moments).moments() if self.one_pass else _unpacked(self.moments)
+
+    def _moments_of_width(self, width: int) -> Tensor:
+        """A copy of the state, for features of d = ``width``."""
+        if self.one_pass:
+            return ProductMoments(self.moments).of_width(width).packed
+        return torch.nn.functional.pad(self.moments, (0, 2 + width - self.moments.shape[1]))
+
+    def _rows(self, moments: Tensor) -> int:
+        """How many a state of that width has in this metric."""
+        return 2 * self.num_classes + moments.shape[1] - 2 if self.one_pass else self.num_classes
 
     @property
     def _width(self) -> int:
@@ -422,9 +445,24 @@ def _unpacked(packed: Tensor) -> ClassMoments:
     return ClassMoments(counts, packed[:, 2:].masked_fill((counts == 0)[:, None], torch.nan), packed[:, 1])
 
 
+def _add(packed: Tensor, features: Tensor, labels: Tensor) -> None:
+    present, own = labels.unique(return_inverse=True)  # of many classes, a batch has few
+    batch = _packed(class_moments(features, own, len(present)))
+    packed[present] = _merge(torch.stack([packed[present], batch]))
+
+
+def _add_with_products(packed: Tensor, features: Tensor, labels: Tensor) -> None:
+    ProductMoments(packed).add_(features, labels)
+
+
 def _merge(stacked: Tensor) -> Tensor:
     """Pooled moments of packed ones, (n, K, 2 + d) -> (K, 2 + d)."""
     return _packed(functools.reduce(ClassMoments.__add__, map(_unpacked, stacked)))
+
+
+def _merge_products(stacked: Tensor) -> Tensor:
+    """The same of moments with products, (n, 2K + d, 2 + d) -> (2K + d, 2 + d)."""
+    return functools.reduce(ProductMoments.__add__, map(ProductMoments, stacked)).packed
 
 
 def _agreed(stacked: Tensor) -> Tensor:
@@ -470,7 +508,9 @@ def _padded(states: list[Tensor]) -> list[Tensor]:
     width = max(state.shape[-1] for state in states)
     if narrower := {state.shape[-1] for state in states} - {width, *EMPTY}:
         raise ValueError(f"features of {min(narrower) - 2} and {width - 2} columns do not merge")
-    return [torch.nn.functional.pad(state, (0, width - state.shape[-1])) for state in states]
+    rows = max(map(len, states))  # with products a wider state has more
+    missing = [(0, width - state.shape[-1], 0, rows - len(state))[: 2 * state.ndim] for state in states]
+    return [torch.nn.functional.pad(state, grown) for state, grown in zip(states, missing)]
 
 
 def _token() -> Tensor:

@@ -37,10 +37,12 @@ def benchmark(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("benchmark", ["collapse"], indirect=True)
 def test_collapse(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(benchmark, "SIZES", ((200, 16, 3),))
-    benchmark.main(["--repeats", "1", "--threads", "1"])
+    benchmark.main(["--repeats", "1", "--threads", "1", "--busy", "1"])
     printed = capsys.readouterr().out
     assert "N, d, K = 200, 16, 3" in printed
-    assert "(b) covariances and pinv, float64" in printed
+    assert "The same beside 1 busy processes: N, d, K = 200, 16, 3" in printed
+    for method in ("(b) covariances and pinv, float64", "CollapseMetrics, two passes", "CollapseMetrics, one pass"):
+        assert method in printed
 
 
 @pytest.mark.parametrize("benchmark", ["measuring_share"], indirect=True)

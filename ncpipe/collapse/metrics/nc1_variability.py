@@ -11,10 +11,12 @@ from ncpipe.collapse.metrics._base import Metric, Quantity
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ncpipe.collapse.statistics import LayerStatistics
+
 
 def _values(layer: Layer) -> dict[str, float]:
     stats = layer.statistics
-    return variability(stats.counts, stats.means, stats.scatter, stats.whitened_scatter, layer.centred)
+    return variability(stats.counts, stats.means, stats.scatter, stats.whitened_total(), layer.centred)
 
 
 def variability(
@@ -28,11 +30,15 @@ def variability(
     within, between = float(scatter.sum()) / total, float(centred.square().sum()) / len(centred)
     return {
         # Sigma_B^+ = K U S^-2 U^T: the K cancels the one of the definition.
-        "nc1_pinv": NAN if whitened is None else float(whitened.sum()) / total,
+        "nc1_pinv": NAN if whitened is None else float(whitened) / total,
         "nc1_trace_ratio": within / between,
         "within_share": within / (within + between),
         "cdnv": float(of_pairs(pair_cdnv(means, scatter / counts)).mean()),
     }
+
+
+def no_variability(stats: LayerStatistics, whitened: Tensor | None) -> str:
+    return NO_SECOND_PASS if whitened is None and stats.within_products is None else "two class means agree"
 
 
 METRIC = Metric(
@@ -68,5 +74,5 @@ METRIC = Metric(
     },
     _values,
     needs=("scatter",),
-    otherwise=lambda layer: NO_SECOND_PASS if layer.statistics.whitened_scatter is None else "two class means agree",
+    otherwise=lambda layer: no_variability(layer.statistics, layer.statistics.whitened_scatter),
 )

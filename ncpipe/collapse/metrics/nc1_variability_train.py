@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ncpipe.collapse.layer import NO_SECOND_PASS, Layer
+from ncpipe.collapse.layer import Layer
 from ncpipe.collapse.metrics._base import Metric, Quantity
-from ncpipe.collapse.metrics.nc1_variability import variability
+from ncpipe.collapse.metrics.nc1_variability import no_variability, variability
 from ncpipe.collapse.statistics import centred_means
 
 
@@ -13,12 +13,12 @@ def _values(layer: Layer) -> dict[str, float]:
     assert own is not None
     assert train is not None
     scatter = stats.scatter + stats.counts * (stats.means - own).square().sum(dim=1)
-    values = variability(stats.counts, own, scatter, stats.train_whitened_scatter, centred_means(train))
+    values = variability(stats.counts, own, scatter, stats.train_whitened_total(train, own), centred_means(train))
     return {f"{name}_train_means": value for name, value in values.items()}
 
 
 def _otherwise(layer: Layer) -> str:
-    return NO_SECOND_PASS if layer.statistics.train_whitened_scatter is None else "two class means agree"
+    return no_variability(layer.statistics, layer.statistics.train_whitened_scatter)
 
 
 METRIC = Metric(
