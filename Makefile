@@ -6,9 +6,11 @@ TARGET ?= all
 OUT ?= results/gpu
 BIN := .venv/bin
 SETUP := .venv/.ncpipe-installed
+# By file, whose fixtures are made once. In the order of the files: by their number of tests the dearest would come last.
+TWO := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slurm test-kubernetes test-faults lint format fuzz bench docs gpu audit ui lock
+.PHONY: help setup run test test-all test-slurm test-kubernetes test-faults lint format fuzz bench docs gpu audit ui lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -28,8 +30,12 @@ $(SETUP): requirements.lock pyproject.toml
 run: setup  ## run TARGET (all; models, tables, figures, report) of the study STUDY (config.yaml) on CORES (all) cores
 	$(BIN)/snakemake --cores $(CORES) $(TARGET) --configfile $(STUDY)
 
-test: setup  ## run all tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+test: setup  ## run the tests
+	$(BIN)/python -m pytest $(TWO)
+
+test-all: setup  ## run these and the dear ones, and print what takes longest
+	$(BIN)/python -m pytest $(TWO) --durations 25 \
+	  -m 'not slurm and not kubernetes and not faults and not audit'
 
 test-slurm: setup  ## run a study on a SLURM cluster on this machine (as root)
 	$(BIN)/python -m pytest -m slurm tests/slurm

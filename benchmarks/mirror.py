@@ -26,7 +26,7 @@ from ncpipe.records.schemas import TABLES
 from ncpipe.records.writing import write_rows
 from ncpipe.study.config import Config
 from ncpipe.study.layout import Layout
-from ncpipe.tracking.client import redacted
+from ncpipe.system.credentials import redacted
 from ncpipe.tracking.records import RunRecord, StudyRecords
 from ncpipe.tracking.sync import sync
 

@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import PIL.Image
+from mlflow import MlflowClient
+from mlflow.entities import Run
 from playwright.sync_api import Page, sync_playwright
 
 from ncpipe.study.study import Study
-from ncpipe.tracking.client import MlflowClient, Run
 from ncpipe.tracking.experiment import opened
 from ncpipe.tracking.ui import serving
 from ncpipe.tracking.view import view_page

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["MKL_CBWR"] = "AUTO,STRICT"  # as the ncpipe command does, before the first product
@@ -11,12 +13,44 @@ os.environ["MKL_CBWR"] = "AUTO,STRICT"  # as the ncpipe command does, before the
 import pytest
 import torch
 
+import ncpipe.tracking  # noqa: F401 - MLflow is to be silent from the first import on
 from ncpipe.data import load, prepare
 from ncpipe.data.settings import DatasetSpec
 
 torch.set_num_threads(1)
 # A shell ignores it in what it runs in the background, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+
+
+@pytest.fixture(autouse=True)
+def state_of_the_process() -> Iterator[None]:
+    """What tests, and commands in them, set in the process is what it was for the next test, whichever that is."""
+    torch.manual_seed(0)
+    folder, environment = Path.cwd(), dict(os.environ)
+    yield
+    os.chdir(folder)
+    restore_environment(environment)
+    for number, handler in HANDLERS.items():
+        signal.signal(number, handler)
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float32)
+    torch.use_deterministic_algorithms(False)
+    torch.set_float32_matmul_precision("highest")
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
+
+
+def restore_environment(before: dict[str, str]) -> None:
+    """But for what pytest and the libraries of threads set for themselves."""
+    changed = {name for name in os.environ.keys() | before.keys() if os.environ.get(name) != before.get(name)}
+    for name in changed - {"PYTEST_CURRENT_TEST"}:
+        if name in before:
+            os.environ[name] = before[name]
+        elif not name.startswith("KMP_"):
+            del os.environ[name]
 
 
 @pytest.fixture(scope="session")

@@ -13,10 +13,11 @@ from ncpipe.claims.evidence.selectors import (
     log_change,
     measured,
     past_zero_error,
+    recorded,
     run_ids,
     since_zero_error,
+    terminal_change,
 )
-from ncpipe.records.reading import rows_of
 
 REFERENCE = Reference(
     "Han, Papyan & Donoho 2022",
@@ -65,10 +66,10 @@ def _perp_in_training(frames: Frames) -> pd.Series:
 
 def _snr(frames: Frames, name: str) -> pd.DataFrame:
     """Singular values over time: a row per run, time and direction i, from the quantities ``name``_i."""
-    recorded = rows_of(frames, "history", run_id=set(run_ids(frames, PATHS)))
-    direction = recorded["quantity"].astype(str).str.extract(rf"^{name}_(\d+)$")[0]
-    recorded = recorded.assign(direction=direction.astype(float)).dropna(subset="direction")
-    return recorded[["run_id", "time", "direction", "value"]]
+    rows = recorded(frames, run_ids(frames, PATHS))
+    direction = rows["quantity"].astype(str).str.extract(rf"^{name}_(\d+)$")[0]
+    rows = rows.assign(direction=direction.astype(float)).dropna(subset="direction")
+    return rows[["run_id", "time", "direction", "value"]]
 
 
 def _law_error(frames: Frames) -> pd.Series:
@@ -93,10 +94,6 @@ def _equalisation(frames: Frames) -> pd.Series:
     return log_change(largest / smallest)
 
 
-def _nc1_change(frames: Frames) -> pd.Series:
-    return log_change(past_zero_error(frames, "nc1_pinv", MSE_AT_ZERO_ERROR))
-
-
 _han = ClaimsOf("han2022", REFERENCE)
 
 
@@ -117,5 +114,6 @@ CLAIMS = (
     _han("5", "On the central path singular values grow as t^(1/4) at last.",
          "largest | d log w / d log t - 1/4 | where w^2 > 50 K", 0.02, _exponent_error),
     _han("6", "NC1 falls past zero error in networks with squared error.",
-         "log10 of nc1_pinv of the features, last epoch over first measured zero-error epoch", 0.0, _nc1_change),
+         "log10 of nc1_pinv of the features, last epoch over first measured zero-error epoch", 0.0,
+         terminal_change("nc1_pinv", MSE_AT_ZERO_ERROR)),
 )  # fmt: skip

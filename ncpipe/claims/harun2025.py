@@ -9,8 +9,7 @@ import pandas as pd
 
 from ncpipe.claims.evidence.bibliography import Reference
 from ncpipe.claims.evidence.claim import Claim, ClaimsOf, Frames
-from ncpipe.claims.evidence.selectors import log10
-from ncpipe.records.reading import rows_of
+from ncpipe.claims.evidence.selectors import Values, log10, recorded
 
 REFERENCE = Reference(
     "Harun & Kanan 2025",
@@ -27,11 +26,6 @@ NO_SPIKE = 1e-9
 
 Statistic = Callable[[Frames, pd.Index], pd.Series]
 """A quantity of runs, by run id."""
-
-
-def recorded(frames: Frames, runs: pd.Index, quantity: str) -> pd.DataFrame:
-    """Rows of the ``history`` table of a quantity of these runs."""
-    return rows_of(frames, "history", quantity=quantity, run_id=set(runs))
 
 
 def at_step(quantity: str, step: int) -> Statistic:
@@ -51,16 +45,14 @@ def spike(frames: Frames, runs: pd.Index) -> pd.Series:
     return (highest - at_step("before_old_loss", 0)(frames, runs)).clip(lower=NO_SPIKE)
 
 
-def against_random(
-    init: str, statistic: Statistic, compare: Callable[[pd.Series, pd.Series], pd.Series]
-) -> Callable[[Frames], pd.Series]:
+def against_random(init: str, statistic: Statistic, compare: Callable[[pd.Series, pd.Series], pd.Series]) -> Values:
     """``compare(started, random)`` of the runs that start by ``init`` with those that start at random on the same
     network, with the same seed and otherwise equal settings; by the id of the former."""
 
     def values(frames: Frames) -> pd.Series:
         runs = frames["runs"].query("kind == 'continual' and status == 'done'")
         settings = [json.loads(text) for text in runs["settings"]]
-        found = pd.DataFrame(
+        table = pd.DataFrame(
             {
                 "init": [setting.pop("init") for setting in settings],
                 # the ridge is of least squares alone
@@ -70,8 +62,8 @@ def against_random(
             },
             index=pd.Index(runs["run_id"]),
         )
-        baseline = found[found["init"] == "random"].groupby(["network_id", "rest"])["value"].first()
-        started = found[found["init"] == init]
+        baseline = table[table["init"] == "random"].groupby(["network_id", "rest"])["value"].first()
+        started = table[table["init"] == init]
         partners = pd.MultiIndex.from_frame(started[["network_id", "rest"]])
         return compare(started["value"], pd.Series(baseline.reindex(partners).to_numpy(), index=started.index))
 

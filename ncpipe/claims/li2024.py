@@ -12,19 +12,22 @@ from ncpipe.claims.evidence.claim import ClaimsOf, Frames
 from ncpipe.claims.evidence.selectors import (
     NETWORKS,
     TRAINED,
+    Values,
     alike,
+    at_last_time,
+    by_run,
     ends,
     final,
     log10,
     log_change,
     measured,
     optimality,
-    past_zero_error,
+    recorded,
     run_ids,
     solved,
+    terminal_change,
 )
 from ncpipe.losses import multi_label
-from ncpipe.records.reading import rows_of
 
 REFERENCE = Reference(
     "Li et al. 2024",
@@ -38,11 +41,11 @@ SEVERAL = f"loss in {list(multi_label())}"
 FREE = f"{NETWORKS} and {SEVERAL} and fixed_etf == False"
 
 
-def _end(metric: str) -> Callable[[Frames], pd.Series]:
+def _end(metric: str) -> Values:
     return lambda frames: final(frames, run_ids(frames, FREE), metric)
 
 
-def _ufm_end(metric: str) -> Callable[[Frames], pd.Series]:
+def _ufm_end(metric: str) -> Values:
     return lambda frames: final(frames, pd.Index(solved(frames, SEVERAL)["run_id"]), metric)
 
 
@@ -53,9 +56,7 @@ def _angle_over_training(frames: Frames) -> pd.Series:
 def last_test_accuracy(frames: Frames, query: str) -> pd.Series:
     """Last accuracy on the whole test split: the m tags of a sample have the m largest logits. The metric 'accuracy'
     is that of the samples of one tag."""
-    recorded = rows_of(frames, "history", quantity="test_accuracy", run_id=set(run_ids(frames, query)))
-    last = recorded.sort_values("time").drop_duplicates("run_id", keep="last")
-    return last.set_index("run_id")["value"].astype(float)
+    return by_run(at_last_time(recorded(frames, run_ids(frames, query), "test_accuracy")))
 
 
 def _frozen_and_free(frames: Frames, values: Callable[[str], pd.Series]) -> pd.DataFrame:
@@ -89,7 +90,7 @@ _li = ClaimsOf("li2024", REFERENCE)
 CLAIMS = (
     _li("1a", "The samples of one tag collapse to their class means.",
         "log10 of nc1_pinv of samples of one tag, last epoch over first measured zero-error epoch", 0.0,
-        lambda frames: log_change(past_zero_error(frames, "nc1_pinv", FREE))),
+        terminal_change("nc1_pinv", FREE)),
     # A third of the distance between an ETF and an orthogonal frame at K = 10, 0.32.
     _li("1b", "The class means of the samples of one tag end at a simplex ETF.",
         "nc2_means_etf of samples of one tag at the last epoch", 0.1, _end("nc2_means_etf")),

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pandas as pd
 
 from ncpipe.claims.evidence.bibliography import PNAS, Reference
 from ncpipe.claims.evidence.claim import ClaimsOf, Frames
-from ncpipe.claims.evidence.selectors import log_change, past_zero_error
+from ncpipe.claims.evidence.selectors import Values, past_zero_error, terminal_change
 
 REFERENCE = Reference(
     "Papyan, Han & Donoho 2020",
@@ -26,18 +24,10 @@ SMALLEST_RISE = 1e-9
 """Share of samples, below one sample of any data set, so that 'no rise' counts and rounding does not."""
 
 
-def _falls(metric: str) -> Callable[[Frames], pd.Series]:
-    return lambda frames: log_change(past_zero_error(frames, metric))
-
-
-def _test_rises(metric: str) -> Callable[[Frames], pd.Series]:
-    return lambda frames: log_change(past_zero_error(frames, metric, split="test"))
-
-
-def _difference(metric: str, split: str = "train") -> Callable[[Frames], pd.Series]:
+def _difference(metric: str, split: str = "train") -> Values:
     def values(frames: Frames) -> pd.Series:
-        found = past_zero_error(frames, metric, split=split)
-        return found["last"] - found["first"]
+        ends = past_zero_error(frames, metric, split=split)
+        return ends["last"] - ends["first"]
 
     return values
 
@@ -48,17 +38,18 @@ _papyan = ClaimsOf("papyan2020", REFERENCE)
 # The paper states directions without a size: every threshold is no change, or for NC4, which may stay 0, no rise.
 CLAIMS = (
     _papyan("1", "Past zero training error the variability within classes falls (NC1).",
-            f"log10 of nc1_pinv of the features, {SPAN}", 0.0, _falls("nc1_pinv")),
+            f"log10 of nc1_pinv of the features, {SPAN}", 0.0, terminal_change("nc1_pinv")),
     _papyan("2a", "Past zero training error the class means approach equal norms (NC2).",
-            f"log10 of nc2_means_equinorm of the features, {SPAN}", 0.0, _falls("nc2_means_equinorm")),
+            f"log10 of nc2_means_equinorm of the features, {SPAN}", 0.0, terminal_change("nc2_means_equinorm")),
     _papyan("2b", "Past zero training error the class means approach equal, maximal angles (NC2).",
-            f"log10 of nc2_means_equiangle of the features, {SPAN}", 0.0, _falls("nc2_means_equiangle")),
+            f"log10 of nc2_means_equiangle of the features, {SPAN}", 0.0, terminal_change("nc2_means_equiangle")),
     _papyan("3", "Past zero training error classifier and class means approach each other (NC3).",
-            f"log10 of nc3_duality, {SPAN}", 0.0, _falls("nc3_duality")),
+            f"log10 of nc3_duality, {SPAN}", 0.0, terminal_change("nc3_duality")),
     _papyan("4", "Past zero training error the classifier does not leave the nearest class mean (NC4).",
             f"nc4_mismatch, {DIFFERENCE}", SMALLEST_RISE, _difference("nc4_mismatch")),
     _papyan("5", "Past zero training error the test accuracy still rises.",
             f"test accuracy, {DIFFERENCE}", 0.0, _difference("accuracy", "test"), "above"),
     _papyan("6", "Past zero training error the robustness to adversarial changes still rises.",
-            f"log10 of robustness of the test images, {SPAN}", 0.0, _test_rises("robustness"), "above"),
+            f"log10 of robustness of the test images, {SPAN}", 0.0, terminal_change("robustness", split="test"),
+            "above"),
 )  # fmt: skip

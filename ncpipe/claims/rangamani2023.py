@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -10,7 +9,16 @@ import pandas as pd
 
 from ncpipe.claims.evidence.bibliography import ICML, Reference
 from ncpipe.claims.evidence.claim import ClaimsOf, Frames
-from ncpipe.claims.evidence.selectors import NETWORKS, at_last_time, ends, final, log_change, measured, run_ids
+from ncpipe.claims.evidence.selectors import (
+    NETWORKS,
+    Values,
+    at_last_time,
+    ends,
+    final,
+    log_change,
+    measured,
+    run_ids,
+)
 
 REFERENCE = Reference(
     "Rangamani et al. 2023",
@@ -48,7 +56,7 @@ def gamma(rows: pd.DataFrame) -> float:
     return float((signs * depth).sum() / told) if told else float("nan")
 
 
-def _with_depth(metric: str) -> Callable[[Frames], pd.Series]:
+def _with_depth(metric: str) -> Values:
     def values(frames: Frames) -> pd.Series:
         rows = at_last_time(_layers(frames, metric))
         return pd.Series({run: gamma(group) for run, group in rows.groupby("run_id")}, dtype=float)
@@ -69,8 +77,8 @@ def _alignment_top_over_bottom(frames: Frames) -> pd.Series:
 
 
 def _alignment_over_training(frames: Frames) -> pd.Series:
-    found = ends(_third(_layers(frames, "subspace_alignment"), "top"), ("run_id", "layer"))
-    return (found["last"] - found["first"]).groupby("run_id").mean()
+    table = ends(_third(_layers(frames, "subspace_alignment"), "top"), ("run_id", "layer"))
+    return (table["last"] - table["first"]).groupby("run_id").mean()
 
 
 def _nearest_mean_at_top(frames: Frames) -> pd.Series:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from ncpipe.claims.evidence.bibliography import NEURIPS, Reference
 from ncpipe.claims.evidence.claim import Claim, ClaimsOf, Frames
-from ncpipe.claims.evidence.selectors import NETWORKS, at_last_time, measured, run_ids
+from ncpipe.claims.evidence.selectors import NETWORKS, Values, at_last_time, measured, run_ids
 from ncpipe.records.reading import fits_of
 
 REFERENCE = Reference(
@@ -68,12 +68,12 @@ def _success_gain(frames: Frames) -> pd.Series:
     """Fraction of successful starts, widest model minus narrowest, of every problem and seed with several widths."""
     fits = _fits(frames, is_zero=False).sort_values("dim")
     groups = list(fits.groupby(_problems(fits)))
-    found = {
+    gains = {
         group.index[-1]: group["success_fraction"].iloc[-1] - group["success_fraction"].iloc[0]
         for _, group in groups
         if group["dim"].nunique() > 1
     }
-    return pd.Series(found, dtype=float)
+    return pd.Series(gains, dtype=float)
 
 
 def _behind_relu(layers: pd.Series) -> pd.Series:
@@ -99,11 +99,11 @@ def _largest(frames: Frames, runs: pd.Index, metric: str, layers: Layers) -> pd.
     return rows.groupby("run_id")["value"].apply(lambda values: values.max(skipna=False))
 
 
-def _of_ufms(metric: str, layers: Layers) -> Callable[[Frames], pd.Series]:
+def _of_ufms(metric: str, layers: Layers) -> Values:
     return lambda frames: _largest(frames, _reached(frames), metric, layers)
 
 
-def _of_heads(metric: str, layers: Layers, classes: str) -> Callable[[Frames], pd.Series]:
+def _of_heads(metric: str, layers: Layers, classes: str) -> Values:
     def values(frames: Frames) -> pd.Series:
         chosen = frames["runs"].query(f"{HEADS} and classes {classes}")
         runs = pd.Index(chosen.loc[chosen["head"].astype(str).str.startswith("hidden"), "run_id"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,14 +17,16 @@ from ncpipe.claims.evidence.selectors import (
     NETWORKS,
     NORMED,
     ONE_BELOW,
+    Values,
+    at_last_time,
     batch_norms,
+    by_class_count,
     final,
     log10,
-    log_change,
     measured,
-    past_zero_error,
     run_ids,
     setting,
+    terminal_change,
 )
 from ncpipe.records.reading import fits_of, unconstrained
 from ncpipe.ufm.settings import UfmSpec
@@ -58,17 +59,14 @@ def _ufm_runs(frames: Frames, model: str, activation: str, bias: str) -> pd.Inde
     return runs[~runs.isin(fits.loc[constrained | (fits["gap"] > EARLY * fits["optimum"]), "run_id"])]
 
 
-def _ufm_metric(
-    model: str, activation: str, bias: str, metric: str, layer: str = "features"
-) -> Callable[[Frames], pd.Series]:
+def _ufm_metric(model: str, activation: str, bias: str, metric: str, layer: str = "features") -> Values:
     return lambda frames: final(frames, _ufm_runs(frames, model, activation, bias), metric, layer)
 
 
 def _free_bias_error(frames: Frames) -> pd.Series:
     # At the optimum mu_G = 0 and b = 1/K, so |W mu_G + b| = 1/sqrt(K).
     values = _ufm_metric("plain", "linear", "free", "nc4_bias")(frames)
-    classes = frames["runs"].set_index("run_id")["classes"].reindex(values.index)
-    return (values * np.sqrt(classes) - 1).abs()
+    return (values * np.sqrt(by_class_count(frames, values)) - 1).abs()
 
 
 def _both_levels(frames: Frames) -> pd.Series:
@@ -95,7 +93,7 @@ def _networks(frames: Frames, query: str, *norms: str) -> pd.Index:
     return ended if len(ended) else runs
 
 
-def _frame_difference(query: str, of: str, etf: str) -> Callable[[Frames], pd.Series]:
+def _frame_difference(query: str, of: str, etf: str) -> Values:
     """Distance to the OF minus distance to the ETF, with BatchNorm: negative where the frame is nearer an OF."""
 
     def values(frames: Frames) -> pd.Series:
@@ -105,7 +103,7 @@ def _frame_difference(query: str, of: str, etf: str) -> Callable[[Frames], pd.Se
     return values
 
 
-def _frame_distance(query: str, *metrics: str, norms: tuple[str, ...] = WITH_NORM) -> Callable[[Frames], pd.Series]:
+def _frame_distance(query: str, *metrics: str, norms: tuple[str, ...] = WITH_NORM) -> Values:
     """The largest of the distances, over that of an OF from a simplex ETF."""
 
     def values(frames: Frames) -> pd.Series:
@@ -113,23 +111,16 @@ def _frame_distance(query: str, *metrics: str, norms: tuple[str, ...] = WITH_NOR
 
         runs = _networks(frames, query, *norms)
         largest = pd.concat([final(frames, runs, name) for name in metrics], axis=1).max(axis=1, skipna=False)
-        classes = frames["runs"].set_index("run_id")["classes"].reindex(largest.index)
-        return largest / [frames_apart(int(number)) for number in classes]
+        return largest / [frames_apart(int(number)) for number in by_class_count(frames, largest)]
 
     return values
 
 
 def _depth_ratio(frames: Frames) -> pd.Series:
     """log10 of NC1 at the last layer over NC1 at the first, at the last epoch."""
-    rows = measured(frames, run_ids(frames, NETWORKS), "nc1_pinv", layer=None)
-    rows = rows[rows["time"] == rows.groupby("run_id")["time"].transform("max")].sort_values("depth")
-    by_run = rows.groupby("run_id")["value"]
+    rows = at_last_time(measured(frames, run_ids(frames, NETWORKS), "nc1_pinv", layer=None))
+    by_run = rows.sort_values("depth").groupby("run_id")["value"]
     return log10(by_run.last() / by_run.first())
-
-
-def _training_ratio(frames: Frames) -> pd.Series:
-    """log10 of NC1 of the last features at the last epoch over that at the first measured zero-error epoch."""
-    return log_change(past_zero_error(frames, "nc1_pinv"))
 
 
 def _level_ratio(frames: Frames) -> pd.Series:
@@ -147,7 +138,7 @@ def _matched_fits(frames: Frames, model: str) -> pd.DataFrame:
     return fits[fits["network_id"].isin(_networks(frames, NETWORKS, *WITH_NORM))]
 
 
-def _matched(model: str, column: str) -> Callable[[Frames], pd.Series]:
+def _matched(model: str, column: str) -> Values:
     """Distance between the unit-norm Grams, predicted and measured, by network."""
 
     def values(frames: Frames) -> pd.Series:
@@ -159,7 +150,7 @@ def _matched(model: str, column: str) -> Callable[[Frames], pd.Series]:
 SIZES = ("weight_norm", "feature_norm", "objective")
 
 
-def _size_error(model: str) -> Callable[[Frames], pd.Series]:
+def _size_error(model: str) -> Values:
     """The largest of | measured / predicted - 1 | over |W|, |H| and the objective, by network."""
 
     def values(frames: Frames) -> pd.Series:
@@ -173,26 +164,26 @@ def _size_error(model: str) -> Callable[[Frames], pd.Series]:
 
 def _misfits(frames: Frames, model: str, *norms: str) -> pd.DataFrame:
     """Misfits of a model, by the first network of a sweep."""
-    found = misfit_values(frames)
-    found = found[found["matched"] == model].set_index("run_id")
-    return found[found.index.isin(_networks(frames, NETWORKS, *norms))]
+    values = misfit_values(frames)
+    values = values[values["matched"] == model].set_index("run_id")
+    return values[values.index.isin(_networks(frames, NETWORKS, *norms))]
 
 
-def _error(*norms: str) -> Callable[[Frames], pd.Series]:
+def _error(*norms: str) -> Values:
     return lambda frames: _misfits(frames, "extended", *norms)["relative"].astype(float)
 
 
 def _error_beside_the_guess(frames: Frames) -> pd.Series:
     """Error of the UFM with no parameter minus that of the guess, over sweeps in which sizes tell the two apart."""
-    found = _misfits(frames, "predicted", NORMED)
-    found = found[found["sized"]]
-    return (found["error"] - found["guess_error"]).astype(float)
+    rows = _misfits(frames, "predicted", NORMED)
+    rows = rows[rows["sized"]]
+    return (rows["error"] - rows["guess_error"]).astype(float)
 
 
 def _error_difference(frames: Frames) -> pd.Series:
     extended, plain = (_misfits(frames, model, *WITH_NORM) for model in ("extended", "plain"))
-    other = extended[extended["classifier"] == "etf"]
-    return (other["frames"] - plain["frames"].reindex(other.index)).astype(float)
+    with_etf = extended[extended["classifier"] == "etf"]
+    return (with_etf["frames"] - plain["frames"].reindex(with_etf.index)).astype(float)
 
 
 def _frame_below(frames: Frames) -> pd.Series:
@@ -219,7 +210,7 @@ def _of_the_paper(settings: dict[str, Any]) -> bool:
     return isinstance(settings["samples"], int) and usual
 
 
-def _objective_error(query: str) -> Callable[[Frames], pd.Series]:
+def _objective_error(query: str) -> Values:
     """| objective / closed form - 1 |, of both signs: a value below would refute the closed form."""
 
     def values(frames: Frames) -> pd.Series:
@@ -309,7 +300,7 @@ CLAIMS = (
            "log10 of nc1_pinv, last layer over first, at the last epoch", 0.0, _depth_ratio),
     _tirer("6b", "NC1 falls after zero training error.",
            "log10 of nc1_pinv of the features, at the end over the first measured zero-error epoch", 0.0,
-           _training_ratio),
+           terminal_change("nc1_pinv")),
     _tirer("6c", "The ReLU extended UFM has lower NC1 after its first layer than before.",
            "log10 of nc1_pinv, relu(W_1 H_1) over H_1, median over iterations", 0.0, _level_ratio),
     _tirer("6d", "The curves of the NC metrics of networks with MSE and no bias are nearer those of the ReLU extended"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -12,6 +11,7 @@ from ncpipe.claims.evidence.bibliography import NEURIPS, Reference
 from ncpipe.claims.evidence.claim import ClaimsOf, Frames
 from ncpipe.claims.evidence.selectors import (
     TRAINED,
+    Values,
     alike,
     at_last_time,
     by_run,
@@ -46,11 +46,11 @@ def temperatures(frames: Frames) -> pd.DataFrame:
     runs = run_ids(frames, CE)
     values = pd.to_numeric(setting(frames, "head.temperature").reindex(runs))
     table = pd.DataFrame({"temperature": values, "pair": _pairs(frames).reindex(runs)}).dropna()
-    own = table.groupby("pair")["temperature"]
-    several = own.transform("nunique") >= 3
+    by_pair = table.groupby("pair")["temperature"]
+    several = by_pair.transform("nunique") >= 3
     place = pd.Series("middle", index=table.index)
-    place[several & (table["temperature"] == own.transform("min"))] = "smallest"
-    place[several & (table["temperature"] == own.transform("max"))] = "largest"
+    place[several & (table["temperature"] == by_pair.transform("min"))] = "smallest"
+    place[several & (table["temperature"] == by_pair.transform("max"))] = "largest"
     return table.assign(place=place)
 
 
@@ -68,7 +68,7 @@ def _unnormalised_end(frames: Frames, metric: str) -> pd.Series:
     return values.groupby(_pairs(frames).reindex(values.index)).min()
 
 
-def _end_ratio(metric: str) -> Callable[[Frames], pd.Series]:
+def _end_ratio(metric: str) -> Values:
     def values(frames: Frames) -> pd.Series:
         middle = _middle(frames)
         return log10(final(frames, middle.index, metric) / middle["pair"].map(_unnormalised_end(frames, metric)))
@@ -90,11 +90,11 @@ def _time_ratio(frames: Frames) -> pd.Series:
     partner's."""
     middle, partners = _middle(frames), run_ids(frames, UNNORMALISED)
     level = _unnormalised_end(frames, "nc1_pinv")
-    own = _reached(measured(frames, middle.index, "nc1_pinv"), middle["pair"].map(level))
+    reached = _reached(measured(frames, middle.index, "nc1_pinv"), middle["pair"].map(level))
     pairs = _pairs(frames).reindex(partners)
     theirs = _reached(measured(frames, partners, "nc1_pinv"), pairs.map(level))
     earliest = theirs.groupby(pairs.reindex(theirs.index)).min()
-    return log10(own / middle["pair"].map(earliest))
+    return log10(reached / middle["pair"].map(earliest))
 
 
 def floor(classes: pd.Series, temperature: pd.Series) -> pd.Series:
@@ -122,7 +122,7 @@ def _end_over_floor(frames: Frames) -> pd.Series:
     return by_run(rows.assign(value=_over_floor(frames, rows)))
 
 
-def _extreme_ratio(which: Literal["smallest", "largest"]) -> Callable[[Frames], pd.Series]:
+def _extreme_ratio(which: Literal["smallest", "largest"]) -> Values:
     """Against the median over the middle temperatures: the best of several would be lower by chance alone."""
 
     def values(frames: Frames) -> pd.Series:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pandas as pd
 
 from ncpipe.claims.evidence.bibliography import NEURIPS, Reference
 from ncpipe.claims.evidence.claim import ClaimsOf, Frames
-from ncpipe.claims.evidence.selectors import NETWORKS, TRAINED, alike, final, log_change, past_zero_error
+from ncpipe.claims.evidence.selectors import NETWORKS, TRAINED, Values, alike, final, terminal_change
 
 REFERENCE = Reference(
     "Zhou et al. 2022",
@@ -22,9 +20,8 @@ LOSSES = {"ce": "CE", "label_smoothing": "label smoothing", "focal": "focal loss
 SPAN = "last epoch over first measured zero-error epoch"
 
 
-def _falls(metric: str, losses: tuple[str, ...] = tuple(LOSSES)) -> Callable[[Frames], pd.Series]:
-    query = f"{NETWORKS} and fixed_etf == False and loss in {list(losses)}"
-    return lambda frames: log_change(past_zero_error(frames, metric, query))
+def _falls(metric: str, losses: tuple[str, ...] = tuple(LOSSES)) -> Values:
+    return terminal_change(metric, f"{NETWORKS} and fixed_etf == False and loss in {list(losses)}")
 
 
 def spreads(frames: Frames) -> pd.DataFrame:
@@ -42,7 +39,7 @@ def spreads(frames: Frames) -> pd.DataFrame:
     return spread.to_frame().join(names).reset_index().set_index("run_id")
 
 
-def _spread_change(along: tuple[str, ...]) -> Callable[[Frames], pd.Series]:
+def _spread_change(along: tuple[str, ...]) -> Values:
     """Spread where all of ``along`` are largest minus where all are smallest, the rest fixed; by the larger run."""
 
     def values(frames: Frames) -> pd.Series:

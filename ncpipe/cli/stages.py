@@ -142,8 +142,8 @@ def report(study: StudyFile = Path("config.yaml")) -> None:
 @app.command(rich_help_panel=STAGES, hidden=True)
 def store(study: StudyFile = Path("config.yaml")) -> None:
     """Create the MLflow store and the study's experiment; a store that does not answer is left to the sync."""
+    from ncpipe.system.credentials import redacted
     from ncpipe.system.files import write_json
-    from ncpipe.tracking.client import redacted
     from ncpipe.tracking.experiment import opened
 
     s = Study.read(study)
@@ -174,8 +174,8 @@ def live(
 @app.command(rich_help_panel=STAGES, hidden=True)
 def sync(study: StudyFile = Path("config.yaml")) -> None:
     """Make the MLflow mirror equal to the tables; can be repeated at any time."""
+    from ncpipe.system.credentials import redacted
     from ncpipe.system.files import write_json
-    from ncpipe.tracking.client import redacted
     from ncpipe.tracking.sync import sync as sync_study
 
     s = Study.read(study)

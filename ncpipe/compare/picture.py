@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 
 from ncpipe.compare.comparison import Comparison, Row
 from ncpipe.figures.drawing.axes import heading, scale_time, scale_values
-from ncpipe.figures.drawing.style import OKABE_ITO, Look, add_legend, fix_layout, line_handle, new_figure, style
+from ncpipe.figures.drawing.style import OKABE_ITO, Look, add_legend, fix_layout, line_handle, panel_figure, style
 
 LOOKS = {"A": Look(OKABE_ITO["blue"], "-", "o"), "B": Look(OKABE_ITO["vermillion"], (0, (4, 1.5)), "s")}
-COLUMNS, WIDTH, ROW_HEIGHT = 3, 6.4, 1.25
+COLUMNS, WIDTH, ROW_HEIGHT = 3, 6.4, 1.3
 
 
 def curves_svg(comparison: Comparison) -> bytes:
@@ -23,15 +23,11 @@ def curves_svg(comparison: Comparison) -> bytes:
     """
     with style():
         curves = comparison.curves
-        lines = -(-len(curves) // COLUMNS)
-        figure = new_figure(WIDTH, ROW_HEIGHT * lines + 0.2)
-        grid = figure.subplots(lines, COLUMNS, squeeze=False).ravel()
+        figure, grid = panel_figure(WIDTH, len(curves), COLUMNS, ROW_HEIGHT)
         for number, (axes, curve) in enumerate(zip(grid, curves)):
             _draw(axes, curve)
             if number + COLUMNS >= len(curves):  # the lowest of its column
                 axes.set_xlabel(times(comparison))
-        for axes in grid[len(curves) :]:
-            axes.remove()
         add_legend(figure, [line_handle(f"{side}: {name}", LOOKS[side]) for side, name in _names(comparison)])
         fix_layout(figure)
         stream = io.BytesIO()
@@ -51,7 +47,7 @@ def _names(comparison: Comparison) -> list[tuple[str, str]]:
 
 def _draw(axes: Axes, curve: Row) -> None:
     points: dict[str, Sequence[tuple[float, float]]] = {"A": curve["a"], "B": curve["b"]}
-    columns = {side: np.array(given, dtype=float).reshape(-1, 2).T for side, given in points.items()}
+    columns = {side: np.array(pairs, dtype=float).reshape(-1, 2).T for side, pairs in points.items()}
     for side, (x, y) in columns.items():
         look = LOOKS[side]
         axes.plot(x, y, color=look.colour, linestyle=look.line)

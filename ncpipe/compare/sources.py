@@ -12,7 +12,7 @@ import pyarrow as pa
 from ncpipe.compare.agreement import Tables
 from ncpipe.records.reading import metadata, read_whole
 from ncpipe.records.schemas import TABLES
-from ncpipe.records.writing import CHECKSUM, read_table
+from ncpipe.records.writing import CHECKSUM
 from ncpipe.study.layout import Layout
 from ncpipe.system.errors import UserError
 from ncpipe.system.provenance import summary
@@ -74,21 +74,21 @@ def find(name: str) -> StudySource | RunSource:
 
 def read_study(results: Path) -> StudySource:
     """The tables of the study with this results folder; ``UserError`` where one is missing or lacks a column."""
-    folder = Layout(results).tables
-    tables: dict[str, pa.Table] = {}
-    for table, needed in NEEDED.items():
-        path = folder / f"{table}.parquet"
-        if not path.exists():
-            raise UserError(f"no table {path}; run `snakemake tables` for this study first")
-        read = read_whole(path, whole=False)
-        if missing := sorted(needed - set(read.column_names)):
-            raise UserError(f"{path} has no column {missing[0]!r}; write it again with `snakemake tables`")
-        if table == "runs":
-            about = metadata(path)
-        tables[table] = completed(table, read)
+    tables = {name: completed(name, _read(results, name, needed)) for name, needed in NEEDED.items()}
+    about = metadata(Layout(results).tables / "runs.parquet")
     made_by = summary(json.loads(about.pop("provenance", "{}")).values())
     about = {key: text for key, text in about.items() if key not in ("pandas", CHECKSUM.decode())}
     return StudySource(str(results), tables, about | made_by)
+
+
+def _read(results: Path, name: str, needed: set[str]) -> pa.Table:
+    path = Layout(results).tables / f"{name}.parquet"
+    if not path.exists():
+        raise UserError(f"no table {path}; run `snakemake tables` for this study first")
+    table = read_whole(path, whole=False)
+    if missing := sorted(needed - set(table.column_names)):
+        raise UserError(f"{path} has no column {missing[0]!r}; write it again with `snakemake tables`")
+    return table
 
 
 def completed(name: str, table: pa.Table) -> pa.Table:
@@ -99,7 +99,7 @@ def completed(name: str, table: pa.Table) -> pa.Table:
 
 def _run_named(run: str, folders: list[Path]) -> RunSource:
     """The run of that id, or else of that beginning, in one of the studies."""
-    ids = {folder: _ids(folder) for folder in folders}
+    ids = {folder: _read(folder, "runs", {"run_id"})["run_id"].to_pylist() for folder in folders}
     exact = [(folder, run) for folder in folders if run in ids[folder]]
     matches = exact or [(folder, name) for folder in folders for name in ids[folder] if name.startswith(run)]
     if len(matches) == 1:
@@ -113,13 +113,3 @@ def _run_named(run: str, folders: list[Path]) -> RunSource:
     near = difflib.get_close_matches(run, [name for names in ids.values() for name in names], n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else "the table runs and the report list them"
     raise UserError(f"no run {run!r} in the tables of {where}; {hint}")
-
-
-def _ids(folder: Path) -> list[str]:
-    path = Layout(folder).tables / "runs.parquet"
-    if not path.exists():
-        raise UserError(f"no table {path}; run `snakemake tables` for this study first")
-    read = read_table(path)
-    if "run_id" not in read.column_names:
-        raise UserError(f"{path} has no column 'run_id'; write it again with `snakemake tables`")
-    return read["run_id"].to_pylist()

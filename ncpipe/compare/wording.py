@@ -96,11 +96,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun if count == 1 else plural}"
 
 
-def value(given: Any) -> str:
+def value(cell: Any) -> str:
     """A setting or a fact: a number as it was written, text as it is, a dash for none."""
-    if given is None or given == "":
+    if cell is None or cell == "":
         return "–"
-    return given if isinstance(given, str) else json.dumps(given)
+    return cell if isinstance(cell, str) else json.dumps(cell)
 
 
 def cells(row: Row) -> tuple[str, str, str, str]:
@@ -112,11 +112,11 @@ def cells(row: Row) -> tuple[str, str, str, str]:
     return number_or_inf(row["a"]), number_or_inf(row["b"]), sign + difference, ratio
 
 
-def number_or_inf(given: float | None) -> str:
+def number_or_inf(value: float | None) -> str:
     """Whole numbers in full, others with three digits."""
-    if given is not None and math.isfinite(given) and given == int(given) and abs(given) < 1e9:
-        return f"{given:.0f}"
-    return f"{given}" if given is not None and math.isinf(given) else number(given)
+    if value is not None and math.isfinite(value) and value == int(value) and abs(value) < 1e9:
+        return f"{value:.0f}"
+    return f"{value}" if value is not None and math.isinf(value) else number(value)
 
 
 # --- tables ----------------------------------------------------------------------------------------
@@ -230,11 +230,11 @@ def as_json(comparison: Comparison) -> str:
     return json.dumps(_plain({"headline": headline(comparison)} | asdict(comparison)), indent=2, allow_nan=False)
 
 
-def _plain(given: Any) -> Any:
-    if isinstance(given, dict):
-        return {key: _plain(item) for key, item in given.items()}
-    if isinstance(given, list | tuple):
-        return [_plain(item) for item in given]
-    if isinstance(given, float) and not math.isfinite(given):
-        return None if math.isnan(given) else f"{given}"
-    return given
+def _plain(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _plain(item) for key, item in content.items()}
+    if isinstance(content, list | tuple):
+        return [_plain(item) for item in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return None if math.isnan(content) else f"{content}"
+    return content

@@ -41,8 +41,7 @@ def prepare(spec: DatasetSpec, folder: Path, search_path: Sequence[Path] = ()) -
 
     Raises:
         UserError: the source is missing or damaged, has too few classes or samples of one, or memory or disk are too
-            small.
-            Nothing is written then; of a streamed set, whose images are read while others are written, no record.
+            small. Nothing is written then; of a streamed set, read while it is written, no record.
     """
     source: Source = DATASETS[spec.name].open(spec, search_path)
     made_of = version(folder, lambda: source.originals)
@@ -51,13 +50,10 @@ def prepare(spec: DatasetSpec, folder: Path, search_path: Sequence[Path] = ()) -
     train = _subset(source.train, classes, spec.samples_per_class, "train", _generator(spec, TRAIN_SUBSET))
     test = _subset(source.test, classes, spec.test_samples_per_class, "test", _generator(spec, TEST_SUBSET))
     labels = _corrupted(train.labels, len(classes), spec)
-    changed = int((labels != train.labels).sum())
-    read = _streamed if spec.stream else _in_memory
     bits = max(subset.source.bits(subset.rows) for subset in (train, test))
     subsets = {"train": train._replace(labels=labels, bits=bits), "test": test._replace(bits=bits)}
-    contents = read(spec, subsets, len(classes))
+    contents = (_streamed if spec.stream else _in_memory)(spec, subsets, len(classes))
     check_disk(folder, sum(split_bytes(content.shape) for content in contents.values()))
-
     (folder / RECORD).unlink(missing_ok=True)
     written = {
         name: write_split(folder / f"{name}.safetensors", content.shape, content.pieces, content.labels)
@@ -65,6 +61,7 @@ def prepare(spec: DatasetSpec, folder: Path, search_path: Sequence[Path] = ()) -
     }
     mean, std = channel_statistics(written["train"][1])
     sets = None if spec.pairs is None else tag_sets(len(classes))
+    origin = {"kind": source.kind, "sha256": source.checksums, "skipped": source.skipped, "bits": bits}
     record = {
         "name": spec.slug,
         "classes": classes,
@@ -73,18 +70,13 @@ def prepare(spec: DatasetSpec, folder: Path, search_path: Sequence[Path] = ()) -
         "mean": mean,
         "std": std,
         "sha256": {name: checksum for name, (checksum, _) in written.items()},
-        "source": {
-            "kind": source.kind,
-            "sha256": source.checksums,
-            "skipped": source.skipped,
-            "bits": bits,
-        },
+        "source": origin,
         "settings": spec.model_dump(mode="json", exclude={"path"}),  # no place of this machine
-        "changed_labels": changed,
+        "changed_labels": int((labels != train.labels).sum()),
     }
     if source.originals is not None:
         write_record(folder, made_of, source.originals)
-    write_json(folder / RECORD, record if sets is None else record | {"tag_sets": sets})
+    write_json(folder / RECORD, record | ({} if sets is None else {"tag_sets": sets}))
 
 
 def channel_statistics(counts: Tensor) -> tuple[list[float], list[float]]:

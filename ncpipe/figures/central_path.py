@@ -12,9 +12,11 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import heading, scale_values
-from ncpipe.figures.drawing.series import Tables, counted, declared_ufms, histories, labels, lost
-from ncpipe.figures.drawing.style import GREY, SMALL, add_legend, empty_figure, mark_handle, new_figure, wrapped
+from ncpipe.figures.drawing.captions import counted, lost
+from ncpipe.figures.drawing.runs import Tables, declared_ufms, labels
+from ncpipe.figures.drawing.series import histories
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
 
@@ -34,39 +36,39 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     rows = _directions(histories(tables, runs))
     names = [name for name in labels(runs) if (rows["label"] == name).any()]
     if not names:
-        return empty_figure(options.width, "central_path: no UFM by the solver central_path")
+        return style.empty_figure(options.width, "central_path: no UFM by the solver central_path")
     titles = [_sizes(runs[runs["label"] == name]) for name in names]
     if len(set(titles)) < len(names):
-        titles = [wrapped(name, int(12 * LEAST_WIDTH)) for name in names]
-    columns = max(1, min(len(names), int(options.width / LEAST_WIDTH)))
+        titles = [style.wrapped(name, int(12 * LEAST_WIDTH)) for name in names]
+    columns = style.columns_for(len(names), options.width, LEAST_WIDTH)
     lines = -(-len(names) // columns)
-    figure = new_figure(options.width, HEIGHT * lines)
+    figure = style.new_figure(options.width, HEIGHT * lines)
     grid = figure.subplots(2 * lines, columns, squeeze=False, height_ratios=[5, 3] * lines)
     for number in range(columns * lines):
         line, column = divmod(number, columns)
         upper, lower = grid[2 * line : 2 * line + 2, column]
         if number < len(names):
-            own = runs[runs["label"] == names[number]].sort_values("seed")
-            _draw_column(upper, lower, rows, own)
+            of_label = runs[runs["label"] == names[number]].sort_values("seed")
+            _draw_column(upper, lower, rows, of_label)
             heading(upper, titles[number], "")
         else:
             upper.remove()
             lower.remove()
-    add_legend(figure, _legend())
+    style.add_legend(figure, _legend())
     return figure
 
 
 def _directions(history: pd.DataFrame) -> pd.DataFrame:
     """Measured value and law of every run, time > 0 and direction, as columns ``value`` and ``law``."""
-    found = history["quantity"].astype(str).str.extract(r"^(snr|snr_law)_(\d+)$")
-    rows = history.assign(kind=found[0], direction=pd.to_numeric(found[1])).dropna(subset="kind").query("time > 0")
+    parts = history["quantity"].astype(str).str.extract(r"^(snr|snr_law)_(\d+)$")
+    rows = history.assign(kind=parts[0], direction=pd.to_numeric(parts[1])).dropna(subset="kind").query("time > 0")
     table = rows.pivot(index=["run_id", "label", "time", "direction"], columns="kind", values="value").reset_index()
     return table.rename(columns={"snr": "value", "snr_law": "law"}).sort_values("time")
 
 
 def _sizes(runs: pd.DataFrame) -> str:
-    one = runs.iloc[0]
-    return f"K = {one['classes']:.0f}, N = {one['train_samples']:.0f}, d = {one['dim']:.0f}"
+    run = runs.iloc[0]
+    return f"K = {run['classes']:.0f}, N = {run['train_samples']:.0f}, d = {run['dim']:.0f}"
 
 
 def _draw_column(upper: Axes, lower: Axes, rows: pd.DataFrame, runs: pd.DataFrame) -> None:
@@ -98,27 +100,29 @@ def _draw_values(axes: Axes, rows: pd.DataFrame) -> None:
     last = int(rows["direction"].max())
     shades = mpl.colormaps["viridis"](np.linspace(0, 0.82, last))
     for direction in range(1, last + 1):
-        own, colour = rows[rows["direction"] == direction], to_hex(shades[direction - 1])
-        x, step = own["time"].to_numpy(float), max(1, len(own) // MOST_POINTS)
-        axes.plot(x, own["law"].to_numpy(float), color=colour)
-        axes.plot(x[::step], own["value"].to_numpy(float)[::step], "o", color=colour, ms=2.6, mew=0)
+        of_direction, colour = rows[rows["direction"] == direction], to_hex(shades[direction - 1])
+        x, step = of_direction["time"].to_numpy(float), max(1, len(of_direction) // MOST_POINTS)
+        axes.plot(x, of_direction["law"].to_numpy(float), color=colour)
+        axes.plot(x[::step], of_direction["value"].to_numpy(float)[::step], "o", color=colour, ms=2.6, mew=0)
         if direction in (1, last):
-            name, start = f"$w_{{{direction}}}$", (x[0], float(own["value"].iloc[0]))
+            name, start = f"$w_{{{direction}}}$", (x[0], float(of_direction["value"].iloc[0]))
             offset, side = ((0, 4), "bottom") if direction == 1 else ((4, -2), "top")
-            axes.annotate(name, start, offset, textcoords="offset points", color=colour, size=SMALL, va=side)
+            axes.annotate(name, start, offset, textcoords="offset points", color=colour, size=style.SMALL, va=side)
 
 
 def _draw_growth(axes: Axes, rows: pd.DataFrame, classes: float, samples: float) -> None:
     """The common growth at late times, (4 K t / N)^(1/4), from where all values are over sqrt(K)."""
     smallest = rows.groupby("time")["value"].min()
     times = smallest.index[smallest**2 >= classes].to_numpy(float)
-    axes.plot(times, (4 * classes * times / samples) ** 0.25, color=GREY, linestyle=DASHED, linewidth=0.9, zorder=1)
+    axes.plot(
+        times, (4 * classes * times / samples) ** 0.25, color=style.GREY, linestyle=DASHED, linewidth=0.9, zorder=1
+    )
 
 
 def _legend() -> Iterator[Line2D]:
-    yield mark_handle("measured on the features", "o")
-    yield Line2D([], [], color=GREY, label="law")
-    yield Line2D([], [], color=GREY, linestyle=DASHED, linewidth=0.8, label="$(4Kt/N)^{1/4}$")
+    yield style.mark_handle("measured on the features", "o")
+    yield Line2D([], [], color=style.GREY, label="law")
+    yield Line2D([], [], color=style.GREY, linestyle=DASHED, linewidth=0.8, label="$(4Kt/N)^{1/4}$")
 
 
 def caption(tables: Tables, options: FigureOptions) -> str:

@@ -10,24 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import heading, mark_times, scale_time, scale_values
-from ncpipe.figures.drawing.series import (
-    Band,
-    Tables,
-    bands,
-    counted,
-    declared_ufms,
-    extremes,
-    few,
-    labels,
-    last_time,
-    lost,
-    measured,
-    networks,
-    not_drawn,
-    zero_error_epochs,
-)
-from ncpipe.figures.drawing.style import Look, add_legend, empty_figure, label_handles, looks, mark_handle, new_figure
+from ncpipe.figures.drawing.captions import counted, lost, not_drawn
+from ncpipe.figures.drawing.runs import Tables, declared_ufms, few, labels, networks, zero_error_epochs
+from ncpipe.figures.drawing.series import Band, bands, extremes, last_time, measured
+from ncpipe.figures.drawing.style import Look
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
 
@@ -73,11 +61,13 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     metrics = options.metrics or USUAL
     columns = _columns(tables, metrics, options.split)
     if not columns:
-        return empty_figure(options.width, "collapse_curves: no measured network and no UFM by gradient descent")
-    look = looks(tables["runs"])
+        return style.empty_figure(
+            options.width, "collapse_curves: no measured network and no UFM by gradient descent"
+        )
+    look = style.looks(tables["runs"])
     groups = max(1, int(options.width / PANEL_WIDTH) // len(columns))
     lines = -(-len(metrics) // groups)
-    figure = new_figure(options.width, ROW_HEIGHT * lines + 0.25)
+    figure = style.new_figure(options.width, ROW_HEIGHT * lines + 0.25)
     grid = figure.subplots(lines, groups * len(columns), squeeze=False)
     for number in range(lines * groups):
         line, first = number // groups, number % groups * len(columns)
@@ -88,9 +78,9 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
             for axes in panels:
                 axes.remove()
     _name_times(grid, columns, len(metrics), groups)
-    marked = [mark_handle("zero training error", "^")] if any(column.marks for column in columns) else []
-    handles = [handle for c in columns for handle in label_handles(labels(c.runs), look, c.kind)]
-    add_legend(figure, handles + marked)
+    marked = [style.mark_handle("zero training error", "^")] if any(column.marks for column in columns) else []
+    handles = [handle for c in columns for handle in style.label_handles(labels(c.runs), look, c.kind)]
+    style.add_legend(figure, handles + marked)
     return figure
 
 
@@ -104,11 +94,11 @@ def _columns(tables: Tables, metrics: Sequence[str], split: str) -> list[Column]
 
 
 def _draw_metric(panels: Sequence[Axes], columns: Sequence[Column], metric: str, look: dict[str, Look]) -> None:
-    first, *others = (extremes(column.draw(axes, metric, look)) for axes, column in zip(panels, columns))
+    first, *of_ufms = (extremes(column.draw(axes, metric, look)) for axes, column in zip(panels, columns))
     # Networks decide the scale: a UFM ends at the rounding error of its solver, decades below.
     lowest = min((float(values.min()) for values in first if len(values)), default=0.0)
     for axes in panels:
-        scale_values(axes, "y", first + [values.clip(min=lowest) for other in others for values in other])
+        scale_values(axes, "y", first + [values.clip(min=lowest) for extreme in of_ufms for values in extreme])
     for axes in panels[1:]:
         axes.tick_params(labelleft=False)
     heading(panels[0], metric)

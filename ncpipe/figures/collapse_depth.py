@@ -3,40 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ncpipe.figures.drawing.axes import scale_values
+from ncpipe.figures.drawing import style
+from ncpipe.figures.drawing.captions import counted, lost, not_drawn, plural
 from ncpipe.figures.drawing.definitions import DEFINITIONS
-from ncpipe.figures.drawing.series import (
-    Band,
-    Tables,
-    counted,
-    declared_ufms,
-    extremes,
-    few,
-    labels,
-    lost,
-    measured,
-    networks,
-    not_drawn,
-    plural,
-)
-from ncpipe.figures.drawing.style import (
-    Look,
-    add_legend,
-    empty_figure,
-    looks,
-    mark_handle,
-    new_figure,
-    without_solver,
-    wrapped,
-)
+from ncpipe.figures.drawing.panels import Panel, draw_panels
+from ncpipe.figures.drawing.runs import Tables, declared_ufms, few, labels, networks
+from ncpipe.figures.drawing.series import Band, measured
 from ncpipe.records.reading import fits_of
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
@@ -49,10 +29,6 @@ LETTERS_UPRIGHT = 28
 """Letters of a definition in words, in one line beside a panel."""
 NAMES_THAT_STAND = 12
 """Names of UFM levels that fit one axis upright."""
-
-
-NEUTRAL = Look("black", "-", "o")
-"""Look in panels in which several labels are one."""
 
 
 @dataclass(frozen=True)
@@ -73,22 +49,18 @@ STAGES = (
 
 
 @dataclass
-class Panel:
-    """One label and metric: rows of all layers and times, and the bands drawn from them."""
+class DepthPanel(Panel):
+    """Values of all layers at the stages of training."""
 
-    label: str
-    metric: str
-    group: str
-    rows: pd.DataFrame
+    colour: str
     zero_error: Mapping[str, float]
-    bands: list[Band] = field(default_factory=list)
 
-    def draw(self, axes: Axes, look: Look) -> None:
+    def draw(self, axes: Axes) -> None:
         for stage, rows in zip(STAGES, self._at_stages()):
             band = Band.of(rows, "depth")
-            face = look.colour if stage.filled else "white"
-            axes.fill_between(band.x, band.low, band.high, color=look.colour, alpha=0.15, linewidth=0)
-            axes.plot(band.x, band.middle, color=look.colour, ls=stage.line, marker=stage.marker, mfc=face, mew=0.8)
+            face = self.colour if stage.filled else "white"
+            axes.fill_between(band.x, band.low, band.high, color=self.colour, alpha=0.15, linewidth=0)
+            axes.plot(band.x, band.middle, color=self.colour, ls=stage.line, marker=stage.marker, mfc=face, mew=0.8)
             self.bands.append(band)
 
     def _at_stages(self) -> Iterator[pd.DataFrame]:
@@ -100,27 +72,22 @@ class Panel:
         for times in (first, perfect[perfect.index.isin(first.index)], by_run.max()):
             yield self.rows[self.rows["time"] == run.map(times)]
 
-    def alike(self, other: Panel) -> bool:
-        """Whether the two share a y axis."""
-        return (self.group, self.metric) == (other.group, other.metric)
-
-    def name_axes(self, axes: Axes, leftmost: bool, letters: int) -> None:
+    def name_axes(self, axes: Axes, leftmost: bool, scaled: bool, width: float) -> None:
         names = self.rows.drop_duplicates("depth").set_index("depth")["layer"].astype("str").sort_index()
-        kind, label = ("", self.label) if self.group == "network" else ("UFM ", without_solver(self.label))
-        if self.group == "optimum":
+        kind, label = ("", self.label) if self.kind == "network" else ("UFM ", style.without_solver(self.label))
+        if self.kind == "optimum":
             label = model_of(self.label)
-        axes.set_title(wrapped(kind + label, letters), loc="left", pad=4)
+        axes.set_title(style.wrapped(kind + label, int(16 * width) - 3), loc="left", pad=4)
         axes.set_xlabel(f"layer\n({names.index[-1]} = features)")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         fits = names.map(len).sum() + 2 * len(names) <= LETTERS_THAT_FIT
-        if fits or (self.group != "network" and len(names) <= NAMES_THAT_STAND):
+        if fits or (self.kind != "network" and len(names) <= NAMES_THAT_STAND):
             axes.set_xticks(list(names.index), list(names), rotation=0 if fits else 90)
             axes.set_xlabel("layer\n" if fits else "layer")
         axes.margins(x=0.1)
-        axes.tick_params(labelleft=leftmost)
-        if leftmost:
+        if scaled:
             about = DEFINITIONS.get(self.metric, "")
-            axes.set_ylabel(f"{self.metric}\n{about if '$' in about else wrapped(about, LETTERS_UPRIGHT)}")
+            axes.set_ylabel(f"{self.metric}\n{about if '$' in about else style.wrapped(about, LETTERS_UPRIGHT)}")
 
 
 def applies(study: Study) -> bool:
@@ -130,32 +97,25 @@ def applies(study: Study) -> bool:
 def draw(tables: Tables, options: FigureOptions) -> Figure:
     panels = list(_panels(tables, options))
     if not panels:
-        return empty_figure(options.width, "collapse_depth: no measured network and no ReLU UFM")
-    look = looks(tables["runs"])
+        return style.empty_figure(options.width, "collapse_depth: no measured network and no ReLU UFM")
     counts = set(Counter(panel.metric for panel in panels).values())
-    columns = whole_rows(counts.pop() if len(counts) == 1 else len(panels), max(1, int(options.width / PANEL_WIDTH)))
-    lines = -(-len(panels) // columns)
-    figure = new_figure(options.width, ROW_HEIGHT * lines)
-    grid = list(figure.subplots(lines, columns, squeeze=False).ravel())
-    for number, (axes, panel) in enumerate(zip(grid, panels)):
-        panel.draw(axes, NEUTRAL if panel.group == "optimum" else look[panel.label])
-        first = number % columns == 0 or not panels[number - 1].alike(panel)
-        panel.name_axes(axes, first, int(16 * options.width / columns) - 3)
-    for axes in grid[len(panels) :]:
-        axes.remove()
-    _scale_groups(grid, panels)
-    stages = STAGES if any(panel.group != "optimum" for panel in panels) else STAGES[-1:]
-    add_legend(figure, (mark_handle(s.name, s.marker, "black", s.filled, s.line) for s in stages))
+    columns = whole_rows(counts.pop() if len(counts) == 1 else len(panels), int(options.width / PANEL_WIDTH))
+    figure, _ = draw_panels(panels, options.width, columns, ROW_HEIGHT)
+    stages = STAGES if any(panel.kind != "optimum" for panel in panels) else STAGES[-1:]
+    style.add_legend(figure, (style.mark_handle(s.name, s.marker, "black", s.filled, s.line) for s in stages))
     return figure
 
 
 def whole_rows(panels: int, most: int) -> int:
     """Columns, at most so many, by which the panels of every metric fill whole rows; ``most`` where none do."""
-    return max((columns for columns in range(2, most + 1) if panels % columns == 0), default=min(panels, most))
+    return max(
+        (columns for columns in range(2, most + 1) if panels % columns == 0), default=max(1, min(panels, most))
+    )
 
 
-def _panels(tables: Tables, options: FigureOptions) -> Iterator[Panel]:
-    """Every network label, then the ReLU UFMs, for one metric after the other."""
+def _panels(tables: Tables, options: FigureOptions) -> Iterator[DepthPanel]:
+    """Every network label, then the ReLU UFMs, for one metric after the other; black where several labels are one."""
+    look = style.looks(tables["runs"])
     nets, ufms = networks(tables), _descents(tables)
     kinds: tuple[tuple[str, pd.DataFrame, str, dict[str, float]], ...] = (
         ("network", few(nets), options.split, dict(zip(nets["run_id"], nets["zero_error_epoch"]))),
@@ -166,9 +126,11 @@ def _panels(tables: Tables, options: FigureOptions) -> Iterator[Panel]:
         for kind, runs, split, zero_error in kinds:
             rows = measured(tables, runs, [metric], split, layer=None)
             models = rows["label"].map(model_of if kind == "optimum" else str)
-            for _, own in rows.groupby(models, sort=False):
-                if own["value"].notna().any():
-                    yield Panel(str(own["label"].iloc[0]), metric, kind, own, zero_error)
+            for _, shown in rows.groupby(models, sort=False):
+                if shown["value"].notna().any():
+                    label = str(shown["label"].iloc[0])
+                    colour = "black" if kind == "optimum" else look[label].colour
+                    yield DepthPanel(label, metric, kind, shown, colour, zero_error)
 
 
 def _descents(tables: Tables) -> pd.DataFrame:
@@ -177,10 +139,10 @@ def _descents(tables: Tables) -> pd.DataFrame:
 
 def _optima(tables: Tables) -> pd.DataFrame:
     """ReLU UFMs that L-BFGS took to an optimum other than zero, and no gradient descent was set on."""
-    runs, own = declared_ufms(tables, "lbfgs").query("activation == 'relu'"), fits_of(tables, kind="declared")
-    descended = set(map(without_solver, labels(_descents(tables))))
-    other = own.loc[own["missed"].eq(True) | own["optimum_is_zero"].eq(True), "run_id"]
-    return runs[~runs["run_id"].isin(other) & ~runs["label"].map(without_solver).isin(descended)]
+    runs, fits = declared_ufms(tables, "lbfgs").query("activation == 'relu'"), fits_of(tables, kind="declared")
+    descended = set(map(style.without_solver, labels(_descents(tables))))
+    left_out = fits.loc[fits["missed"].eq(True) | fits["optimum_is_zero"].eq(True), "run_id"]
+    return runs[~runs["run_id"].isin(left_out) & ~runs["label"].map(style.without_solver).isin(descended)]
 
 
 def model_of(label: str) -> str:
@@ -192,13 +154,6 @@ def _first_perfect(tables: Tables, ufms: pd.DataFrame) -> dict[str, float]:
     """First measured iteration at which a UFM classifies every sample."""
     rows = measured(tables, ufms, ["accuracy"]).query("value >= 1")
     return {str(run): float(time) for run, time in rows.groupby("run_id")["time"].min().items()}
-
-
-def _scale_groups(grid: Sequence[Axes], panels: Sequence[Panel]) -> None:
-    """One y scale for all networks and one for the UFMs of a solver: their values are decades apart."""
-    for axes, panel in zip(grid, panels):
-        alike = [band for other in panels if other.alike(panel) for band in other.bands]
-        scale_values(axes, "y", extremes(alike))
 
 
 def caption(tables: Tables, options: FigureOptions) -> str:

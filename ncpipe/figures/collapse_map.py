@@ -18,19 +18,12 @@ from matplotlib.ticker import FixedLocator, MaxNLocator
 from numpy.typing import NDArray
 
 from ncpipe.figures.collapse_depth import whole_rows
+from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import LOG_FROM, SMALLEST, scale_time
+from ncpipe.figures.drawing.captions import counted, lost
 from ncpipe.figures.drawing.definitions import DEFINITIONS
-from ncpipe.figures.drawing.series import (
-    Tables,
-    at_shared_times,
-    counted,
-    labels,
-    lost,
-    measured,
-    networks,
-    zero_error_epochs,
-)
-from ncpipe.figures.drawing.style import SMALL, add_legend, empty_figure, new_figure, wrapped
+from ncpipe.figures.drawing.runs import Tables, labels, networks, zero_error_epochs
+from ncpipe.figures.drawing.series import at_shared_times, measured
 from ncpipe.figures.level_curves import varied
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
@@ -72,19 +65,19 @@ def applies(study: Study) -> bool:
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:
     metrics = options.metrics or USUAL
-    found = {metric: list(_panels(tables, metric, options.split)) for metric in metrics}
-    found = {metric: panels for metric, panels in found.items() if panels}
-    if not found:
-        return empty_figure(options.width, f"collapse_map: no network with {metrics[0]} at two epochs or more")
-    columns = _columns(found.values(), options.width)
-    heights = [ROW_HEIGHT * -(-len(panels) // columns) for panels in found.values()]
-    figure = new_figure(options.width, sum(heights))
-    parts = figure.subfigures(len(found), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for part, (metric, panels) in zip(parts, found.items()):
+    by_metric = {metric: list(_panels(tables, metric, options.split)) for metric in metrics}
+    by_metric = {metric: panels for metric, panels in by_metric.items() if panels}
+    if not by_metric:
+        return style.empty_figure(options.width, f"collapse_map: no network with {metrics[0]} at two epochs or more")
+    columns = _columns(by_metric.values(), options.width)
+    heights = [ROW_HEIGHT * -(-len(panels) // columns) for panels in by_metric.values()]
+    figure = style.new_figure(options.width, sum(heights))
+    parts = figure.subfigures(len(by_metric), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for part, (metric, panels) in zip(parts, by_metric.items()):
         _draw_metric(part, metric, panels, columns, int(14 * options.width / columns) - 3)
-    if any(panel.zero_error is not None for panels in found.values() for panel in panels):
+    if any(panel.zero_error is not None for panels in by_metric.values() for panel in panels):
         line = Line2D([], [], color="black", linewidth=1.0, linestyle=MARK, label="zero training error")
-        add_legend(figure, [line])
+        style.add_legend(figure, [line])
     return figure
 
 
@@ -93,9 +86,9 @@ def _panels(tables: Tables, metric: str, split: str) -> Iterator[Panel]:
     rows = at_shared_times(measured(tables, nets, [metric], split, layer=None))
     zero_error = zero_error_epochs(nets)
     for label in varied(nets, _known(rows, nets))[:MOST_LABELS]:
-        own = rows[rows["label"] == label]
-        medians = own.pivot_table(index="depth", columns="time", values="value", aggfunc="median", dropna=False)
-        last = own.loc[own["depth"] == own["depth"].max(), "layer"].iloc[0]
+        of_label = rows[rows["label"] == label]
+        medians = of_label.pivot_table(index="depth", columns="time", values="value", aggfunc="median", dropna=False)
+        last = of_label.loc[of_label["depth"] == of_label["depth"].max(), "layer"].iloc[0]
         yield Panel(label, medians, str(last), zero_error.get(label))
 
 
@@ -105,9 +98,9 @@ def _known(rows: pd.DataFrame, nets: pd.DataFrame) -> list[str]:
     return [label for label in labels(nets) if by.get(label, 0) > 1]
 
 
-def _columns(found: Any, width: float) -> int:
+def _columns(groups: Any, width: float) -> int:
     most = max(1, int(width / PANEL_WIDTH))
-    counts = {len(panels) for panels in found}
+    counts = {len(panels) for panels in groups}
     return whole_rows(counts.pop(), most) if len(counts) == 1 else most
 
 
@@ -116,8 +109,8 @@ def _draw_metric(figure: Any, metric: str, panels: Sequence[Panel], columns: int
     grid = figure.subplots(-(-len(panels) // columns), columns, squeeze=False)
     for number, (axes, panel) in enumerate(zip(grid.ravel(), panels)):
         mesh = panel.draw(axes, norm)
-        axes.set_title(wrapped(panel.label, letters), loc="left", pad=3)
-        axes.set_ylabel(f"layer ({panel.medians.index[-1]} = {panel.last_layer})", size=SMALL)
+        axes.set_title(style.wrapped(panel.label, letters), loc="left", pad=3)
+        axes.set_ylabel(f"layer ({panel.medians.index[-1]} = {panel.last_layer})", size=style.SMALL)
         if number + columns >= len(panels):
             axes.set_xlabel("epoch")
     for axes in grid.ravel()[len(panels) :]:

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import json
+from itertools import cycle
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import heading, scale_time, scale_values
-from ncpipe.figures.drawing.series import Tables, bands, extremes, histories, labels, last_time, lost, plural
-from ncpipe.figures.drawing.style import (
-    LINE_STYLES,
-    MARKERS,
-    OKABE_ITO,
-    Look,
-    add_legend,
-    empty_figure,
-    line_handle,
-    mark_handle,
-    new_figure,
-    wrapped,
-)
+from ncpipe.figures.drawing.captions import lost, plural
+from ncpipe.figures.drawing.runs import Tables, labels
+from ncpipe.figures.drawing.series import bands, extremes, histories, last_time
+from ncpipe.figures.drawing.style import Look
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
 
@@ -35,7 +28,7 @@ QUANTITIES = {
 BEFORE = {"old_loss": "before_old_loss", "test_old_accuracy": "before_old_accuracy"}
 """The level that the trained network has on its own."""
 INITS = {"random": "grey", "class_mean": "orange", "least_squares": "blue"}
-BLACK = OKABE_ITO["black"]
+BLACK = style.OKABE_ITO["black"]
 ROW_HEIGHT, NARROW = 1.35, 5.0
 MOST_NETWORKS = 4
 
@@ -49,21 +42,21 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     shown = list(dict.fromkeys(runs["network"]))[:MOST_NETWORKS]
     rows = histories(tables, runs)
     if rows.empty:
-        return empty_figure(options.width, "continual_curves: no classes have been added to a network")
+        return style.empty_figure(options.width, "continual_curves: no classes have been added to a network")
     look, per_row = _looks(runs), 2 if options.width < NARROW else 4
     lines = 4 // per_row
-    figure = new_figure(options.width, ROW_HEIGHT * lines * len(shown) + 0.15)
+    figure = style.new_figure(options.width, ROW_HEIGHT * lines * len(shown) + 0.15)
     grid = figure.subplots(lines * len(shown), per_row, squeeze=False).reshape(len(shown), 4)
     for panels, network in zip(grid, shown):
-        own = rows[rows["run_id"].isin(runs.loc[runs["network"] == network, "run_id"])]
+        of_network = rows[rows["run_id"].isin(runs.loc[runs["network"] == network, "run_id"])]
         for axes, quantity in zip(panels, QUANTITIES):
-            _panel(axes, own, quantity, look, last_time(rows))
+            _panel(axes, of_network, quantity, look, last_time(rows))
         if len(shown) > 1:
-            panels[0].set_ylabel(wrapped(network, 26))
+            panels[0].set_ylabel(style.wrapped(network, 26))
     for axes in grid[-1][-per_row:]:
         axes.set_xlabel("step")
-    handles = [line_handle(label, look[label]) for label in labels(runs)]
-    add_legend(figure, [*handles, mark_handle("before the switch", "", BLACK, line="--")])
+    handles = [style.line_handle(label, look[label]) for label in labels(runs)]
+    style.add_legend(figure, [*handles, style.mark_handle("before the switch", "", BLACK, line="--")])
     return figure
 
 
@@ -81,11 +74,11 @@ def learnings(tables: Tables) -> pd.DataFrame:
 
 def _looks(runs: pd.DataFrame) -> dict[str, Look]:
     """A colour per start; settings that vary beside it change the line."""
-    found: dict[str, Look] = {}
+    by_label: dict[str, Look] = {}
     for init, colour in INITS.items():
-        for i, label in enumerate(labels(runs[runs["init"] == init])):
-            found[label] = Look(OKABE_ITO[colour], LINE_STYLES[i % len(LINE_STYLES)], MARKERS[i % len(MARKERS)])
-    return found
+        lines = zip(labels(runs[runs["init"] == init]), cycle(style.LINE_STYLES), cycle(style.MARKERS))
+        by_label |= {label: Look(style.OKABE_ITO[colour], line, marker) for label, line, marker in lines}
+    return by_label
 
 
 def _panel(axes: Axes, rows: pd.DataFrame, quantity: str, look: dict[str, Look], last: float) -> None:

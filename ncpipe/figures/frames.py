@@ -10,29 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
+from ncpipe.figures.drawing import style
+from ncpipe.figures.drawing.captions import counted, lost, not_drawn
 from ncpipe.figures.drawing.definitions import DEFINITIONS, frame_gap
-from ncpipe.figures.drawing.series import (
-    Tables,
-    counted,
-    declared_ufms,
-    few,
-    labels,
-    lost,
-    measured,
-    networks,
-    not_drawn,
-)
-from ncpipe.figures.drawing.style import (
-    GREY,
-    SMALL,
-    Look,
-    add_legend,
-    empty_figure,
-    looks,
-    mark_handle,
-    new_figure,
-    without_solver,
-)
+from ncpipe.figures.drawing.runs import Tables, declared_ufms, few, labels, networks
+from ncpipe.figures.drawing.series import measured
+from ncpipe.figures.drawing.style import Look
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
 
@@ -55,23 +38,23 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     names = [name for pair in PANELS.values() for name in pair]
     paths = [measured(tables, nets, names, options.split), measured(tables, ufms, names)]
     if not any(len(rows) for rows in paths):
-        return empty_figure(options.width, "frames: no measured network and no plain UFM")
-    look, stacked = looks(tables["runs"]), options.width < 2 * 2.2
+        return style.empty_figure(options.width, "frames: no measured network and no plain UFM")
+    look, stacked = style.looks(tables["runs"]), options.width < 2 * 2.2
     side = (options.width if stacked else options.width / 2) - 0.55
-    figure = new_figure(options.width, (side + 0.75) * (2 if stacked else 1))
+    figure = style.new_figure(options.width, (side + 0.75) * (2 if stacked else 1))
     grid = figure.subplots(2, 1) if stacked else figure.subplots(1, 2)
     for axes, (title, metrics) in zip(grid, PANELS.items()):
-        found = [_coordinates(rows, metrics) for rows in paths]
-        _draw_frames(axes, pd.concat([nets, ufms])["classes"].dropna().unique(), _reach(found))
-        _draw_networks(axes, found[0], look)
-        _draw_ufms(axes, found[1], look)
+        points = [_coordinates(rows, metrics) for rows in paths]
+        _draw_frames(axes, pd.concat([nets, ufms])["classes"].dropna().unique(), _reach(points))
+        _draw_networks(axes, points[0], look)
+        _draw_ufms(axes, points[1], look)
         _name_axes(axes, title, metrics)
-    shown = [mark_handle(name, look[name].marker, look[name].colour) for name in labels(nets)]
+    shown = [style.mark_handle(name, look[name].marker, look[name].colour) for name in labels(nets)]
     shown += [
-        mark_handle(f"UFM {without_solver(name)}", UFM_MARKER, look[name].colour, filled=False)
+        style.mark_handle(f"UFM {style.without_solver(name)}", UFM_MARKER, look[name].colour, filled=False)
         for name in labels(ufms)
     ]
-    add_legend(figure, shown)
+    style.add_legend(figure, shown)
     return figure
 
 
@@ -88,18 +71,29 @@ def _coordinates(rows: pd.DataFrame, metrics: tuple[str, str]) -> pd.DataFrame:
     return wide.set_axis(["label", "run_id", "time", "x", "y"], axis=1).sort_values("time", kind="stable")
 
 
-def _reach(found: Iterable[pd.DataFrame]) -> float:
+def _reach(kinds: Iterable[pd.DataFrame]) -> float:
     """Far enough for every end; a path from initialisation may begin outside."""
-    ends = [points.groupby("run_id")[["x", "y"]].last().to_numpy(float).max(initial=0.0) for points in found]
+    ends = [points.groupby("run_id")[["x", "y"]].last().to_numpy(float).max(initial=0.0) for points in kinds]
     return max([frame_gap(2) * 0.75, *ends]) * 1.12
 
 
 def _draw_networks(axes: Axes, points: pd.DataFrame, look: dict[str, Look]) -> None:
     """Where each network ended, and faintly how it came there."""
     for (label, _), path in points.groupby(["label", "run_id"], sort=False):
-        own, end = look[str(label)], path.iloc[-1]
-        axes.plot(path["x"], path["y"], color=own.colour, linestyle=own.line, alpha=0.35, linewidth=0.6)
-        axes.plot(end["x"], end["y"], own.marker, color=own.colour, mec="white", mew=0.5, ms=4.8, zorder=4)
+        look_of_label, end = look[str(label)], path.iloc[-1]
+        axes.plot(
+            path["x"], path["y"], color=look_of_label.colour, linestyle=look_of_label.line, alpha=0.35, linewidth=0.6
+        )
+        axes.plot(
+            end["x"],
+            end["y"],
+            look_of_label.marker,
+            color=look_of_label.colour,
+            mec="white",
+            mew=0.5,
+            ms=4.8,
+            zorder=4,
+        )
 
 
 def _draw_ufms(axes: Axes, points: pd.DataFrame, look: dict[str, Look]) -> None:
@@ -120,7 +114,7 @@ def _draw_ufms(axes: Axes, points: pd.DataFrame, look: dict[str, Look]) -> None:
 
 def _draw_frames(axes: Axes, classes: Iterable[float], reach: float) -> None:
     """The two exact frames for each number of classes, and the diagonal between their halves."""
-    axes.plot([0, reach], [0, reach], color=GREY, linewidth=0.6, linestyle=(0, (4, 3)), zorder=1)
+    axes.plot([0, reach], [0, reach], color=style.GREY, linewidth=0.6, linestyle=(0, (4, 3)), zorder=1)
     axes.set(xlim=(-0.04 * reach, reach), ylim=(-0.04 * reach, reach), aspect="equal")
     for number in sorted(set(classes)):
         gap = frame_gap(number)
@@ -128,13 +122,15 @@ def _draw_frames(axes: Axes, classes: Iterable[float], reach: float) -> None:
         # The ETFs of several K stand side by side: slanted, their names pass each other.
         for name, point, offset, angle in (("OF", (0, gap), (6, 0), 0), ("ETF", (gap, 0), (4, 4), 45)):
             axes.annotate(
-                f"{name}, K={number:.0f}", point, offset, textcoords="offset points", size=SMALL, ha="left",
+                f"{name}, K={number:.0f}", point, offset, textcoords="offset points", size=style.SMALL, ha="left",
                 va="bottom" if angle else "center", rotation=angle, rotation_mode="anchor", zorder=6,
                 path_effects=HALO,
             )  # fmt: skip
     for text, above in (("nearer an OF", 1), ("nearer an ETF", -1)):
         place = (0.84 * reach * (1 - 0.035 * above), 0.84 * reach * (1 + 0.035 * above))
-        axes.text(*place, text, rotation=45, color=GREY, size=SMALL, ha="center", va="center", path_effects=HALO)
+        axes.text(
+            *place, text, rotation=45, color=style.GREY, size=style.SMALL, ha="center", va="center", path_effects=HALO
+        )
 
 
 def _name_axes(axes: Axes, title: str, metrics: tuple[str, str]) -> None:

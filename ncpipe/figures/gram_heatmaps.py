@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
+from ncpipe.figures.drawing import style
+from ncpipe.figures.drawing.captions import counted, lost
 from ncpipe.figures.drawing.gram_panels import add_gram_bar, colour_limit, draw_gram, gram_distance, unit_gram
-from ncpipe.figures.drawing.series import Tables, counted, labels, lost, networks
-from ncpipe.figures.drawing.style import LETTER, SMALL, empty_figure, new_figure
+from ncpipe.figures.drawing.runs import Tables, labels, networks
 from ncpipe.figures.level_curves import varied
 from ncpipe.records.reading import fits_of, rows_of
 from ncpipe.study.config import FigureOptions
@@ -61,7 +62,9 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     shown, _ = _chosen(tables, options)
     grams = _grams(tables, shown.values())
     if not shown:
-        return empty_figure(options.width, "gram_heatmaps: no network with Gram matrices, of 100 classes at most")
+        return style.empty_figure(
+            options.width, "gram_heatmaps: no network with Gram matrices, of 100 classes at most"
+        )
     groups = [_network(tables, grams, run_id, label) for label, run_id in shown.items()]
     size = max(len(group.columns) for group in groups)
     places = _places(options.width, size)
@@ -70,7 +73,7 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     limit, frames = colour_limit(classes), _frames(Counter(classes).most_common(1)[0][0] if classes else 10)
     widths = _widths([2, *[size] * len(lines[0])])
     cell = (options.width - LEFT - RIGHT) / sum(widths)
-    figure = new_figure(options.width, len(lines) * (2 * (cell + ROW) + TITLE))
+    figure = style.new_figure(options.width, len(lines) * (2 * (cell + ROW) + TITLE))
     figure.get_layout_engine().set(w_pad=0.02, wspace=0.02)  # type: ignore[union-attr, call-arg]
     grid = figure.subplots(2 * len(lines), len(widths), squeeze=False, gridspec_kw={"width_ratios": widths})
     drawn, image = set(), None
@@ -80,10 +83,10 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
             for column, panels in zip(group.columns, rows[:, first:].T):
                 image = _draw_column(panels, column, limit) or image
                 drawn |= set(panels)
-            _name_group(rows[0, first], group, int(len(group.columns) * cell / LETTER))
+            _name_group(rows[0, first], group, int(len(group.columns) * cell / style.LETTER))
             first += len(group.columns) + 1
         for axes, name in zip(rows[:, 0], GRAMS.values()):
-            axes.set_ylabel(name, size=SMALL)
+            axes.set_ylabel(name, size=style.SMALL)
     for axes in set(grid.ravel()) - drawn:
         axes.remove()
     if image is not None:
@@ -181,17 +184,17 @@ def _distance_notes(
     measured: dict[str, Array | None], predicted: dict[str, Array | None]
 ) -> Iterator[tuple[str, str]]:
     for name in measured:
-        one, other = measured[name], predicted[name]
-        if one is not None and other is not None and one.shape == other.shape:
-            yield name, f"off {gram_distance(one, other):.2f}"
+        gram, predicted_gram = measured[name], predicted[name]
+        if gram is not None and predicted_gram is not None and gram.shape == predicted_gram.shape:
+            yield name, f"off {gram_distance(gram, predicted_gram):.2f}"
 
 
 def _draw_column(panels: Sequence[Axes], column: Column, limit: float) -> AxesImage | None:
     images = []
     for axes, (name, gram) in zip(panels, column.grams.items()):
         images.append(draw_gram(axes, gram, column.absent, limit))
-        axes.set_xlabel(column.notes.get(name, ""), labelpad=2, size=SMALL)
-    panels[0].set_title(column.title, loc="left", pad=3, size=SMALL)
+        axes.set_xlabel(column.notes.get(name, ""), labelpad=2, size=style.SMALL)
+    panels[0].set_title(column.title, loc="left", pad=3, size=style.SMALL)
     return next((image for image in images if image is not None), None)
 
 
@@ -199,7 +202,7 @@ def _name_group(axes: Axes, group: Group, letters: int) -> None:
     """The label over the first panel of its group, above what its columns are."""
     title = axes.get_title(loc="left")
     lines = textwrap.wrap(group.title, max(8, letters))[:3]
-    axes.set_title("\n".join([*lines, *([title] if title else [])]), loc="left", pad=3, size=SMALL)
+    axes.set_title("\n".join([*lines, *([title] if title else [])]), loc="left", pad=3, size=style.SMALL)
 
 
 def caption(tables: Tables, options: FigureOptions) -> str:

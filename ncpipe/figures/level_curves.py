@@ -11,35 +11,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ncpipe.figures.drawing.axes import mark_times, scale_time, scale_values
+from ncpipe.figures.drawing import style
+from ncpipe.figures.drawing.axes import mark_times, scale_time
+from ncpipe.figures.drawing.captions import counted, lost, plural
 from ncpipe.figures.drawing.definitions import DEFINITIONS
-from ncpipe.figures.drawing.series import (
-    Band,
-    Tables,
-    at_shared_times,
-    counted,
-    declared_ufms,
-    extremes,
-    labels,
-    last_time,
-    lost,
-    measured,
-    networks,
-    plural,
-    zero_error_epochs,
-)
-from ncpipe.figures.drawing.style import (
-    GREY,
-    Look,
-    add_legend,
-    empty_figure,
-    label_ends,
-    line_handle,
-    mark_handle,
-    new_figure,
-    without_solver,
-    wrapped,
-)
+from ncpipe.figures.drawing.panels import Panel, draw_panels
+from ncpipe.figures.drawing.runs import Tables, declared_ufms, labels, networks, zero_error_epochs
+from ncpipe.figures.drawing.series import Band, at_shared_times, last_time, measured
+from ncpipe.figures.drawing.style import Look
 from ncpipe.study.config import FigureOptions
 
 USUAL = ("nc1_pinv",)
@@ -52,29 +31,23 @@ UFM_LEVELS = {"H1": "$H_1$", "features": r"$\mathrm{relu}(W_1H_1)$"}
 
 
 @dataclass
-class Panel:
-    """A label and metric: rows of the layers that are drawn, in the order of their depth."""
+class LevelPanel(Panel):
+    """Curves of the layers that are drawn, in the order of their depth; the kind is the unit of time."""
 
-    label: str
-    metric: str
-    time: str
-    rows: pd.DataFrame
-    names: Mapping[str, str]
-    zero_error: float | None
-    bands: list[Band] = field(default_factory=list)
-    looks: dict[str, Look] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
+    zero_error: float | None = None
+    looks: dict[str, Look] = field(default_factory=dict, init=False)
 
     def draw(self, axes: Axes) -> None:
         levels = self.rows.sort_values("depth")["layer"].drop_duplicates()
         shades = [mpl.colors.to_hex(SHADES(x)) for x in np.linspace(LIGHTEST, DARKEST, len(levels))]
-        found = {layer: Look(shade, "-", "o") for layer, shade in zip(levels, shades)}
-        for layer, look in found.items():
+        self.looks = {layer: Look(shade, "-", "o") for layer, shade in zip(levels, shades)}
+        for layer, look in self.looks.items():
             band = Band.of(at_shared_times(self.rows[self.rows["layer"] == layer]))
             band.draw(axes, look)
             self.bands.append(band)
         scale_time(axes, last_time(self.rows))
-        mark_times(axes, [] if self.zero_error is None else [(self.zero_error, GREY)])
-        self.looks = found
+        mark_times(axes, [] if self.zero_error is None else [(self.zero_error, style.GREY)])
 
     def name_curves(self, axes: Axes) -> None:
         """Layers at the ends of their lines, or where these end together in a legend."""
@@ -84,50 +57,34 @@ class Panel:
             for band, (name, look) in zip(self.bands, named.items())
             if len(band)
         ]
-        if label_ends(axes, ends, ROW_HEIGHT - 0.7):
+        if style.label_ends(axes, ends, ROW_HEIGHT - 0.7):
             return
         axes.legend(
-            handles=[line_handle(name, look) for name, look in named.items()], loc="lower left", fontsize=6,
+            handles=[style.line_handle(name, look) for name, look in named.items()], loc="lower left", fontsize=6,
             handlelength=1.1, labelspacing=0.15, borderpad=0.1, handletextpad=0.4,
         )  # fmt: skip
 
-    def alike(self, other: Panel) -> bool:
-        """Whether the two share a y axis."""
-        return (self.time, self.metric) == (other.time, other.metric)
-
-    def name_axes(self, axes: Axes, column: int, scaled: bool, letters: int) -> None:
-        """``scaled``: the y axis needs numbers, as no panel at its left has the same."""
-        axes.set_title(wrapped(self.label, letters), loc="left", pad=4)
-        axes.set_xlabel(self.time)
-        axes.tick_params(labelleft=scaled)
-        if column == 0:
+    def name_axes(self, axes: Axes, leftmost: bool, scaled: bool, width: float) -> None:
+        axes.set_title(style.wrapped(self.label, int(15 * width) - 4), loc="left", pad=4)
+        axes.set_xlabel(self.kind)
+        if leftmost:
             axes.set_ylabel(f"{self.metric}\n{DEFINITIONS.get(self.metric, '')}")
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:
     panels = list(_panels(tables, options))
     if not panels:
-        return empty_figure(options.width, "level_curves: no measured network and no ReLU extended UFM")
-    columns = max(1, min(len(panels), int(options.width / PANEL_WIDTH)))
-    lines = -(-len(panels) // columns)
-    figure = new_figure(options.width, ROW_HEIGHT * lines)
-    grid = list(figure.subplots(lines, columns, squeeze=False).ravel())
-    for number, (axes, panel) in enumerate(zip(grid, panels)):
-        panel.draw(axes)
-        column = number % columns
-        scaled = column == 0 or not panels[number - 1].alike(panel)
-        panel.name_axes(axes, column, scaled, int(15 * options.width / columns) - 4)
-    for axes in grid[len(panels) :]:
-        axes.remove()
-    _scale_groups(grid, panels)
+        return style.empty_figure(options.width, "level_curves: no measured network and no ReLU extended UFM")
+    columns = style.columns_for(len(panels), options.width, PANEL_WIDTH)
+    figure, grid = draw_panels(panels, options.width, columns, ROW_HEIGHT)
     for axes, panel in zip(grid, panels):
         panel.name_curves(axes)
     if any(panel.zero_error is not None for panel in panels):
-        add_legend(figure, [mark_handle("zero training error", "^")])
+        style.add_legend(figure, [style.mark_handle("zero training error", "^")])
     return figure
 
 
-def _panels(tables: Tables, options: FigureOptions) -> Iterator[Panel]:
+def _panels(tables: Tables, options: FigureOptions) -> Iterator[LevelPanel]:
     """For one metric after the other the networks' labels, then those of the UFMs."""
     nets, ufms = networks(tables), _extended_ufms(tables)
     metrics = options.metrics or USUAL
@@ -137,10 +94,10 @@ def _panels(tables: Tables, options: FigureOptions) -> Iterator[Panel]:
     for metric in metrics:
         for label in varied(nets, _measured_labels(of_nets, nets, metric))[:MOST_LABELS]:
             rows = spread_levels(_of(of_nets, label, metric))
-            yield Panel(label, metric, "epoch", rows, {}, zero_error.get(label))
+            yield LevelPanel(label, metric, "epoch", rows, {}, zero_error.get(label))
         for label in _measured_labels(of_ufms, ufms, metric):
-            rows, name = _of(of_ufms, label, metric), "UFM " + without_solver(label)
-            yield Panel(name, metric, "iteration", rows, UFM_LEVELS, None)
+            rows, name = _of(of_ufms, label, metric), "UFM " + style.without_solver(label)
+            yield LevelPanel(name, metric, "iteration", rows, UFM_LEVELS)
 
 
 def _extended_ufms(tables: Tables) -> pd.DataFrame:
@@ -148,8 +105,8 @@ def _extended_ufms(tables: Tables) -> pd.DataFrame:
 
 
 def _measured_labels(rows: pd.DataFrame, runs: pd.DataFrame, metric: str) -> list[str]:
-    known = set(rows.loc[(rows["metric"] == metric) & rows["value"].notna(), "label"])
-    return [label for label in labels(runs) if label in known]
+    with_value = set(rows.loc[(rows["metric"] == metric) & rows["value"].notna(), "label"])
+    return [label for label in labels(runs) if label in with_value]
 
 
 def varied(nets: pd.DataFrame, names: Sequence[str]) -> list[str]:
@@ -168,12 +125,6 @@ def spread_levels(rows: pd.DataFrame) -> pd.DataFrame:
     depths = np.unique(rows["depth"])
     places = np.linspace(0, len(depths) - 1, min(MOST_LEVELS, len(depths)))
     return rows[rows["depth"].isin(depths[places.round().astype(int)])]
-
-
-def _scale_groups(grid: Sequence[Axes], panels: Sequence[Panel]) -> None:
-    """One y scale for all networks and one for all UFMs: their values are decades apart."""
-    for axes, panel in zip(grid, panels):
-        scale_values(axes, "y", extremes([band for other in panels if other.alike(panel) for band in other.bands]))
 
 
 def caption(tables: Tables, options: FigureOptions) -> str:

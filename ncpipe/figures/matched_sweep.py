@@ -17,20 +17,12 @@ from numpy.typing import NDArray
 
 from ncpipe.claims.evidence.claim import interval
 from ncpipe.claims.evidence.misfits import matched_signatures, misfit_values
+from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import scale_values
-from ncpipe.figures.drawing.series import Band, Tables, networks, plural
-from ncpipe.figures.drawing.style import (
-    GREY,
-    OKABE_ITO,
-    SMALL,
-    Look,
-    add_legend,
-    empty_figure,
-    mark_handle,
-    new_figure,
-    shared_words,
-    wrapped,
-)
+from ncpipe.figures.drawing.captions import plural
+from ncpipe.figures.drawing.runs import Tables, networks
+from ncpipe.figures.drawing.series import Band
+from ncpipe.figures.drawing.style import Look
 from ncpipe.study.config import FigureOptions
 
 KINDS = ("network",)
@@ -41,10 +33,16 @@ PANELS = {
     "scatter": "scatter, share of\nvariance (model: 0)",
 }
 MODELS = {
-    "plain": ("matched plain UFM", Look(OKABE_ITO["blue"], "-", "o")),
-    "extended": ("matched extended UFM", Look(OKABE_ITO["vermillion"], (0, (4, 1.5)), "s")),  # the two may agree
-    "predicted": ("UFM without a parameter", Look(OKABE_ITO["green"], (0, (1, 1)), "^")),
-    "predicted_extended": ("extended UFM without a parameter", Look(OKABE_ITO["purple"], (0, (3, 1, 1, 1)), "D")),
+    "plain": ("matched plain UFM", Look(style.OKABE_ITO["blue"], "-", "o")),
+    "extended": (
+        "matched extended UFM",
+        Look(style.OKABE_ITO["vermillion"], (0, (4, 1.5)), "s"),
+    ),  # the two may agree
+    "predicted": ("UFM without a parameter", Look(style.OKABE_ITO["green"], (0, (1, 1)), "^")),
+    "predicted_extended": (
+        "extended UFM without a parameter",
+        Look(style.OKABE_ITO["purple"], (0, (3, 1, 1, 1)), "D"),
+    ),
 }
 GUESS_COLOUR, GUESS_WIDTH = "#BBBBBB", 2.6  # wide, so that it shows under a model that predicts the same
 MOST_LABELS = 9
@@ -67,22 +65,22 @@ class Sweep:
 def draw(tables: Tables, options: FigureOptions) -> Figure:
     every = sweeps(tables)[:MOST_LABELS]
     if not every:
-        return empty_figure(options.width, "matched_sweep: no UFM matched to a network without training error")
-    found = [sweep for sweep in every if sweep.rows["decay"].nunique() > 1] or every
-    shown = {name: title for name, title in PANELS.items() if any(name in set(s.rows["quantity"]) for s in found)}
+        return style.empty_figure(options.width, "matched_sweep: no UFM matched to a network without training error")
+    curved = [sweep for sweep in every if sweep.rows["decay"].nunique() > 1] or every
+    shown = {name: title for name, title in PANELS.items() if any(name in set(s.rows["quantity"]) for s in curved)}
     columns = 1 if options.width < NARROW else len(shown)
-    lines = len(found) * len(shown) // columns
+    lines = len(curved) * len(shown) // columns
     heights = (ROW_HEIGHT * lines + 0.5, STRIP * len(every) + 0.55)
-    figure = new_figure(options.width, sum(heights))
+    figure = style.new_figure(options.width, sum(heights))
     upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
     grid = upper.subplots(lines, columns, squeeze=False, sharex=True)
-    for sweep, panels in zip(found, grid.reshape(len(found), len(shown))):
+    for sweep, panels in zip(curved, grid.reshape(len(curved), len(shown))):
         for axes, quantity in zip(panels, shown):
             _draw_quantity(axes, sweep, quantity)
-    _scale_decays(grid[0, 0], np.unique(np.concatenate([sweep.rows["decay"] for sweep in found])))
-    _name_panels(grid, found, shown, columns)
+    _scale_decays(grid[0, 0], np.unique(np.concatenate([sweep.rows["decay"] for sweep in curved])))
+    _name_panels(grid, curved, shown, columns)
     _draw_misfits(lower, every)
-    add_legend(figure, _legend(every))
+    style.add_legend(figure, _legend(every))
     return figure
 
 
@@ -96,7 +94,7 @@ def sweeps(tables: Tables) -> list[Sweep]:
         return []
     by_run = dict(zip(tables["runs"]["run_id"], tables["runs"]["label"]))
     values = misfit_values(tables)
-    names = {run: shared_words([by_run[other] for other in own["run_id"]]) for run, own in _of_each(signatures)}
+    names = {run: style.shared_words([by_run[other] for other in own["run_id"]]) for run, own in _of_each(signatures)}
     signatures, values = (table.assign(name=table["run_id"].map(names)) for table in (signatures, values))
     order = [name for name in dict.fromkeys(map(names.get, tables["runs"]["run_id"])) if name]
     return [Sweep(n, _long(signatures[signatures["name"] == n]), values[values["name"] == n]) for n in order]
@@ -104,9 +102,9 @@ def sweeps(tables: Tables) -> list[Sweep]:
 
 def _of_each(signatures: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Every network with the rows of its sweep."""
-    for _, own in signatures.groupby("sweep", sort=False):
-        for run in own["run_id"].unique():
-            yield str(run), own
+    for _, rows in signatures.groupby("sweep", sort=False):
+        for run in rows["run_id"].unique():
+            yield str(run), rows
 
 
 def _long(signatures: pd.DataFrame) -> pd.DataFrame:
@@ -114,12 +112,12 @@ def _long(signatures: pd.DataFrame) -> pd.DataFrame:
     from ncpipe.ufm.misfit import misfit
 
     rows: list[tuple[Any, ...]] = []
-    for (_, seed, matched), own in signatures.groupby(["sweep", "seed", "matched"], dropna=False, sort=False):
-        found = misfit([*own["predicted"]], [*own["measured"]], own["classifier"].iloc[0])
-        for source, distances in ((matched, found.model), ("guess", found.guess)):
+    for (_, seed, matched), fits in signatures.groupby(["sweep", "seed", "matched"], dropna=False, sort=False):
+        misfits = misfit([*fits["predicted"]], [*fits["measured"]], fits["classifier"].iloc[0])
+        for source, distances in ((matched, misfits.model), ("guess", misfits.guess)):
             for name in set(PANELS) & distances.keys():
                 of = "measured" if name == "scatter" else source
-                rows += [(decay, seed, of, name, value) for decay, value in zip(own["decay"], distances[name])]
+                rows += [(decay, seed, of, name, value) for decay, value in zip(fits["decay"], distances[name])]
     return pd.DataFrame(rows, columns=["decay", "seed", "source", "quantity", "value"])
 
 
@@ -135,7 +133,9 @@ def _draw_quantity(axes: Axes, sweep: Sweep, quantity: str) -> None:
     _draw_measured(axes, Band.of(rows[rows["source"] == "measured"], "decay"))
     scale_values(axes, "y", [rows["value"]])
     if rows.empty:
-        axes.text(0.5, 0.5, "not predicted", transform=axes.transAxes, ha="center", color=GREY, size=SMALL)
+        axes.text(
+            0.5, 0.5, "not predicted", transform=axes.transAxes, ha="center", color=style.GREY, size=style.SMALL
+        )
 
 
 def _scale_decays(axes: Axes, decays: NDArray[np.float64]) -> None:
@@ -157,63 +157,63 @@ def _draw_measured(axes: Axes, band: Band) -> None:
         axes.plot(band.x, band.middle, "o", color="black", ms=3, clip_on=False, zorder=4)
 
 
-def _name_panels(grid: NDArray, found: Sequence[Sweep], shown: Mapping[str, str], columns: int) -> None:
+def _name_panels(grid: NDArray, shown_sweeps: Sequence[Sweep], shown: Mapping[str, str], columns: int) -> None:
     """Quantities above the first sweep, its label at the left of each, and the decay under the lowest panels."""
-    for sweep, panels in zip(found, grid.reshape(len(found), len(shown))):
+    for sweep, panels in zip(shown_sweeps, grid.reshape(len(shown_sweeps), len(shown))):
         for axes, name in zip(panels, shown.values()):
-            if columns < len(shown) or sweep is found[0]:
+            if columns < len(shown) or sweep is shown_sweeps[0]:
                 axes.set_title(name, loc="left", pad=4)
-        panels[0].set_ylabel(wrapped(sweep.label, 18), size=SMALL)
+        panels[0].set_ylabel(style.wrapped(sweep.label, 18), size=style.SMALL)
     for axes in grid[-1]:
         axes.set_xlabel("weight decay")
 
 
-def _draw_misfits(place: SubFigure, found: Sequence[Sweep]) -> None:
+def _draw_misfits(place: SubFigure, every: Sequence[Sweep]) -> None:
     """Mean error over seeds with Student's interval, a line for each sweep, and the guess's as a grey bar."""
     axes = place.subplots()
-    kinds = _kinds(found)
+    kinds = _kinds(every)
     shifts = np.linspace(-0.16, 0.16, len(kinds)) if len(kinds) > 1 else [0.0]
     tops = []
-    for line, sweep in enumerate(found):
+    for line, sweep in enumerate(every):
         for shift, model in zip(shifts, kinds):
-            own = sweep.misfits[sweep.misfits["matched"] == model]
-            if own.empty:
+            of_model = sweep.misfits[sweep.misfits["matched"] == model]
+            if of_model.empty:
                 continue
-            look, guess = MODELS[model][1], float(own["guess_error"].mean())
+            look, guess = MODELS[model][1], float(of_model["guess_error"].mean())
             axes.vlines(guess, line + shift - 0.16, line + shift + 0.16, color=GUESS_COLOUR, linewidth=GUESS_WIDTH)
-            mean, (low, high) = float(own["error"].mean()), interval(own["error"])
+            mean, (low, high) = float(of_model["error"].mean()), interval(of_model["error"])
             tops += [mean, guess]
             if low is not None and high is not None:
                 tops.append(min(high, 2 * mean))  # of two seeds it may be far out
                 axes.plot([low, high], [line + shift] * 2, color=look.colour, linewidth=1.1)
-            axes.plot(own["error"], [line + shift] * len(own), "|", color=look.colour, ms=3.5, mew=0.7)
+            axes.plot(of_model["error"], [line + shift] * len(of_model), "|", color=look.colour, ms=3.5, mew=0.7)
             axes.plot(mean, line + shift, look.marker, color=look.colour, ms=3.6, zorder=4)
-    axes.set(ylim=(len(found) - 0.5, -0.5), xlim=(0, 1.08 * max(tops, default=0) or 1), xlabel="error (0: right)")
-    axes.set_yticks(range(len(found)), [sweep.label for sweep in found])
+    axes.set(ylim=(len(every) - 0.5, -0.5), xlim=(0, 1.08 * max(tops, default=0) or 1), xlabel="error (0: right)")
+    axes.set_yticks(range(len(every)), [sweep.label for sweep in every])
     axes.tick_params(axis="y", length=0)
 
 
-def _kinds(found: Sequence[Sweep]) -> list[str]:
+def _kinds(every: Sequence[Sweep]) -> list[str]:
     """The models of the sweeps."""
-    drawn = {kind for sweep in found for kind in sweep.misfits["matched"]}
+    drawn = {kind for sweep in every for kind in sweep.misfits["matched"]}
     return [kind for kind in MODELS if kind in drawn]
 
 
-def _legend(found: Sequence[Sweep]) -> Iterator[Artist]:
-    yield mark_handle("network", "o", "black")
-    for label, look in (MODELS[kind] for kind in _kinds(found)):
+def _legend(every: Sequence[Sweep]) -> Iterator[Artist]:
+    yield style.mark_handle("network", "o", "black")
+    for label, look in (MODELS[kind] for kind in _kinds(every)):
         yield Line2D([], [], color=look.colour, linestyle=look.line, marker=look.marker, label=label)
     yield Line2D([], [], color=GUESS_COLOUR, linewidth=GUESS_WIDTH, label="guess")
 
 
 def caption(tables: Tables, options: FigureOptions) -> str:
-    found, nets = sweeps(tables), networks(tables)
+    every, nets = sweeps(tables), networks(tables)
     shown = matched_signatures(tables)["run_id"].nunique()
-    more = f" Shown are the first {MOST_LABELS} of {len(found)} sweeps." if len(found) > MOST_LABELS else ""
+    more = f" Shown are the first {MOST_LABELS} of {len(every)} sweeps." if len(every) > MOST_LABELS else ""
     left = len(nets) - shown
     without = f" Left out: {plural(left, 'network')} with training error or without a match." if left else ""
     return (
-        f"Predictions of UFMs for {plural(shown, 'network')} of {plural(len(found), 'sweep')} of weight decay:"
+        f"Predictions of UFMs for {plural(shown, 'network')} of {plural(len(every), 'sweep')} of weight decay:"
         " Frobenius distances of the predicted from the measured Grams of the classifier, of class means (uncentred)"
         " and, where the model has them, of those one layer below, each of unit norm, and the share of variance"
         " within classes, of the sweeps of several weight decays. Medians over seeds with their range. Grey: the"

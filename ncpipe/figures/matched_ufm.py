@@ -12,21 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
+from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import scale_values
+from ncpipe.figures.drawing.captions import counted, not_drawn, plural
 from ncpipe.figures.drawing.gram_panels import add_gram_bar, colour_limit, draw_gram, unit_gram
-from ncpipe.figures.drawing.series import Tables, counted, few, labels, not_drawn, plural
-from ncpipe.figures.drawing.style import (
-    GREY,
-    SMALL,
-    Look,
-    add_legend,
-    empty_figure,
-    label_handles,
-    looks,
-    mark_handle,
-    new_figure,
-    wrapped,
-)
+from ncpipe.figures.drawing.runs import Tables, few, labels
+from ncpipe.figures.drawing.style import Look
 from ncpipe.records.reading import fits_of, rows_of
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
@@ -49,20 +40,20 @@ def applies(study: Study) -> bool:
 def draw(tables: Tables, options: FigureOptions) -> Figure:
     fits = matched_fits(tables)
     if fits.empty:
-        return empty_figure(options.width, "matched_ufm: no UFM has been matched to a network")
-    look, shown = looks(tables["runs"]), labels(fits)[:MOST_LABELS]
+        return style.empty_figure(options.width, "matched_ufm: no UFM has been matched to a network")
+    look, shown = style.looks(tables["runs"]), labels(fits)[:MOST_LABELS]
     narrow = options.width < NARROW
     blocks = [(label, gram) for label in shown for gram in GRAMS]
     lines = len(blocks) if narrow else len(shown)
     cell = (options.width - 0.75) / (3 if narrow else 6)
     heights = (lines * (cell + (0.42 if narrow else 0.16)) + 0.3, options.width / (1.15 if narrow else 3.3))
-    figure = new_figure(options.width, sum(heights))
+    figure = style.new_figure(options.width, sum(heights))
     upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
     _draw_grams(upper, _with_grams(tables, fits, shown), blocks, lines)
     _draw_scalars(lower, few(fits), look, narrow)
     drawn = [(model, *MARKERS[model]) for model in MARKERS if model in set(fits["model"])]
-    models = [mark_handle(_named(model), mark, "black", filled) for model, mark, filled in drawn]
-    add_legend(figure, models + label_handles(labels(few(fits)), look))
+    models = [style.mark_handle(_named(model), mark, "black", filled) for model, mark, filled in drawn]
+    style.add_legend(figure, models + style.label_handles(labels(few(fits)), look))
     return figure
 
 
@@ -71,8 +62,8 @@ def _named(model: str) -> str:
 
 
 def _two_models(fits: pd.DataFrame) -> list[str]:
-    found = [model for model in MARKERS if model in set(fits["model"])]
-    return [*found, *(model for model in ("plain", "extended") if model not in found)][:2]
+    drawn = [model for model in MARKERS if model in set(fits["model"])]
+    return [*drawn, *(model for model in ("plain", "extended") if model not in drawn)][:2]
 
 
 def matched_fits(tables: Tables) -> pd.DataFrame:
@@ -85,9 +76,9 @@ def matched_fits(tables: Tables) -> pd.DataFrame:
 
 def _with_grams(tables: Tables, fits: pd.DataFrame, shown: Iterable[str]) -> pd.DataFrame:
     """The fits of the first seed of these labels with their Grams."""
-    own = pd.concat([_representative(fits, label) for label in shown])
+    chosen = pd.concat([_representative(fits, label) for label in shown])
     names = [f"{side}_{gram}" for side in ("measured", "predicted") for gram in GRAMS]
-    return own.merge(rows_of(tables, "ufm", ["run_id", *names], run_id=set(own["run_id"])), on="run_id")
+    return chosen.merge(rows_of(tables, "ufm", ["run_id", *names], run_id=set(chosen["run_id"])), on="run_id")
 
 
 def _draw_grams(figure: Any, fits: pd.DataFrame, blocks: list[tuple[str, str]], lines: int) -> None:
@@ -101,22 +92,22 @@ def _draw_grams(figure: Any, fits: pd.DataFrame, blocks: list[tuple[str, str]], 
         grid = np.delete(grid, 3, axis=1)
     for number, (label, gram) in enumerate(blocks):
         line, first = divmod(number * 3, columns)
-        panels, own = grid[line, first : first + 3], fits[fits["label"] == label]
-        image = _draw_block(panels, own, _two_models(fits), gram, limit) or image
+        panels, of_label = grid[line, first : first + 3], fits[fits["label"] == label]
+        image = _draw_block(panels, of_label, _two_models(fits), gram, limit) or image
         if line == 0 or columns == 3:
             panels[0].set_title(f"{GRAMS[gram]}\nmeasured", loc="left", pad=3)
             for axes, model in zip(panels[1:], _two_models(fits)):
                 axes.set_title(model, loc="left", pad=3)
         if first == 0:
-            panels[0].set_ylabel(wrapped(label, 16), size=SMALL)
+            panels[0].set_ylabel(style.wrapped(label, 16), size=style.SMALL)
     if image is not None:
         add_gram_bar(figure, image, list(grid.ravel()), limit, 0.5)
 
 
 def _representative(fits: pd.DataFrame, label: str) -> pd.DataFrame:
     """The fits of a label's first seed."""
-    own = fits[fits["label"] == label]
-    return own[own["network_id"] == own.sort_values(["network_seed", "order"])["network_id"].iloc[0]]
+    of_label = fits[fits["label"] == label]
+    return of_label[of_label["network_id"] == of_label.sort_values(["network_seed", "order"])["network_id"].iloc[0]]
 
 
 def _draw_block(panels: Any, fits: pd.DataFrame, models: list[str], gram: str, limit: float) -> AxesImage | None:
@@ -129,7 +120,7 @@ def _draw_block(panels: Any, fits: pd.DataFrame, models: list[str], gram: str, l
         absent = "no fit" if model not in by_model or predicted is None else "predicts zero"
         draw_gram(axes, unit_gram(predicted), absent, limit)
         distance = None if predicted is None else by_model[model][f"{gram}_error"]
-        axes.set_xlabel("" if pd.isna(distance) else f"distance {distance:.2f}", labelpad=2, size=SMALL)
+        axes.set_xlabel("" if pd.isna(distance) else f"distance {distance:.2f}", labelpad=2, size=style.SMALL)
     return image
 
 
@@ -147,7 +138,7 @@ def _draw_scalars(figure: Any, fits: pd.DataFrame, look: dict[str, Look], narrow
 
 
 def _draw_pairs(axes: Axes, fits: pd.DataFrame, pair: NDArray[np.float64], look: dict[str, Look]) -> None:
-    axes.axline((0, 0), (1, 1), color=GREY, linewidth=0.6, linestyle=(0, (4, 3)), zorder=1)
+    axes.axline((0, 0), (1, 1), color=style.GREY, linewidth=0.6, linestyle=(0, (4, 3)), zorder=1)
     for (measured, predicted), label, model in zip(pair, fits["label"], fits["model"]):
         marker, filled = MARKERS[model]
         colour = look[label].colour

@@ -12,34 +12,12 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from ncpipe.claims.evidence.curves import METRICS, NETWORKS, curve_distances, extended_ufms
+from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import mark_times, scale_time, scale_values
-from ncpipe.figures.drawing.series import (
-    Tables,
-    bands,
-    counted,
-    extremes,
-    few,
-    labels,
-    last_time,
-    lost,
-    measured,
-    not_drawn,
-    plural,
-)
-from ncpipe.figures.drawing.style import (
-    LETTER,
-    Look,
-    add_legend,
-    empty_figure,
-    line_handle,
-    looks,
-    mark_handle,
-    new_figure,
-    shared_words,
-    shortened,
-    without_solver,
-    without_words,
-)
+from ncpipe.figures.drawing.captions import counted, lost, not_drawn, plural
+from ncpipe.figures.drawing.runs import Tables, few, labels
+from ncpipe.figures.drawing.series import bands, extremes, last_time, measured
+from ncpipe.figures.drawing.style import Look
 from ncpipe.study.config import FigureOptions
 
 ROWS = dict(zip(METRICS, ("scatter", "means to OF", "classifier to OF", "product to OF")))
@@ -63,28 +41,28 @@ class Column:
     """Last epoch of SGD by label, where an end phase follows."""
 
     def head(self, letters: int) -> list[str]:
-        note = " ".join(shortened(word, letters) for word in self.note.split())
+        note = " ".join(style.shortened(word, letters) for word in self.note.split())
         return textwrap.wrap(self.name, letters) + textwrap.wrap(note, letters, max_lines=4, placeholder=" …")
 
     def handles(self, look: dict[str, Look]) -> Iterator[Line2D]:
         """Handles of several labels, without the words that all have."""
         names, kind = labels(self.runs), "" if self.time != "iteration" else f"{self.name.split()[0]} UFM "
-        shared = shared_words([without_solver(name) for name in names])
+        shared = style.shared_words([style.without_solver(name) for name in names])
         for name in names if len(names) > 1 else ():
-            yield line_handle(kind + without_words(without_solver(name), shared), look[name])
+            yield style.line_handle(kind + style.without_words(style.without_solver(name), shared), look[name])
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:
     networks, *ufms = columns = _columns(tables)
     if networks.rows.empty:
-        return empty_figure(options.width, "nc_curves: no network with squared error and no bias")
+        return style.empty_figure(options.width, "nc_curves: no network with squared error and no bias")
     if not ufms:
-        return empty_figure(options.width, "nc_curves: no extended UFM by gradient descent")
-    look = looks(pd.concat([column.runs for column in columns]))  # few enough that no two are alike
-    letters = max(8, int((options.width - 0.65) / len(columns) / LETTER) - 2)
+        return style.empty_figure(options.width, "nc_curves: no extended UFM by gradient descent")
+    look = style.looks(pd.concat([column.runs for column in columns]))  # few enough that no two are alike
+    letters = max(8, int((options.width - 0.65) / len(columns) / style.LETTER) - 2)
     heads = [column.head(letters) for column in columns]
     lines = max(map(len, heads))
-    figure = new_figure(options.width, ROW_HEIGHT * len(ROWS) + LINE * lines + 0.25)
+    figure = style.new_figure(options.width, ROW_HEIGHT * len(ROWS) + LINE * lines + 0.25)
     grid = figure.subplots(len(ROWS), len(columns), sharex="col", sharey="row", squeeze=False)
     for panels, metric in zip(grid, ROWS):
         _draw_row(panels, columns, metric, look)
@@ -92,8 +70,8 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
         scale_time(panels[0], last_time(column.rows), most=4 if letters > NARROW else 2)
         panels[0].set_title("\n".join(head + [""] * (lines - len(head))), loc="left", pad=3)
         panels[-1].set_xlabel(textwrap.fill(column.time, letters))
-    ends = [mark_handle("last epoch of SGD", "^")] if networks.sgd_ends else []
-    add_legend(figure, [handle for column in columns for handle in column.handles(look)] + ends)
+    ends = [style.mark_handle("last epoch of SGD", "^")] if networks.sgd_ends else []
+    style.add_legend(figure, [handle for column in columns for handle in column.handles(look)] + ends)
     return figure
 
 
@@ -105,11 +83,11 @@ def _columns(tables: Tables) -> list[Column]:
     last = drawn["run_id"].map(rows.groupby("run_id", observed=True)["time"].max()).astype(float)
     ends = drawn[last > drawn["epochs"]].groupby("label", sort=False)["epochs"].median()
     time = "epoch, end-phase iteration" if len(ends) else "epoch"
-    columns = [Column("networks", shared_words(labels(drawn)), time, drawn, rows, dict(ends))]
+    columns = [Column("networks", style.shared_words(labels(drawn)), time, drawn, rows, dict(ends))]
     for activation, name in UFMS.items():
-        own = few(ufms[ufms["activation"] == activation], MOST_LABELS)
+        drawn_ufms = few(ufms[ufms["activation"] == activation], MOST_LABELS)
         note = _note(distances.loc[distances["model"] == activation, "distance"])
-        columns.append(Column(name, note, "iteration", own, measured(tables, own, METRICS)))
+        columns.append(Column(name, note, "iteration", drawn_ufms, measured(tables, drawn_ufms, METRICS)))
     return [column for column in columns if column is columns[0] or len(column.rows)]
 
 
@@ -129,20 +107,20 @@ def _note(distances: pd.Series) -> str:
 
 
 def _draw_row(panels: NDArray, columns: Sequence[Column], metric: str, look: dict[str, Look]) -> None:
-    found = [bands(column.rows, "metric", metric) for column in columns]
-    for axes, column, drawn in zip(panels, columns, found):
+    by_column = [bands(column.rows, "metric", metric) for column in columns]
+    for axes, column, drawn in zip(panels, columns, by_column):
         for label, band in drawn.items():
             band.draw(axes, look[label])
         mark_times(axes, ((time, look[label].colour) for label, time in column.sgd_ends.items()))
-    first, *others = (extremes(list(drawn.values())) for drawn in found)
+    first, *of_ufms = (extremes(list(drawn.values())) for drawn in by_column)
     lowest = min((float(values[values > 0].min(initial=1)) for values in first), default=0.0) / BELOW
-    scale_values(panels[0], "y", first + [values.clip(min=lowest) for other in others for values in other])
+    scale_values(panels[0], "y", first + [values.clip(min=lowest) for extreme in of_ufms for values in extreme])
     panels[0].set_ylabel(f"{metric}\n{ROWS[metric]}")
 
 
 def caption(tables: Tables, options: FigureOptions) -> str:
     nets, ufms = compared(tables)
-    shared = shared_words(labels(few(nets, MOST_LABELS)))
+    shared = style.shared_words(labels(few(nets, MOST_LABELS)))
     number = (
         " Decades: each measured time of a network is assigned to a time of the UFM, never back, so that the mean"
         " distance of the logarithms of all four metrics is least; median and range over the networks."

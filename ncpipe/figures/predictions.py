@@ -14,18 +14,10 @@ from numpy.typing import NDArray
 
 from ncpipe.claims.evidence.claim import interval
 from ncpipe.claims.evidence.misfits import PREDICTED
+from ncpipe.figures.drawing import style
+from ncpipe.figures.drawing.captions import counted, not_drawn, plural
 from ncpipe.figures.drawing.gram_panels import gram_distance, unit_gram
-from ncpipe.figures.drawing.series import Tables, counted, few, labels, networks, not_drawn, plural
-from ncpipe.figures.drawing.style import (
-    GREY,
-    LETTER,
-    add_legend,
-    empty_figure,
-    mark_handle,
-    new_figure,
-    shared_words,
-    without_words,
-)
+from ncpipe.figures.drawing.runs import Tables, few, labels, networks
 from ncpipe.figures.matched_sweep import MODELS
 from ncpipe.records.reading import fits_of
 from ncpipe.study.config import FigureOptions
@@ -54,21 +46,21 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     rows = few(errors(tables), MOST_LABELS)
     shown = [name for name in (*SIZES, *GRAMS) if rows[name].notna().any()]
     if not shown:
-        return empty_figure(options.width, "predictions: no error of a model without a parameter")
-    lines, shared = list(dict.fromkeys(zip(rows["label"], rows["model"]))), shared_words(labels(rows))
-    letters = int(0.28 * options.width / LETTER)
-    names = [textwrap.fill(without_words(label, shared), letters) for label, _ in lines]
+        return style.empty_figure(options.width, "predictions: no error of a model without a parameter")
+    lines, shared = list(dict.fromkeys(zip(rows["label"], rows["model"]))), style.shared_words(labels(rows))
+    letters = int(0.28 * options.width / style.LETTER)
+    names = [textwrap.fill(style.without_words(label, shared), letters) for label, _ in lines]
     levels = _levels(shown, max(1, int((0.72 * options.width - 0.1) / PANEL_WIDTH)))
     height = LINE * len(lines) * (1.15 + max(name.count("\n") for name in names)) + HEADS
-    figure = new_figure(options.width, height * len(levels))
+    figure = style.new_figure(options.width, height * len(levels))
     for panels, level in zip(figure.subplots(len(levels), max(map(len, levels)), squeeze=False), levels):
         for axes, name in zip(panels, level):
             _draw_panel(axes, rows, name, lines)
         panels[0].set_yticks(range(len(lines)), names)
         for axes in panels[len(level) :]:
             axes.remove()
-    found = [MODELS[model] for model in PREDICTED if model in set(rows["model"])]
-    add_legend(figure, [mark_handle(name, look.marker, look.colour) for name, look in found])
+    models = [MODELS[model] for model in PREDICTED if model in set(rows["model"])]
+    style.add_legend(figure, [style.mark_handle(name, look.marker, look.colour) for name, look in models])
     return figure
 
 
@@ -94,18 +86,18 @@ def errors(tables: Tables) -> pd.DataFrame:
 
 
 def _distance(*grams: object) -> float:
-    one, other = map(unit_gram, grams)
-    return np.nan if one is None or other is None else gram_distance(one, other)
+    measured, predicted = map(unit_gram, grams)
+    return np.nan if measured is None or predicted is None else gram_distance(measured, predicted)
 
 
 def _draw_panel(axes: Axes, rows: pd.DataFrame, name: str, lines: list[tuple[str, str]]) -> None:
-    axes.axvline(0, color=GREY, linewidth=0.6, zorder=1)
+    axes.axvline(0, color=style.GREY, linewidth=0.6, zorder=1)
     ends: list[float] = []
     for line, (label, model) in enumerate(lines):
-        own = rows[(rows["label"] == label) & (rows["model"] == model)].dropna(subset=name)
-        if own.empty:
+        of_line = rows[(rows["label"] == label) & (rows["model"] == model)].dropna(subset=name)
+        if of_line.empty:
             continue
-        by_seed, look = own.groupby("seed")[name].median(), MODELS[model][1]
+        by_seed, look = of_line.groupby("seed")[name].median(), MODELS[model][1]
         low, high = interval(by_seed)
         if low is not None and high is not None:
             axes.plot([low, high], [line, line], color=look.colour)
@@ -142,7 +134,7 @@ def _scale(axes: Axes, values: NDArray[np.float64], ends: list[float], signed: b
 def caption(tables: Tables, options: FigureOptions) -> str:
     rows = errors(tables)
     nets, zero = rows.drop_duplicates("network_id"), int((rows["predicted_weight_norm"] == 0).sum())
-    without, shared = len(networks(tables)) - len(nets), shared_words(labels(few(rows, MOST_LABELS)))
+    without, shared = len(networks(tables)) - len(nets), style.shared_words(labels(few(rows, MOST_LABELS)))
     return (
         f"What {counted(nets, 'network')} are at their last measured time against what two models say of them: the"
         " non-negative UFM of a head that reads BatchNorm and ReLU, and the extended ReLU UFM where one layer without"

@@ -12,18 +12,12 @@ from matplotlib.figure import Figure
 
 from ncpipe.claims.evidence.misfits import guessed_classifier
 from ncpipe.claims.evidence.selectors import BARE, NORMED, ONE_BELOW, batch_norms
+from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import heading, scale_values
-from ncpipe.figures.drawing.series import Tables, counted, few, lost, measured, networks, not_drawn
-from ncpipe.figures.drawing.style import (
-    GREY,
-    OKABE_ITO,
-    Look,
-    add_legend,
-    empty_figure,
-    line_handle,
-    mark_handle,
-    new_figure,
-)
+from ncpipe.figures.drawing.captions import counted, lost, not_drawn
+from ncpipe.figures.drawing.runs import Tables, few, networks
+from ncpipe.figures.drawing.series import measured
+from ncpipe.figures.drawing.style import Look
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
 
@@ -41,13 +35,13 @@ COLUMNS = {
 }
 ROWS = {"frames": "error of the predicted frames", GAP: "objective above that predicted"}
 HEADS = {
-    ("mse", "no"): ("MSE, no bias", OKABE_ITO["blue"]),
-    ("mse", "yes"): ("MSE, bias", OKABE_ITO["green"]),
-    ("ce", "no"): ("CE, no bias", OKABE_ITO["purple"]),
-    ("ce", "yes"): ("CE, bias", OKABE_ITO["vermillion"]),
+    ("mse", "no"): ("MSE, no bias", style.OKABE_ITO["blue"]),
+    ("mse", "yes"): ("MSE, bias", style.OKABE_ITO["green"]),
+    ("ce", "no"): ("CE, no bias", style.OKABE_ITO["purple"]),
+    ("ce", "yes"): ("CE, bias", style.OKABE_ITO["vermillion"]),
 }
-OTHER = ("other losses", GREY)
-PLAIN = Look(GREY, (0, (2, 1)), "o")
+OTHER = ("other losses", style.GREY)
+PLAIN = Look(style.GREY, (0, (2, 1)), "o")
 HEIGHT, NARROW = 1.75, 4.5
 
 
@@ -59,7 +53,7 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     rows = paths(tables, few(networks(tables)))
     rows = rows[(rows["time"] > 0) & rows[PREMISE].notna()]
     if rows.empty:
-        return empty_figure(options.width, f"stationarity: no network is measured in the split {SPLIT}")
+        return style.empty_figure(options.width, f"stationarity: no network is measured in the split {SPLIT}")
     columns = [norm for norm in COLUMNS if norm in set(rows["norm"])]
     lines = [name for name in ROWS if rows[name].notna().any()]
     places = [
@@ -67,7 +61,7 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     ]
     across = 1 if options.width < NARROW else len(lines) if len(columns) == 1 else len(columns)
     down = len(places) if across == 1 else 1 if len(columns) == 1 else len(lines)
-    figure = new_figure(options.width, HEIGHT * down + 0.5)
+    figure = style.new_figure(options.width, HEIGHT * down + 0.5)
     grid = figure.subplots(down, across, squeeze=False)
     for number, (name, norm) in enumerate(places):
         alone = across == 1 or len(columns) == 1
@@ -85,7 +79,7 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     for axes in grid.flatten():
         if not axes.has_data():
             axes.remove()
-    add_legend(figure, _legend(rows))
+    style.add_legend(figure, _legend(rows))
     return figure
 
 
@@ -97,13 +91,13 @@ def paths(tables: Tables, nets: pd.DataFrame) -> pd.DataFrame:
     rows = measured(tables, nets, (PREMISE, GAP, *FRAMES), split=SPLIT)
     wide = rows.pivot_table(index=["run_id", "time"], columns="metric", values="value").reset_index()
     wide = wide.reindex(columns=["run_id", "time", PREMISE, GAP, *FRAMES])
-    own = nets.set_index("run_id").reindex(wide["run_id"]).reset_index()
-    heads = pd.Series([*zip(own["loss"], own["bias"])], dtype=object)
+    runs = nets.set_index("run_id").reindex(wide["run_id"]).reset_index()
+    heads = pd.Series([*zip(runs["loss"], runs["bias"])], dtype=object)
     norms = batch_norms(tables).reindex(wide["run_id"]).reset_index(drop=True)
-    etf = guessed_classifier(own).to_numpy() == "etf"
+    etf = guessed_classifier(runs).to_numpy() == "etf"
     weights = np.where(etf, wide["nc2_weights_etf"], wide["nc2_weights_of"])
     return wide.assign(
-        epochs=own["epochs"],
+        epochs=runs["epochs"],
         head=heads,
         norm=norms.fillna(OTHER_NORMS),
         frames=_rms(wide["nc2_means_of"], weights),
@@ -111,18 +105,18 @@ def paths(tables: Tables, nets: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _rms(one: pd.Series, other: np.ndarray) -> np.ndarray:
-    return np.sqrt((one.to_numpy(float) ** 2 + other.astype(float) ** 2) / 2)
+def _rms(a: pd.Series, b: np.ndarray) -> np.ndarray:
+    return np.sqrt((a.to_numpy(float) ** 2 + b.astype(float) ** 2) / 2)
 
 
 def _draw_paths(axes: Axes, rows: pd.DataFrame, name: str) -> None:
     """A path for every network, from the first measured epoch to the end of the end phase, where there is one."""
-    for _, own in rows.dropna(subset=name).groupby("run_id", sort=False):
-        colour, own = HEADS.get(own["head"].iloc[0], OTHER)[1], own.sort_values("time")
-        if name == "frames" and own["plain"].notna().any():
-            axes.plot(own[PREMISE], own["plain"], color=colour, linestyle=PLAIN.line, linewidth=0.6, alpha=0.5)
-        axes.plot(own[PREMISE], own[name], color=colour, linewidth=0.7, alpha=0.7)
-        trained, end = own[own["time"] <= own["epochs"]].tail(1), own.tail(1)
+    for _, path in rows.dropna(subset=name).groupby("run_id", sort=False):
+        colour, path = HEADS.get(path["head"].iloc[0], OTHER)[1], path.sort_values("time")
+        if name == "frames" and path["plain"].notna().any():
+            axes.plot(path[PREMISE], path["plain"], color=colour, linestyle=PLAIN.line, linewidth=0.6, alpha=0.5)
+        axes.plot(path[PREMISE], path[name], color=colour, linewidth=0.7, alpha=0.7)
+        trained, end = path[path["time"] <= path["epochs"]].tail(1), path.tail(1)
         axes.plot(trained[PREMISE], trained[name], "o", color=colour, mfc="white", ms=3.5, mew=0.8, zorder=4)
         axes.plot(end[PREMISE], end[name], "s", color=colour, ms=3.5, zorder=5)
 
@@ -130,11 +124,11 @@ def _draw_paths(axes: Axes, rows: pd.DataFrame, name: str) -> None:
 def _legend(rows: pd.DataFrame) -> Iterator[Artist]:
     heads = set(rows["head"])
     drawn = [look for head, look in HEADS.items() if head in heads] + [OTHER] * bool(heads - HEADS.keys())
-    yield from (line_handle(name, Look(colour, "-", "o")) for name, colour in drawn)
+    yield from (style.line_handle(name, Look(colour, "-", "o")) for name, colour in drawn)
     if rows["plain"].notna().any():
-        yield line_handle("plain UFM", PLAIN)
-    yield mark_handle("last epoch of SGD", "o", filled=False)
-    yield mark_handle("end", "s")
+        yield style.line_handle("plain UFM", PLAIN)
+    yield style.mark_handle("last epoch of SGD", "o", filled=False)
+    yield style.mark_handle("end", "s")
 
 
 def caption(tables: Tables, options: FigureOptions) -> str:

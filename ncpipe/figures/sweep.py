@@ -15,21 +15,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
+from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import LOG_FROM, heading, scale_values
+from ncpipe.figures.drawing.captions import counted, lost
 from ncpipe.figures.drawing.definitions import DEFINITIONS
-from ncpipe.figures.drawing.series import Band, Tables, counted, extremes, flat_settings, lost, measured
-from ncpipe.figures.drawing.style import (
-    LETTER,
-    Look,
-    add_legend,
-    empty_figure,
-    line_handle,
-    looks,
-    mark_handle,
-    new_figure,
-    shortened,
-    without_solver,
-)
+from ncpipe.figures.drawing.runs import Tables, flat_settings
+from ncpipe.figures.drawing.series import Band, extremes, measured
+from ncpipe.figures.drawing.style import Look
 from ncpipe.study.config import FigureOptions
 
 KINDS = ("network",)
@@ -74,12 +66,12 @@ class Scale:
     def inches(self) -> float:
         """Width that its labels need."""
         letters = 0 if self.numeric else max(len(part) for value in self.values for part in _text(value).split("_"))
-        return LETTER * (letters + 2) * len(self.values)
+        return style.LETTER * (letters + 2) * len(self.values)
 
     def draw(self, axes: Axes, name: str, inches: float) -> None:
         axes.set_xlabel(name)
         if not self.numeric:
-            longest = max(4, int(inches / LETTER / len(self.values)) - 1)
+            longest = max(4, int(inches / style.LETTER / len(self.values)) - 1)
             axes.set_xticks(range(len(self.values)), [_broken(_text(value), longest) for value in self.values])
             axes.set_xlim(-0.5, len(self.values) - 0.5)
         elif min(self.values) == 0 and max(self.values) >= LOG_FROM * min(v for v in (*self.values, np.inf) if v > 0):
@@ -91,7 +83,7 @@ class Scale:
         """Ticks at the values, as many as have room."""
         if self.logarithmic:
             axes.set_xscale("log")
-        room = max(2, int(inches / LETTER / (max(len(_text(value)) for value in self.values) + 2)))
+        room = max(2, int(inches / style.LETTER / (max(len(_text(value)) for value in self.values) + 2)))
         step = -(-len(self.values) // room)
         axes.xaxis.set_major_locator(FixedLocator(self.values[::-1][::step]))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _text(value)))
@@ -114,8 +106,8 @@ class Line:
 
     def handle(self, scale: Scale, look: Look) -> Line2D:
         if self.is_level or scale.numeric:
-            return line_handle(self.name, replace(look, line=LEVEL) if self.is_level else look)
-        return mark_handle(self.name, look.marker, look.colour)
+            return style.line_handle(self.name, replace(look, line=LEVEL) if self.is_level else look)
+        return style.mark_handle(self.name, look.marker, look.colour)
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:
@@ -123,22 +115,18 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     panels = list(_panels(tables, runs, options))
     if not panels:
         reason = f"sweep: no run that ended well has the setting {options.over!r} and a metric to show"
-        return empty_figure(options.width, reason)
+        return style.empty_figure(options.width, reason)
     lines = _lines(runs, str(options.over))
-    look = looks(pd.concat([line.runs.assign(label=line.name) for line in lines]))
+    look = style.looks(pd.concat([line.runs.assign(label=line.name) for line in lines]))
     scale = Scale.of(runs["over"])
-    columns = max(1, min(len(panels), int(options.width / max(PANEL_WIDTH, BESIDE + scale.inches))))
-    rows = -(-len(panels) // columns)
-    figure = new_figure(options.width, ROW_HEIGHT * rows)
-    grid = list(figure.subplots(rows, columns, squeeze=False).ravel())
+    columns = style.columns_for(len(panels), options.width, max(PANEL_WIDTH, BESIDE + scale.inches))
+    figure, grid = style.panel_figure(options.width, len(panels), columns, ROW_HEIGHT)
     for axes, (title, definition, values) in zip(grid, panels):
         _draw_panel(axes, lines, values, scale, look)
         heading(axes, title, definition)
         scale.draw(axes, str(options.over), options.width / columns - BESIDE)
-    for axes in grid[len(panels) :]:
-        axes.remove()
     if len(lines) > 1:
-        add_legend(figure, (line.handle(scale, look[line.name]) for line in lines))
+        style.add_legend(figure, (line.handle(scale, look[line.name]) for line in lines))
     else:
         figure.suptitle(lines[0].name, x=0.01, ha="left")
     return figure
@@ -150,13 +138,13 @@ def _runs(tables: Tables, options: FigureOptions) -> pd.DataFrame:
     done = tables["runs"].query("status == 'done' and kind in ('network', 'declared')")
     trees, key = flat_settings(done), str(options.over)
     knows = [key in tree for tree in trees]
-    known = [tree for tree in trees if key in tree]
-    over = pd.Series([tree.pop(key) for tree in known], index=done.index[knows], dtype=object)
+    having = [tree for tree in trees if key in tree]
+    over = pd.Series([tree.pop(key) for tree in having], index=done.index[knows], dtype=object)
     scale = Scale.of(over)
     if not scale.values:
         return done.iloc[:0].assign(over=over.iloc[:0])
-    same = {"seed", *_decided(known, over, key)}
-    rest = [json.dumps({k: v for k, v in tree.items() if k not in same}, sort_keys=True) for tree in known]
+    same = {"seed", *_decided(having, over, key)}
+    rest = [json.dumps({k: v for k, v in tree.items() if k not in same}, sort_keys=True) for tree in having]
     place = [np.nan if value is None else scale.place(value) for value in over]
     return done[knows].assign(over=over, place=place, line=[f"{text} {p != p}" for text, p in zip(rest, place)])
 
@@ -165,24 +153,18 @@ def _decided(trees: Sequence[dict[str, Any]], over: pd.Series, key: str) -> set[
     """Settings beside a name that go with it, as loss.gamma with loss.name: one value for each name."""
     group, _, leaf = key.rpartition(".")
     beside = {name for tree in trees for name in tree if name.startswith(f"{group}.")} if leaf == "name" else set()
-    found = {(_text(value), name, _text(tree.get(name))) for tree, value in zip(trees, over) for name in beside}
-    return {name for name in beside if sum(name == other for _, other, _ in found) == over.map(_text).nunique()}
+    pairs = {(_text(value), name, _text(tree.get(name))) for tree, value in zip(trees, over) for name in beside}
+    return {name for name in beside if sum(name == setting for _, setting, _ in pairs) == over.map(_text).nunique()}
 
 
 def _lines(runs: pd.DataFrame, key: str) -> list[Line]:
     """One for each rest of the settings, named by what the labels of its runs have in common."""
     groups = [group for _, group in runs.groupby("line", sort=False)]
-    names = [_common(list(dict.fromkeys(group["label"]))) for group in groups]
+    names = [style.shared_words([*map(style.without_solver, group["label"].unique())]) for group in groups]
     without = f", no {key.rsplit('.', 1)[-1]}"
     names = [name + without * bool(group["place"].isna().all()) for name, group in zip(names, groups)]
     unique = [name if names.count(name) == 1 else f"{name} ({i + 1})" for i, name in enumerate(names)]
     return [Line(name, group) for name, group in zip(unique, groups)]
-
-
-def _common(labels: Sequence[str]) -> str:
-    """The words that all labels have, in the order of the first."""
-    first, *others = (without_solver(label).split() for label in labels)
-    return " ".join(word for word in first if all(word in other for other in others))
 
 
 def _panels(tables: Tables, runs: pd.DataFrame, options: FigureOptions) -> Iterator[tuple[str, str, pd.Series]]:
@@ -199,12 +181,12 @@ def _panels(tables: Tables, runs: pd.DataFrame, options: FigureOptions) -> Itera
 def _draw_panel(axes: Axes, lines: Sequence[Line], values: pd.Series, scale: Scale, look: dict[str, Look]) -> None:
     drawn = []
     for number, line in enumerate(lines):
-        own = line.runs.assign(value=line.runs["run_id"].map(values))
+        runs = line.runs.assign(value=line.runs["run_id"].map(values))
         if line.is_level:
-            _draw_level(axes, own["value"], look[line.name])
-            drawn.append(Band.of(own.assign(place=0.0), "place"))
+            _draw_level(axes, runs["value"], look[line.name])
+            drawn.append(Band.of(runs.assign(place=0.0), "place"))
             continue
-        band = Band.of(own, "place")
+        band = Band.of(runs, "place")
         drawn.append(band)
         if scale.numeric:
             _draw_line(axes, band, look[line.name])
@@ -253,7 +235,7 @@ def _unevenness(places: NDArray[np.float64]) -> float:
 def _broken(text: str, longest: int) -> str:
     """A line for each part between underscores, where ``text`` is too long for one."""
     parts = [text] if len(text) <= longest else text.replace("_", "_\n").split("\n")
-    return "\n".join(shortened(part, longest) for part in parts)
+    return "\n".join(style.shortened(part, longest) for part in parts)
 
 
 def _text(value: Any) -> str:

@@ -6,22 +6,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import heading, mark_times, scale_values
-from ncpipe.figures.drawing.series import (
-    Tables,
-    bands,
-    counted,
-    extremes,
-    few,
-    histories,
-    labels,
-    last_time,
-    lost,
-    networks,
-    not_drawn,
-    zero_error_epochs,
-)
-from ncpipe.figures.drawing.style import GREY, add_legend, empty_figure, label_handles, looks, mark_handle, new_figure
+from ncpipe.figures.drawing.captions import counted, lost, not_drawn
+from ncpipe.figures.drawing.runs import Tables, few, labels, networks, zero_error_epochs
+from ncpipe.figures.drawing.series import bands, extremes, histories, last_time
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
 
@@ -43,9 +32,9 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     epochs = rows["run_id"].map(dict(zip(nets["run_id"], nets["epochs"]))).astype(float)
     rows = _with_errors(rows[rows["time"] <= epochs])  # without the end phase, of other units
     if rows.empty:
-        return empty_figure(options.width, "training_curves: no network has been trained")
-    look, narrow = looks(tables["runs"]), options.width < NARROW
-    figure = new_figure(options.width, ROW_HEIGHT * (4 if narrow else 2) + 0.15)
+        return style.empty_figure(options.width, "training_curves: no network has been trained")
+    look, narrow = style.looks(tables["runs"]), options.width < NARROW
+    figure = style.new_figure(options.width, ROW_HEIGHT * (4 if narrow else 2) + 0.15)
     grid = figure.subplots(4, 1).reshape(2, 2) if narrow else figure.subplots(2, 2)
     marks = [(time, look[label].colour) for label, time in zero_error_epochs(nets).items()]
     for line, names in zip(grid, QUANTITIES):
@@ -53,14 +42,14 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
         for axes, name in zip(line, names):
             for label, band in drawn[name].items():
                 band.draw(axes, look[label])
-            scale_values(axes, "y", extremes([band for own in drawn.values() for band in own.values()]))
+            scale_values(axes, "y", extremes([band for by_label in drawn.values() for band in by_label.values()]))
             heading(axes, name)
             axes.set_xlim(0, max(1, last_time(rows)) * 1.02)
             _mark_drops(axes, rows)
             mark_times(axes, marks)
     for axes in grid[-1] if not narrow else [grid[-1][-1]]:
         axes.set_xlabel("epoch")
-    add_legend(figure, label_handles(labels(nets), look) + _mark_handles(rows, bool(marks)))
+    style.add_legend(figure, style.label_handles(labels(nets), look) + _mark_handles(rows, bool(marks)))
     return figure
 
 
@@ -83,13 +72,13 @@ def learning_rate_drops(rows: pd.DataFrame) -> list[int]:
 def _mark_drops(axes: Axes, rows: pd.DataFrame) -> None:
     drops = learning_rate_drops(rows)
     for epoch in drops if len(drops) <= MOST_DROPS else ():
-        axes.axvline(epoch, color=GREY, alpha=0.5, linewidth=0.6, linestyle=(0, (1, 2)), zorder=0)
+        axes.axvline(epoch, color=style.GREY, alpha=0.5, linewidth=0.6, linestyle=(0, (1, 2)), zorder=0)
 
 
 def _mark_handles(rows: pd.DataFrame, zero_error: bool) -> list:
-    handles = [mark_handle("zero training error", "^")] if zero_error else []
+    handles = [style.mark_handle("zero training error", "^")] if zero_error else []
     if 0 < len(learning_rate_drops(rows)) <= MOST_DROPS:
-        handles.append(mark_handle("learning rate divided", "", line=":"))
+        handles.append(style.mark_handle("learning rate divided", "", line=":"))
     return handles
 
 

@@ -19,20 +19,11 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
+from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import heading
 from ncpipe.figures.drawing.bias_transition import OPTIMUM, TRANSITION, BiasAxis, draw_transition, transition_handles
-from ncpipe.figures.drawing.series import Tables, declared_ufms, lost, plural
-from ncpipe.figures.drawing.style import (
-    GREY,
-    OKABE_ITO,
-    SMALL,
-    add_legend,
-    empty_figure,
-    mark_handle,
-    new_figure,
-    shortened,
-    wrapped,
-)
+from ncpipe.figures.drawing.captions import lost, plural
+from ncpipe.figures.drawing.runs import Tables, declared_ufms
 from ncpipe.records.reading import fits_of
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
@@ -48,7 +39,7 @@ SAME = 1e-8
 """Objectives are equal within this much, relative: what counts as a success of a start."""
 LEAST_VALUES = 3
 ZERO = "#E3E3E3"
-THRESHOLD, REACHED, MISSED = "black", "black", OKABE_ITO["vermillion"]
+THRESHOLD, REACHED, MISSED = "black", "black", style.OKABE_ITO["vermillion"]
 SHADES = LinearSegmentedColormap.from_list("fit", mpl.colormaps["YlGnBu"](np.linspace(0.08, 0.62, 256)))
 UNKNOWN = LinearSegmentedColormap.from_list("value", mpl.colormaps["Purples"](np.linspace(0.08, 0.62, 256)))
 MARGIN = "margin $t$"
@@ -98,18 +89,18 @@ def applies(study: Study) -> bool:
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:
-    found = phases(tables)
-    if not found:
-        return empty_figure(options.width, "ufm_phase: no UFM by L-BFGS over three or more values of a penalty")
-    columns = max(1, min(len(found), int(options.width / COLUMN_WIDTH)))
-    lines = -(-len(found) // columns)
-    figure = new_figure(options.width, lines * PANEL_HEIGHT)
+    drawn = phases(tables)
+    if not drawn:
+        return style.empty_figure(options.width, "ufm_phase: no UFM by L-BFGS over three or more values of a penalty")
+    columns = style.columns_for(len(drawn), options.width, COLUMN_WIDTH)
+    lines = -(-len(drawn) // columns)
+    figure = style.new_figure(options.width, lines * PANEL_HEIGHT)
     places = figure.subfigures(lines, columns, squeeze=False).flat  # of one width, with a colour bar or without
-    for place, phase in zip(places, found):
+    for place, phase in zip(places, drawn):
         panel = _draw_panel(place, phase, tables)
         letters = int(13 * options.width / columns)
-        heading(panel, wrapped(phase.title, letters), shortened(phase.about, letters))
-    add_legend(figure, _legend(found))
+        heading(panel, style.wrapped(phase.title, letters), style.shortened(phase.about, letters))
+    style.add_legend(figure, _legend(drawn))
     return figure
 
 
@@ -132,8 +123,8 @@ def phases(tables: Tables) -> list[Phase]:
     models = [json.loads(text) for text in dict.fromkeys(texts)]  # few, where the fits may be 100,000
     differing = {name for model in models for name in model if len({str(m.get(name)) for m in models}) > 1}
     groups = {str(key): group for key, group in fits.groupby(keys, sort=False)}
-    found = [phase for key, group in groups.items() for phase in _split(group, json.loads(key), differing)]
-    return [replace(phase, ends=_ends(phase, fits)) if phase.of_bias else phase for phase in found]
+    by_model = [phase for key, group in groups.items() for phase in _split(group, json.loads(key), differing)]
+    return [replace(phase, ends=_ends(phase, fits)) if phase.of_bias else phase for phase in by_model]
 
 
 def _ends(phase: Phase, fits: pd.DataFrame) -> pd.DataFrame:
@@ -162,10 +153,10 @@ def _split(fits: pd.DataFrame, model: dict[str, Any], differing: set[str], note:
             yield from _split(group, model, differing, f" {bias:g}")
     elif max((len(np.unique(values)) for values in places.values()), default=0) >= LEAST_VALUES:
         name = str(fits["label"].iloc[0]).partition(" (L-BFGS)")[0]
-        others = [f" {key}={model[key]}" for key in sorted(differing - IN_TITLE - set(SIZES)) if model.get(key)]
+        notes = [f" {key}={model[key]}" for key in sorted(differing - IN_TITLE - set(SIZES)) if model.get(key)]
         about = ", ".join(f"{symbol} = {model.get(key)}" for key, symbol in SIZES.items())
         placed = fits.assign(**dict(zip("xy", (10**values for values in places.values()))))
-        yield Phase(name + note + "".join(others), about, tuple(places), placed)
+        yield Phase(name + note + "".join(notes), about, tuple(places), placed)
 
 
 def _places(fits: pd.DataFrame) -> dict[str, Array]:
@@ -173,12 +164,12 @@ def _places(fits: pd.DataFrame) -> dict[str, Array]:
     weights = np.log10(np.stack(fits["weight_decay"].to_list()).astype(float))
     moving = np.ptp(weights, axis=0) > SAME
     which = "" if moving.all() else ", ".join(f"$W_{i + 1}$" for i in np.flatnonzero(moving))
-    found = {"feature_decay": np.log10(fits["feature_decay"].to_numpy(float))}
+    places = {"feature_decay": np.log10(fits["feature_decay"].to_numpy(float))}
     if moving.any():
-        found[f"weight_decay {which}".strip()] = weights[:, moving].mean(axis=1)
+        places[f"weight_decay {which}".strip()] = weights[:, moving].mean(axis=1)
     if not fits["bias"].isin(["none", "free"]).any():
-        found["bias"] = np.log10(fits["bias"].to_numpy(float))
-    varying = {name: values.round(12) for name, values in found.items() if np.ptp(values) > SAME}
+        places["bias"] = np.log10(fits["bias"].to_numpy(float))
+    varying = {name: values.round(12) for name, values in places.items() if np.ptp(values) > SAME}
     pairs = len(np.unique(np.stack(list(varying.values())), axis=1).T) if varying else 0
     if len(varying) > 1 and all(len(np.unique(values)) == pairs for values in varying.values()):
         equal = np.ptp(list(varying.values()), axis=0).max() < SAME
@@ -192,12 +183,12 @@ def threshold(phase: Phase) -> Array | None:
 
     Zero becomes optimal where the function is 0. It is linear in every model whose penalties act as a product.
     """
-    known = phase.fits[np.isfinite(phase.fits["zero_threshold"].astype(float))]
-    if known.empty:
+    finite = phase.fits[np.isfinite(phase.fits["zero_threshold"].astype(float))]
+    if finite.empty:
         return None
-    places = np.log10(known[list("xy"[: len(phase.penalties)])].to_numpy(float))
+    places = np.log10(finite[list("xy"[: len(phase.penalties)])].to_numpy(float))
     matrix = np.column_stack([np.ones(len(places)), places])
-    values = np.log10(known["zero_threshold"].to_numpy(float))
+    values = np.log10(finite["zero_threshold"].to_numpy(float))
     plane = np.linalg.lstsq(matrix, values, rcond=None)[0]
     linear = np.allclose(matrix @ plane, values, atol=1e-6) and np.abs(plane[1:]).max() > SAME
     return plane if linear else None
@@ -220,7 +211,7 @@ def _draw_map(place: SubFigure, phase: Phase) -> Axes:
     axes.set(xscale="log", yscale="log", xlabel=phase.penalties[0], ylabel=phase.penalties[1])
     axes.set(xlim=_edges(x)[[0, -1]], ylim=_edges(y)[[0, -1]])
     bar = place.colorbar(mesh, ax=axes, fraction=0.06, pad=0.03, extend="neither")
-    bar.ax.set_title(_shade(phase), size=SMALL, pad=3)
+    bar.ax.set_title(_shade(phase), size=style.SMALL, pad=3)
     bar.outline.set_linewidth(0.4)
     _mark_ranks(axes, phase, points, x, y)
     _draw_threshold(axes, phase)
@@ -281,13 +272,13 @@ def _mark_ranks(axes: Axes, phase: Phase, points: pd.DataFrame, x: Array, y: Arr
         _label(axes, 10 ** middle["x"], 10 ** middle["y"], f"rank {rank:.0f}")
 
 
-def _differ(one: Array, other: Array) -> NDArray[np.bool_]:
-    return (one * other > 0) & (one != other)
+def _differ(a: Array, b: Array) -> NDArray[np.bool_]:
+    return (a * b > 0) & (a != b)
 
 
 def _label(axes: Axes, x: float, y: float, text: str) -> None:
     box = {"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1.2}
-    axes.text(x, y, text, ha="center", va="center", size=SMALL, bbox=box, zorder=6)
+    axes.text(x, y, text, ha="center", va="center", size=style.SMALL, bbox=box, zorder=6)
 
 
 def _mark_reached(axes: Axes, points: pd.DataFrame) -> None:
@@ -340,7 +331,7 @@ def _draw_curve(place: SubFigure, phase: Phase) -> Axes:
         for axes in (upper, lower):
             axes.axvline(10 ** (-plane[0] / plane[1]), color=THRESHOLD, linewidth=1.3, zorder=1)
     if not phase.known:
-        upper.text(0.03, 0.95, "no closed form", transform=upper.transAxes, va="top", color=GREY)
+        upper.text(0.03, 0.95, "no closed form", transform=upper.transAxes, va="top", color=style.GREY)
     upper.set(xscale="log", ylabel="objective")
     lower.set(xlabel=phase.penalties[0], ylabel="rank", ylim=(-0.4, float(fits["classes"].max()) + 0.4))
     upper.yaxis.set_major_locator(MaxNLocator(4))
@@ -369,40 +360,40 @@ def _live_directions(fits: pd.DataFrame) -> pd.Series:
 def _mark_curve(axes: Axes, x: pd.Series, y: pd.Series, kinds: pd.Series) -> None:
     looks = {"reached": ("o", REACHED), "unknown": ("o", REACHED), "missed": ("x", MISSED), "below": ("v", MISSED)}
     for kind, (marker, colour) in looks.items():
-        own = (kinds == kind) & y.notna()
-        if not own.any():  # an empty line that is not clipped has no finite extent, and breaks the layout
+        marked = (kinds == kind) & y.notna()
+        if not marked.any():  # an empty line that is not clipped has no finite extent, and breaks the layout
             continue
         face = "none" if kind in ("unknown", "below") else colour
-        axes.plot(x[own], y[own], marker, color=colour, mfc=face, ms=3.2, mew=0.9, clip_on=False, zorder=4)
+        axes.plot(x[marked], y[marked], marker, color=colour, mfc=face, ms=3.2, mew=0.9, clip_on=False, zorder=4)
 
 
 # --- legend and caption ---------------------------------------------------------------------------
 
 
-def _legend(found: list[Phase]) -> Iterator[Artist]:
-    maps = [phase for phase in found if len(phase.penalties) == 2]
-    curves = [phase for phase in found if len(phase.penalties) == 1]
+def _legend(drawn: list[Phase]) -> Iterator[Artist]:
+    maps = [phase for phase in drawn if len(phase.penalties) == 2]
+    curves = [phase for phase in drawn if len(phase.penalties) == 1]
     kinds = {
         kind
-        for phase in found
+        for phase in drawn
         for kind in (_map_outcomes if len(phase.penalties) == 2 else _outcomes)(phase.fits).unique()
     }
-    if any(threshold(phase) is not None for phase in found):
+    if any(threshold(phase) is not None for phase in drawn):
         yield Line2D([], [], color=THRESHOLD, linewidth=1.3, label="threshold of the zero solution")
     if any(phase.fits["optimum_is_zero"].eq(True).any() for phase in maps):
         yield Patch(facecolor=ZERO, label="zero is optimal")
     if any(phase.known for phase in curves):
         yield Line2D([], [], color=OPTIMUM, linewidth=1.6, label="optimum")
-    if any(phase.of_bias for phase in found):
+    if any(phase.of_bias for phase in drawn):
         yield from transition_handles()
     if "reached" in kinds:
-        yield mark_handle("optimum reached" + ("; area: share of starts" if maps else ""), "o", REACHED)
+        yield style.mark_handle("optimum reached" + ("; area: share of starts" if maps else ""), "o", REACHED)
     if "unknown" in kinds:
-        yield mark_handle("reached", "o", REACHED, filled=False)
+        yield style.mark_handle("reached", "o", REACHED, filled=False)
     if "missed" in kinds:
-        yield mark_handle("optimum missed, with dead directions", "x", MISSED)
+        yield style.mark_handle("optimum missed, with dead directions", "x", MISSED)
     if "below" in kinds:
-        yield mark_handle("below the best known value", "v", MISSED, filled=False)
+        yield style.mark_handle("below the best known value", "v", MISSED, filled=False)
 
 
 def _few_ticks(axes: Axes) -> None:
@@ -412,15 +403,15 @@ def _few_ticks(axes: Axes) -> None:
 
 
 def caption(tables: Tables, options: FigureOptions) -> str:
-    found = phases(tables)
-    runs = sum(len(phase.fits) for phase in found)
-    maps = any(len(phase.penalties) == 2 for phase in found)
+    drawn = phases(tables)
+    runs = sum(len(phase.fits) for phase in drawn)
+    maps = any(len(phase.penalties) == 2 for phase in drawn)
     return (
-        f"{plural(runs, 'UFM')} of {plural(len(found), 'model')} by L-BFGS over penalties."
+        f"{plural(runs, 'UFM')} of {plural(len(drawn), 'model')} by L-BFGS over penalties."
         + (MAPS if maps else "")
-        + (CURVES if any(len(phase.penalties) == 1 and not phase.of_bias for phase in found) else "")
-        + (TRANSITION if any(phase.of_bias for phase in found) else "")
-        + (NO_CLOSED_FORM if any(not phase.known for phase in found) else "")
+        + (CURVES if any(len(phase.penalties) == 1 and not phase.of_bias for phase in drawn) else "")
+        + (TRANSITION if any(phase.of_bias for phase in drawn) else "")
+        + (NO_CLOSED_FORM if any(not phase.known for phase in drawn) else "")
         + lost(tables, "declared", "UFM")
     )
 

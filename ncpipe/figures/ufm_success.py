@@ -12,19 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
+from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import heading, scale_values
-from ncpipe.figures.drawing.series import Band, Tables, declared_ufms, lost, plural
-from ncpipe.figures.drawing.style import (
-    GREY,
-    LINE_STYLES,
-    MARKERS,
-    OKABE_ITO,
-    Look,
-    add_legend,
-    empty_figure,
-    line_handle,
-    new_figure,
-)
+from ncpipe.figures.drawing.captions import lost, plural
+from ncpipe.figures.drawing.runs import Tables, declared_ufms
+from ncpipe.figures.drawing.series import Band
+from ncpipe.figures.drawing.style import Look
 from ncpipe.records.reading import fits_of, unconstrained
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
@@ -97,7 +90,7 @@ def _width_axis(axes: Axes, values: np.ndarray) -> None:
 def _penalty_axis(axes: Axes, values: np.ndarray) -> None:
     axes.set_xlabel("penalties / threshold")
     scale_values(axes, "x", [values])
-    axes.axvline(1, color=GREY, linewidth=0.7, linestyle=(0, (4, 2)), zorder=1)
+    axes.axvline(1, color=style.GREY, linewidth=0.7, linestyle=(0, (4, 2)), zorder=1)
 
 
 def applies(study: Study) -> bool:
@@ -112,33 +105,29 @@ def applies(study: Study) -> bool:
 def draw(tables: Tables, options: FigureOptions) -> Figure:
     panels = _panels(_fits(tables))
     if not panels:
-        return empty_figure(options.width, "ufm_success: no UFM by L-BFGS over two widths or three penalties")
-    columns = max(1, min(len(panels), int(options.width / LEAST_WIDTH)))
-    lines = -(-len(panels) // columns)
-    figure = new_figure(options.width, HEIGHT * lines)
-    grid = figure.subplots(lines, columns, squeeze=False).ravel()
+        return style.empty_figure(options.width, "ufm_success: no UFM by L-BFGS over two widths or three penalties")
+    columns = style.columns_for(len(panels), options.width, LEAST_WIDTH)
+    figure, grid = style.panel_figure(options.width, len(panels), columns, HEIGHT)
     for axes, panel in zip(grid, panels):
         panel.draw(axes)
-    for axes in grid[len(panels) :]:
-        axes.remove()
     looks = {family.label: family.look for panel in panels for family in panel.families}
-    add_legend(figure, [line_handle(label, look) for label, look in looks.items()])
+    style.add_legend(figure, [style.line_handle(label, look) for label, look in looks.items()])
     return figure
 
 
 def _panels(fits: pd.DataFrame) -> list[Panel]:
     """Dead directions have a panel where some start that was the best one left any."""
     widths, penalties = list(_over_widths(fits)), list(_over_penalties(fits))
-    found = []
+    panels = []
     if widths:
-        found.append(Panel("success_fraction", "of random starts", "dim", "success_fraction", widths))
+        panels.append(Panel("success_fraction", "of random starts", "dim", "success_fraction", widths))
     if any(family.fits["dead_directions"].gt(0).any() for family in widths):
-        found.append(Panel("dead_directions", "of the best start", "dim", "dead_directions", widths))
+        panels.append(Panel("dead_directions", "of the best start", "dim", "dead_directions", widths))
     if penalties:
-        found.append(Panel("success_fraction", "where zero is not optimal", "excess", "success_below", penalties))
+        panels.append(Panel("success_fraction", "where zero is not optimal", "excess", "success_below", penalties))
         about = "1 − f/f(0); line: optimum"
-        found.append(Panel("gain over zero", about, "excess", "gain", penalties, line="best_gain"))
-    return found
+        panels.append(Panel("gain over zero", about, "excess", "gain", penalties, line="best_gain"))
+    return panels
 
 
 def _fits(tables: Tables) -> pd.DataFrame:
@@ -172,8 +161,8 @@ def _over_penalties(fits: pd.DataFrame) -> Iterator[Family]:
     for model, group in fits.groupby(MODEL, sort=False):
         penalties = group.groupby("dim")["excess"].nunique()
         if penalties.max() >= LEAST_PENALTIES:
-            own = group[group["dim"] == penalties.idxmax()]
-            yield Family(_name(list(model), fits), _look(list(model), fits), own)
+            at_width = group[group["dim"] == penalties.idxmax()]
+            yield Family(_name(list(model), fits), _look(list(model), fits), at_width)
 
 
 def _name(model: Sequence[Any], fits: pd.DataFrame) -> str:
@@ -187,9 +176,9 @@ def _name(model: Sequence[Any], fits: pd.DataFrame) -> str:
 def _look(model: Sequence[Any], fits: pd.DataFrame, number: int = 0) -> Look:
     """A colour for every model, a line and a marker for every problem of it."""
     models = [list(key) for key in fits[MODEL].drop_duplicates().itertuples(index=False, name=None)]
-    colours = list(OKABE_ITO.values())
-    kind = number % len(LINE_STYLES)
-    return Look(colours[models.index(list(model)) % len(colours)], LINE_STYLES[kind], MARKERS[kind])
+    colours = list(style.OKABE_ITO.values())
+    kind = number % len(style.LINE_STYLES)
+    return Look(colours[models.index(list(model)) % len(colours)], style.LINE_STYLES[kind], style.MARKERS[kind])
 
 
 def caption(tables: Tables, options: FigureOptions) -> str:

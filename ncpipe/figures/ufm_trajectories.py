@@ -11,35 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import heading, scale_time, scale_values
+from ncpipe.figures.drawing.captions import counted, lost, not_drawn
 from ncpipe.figures.drawing.definitions import DEFINITIONS, frame_gap
-from ncpipe.figures.drawing.series import (
-    Band,
-    Tables,
-    at_shared_times,
-    counted,
-    declared_ufms,
-    extremes,
-    few,
-    histories,
-    labels,
-    last_time,
-    lost,
-    measured,
-    not_drawn,
-)
-from ncpipe.figures.drawing.style import (
-    GREY,
-    OKABE_ITO,
-    Look,
-    add_legend,
-    empty_figure,
-    line_handle,
-    mark_handle,
-    new_figure,
-    without_solver,
-    wrapped,
-)
+from ncpipe.figures.drawing.runs import Tables, declared_ufms, few, labels
+from ncpipe.figures.drawing.series import Band, at_shared_times, extremes, histories, last_time, measured
+from ncpipe.figures.drawing.style import Look
 from ncpipe.records.reading import fits_of
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
@@ -48,8 +26,8 @@ KINDS = ("declared",)
 COLUMN_WIDTH, ROW_HEIGHT = 1.45, 1.05
 MOST_COLUMNS = 12
 """Labels that are drawn: each has a column of panels, and twelve fill a page."""
-OF, FIRST = (Look(OKABE_ITO[name], "-", "o") for name in ("blue", "green"))
-ETF = Look(OKABE_ITO["vermillion"], (0, (4, 1.5)), "o")  # dashed: the two distances may be equal
+OF, FIRST = (Look(style.OKABE_ITO[name], "-", "o") for name in ("blue", "green"))
+ETF = Look(style.OKABE_ITO["vermillion"], (0, (4, 1.5)), "o")  # dashed: the two distances may be equal
 NEUTRAL = Look("black", "-", "o")
 
 
@@ -104,23 +82,23 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     rows = USUAL if options.metrics is None else tuple(_row(metric) for metric in options.metrics)
     source = _Source(tables, {curve.name for row in rows for curve in row.curves})
     if not source.labels:
-        return empty_figure(options.width, "ufm_trajectories: no UFM by gradient descent")
-    columns = max(1, min(len(source.labels), int(options.width / COLUMN_WIDTH)))
+        return style.empty_figure(options.width, "ufm_trajectories: no UFM by gradient descent")
+    columns = style.columns_for(len(source.labels), options.width, COLUMN_WIDTH)
     blocks = -(-len(source.labels) // columns)
-    figure = new_figure(options.width, blocks * (ROW_HEIGHT * len(rows) + 0.45))
+    figure = style.new_figure(options.width, blocks * (ROW_HEIGHT * len(rows) + 0.45))
     grid = figure.subplots(blocks * len(rows), columns, squeeze=False)
     for line, row in enumerate(rows * blocks):
         chosen = source.labels[line // len(rows) * columns :][:columns]
         _draw_row(grid[line], row, chosen, source)
     for number in range(blocks * columns):
         block, column = divmod(number, columns)
-        own = grid[block * len(rows) : (block + 1) * len(rows), column]
+        block_panels = grid[block * len(rows) : (block + 1) * len(rows), column]
         if number < len(source.labels):
-            _name_column(own, source.labels[number], int(13 * options.width / columns))
+            _name_column(block_panels, source.labels[number], int(13 * options.width / columns))
         else:
-            for axes in own:
+            for axes in block_panels:
                 axes.remove()
-    add_legend(figure, _legend(rows))
+    style.add_legend(figure, _legend(rows))
     return figure
 
 
@@ -129,7 +107,7 @@ class _Source:
 
     def __init__(self, tables: Tables, names: Set[str]) -> None:
         descent, lbfgs = few(declared_ufms(tables, "gradient_descent"), MOST_COLUMNS), declared_ufms(tables, "lbfgs")
-        lbfgs = lbfgs[lbfgs["label"].map(without_solver).isin(descent["label"].map(without_solver))]
+        lbfgs = lbfgs[lbfgs["label"].map(style.without_solver).isin(descent["label"].map(style.without_solver))]
         self.measured = measured(tables, descent, names | {"nc1_pinv"}, layer=None)  # that every measured one has
         self.history = histories(tables, descent, names)
         self.labels = [name for name in labels(descent) if (self.measured["label"] == name).any()]
@@ -152,7 +130,7 @@ class _Source:
             rows = self.final_gap.assign(value=self.final_gap["gap"].clip(lower=0))
         else:
             rows = self._named(self.final, curve)
-        same = rows["label"].map(without_solver) == without_solver(label)
+        same = rows["label"].map(style.without_solver) == style.without_solver(label)
         return float(rows.loc[same, "value"].median()) if same.any() else float("nan")
 
     @staticmethod
@@ -173,18 +151,18 @@ def _draw_row(panels: Sequence[Axes], row: Row, chosen: Sequence[str], source: _
     drawn: list[Band] = []
     values: list[float] = []
     for axes, label in zip(panels, chosen):
-        found = {curve: source.band(label, curve) for curve in row.curves}
-        for curve, band in found.items():
+        by_curve = {curve: source.band(label, curve) for curve in row.curves}
+        for curve, band in by_curve.items():
             if len(band):
                 band.draw(axes, curve.look)
-        drawn += found.values()
+        drawn += by_curve.values()
         scale_time(axes, last_time(source.measured))
         ends = [(source.lbfgs(label, curve), curve.look.colour) for curve in row.curves]
         _draw_limits(axes, row, source.classes[label], ends)
         values += [value for value, _ in ends]
-        if not any(map(len, found.values())):
+        if not any(map(len, by_curve.values())):
             absent = "no closed form" if row.curves[0].layer is None else "undefined"
-            axes.text(0.5, 0.7, absent, transform=axes.transAxes, ha="center", color=GREY)
+            axes.text(0.5, 0.7, absent, transform=axes.transAxes, ha="center", color=style.GREY)
     for axes in panels[: len(chosen)]:
         scale_values(axes, "y", [*extremes(drawn), values])
     for axes in panels[1 : len(chosen)]:
@@ -195,7 +173,7 @@ def _draw_row(panels: Sequence[Axes], row: Row, chosen: Sequence[str], source: _
 def _draw_limits(axes: Axes, row: Row, classes: float, ends: Sequence[tuple[float, str]]) -> None:
     """The predicted distance of one exact frame to the other, and the end of L-BFGS at the right edge."""
     if row.frames:
-        axes.axhline(frame_gap(classes), color=GREY, linewidth=0.7, linestyle=(0, (4, 2)), zorder=1)
+        axes.axhline(frame_gap(classes), color=style.GREY, linewidth=0.7, linestyle=(0, (4, 2)), zorder=1)
     for value, colour in ends:
         axes.plot(
             1, value, "<", color=colour, ms=4, mew=0, clip_on=False, zorder=5, transform=axes.get_yaxis_transform()
@@ -206,23 +184,21 @@ def _name_column(panels: NDArray, label: str, letters: int) -> None:
     for axes in panels[:-1]:
         axes.tick_params(labelbottom=False)
     panels[-1].set_xlabel("iteration")
-    panels[0].annotate(
-        wrapped(without_solver(label), letters), (0, 1), (0, 20), "axes fraction", textcoords="offset points",
-        weight="bold",
-    )  # fmt: skip
+    name = style.wrapped(style.without_solver(label), letters)
+    panels[0].annotate(name, (0, 1), (0, 20), "axes fraction", textcoords="offset points", weight="bold")
 
 
 def _legend(rows: Sequence[Row]) -> Iterator[Line2D]:
     curves = [curve for row in rows for curve in row.curves]
     if any(curve.layer == "H1" for curve in curves):
-        yield line_handle("gap; last features", NEUTRAL)
-        yield line_handle("first features H1", FIRST)
+        yield style.line_handle("gap; last features", NEUTRAL)
+        yield style.line_handle("first features H1", FIRST)
     if any(curve.look is OF for curve in curves):
-        yield line_handle("distance to OF", OF)
-        yield line_handle("distance to ETF", ETF)
+        yield style.line_handle("distance to OF", OF)
+        yield style.line_handle("distance to ETF", ETF)
     if any(row.frames for row in rows):
-        yield Line2D([], [], color=GREY, linewidth=0.7, linestyle=(0, (4, 2)), label="OF to ETF, exact")
-    yield mark_handle("end of L-BFGS", "<")
+        yield Line2D([], [], color=style.GREY, linewidth=0.7, linestyle=(0, (4, 2)), label="OF to ETF, exact")
+    yield style.mark_handle("end of L-BFGS", "<")
 
 
 def caption(tables: Tables, options: FigureOptions) -> str:

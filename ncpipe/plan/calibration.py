@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +19,7 @@ from ncpipe.plan.live_memory import peak_of_live_tensors
 from ncpipe.settings.identity import STAGE_VERSIONS, digest
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import write_text
+from ncpipe.system.provenance import processor
 from ncpipe.training.computation import Computation, device_kind, memory_format, training_flops
 from ncpipe.training.losses import feature_penalty, sample_losses
 from ncpipe.training.optimization import build_optimizer
@@ -70,19 +69,19 @@ class Calibration:
 
     def known(self, spec: NetworkSpec, shape: NominalShape) -> Costs | None:
         """The costs that are kept, but of a step that is not timed yet and fits into the memory of now."""
-        found = self._read().get(self.key(spec, shape))
-        if found is None or found.seconds_per_image is not None:
-            return found
-        return None if found.step.at(own_batch(spec, shape)) < self.available else found
+        kept = self._read().get(self.key(spec, shape))
+        if kept is None or kept.seconds_per_image is not None:
+            return kept
+        return None if kept.step.at(own_batch(spec, shape)) < self.available else kept
 
     def costs(self, spec: NetworkSpec, shape: NominalShape) -> Costs:
         """Raises ``UserError`` where the network cannot be built."""
-        found = self.known(spec, shape)
-        if found is None:
-            found = measured(spec, shape, self.device, self.available)
+        costs = self.known(spec, shape)
+        if costs is None:
+            costs = measured(spec, shape, self.device, self.available)
             # Read again: another process may have written since.
-            self._write({**self._read(), self.key(spec, shape): found})
-        return found
+            self._write({**self._read(), self.key(spec, shape): costs})
+        return costs
 
     def key(self, spec: NetworkSpec, shape: NominalShape) -> str:
         """Name of a kind of network on this machine: what its costs depend on."""
@@ -107,16 +106,11 @@ def cache_path() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "ncpipe" / "calibration.json"
 
 
-@cache
 def machine_name(device: torch.device) -> str:
     """The GPU, or the processor as the system calls it."""
     if device.type == "cuda":
         return device_kind(device)
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return f"{platform.node()} {platform.machine()}"
+    return processor()
 
 
 def measured(spec: NetworkSpec, shape: NominalShape, device: torch.device, available: float) -> Costs:

@@ -32,8 +32,8 @@ def training_memory(run: NetworkRun, costs: Costs, shape: NominalShape, device: 
     step = costs.step.fixed + buckets + SLACK * costs.step.per_image * own_batch(spec, shape)
     evaluation = between + SLACK * costs.evaluation.per_image * min(EVALUATION_BATCH, shape.test_samples)
     saving = between + (costs.state if device.type == "cpu" else 0)
-    one = _base(device) + data_memory(spec, shape) + max(step, evaluation, saving)
-    return one * (spec.gpus if device.type == "cpu" else 1)
+    process = _base(device) + data_memory(spec, shape) + max(step, evaluation, saving)
+    return process * (spec.gpus if device.type == "cpu" else 1)
 
 
 def features_memory(
@@ -80,8 +80,8 @@ def group_limits(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/
             place = root if not controllers else root / "memory"
             if controllers and "memory" not in controllers.split(","):
                 continue
-            own = place / path.lstrip("/")
-            for folder in (own, *own.parents):
+            group = place / path.lstrip("/")
+            for folder in (group, *group.parents):
                 for name in ("memory.max", "memory.limit_in_bytes"):
                     with suppress(OSError, ValueError):  # 'max' is no limit
                         limits.append(int((folder / name).read_text()))

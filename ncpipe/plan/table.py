@@ -71,13 +71,13 @@ def _stage_table(planned: list[Unit], estimates: dict[Unit, Estimate], estimate:
     stages: dict[str, list[Unit]] = {}
     for unit in planned:
         stages.setdefault(unit.stage.split()[0], []).append(unit)
-    for stage, own in stages.items():
-        problems = sum(len(unit.of.problems) for unit in own if isinstance(unit.of, UfmBatch))
-        missing = sum(not unit.done for unit in own)
-        found = [estimates[unit] for unit in own if unit in estimates]
-        cells = _cells(_sum(found)) if estimate else ()
+    for stage, of_stage in stages.items():
+        problems = sum(len(unit.of.problems) for unit in of_stage if isinstance(unit.of, UfmBatch))
+        missing = sum(not unit.done for unit in of_stage)
+        costs = [estimates[unit] for unit in of_stage if unit in estimates]
+        cells = _cells(_sum(costs)) if estimate else ()
         name = f"{stage}, {problems:,} problems" if problems else stage
-        table.add_row(name, f"{len(own):,}", f"{len(own) - missing:,}", f"{missing:,}", *cells)
+        table.add_row(name, f"{len(of_stage):,}", f"{len(of_stage) - missing:,}", f"{missing:,}", *cells)
     return table
 
 

@@ -97,8 +97,8 @@ def originals_of_paper(study: Study, file: Path, scale: str) -> dict[str, str]:
     """Changed source files of all data sets of a paper's study, which else its own Snakemake alone would look at."""
     inner = Study.read(file, scale, check=False)
     folders = study.data_path or inner.data_path
-    found = {dataset: changed_originals(inner, folders, dataset) for dataset in inner.prepared}
-    return {dataset: changed for dataset, changed in found.items() if changed}
+    versions = {dataset: changed_originals(inner, folders, dataset) for dataset in inner.prepared}
+    return {dataset: changed for dataset, changed in versions.items() if changed}
 
 
 def drawn_caption(path: Path) -> str:

@@ -18,7 +18,6 @@ _TIME = _field("time", pa.int64(), "epoch of a network, iteration of a UFM solve
 
 _TEXT, _INT, _REAL, _FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 _REALS, _INTS = pa.list_(pa.float64()), pa.list_(pa.int64())
-_LOSSES = "mse | ce | label_smoothing | focal | pick_all_labels | pick_all_labels_normalized"
 
 RUNS = pa.schema(
     [
@@ -42,7 +41,7 @@ RUNS = pa.schema(
         _field("depth", _INT, "network depth where it is a setting; UFM: number of weight matrices L"),
         _field("batch_norm", _FLAG, "BatchNorm used, where it is a setting"),
         _field("parameters", _INT, "trainable parameters"),
-        _field("loss", _TEXT, _LOSSES),
+        _field("loss", _TEXT, "name of the loss, as in a config"),
         _field("loss_scaling", _TEXT, "mse: half is 1/(2N) sum |z-y|^2, mean is torch.nn.MSELoss"),
         _field("bias", _TEXT, "network: yes | no; UFM: none | free | the penalty"),
         _field("head", _TEXT, "network: linear, or its hidden layers and temperature, as 'hidden 2, temperature 10'"),
@@ -149,7 +148,7 @@ UFM = pa.schema(
         _field("activation", _TEXT, "linear | relu"),
         _field("classifier", _TEXT, "free | etf: frozen at a simplex ETF with unit rows"),
         _field("nonnegative", _FLAG, "the features H_1 are constrained to be >= 0"),
-        _field("loss", _TEXT, _LOSSES),
+        _field("loss", _TEXT, "name of the loss, as in a config"),
         _field("smoothing", _REAL, "label_smoothing: alpha"),
         _field("gamma", _REAL, "focal: the exponent"),
         _field("rescale", _REALS, "rescaled mse: k and M"),
@@ -161,7 +160,7 @@ UFM = pa.schema(
         _field("dims", _INTS, "widths of H_1, W_1 H_1, .. where they differ"),
         _field("weight_decay", _REALS, "one per trained weight matrix from the first; null with a temperature"),
         _field("feature_decay", _REAL, "penalty of the features; matched: inferred; null with a temperature"),
-        _field("solver", _TEXT, "gradient_descent | lbfgs | gradient_flow | construction | central_path"),
+        _field("solver", _TEXT, "name of the solver, as in a config"),
         _field("seed", _INT, "seed of the random starts"),
         _field("status", _TEXT, "done | diverged"),
         _field("message", _TEXT, "declared: what the solver reached, and why it stopped"),

@@ -66,15 +66,15 @@ def write_claims_page(studies: Iterable[StudyClaims], target: Path) -> None:
     Every paper has its place, also those without a claim in these studies. Links lead to what there is of report,
     figures and tables of a study, relative to the page.
     """
-    given = list(studies)
-    rows = [row for paper in PAPERS for row in _verdicts(paper, given, target.parent)]
+    listed = list(studies)
+    rows = [row for paper in PAPERS for row in _verdicts(paper, listed, target.parent)]
     decided = {row.paper for row in rows}
     page = template("claims_page.html").render(
         rows=rows,
         counts=counted(claim["verdict"] for row in rows for claim in row.claims),
         papers=len(decided),
         absent={paper: PAPERS[paper].REFERENCE for paper in PAPERS if paper not in decided},
-        unfinished=[str(study.layout.results) for study in given if study.claims is None],
+        unfinished=[str(study.layout.results) for study in listed if study.claims is None],
     )
     write_text(target, page)
 

@@ -14,8 +14,10 @@ import pandas as pd
 from markupsafe import Markup
 
 from ncpipe.figures.collapse_curves import USUAL
+from ncpipe.figures.drawing.captions import plural
 from ncpipe.figures.drawing.definitions import DEFINITIONS
-from ncpipe.figures.drawing.series import MEASURED, RECORDED, Tables, labels, plural
+from ncpipe.figures.drawing.runs import Tables, labels
+from ncpipe.figures.drawing.series import MEASURED, RECORDED
 from ncpipe.figures.drawing.style import LINE_STYLES, Look, looks
 from ncpipe.records.reading import rows_of
 from ncpipe.report.formulas import as_html
@@ -66,9 +68,9 @@ def explorer(tables: Tables, most_bytes: int = DATA_BYTES) -> Explorer | None:
 
 def _values(tables: Tables, runs: pd.DataFrame) -> pd.DataFrame:
     """Metrics and quantities of the history in one long table, sorted by series and time."""
-    own, number = set(runs["run_id"]), dict(zip(runs["run_id"], runs.index))
-    collapse = rows_of(tables, "collapse", MEASURED, run_id=own).rename(columns={"metric": "quantity"})
-    history = rows_of(tables, "history", RECORDED, run_id=own).assign(split="", layer="", depth=0)
+    ids, number = set(runs["run_id"]), dict(zip(runs["run_id"], runs.index))
+    collapse = rows_of(tables, "collapse", MEASURED, run_id=ids).rename(columns={"metric": "quantity"})
+    history = rows_of(tables, "history", RECORDED, run_id=ids).assign(split="", layer="", depth=0)
     rows = pd.concat([collapse, history])
     rows = rows[np.isfinite(rows["value"].to_numpy(float))]
     names = list(dict.fromkeys([*DEFINITIONS, *sorted(set(rows["quantity"]))]))

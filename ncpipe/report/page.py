@@ -13,14 +13,15 @@ from xml.etree import ElementTree
 
 import pandas as pd
 
+from ncpipe.claims.evidence.selectors import final
 from ncpipe.claims.evidence.wording import by_paper
-from ncpipe.figures.drawing.series import Tables
+from ncpipe.figures.drawing.runs import Tables
 from ncpipe.figures.matched_ufm import matched_fits
 from ncpipe.records.checks import reading
 from ncpipe.records.reading import metadata, read_tables, read_whole
 from ncpipe.records.schemas import TABLES
 from ncpipe.report.explorer import explorer
-from ncpipe.report.summary import final_values, sentences
+from ncpipe.report.summary import sentences
 from ncpipe.report.templates import link, script, template, text
 from ncpipe.study.config import PAPERS, StudyInfo
 from ncpipe.system.files import read_sealed, sealed, write_text
@@ -73,21 +74,22 @@ def write_report(
         target: the HTML file.
         mlflow_view: address of the study's list of runs in MLflow, for links to it; without it there are none.
     """
-    found = read_tables(tables_folder)
-    found.check_whole()
+    stored = read_tables(tables_folder)
+    stored.check_whole()
     with reading(tables_folder):
-        tables = compared(found)
+        about = metadata(tables_folder / "runs.parquet")
+        tables = compared(stored)
         runs, matched, config = run_rows(tables), list(matched_rows(tables)), target.parent / "study.json"
         papers = by_paper(read_whole(tables_folder / "claims.parquet").to_pylist())
         page = template("template.html").render(
             study=study_info,
             title=study_info.title or study_info.name,
-            summary=[*sentences(tables), *rule(tables_folder / "runs.parquet")],
+            summary=[*sentences(tables), *([about["selection"]] if "selection" in about else [])],
             explorer=explorer(tables),
             pictures=pictures(figures, target.parent),
             papers=papers,
             bibliography={paper: PAPERS[paper].REFERENCE for paper in papers},
-            scale=scale(tables_folder / "claims.parquet"),
+            scale=metadata(tables_folder / "claims.parquet").get("scale", ""),
             runs=runs,
             choices=choices(runs),
             runs_script=script("runs_table.js"),
@@ -95,10 +97,8 @@ def write_report(
             matched=matched,
             bases=bases(matched[:MOST_ROWS]),
             most_rows=MOST_ROWS,
-            provenance=provenance(tables_folder / "runs.parquet"),
-            origins=origins(
-                tables_folder / "runs.parquet", tables["runs"].get("provenance", pd.Series(dtype=object))
-            ),
+            provenance={key: about[key] for key in PROVENANCE if key in about},
+            origins=origins(about, tables["runs"].get("provenance", pd.Series(dtype=object))),
             commands=[study_command(target.parent), run_command(target.parent, "RUN_ID")],
             table_files={name: link(tables_folder / f"{name}.parquet", target.parent) for name in TABLES},
             contents=CONTENTS,
@@ -136,8 +136,8 @@ def _picture(name: str, path: Path, kind: str, page_folder: Path) -> Picture:
 def run_rows(tables: Tables) -> list[dict[str, Any]]:
     """Networks and declared UFMs with their final values; a missing run has its row."""
     runs = tables["runs"].query("kind != 'matched'")
-    finals = {name: final_values(tables, runs, name) for name in ("nc1_pinv", "nc2_weights_of", "nc2_weights_etf")}
-    columns = {name: runs["run_id"].map(values) for name, values in finals.items()}
+    metrics, ids = ("nc1_pinv", "nc2_weights_of", "nc2_weights_etf"), pd.Index(runs["run_id"])
+    columns = {name: runs["run_id"].map(final(tables, ids, name)) for name in metrics}
     whole = runs.assign(**columns).astype({"seed": "Int64", "zero_error_epoch": "Int64", "final_epoch": "Int64"})
     return [{str(key): value for key, value in row.items()} for row in whole.to_dict("records")]
 
@@ -167,27 +167,7 @@ def _letters(number: int) -> str:
     return (_letters(rest - 1) if rest else "") + ascii_lowercase[last]
 
 
-def provenance(table: Path) -> dict[str, str]:
-    """What the metadata of a table say about its making."""
-    return _metadata(table, *PROVENANCE)
-
-
-def origins(table: Path, keys: pd.Series) -> list[tuple[int, dict[str, Any]]]:
+def origins(about: Mapping[str, str], keys: pd.Series) -> list[tuple[int, dict[str, Any]]]:
     """Code, packages and hardware that made the runs, with how many: the most frequent first."""
-    known = json.loads(_metadata(table, "provenance").get("provenance", "{}"))
-    return [(int(count), known[key]) for key, count in keys.value_counts().items() if key in known]
-
-
-def scale(table: Path) -> str:
-    """Size of the study; empty where it has only one."""
-    return _metadata(table, "scale").get("scale", "")
-
-
-def rule(table: Path) -> Iterable[str]:
-    """The rule that chose among networks, in words, if the study has one."""
-    return _metadata(table, "selection").values()
-
-
-def _metadata(table: Path, *keys: str) -> dict[str, str]:
-    known = metadata(table)
-    return {key: known[key] for key in keys if key in known}
+    by_key = json.loads(about.get("provenance", "{}"))
+    return [(int(count), by_key[key]) for key, count in keys.value_counts().items() if key in by_key]

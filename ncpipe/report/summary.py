@@ -8,16 +8,13 @@ import numpy as np
 import pandas as pd
 
 from ncpipe.claims.evidence.misfits import PREDICTED
-from ncpipe.claims.evidence.selectors import setting
+from ncpipe.claims.evidence.selectors import TRAINED, final, past_zero_error, run_ids, setting
 from ncpipe.claims.evidence.wording import counted as counted_verdicts
-from ncpipe.figures.drawing.series import Tables, counted, labels, measured, networks, plural
+from ncpipe.figures.drawing.captions import counted, plural
+from ncpipe.figures.drawing.runs import Tables, labels, networks
+from ncpipe.figures.frames import PANELS
 from ncpipe.figures.stationarity import COLUMNS, paths
 from ncpipe.records.reading import fits_of
-
-FRAMES = {
-    "class means": ("nc2_means_of", "nc2_means_uncentred_etf"),
-    "classifier weights": ("nc2_weights_of", "nc2_weights_etf"),
-}
 
 DONE = {
     "network": ("trained", "network"),
@@ -44,10 +41,10 @@ def _predicted_frames(tables: Tables) -> Iterator[str]:
     minimised = setting(tables, "terminal.iterations").reindex(ends.index).notna()
     ends, last = (ends[minimised], "the end phase") if minimised.any() else (ends, "training")
     for norm, name in COLUMNS.items():
-        own = ends[ends["norm"] == norm]
-        if len(own):
-            off, far = (in_words(own[column].median()) for column in ("frames", "stationarity"))
-            parts.append(f"{off} in {plural(len(own), 'network')} ({name}; {far} from a stationary point)")
+        of_norm = ends[ends["norm"] == norm]
+        if len(of_norm):
+            off, far = (in_words(of_norm[column].median()) for column in ("frames", "stationarity"))
+            parts.append(f"{off} in {plural(len(of_norm), 'network')} ({name}; {far} from a stationary point)")
     yield (
         f"At the end of {last} the ReLU extended UFM misses the frames of the networks by {_joined(parts)}, in"
         " medians: 0 is right, and a simplex ETF of ten classes is 0.32 from an orthogonal frame."
@@ -84,12 +81,6 @@ def in_words(value: float) -> str:
     return f"{digits.removesuffix('.0')}·10{str(int(power)).translate(RAISED)}"
 
 
-def final_values(tables: Tables, runs: pd.DataFrame, metric: str) -> pd.Series:
-    """Training-split value of the last features at the last time, by run."""
-    rows = measured(tables, runs, [metric]).sort_values("time")
-    return rows.groupby("run_id")["value"].last()
-
-
 def _runs(tables: Tables) -> Iterator[str]:
     runs = tables["runs"]
     by_kind = {kind: runs[runs["kind"] == kind] for kind in DONE}
@@ -124,11 +115,11 @@ def _zero_error(nets: pd.DataFrame) -> Iterator[str]:
 
 def _collapse(tables: Tables) -> Iterator[str]:
     """How far within-class variability fell, and by how much of that after zero error."""
-    nets = networks(tables)
-    final = final_values(tables, nets, "nc1_pinv").dropna()
-    if final.empty:
+    last = final(tables, run_ids(tables, TRAINED), "nc1_pinv").dropna()
+    if last.empty:
         return
-    factors = (_values_at_zero_error(tables, nets) / final).replace([np.inf, 0], np.nan).dropna()
+    since_zero_error = past_zero_error(tables, "nc1_pinv")
+    factors = (since_zero_error["first"] / since_zero_error["last"]).replace([np.inf, 0], np.nan).dropna()
     if len(factors):
         middle, low, high = factors.median(), factors.min(), factors.max()
         verb, sign = ("fell", 1) if middle >= 1 else ("rose", -1)
@@ -136,25 +127,18 @@ def _collapse(tables: Tables) -> Iterator[str]:
         spread = f" ({in_words(ends[0])} to {in_words(ends[1])} over the networks)" if len(set(ends)) > 1 else ""
         yield (
             f"After zero error, NC1 of the last training features (nc1_pinv) {verb} by a factor of"
-            f" {in_words(middle**sign)}{spread}; it {_ended(final)}."
+            f" {in_words(middle**sign)}{spread}; it {_ended(last)}."
         )
     else:
-        yield f"NC1 of the last training features (nc1_pinv) {_ended(final)}."
-
-
-def _values_at_zero_error(tables: Tables, nets: pd.DataFrame) -> pd.Series:
-    """nc1_pinv of every network at its first measurement without training error, where later ones follow."""
-    rows = measured(tables, nets, ["nc1_pinv"]).sort_values("time")
-    reached = rows["run_id"].map(dict(zip(nets["run_id"], nets["zero_error_epoch"]))).astype(float)
-    after = rows[rows["time"] >= reached].groupby("run_id")["value"]
-    return after.first()[after.size() > 1]
+        yield f"NC1 of the last training features (nc1_pinv) {_ended(last)}."
 
 
 def _frames(tables: Tables) -> Iterator[str]:
     """For every label, which frame its networks are nearer to at the end."""
     nets = networks(tables)
-    for what, (of, etf) in FRAMES.items():
-        difference = (final_values(tables, nets, of) - final_values(tables, nets, etf)).dropna()
+    for what, (of, etf) in PANELS.items():
+        of_frame, of_etf = (final(tables, pd.Index(nets["run_id"]), metric) for metric in (of, etf))
+        difference = (of_frame - of_etf).dropna()
         label_of = nets.set_index("run_id")["label"].reindex(difference.index)
         by_label = {label: difference[label_of == label] for label in labels(nets)}
         nearer = {label: _nearer(values) for label, values in by_label.items() if len(values)}

@@ -75,7 +75,7 @@ def _versions() -> Origin:
 
 
 @cache
-def _processor() -> str:
+def processor() -> str:
     """Model of the CPU as Linux names it, or as Python does elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -101,7 +101,7 @@ def origin(gpu: int | None = None) -> Origin:
 
     commit, changes = git_state()
     code = {"ncpipe": ncpipe.__version__, "commit": commit} | ({"changes": changes} if changes else {})
-    machine = {"os": platform.platform(), "cpu": _processor(), "threads": torch.get_num_threads()}
+    machine = {"os": platform.platform(), "cpu": processor(), "threads": torch.get_num_threads()}
     machine |= {} if gpu is None else {"gpu": torch.cuda.get_device_name(gpu)}
     return code | _versions() | machine
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
-from ncpipe.figures.drawing.axes import heading, scale_time, scale_values
-from ncpipe.figures.drawing.series import Band
+from ncpipe.figures.drawing.axes import heading, scale_values
+from ncpipe.figures.drawing.series import extremes
 from ncpipe.figures.drawing.style import style
+from ncpipe.figures.level_curves import LevelPanel
 from ncpipe.study.config import Config
 from ncpipe.study.layout import Layout
 from ncpipe.system.files import ALTERED, read_sealed, unreadable
@@ -86,14 +87,13 @@ class LayerSeries:
     """The ``collapse`` rows of networks, run by run: a Parquet file and a picture of all layers for each."""
 
     def __init__(self, collapse: pa.Table) -> None:
-        rows = collapse.to_pandas()
-        own = rows[rows["source"] == "net"]
-        hashes = pd.util.hash_pandas_object(own, index=False)
+        rows = collapse.to_pandas().query("source == 'net'")
+        hashes = pd.util.hash_pandas_object(rows, index=False)
         self.digests = {
             str(run): hashlib.sha256(part.to_numpy().tobytes()).hexdigest()
-            for run, part in hashes.groupby(own["run_id"])
+            for run, part in hashes.groupby(rows["run_id"])
         }
-        self.rows: Mapping[str, pd.DataFrame] = {str(run): part for run, part in own.groupby("run_id")}
+        self.rows: Mapping[str, pd.DataFrame] = {str(run): part for run, part in rows.groupby("run_id")}
 
     def files(self, run_id: str) -> list[Artifact]:
         if run_id not in self.rows:
@@ -119,29 +119,12 @@ def layer_picture(rows: pd.DataFrame, label: str) -> bytes:
         figure = Figure(figsize=(4.8, 2.2))
         margins = {"left": 0.085, "right": 0.985, "bottom": 0.16, "top": 0.8, "wspace": 0.16}
         for axes, metric in zip(figure.subplots(1, len(PICTURED), gridspec_kw=margins), PICTURED):
-            _draw_layers(axes, train[train["metric"] == metric])
+            panel = LevelPanel(label, metric, "epoch", train[train["metric"] == metric].assign(label=label))
+            panel.draw(axes)
+            scale_values(axes, "y", extremes(panel.bands))
             heading(axes, metric)
             axes.set_xlabel("epoch")
         figure.suptitle(label, size=7, x=0.01, ha="left")
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
         return buffer.getvalue()
-
-
-def _draw_layers(axes: Any, rows: pd.DataFrame) -> None:
-    layers = sorted(set(zip(rows["depth"], rows["layer"])))
-    bands = [Band.of(rows[rows["layer"] == layer]) for _, layer in layers]
-    for number, ((_, layer), band) in enumerate(zip(layers, bands), start=1):
-        axes.plot(band.x, band.middle, color=_shade(number / len(layers)), label=layer)
-    scale_time(axes, float(rows["time"].max()) if len(rows) else 1.0)
-    scale_values(axes, "y", _values(bands))
-
-
-def _values(bands: Iterable[Band]) -> list[Any]:
-    return [band.middle for band in bands]
-
-
-def _shade(share: float) -> tuple[float, float, float]:
-    """From light to dark blue."""
-    light, dark = (0.72, 0.83, 0.92), (0.0, 0.2, 0.42)
-    return tuple(a + share * (b - a) for a, b in zip(light, dark))  # type: ignore[return-value]

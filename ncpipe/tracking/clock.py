@@ -53,8 +53,8 @@ def clocks(timings: pd.DataFrame) -> dict[str, Clock]:
 
 def joint_clock(parts: Iterable[Clock]) -> Clock:
     """From the first start to the last end of several runs."""
-    known = list(parts)
-    if not known:
+    clocks = list(parts)
+    if not clocks:
         return NO_CLOCK
-    end = max(clock.end for clock in known)
-    return Clock(min(clock.start for clock in known), np.array([0]), np.array([end]))
+    end = max(clock.end for clock in clocks)
+    return Clock(min(clock.start for clock in clocks), np.array([0]), np.array([end]))

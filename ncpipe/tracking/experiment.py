@@ -7,9 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
 from ncpipe.study.config import Config
 from ncpipe.study.layout import Layout
-from ncpipe.tracking.client import MlflowClient, MlflowException, Run, is_database, locked, store_errors
+from ncpipe.tracking.client import is_database, store_errors
 from ncpipe.tracking.records import NOTE
 from ncpipe.tracking.store import artifact_root, create_store
 from ncpipe.tracking.view import VIEW_TAG, runs_view
@@ -43,7 +48,7 @@ def opened(config: Config, layout: Layout) -> Iterator[Store]:
         UserError: whatever the store raises, here or within the block, in one line with the remedy.
     """
     uri = create_store(config.tracking.uri, layout.mlflow)
-    with store_errors(uri), locked(layout.mlflow / ".sync.lock"):
+    with store_errors(uri), FileLock(layout.mlflow / ".sync.lock"):
         yield Store(uri, MlflowClient(uri), open_experiment(uri, config, layout))
 
 
@@ -51,8 +56,8 @@ def open_experiment(uri: str, config: Config, layout: Layout) -> str:
     """Id of the study's experiment, which is made where there is none and brought back where it was deleted."""
     client, name = MlflowClient(uri), experiment_name(config)
     tags = {NOTE: config.study.description, **MODEL_TRAINING}
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         # A tracking server decides for itself where artifacts lie.
         # Of the name, which may be any text, only what is no path.
         folder = artifact_root(layout.mlflow) / re.sub(r"[^\w-]+", "-", name)
@@ -60,15 +65,15 @@ def open_experiment(uri: str, config: Config, layout: Layout) -> str:
         try:
             return client.create_experiment(name, artifacts, tags | {VIEW_TAG: runs_view("network", [])})
         except MlflowException:
-            found = client.get_experiment_by_name(name)
-            if found is None:  # no other study of this experiment was faster
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:  # no other study of this experiment was faster
                 raise
-    if found.lifecycle_stage != "active":
-        client.restore_experiment(found.experiment_id)
+    if experiment.lifecycle_stage != "active":
+        client.restore_experiment(experiment.experiment_id)
     for key, value in tags.items():
-        if found.tags.get(key) != value:
-            client.set_experiment_tag(found.experiment_id, key, value)
-    return found.experiment_id
+        if experiment.tags.get(key) != value:
+            client.set_experiment_tag(experiment.experiment_id, key, value)
+    return experiment.experiment_id
 
 
 def study_runs(store: Store, study: str, run_id: str | None = None) -> dict[str, list[Run]]:

@@ -21,6 +21,7 @@ from ncpipe.study.layout import Layout
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_json
 from ncpipe.system.provenance import Origin, in_json, run_command, study_command
+from ncpipe.tables.ends import last_values
 from ncpipe.tracking.artifacts import Artifact, LayerSeries, study_artifacts, study_pictures
 from ncpipe.tracking.clock import Clock, clocks, joint_clock
 from ncpipe.tracking.notes import network_note, run_name, study_note, weights_path
@@ -110,7 +111,9 @@ class StudyRecords:
         )
         self.clock = joint_clock(self.clocks.values())
         self.points = dict(tuple(metric_points(tables).groupby("run_id")))
-        self.nc1 = _last_values(tables["collapse"], "nc1_pinv")
+        wanted = {"layer": "features", "split": "train", "metric": "nc1_pinv"}
+        ends = last_values(layout.tables / "collapse.parquet", (), defined=True, **wanted)
+        self.nc1 = {run_id: value for (run_id,), value in ends.items()}
         self.layers = LayerSeries(tables["collapse"])
         self.data = data_uses(layout, {row["dataset_id"] for row in self.rows if row["dataset_id"]})
 
@@ -126,8 +129,8 @@ class StudyRecords:
         """The code that made the tables, what made the run, and the command that makes it again."""
         commit = self.metadata.get("git_commit")
         code = {"git_commit": commit, "mlflow.source.git.commit": commit} if commit else {}
-        found = self.origins.get(made_by or "")
-        return code | {"reproduce": command} | ({"provenance": in_json(found)} if found else {})
+        origin = self.origins.get(made_by or "")
+        return code | {"reproduce": command} | ({"provenance": in_json(origin)} if origin else {})
 
     def _study(self) -> RunRecord:
         study = self.config.study
@@ -208,10 +211,3 @@ def _data_use(dataset_id: str, about: Row) -> DataUse:
     profile = {"num_rows": sum(samples.values()), **samples, "classes": len(about["classes"])}
     source = {"path": f"data/{dataset_id}", "settings": about["settings"]}
     return DataUse(about["name"], about["sha256"]["train"][:16], json.dumps(source), json.dumps(profile))
-
-
-def _last_values(collapse: pa.Table, metric: str) -> dict[str, float]:
-    """Last values of a metric of the last features on the training split at the last time, by run."""
-    rows = collapse.select(["run_id", "split", "layer", "time", "metric", "value"]).to_pandas()
-    chosen = rows.query("layer == 'features' and split == 'train' and metric == @metric").sort_values("time")
-    return {str(run): float(value) for run, value in chosen.groupby("run_id")["value"].last().items()}

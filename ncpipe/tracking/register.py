@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
 from ncpipe.study.study import Study
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_tensors
-from ncpipe.tracking.client import MlflowClient, MlflowException
 from ncpipe.tracking.experiment import opened, study_runs
 from ncpipe.tracking.records import study_key
 

@@ -7,19 +7,13 @@ from contextlib import closing
 from pathlib import Path
 
 import sqlalchemy
+from filelock import FileLock
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+from ncpipe.system.credentials import redacted
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import replacing
-from ncpipe.tracking.client import (
-    DATABASES,
-    SERVERS,
-    SqlAlchemyStore,
-    is_database,
-    locked,
-    redacted,
-    scheme,
-    store_errors,
-)
+from ncpipe.tracking.client import DATABASES, SERVERS, is_database, scheme, store_errors
 
 SCHEMA_LOCK = 0x6E637069
 """Number of ncpipe's lock in a PostgreSQL database."""
@@ -75,7 +69,7 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def _create_once(path: Path, artifacts: Path) -> None:
-    with locked(path.with_name(f".{path.name}.lock")):
+    with FileLock(path.with_name(f".{path.name}.lock")):
         if path.exists() and path.stat().st_size > 0:
             return
         for journal in ("-wal", "-shm"):  # of a file that was deleted: SQLite would write it into the new one

@@ -9,23 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import PIL.Image
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from ncpipe.study.config import Config
 from ncpipe.study.layout import Layout
 from ncpipe.system.progress import progress
 from ncpipe.tracking.artifacts import Artifact
-from ncpipe.tracking.client import (
-    Dataset,
-    DatasetInput,
-    InputTag,
-    Metric,
-    Param,
-    Run,
-    RunTag,
-    SqlAlchemyStore,
-    get_artifact_repository,
-    is_database,
-)
+from ncpipe.tracking.client import is_database
 from ncpipe.tracking.experiment import DIGEST, ID, LIVE, PARENT, STUDY, Store, opened, study_runs
 from ncpipe.tracking.notes import MAX_TAG_CHARACTERS
 from ncpipe.tracking.points import Point
@@ -100,11 +92,11 @@ class Writer:
 
     def show(self, record: RunRecord, ended: bool = False) -> None:
         """Bring the run of a network that trains up to its last epoch; of the study only see that there is a run."""
-        found = study_runs(self.store, self.study, record.id).get(record.id, [])
-        if ended and any(DIGEST in run.data.tags for run in found):
+        present = study_runs(self.store, self.study, record.id).get(record.id, [])
+        if ended and any(DIGEST in run.data.tags for run in present):
             return  # a sync was faster
-        begun = [run for run in found if record.parent is None or self._is_begun(run, record)][:1]
-        self._delete(run for run in found if run not in begun and record.parent)
+        begun = [run for run in present if record.parent is None or self._is_begun(run, record)][:1]
+        self._delete(run for run in present if run not in begun and record.parent)
         run_id = begun[0].info.run_id if begun else self._new(record, {LIVE: "true"})
         self.mlflow_ids[record.id] = run_id
         if record.parent is None:
@@ -120,11 +112,11 @@ class Writer:
         elif begun and begun[0].info.status != "RUNNING":
             self.client.update_run(run_id, "RUNNING")
 
-    def _bring_in_line(self, record: RunRecord, found: list[Run]) -> None:
+    def _bring_in_line(self, record: RunRecord, present: list[Run]) -> None:
         digest = record.digest()
-        whole = [run for run in found if is_whole(run, digest)]
-        begun = [] if whole else [run for run in found if self._is_begun(run, record)]
-        self._delete(run for run in found if run not in (whole + begun)[:1])
+        whole = [run for run in present if is_whole(run, digest)]
+        begun = [] if whole else [run for run in present if self._is_begun(run, record)]
+        self._delete(run for run in present if run not in (whole + begun)[:1])
         if whole:
             self._hang_beneath(whole[0], record)
             self.mlflow_ids[record.id] = whole[0].info.run_id
@@ -134,8 +126,8 @@ class Writer:
             self.summary.completed += 1
         else:
             self.mlflow_ids[record.id] = self._create(record, digest)
-            self.summary.replaced += bool(found)
-            self.summary.created += not found
+            self.summary.replaced += bool(present)
+            self.summary.created += not present
 
     def _hang_beneath(self, run: Run, record: RunRecord) -> None:
         # A replaced parent has a new id in MLflow, which is no news of the child and not in its digest.
@@ -156,7 +148,9 @@ class Writer:
         run_id = run.info.run_id
         if run_id not in self.logged:
             histories = (self.client.get_metric_history(run_id, key) for key in run.data.metrics)
-            self.logged[run_id] = {Point(p.key, p.value, p.timestamp, p.step) for each in histories for p in each}
+            self.logged[run_id] = {
+                Point(p.key, p.value, p.timestamp, p.step) for history in histories for p in history
+            }
         return self.logged[run_id]
 
     def _missing(self, run_id: str, record: RunRecord) -> list[Point]:
@@ -178,8 +172,8 @@ class Writer:
         return run_id
 
     def _tags(self, record: RunRecord) -> dict[str, str]:
-        known = {ID: record.id, STUDY: self.study, "mlflow.source.name": "ncpipe"}
-        tags = known | self._parent(record) | record.tags | record.origin
+        of_ours = {ID: record.id, STUDY: self.study, "mlflow.source.name": "ncpipe"}
+        tags = of_ours | self._parent(record) | record.tags | record.origin
         return {key: value[:MAX_TAG_CHARACTERS] for key, value in tags.items()}
 
     def _fill(self, run_id: str, record: RunRecord, points: Sequence[Point], tags: dict[str, str]) -> None:

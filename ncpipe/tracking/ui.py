@@ -1,4 +1,4 @@
-"""MLflow's web interface on the study's store, on this machine's loopback unless told otherwise."""
+"""MLflow's web interface on the study's store, on this machine's loopback."""
 
 from __future__ import annotations
 
@@ -14,27 +14,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from mlflow import MlflowClient
+from mlflow.entities import Experiment
+
 from ncpipe.system.errors import UserError
-from ncpipe.tracking.client import Experiment, MlflowClient, is_database, store_errors
+from ncpipe.tracking.client import is_database, store_errors
 from ncpipe.tracking.view import LOOPBACK, PORT, VIEW_TAG, runs_page, server_address, view_page
 
 START_SECONDS, STOP_SECONDS = 120.0, 10.0
 
 
-def run_ui(uri: str, experiment: str, host: str = LOOPBACK, port: int = 0) -> None:
+def run_ui(uri: str, experiment: str, port: int = 0) -> None:
     """Serve the store that ``create_store`` named, print the link to the experiment, stay until Ctrl-C or SIGTERM.
 
     A tracking server already runs: of that only the link is printed.
     """
     with store_errors(uri):
-        found = MlflowClient(uri).get_experiment_by_name(experiment)
-    page = _page(found) if found else "/#/experiments"
+        page = _page(MlflowClient(uri).get_experiment_by_name(experiment))
     if not is_database(uri):
         print(f"MLflow: {server_address(uri)}{page}", flush=True)
         return
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with serving(uri, host, port) as (address, server):
+        with serving(uri, port) as (address, server):
             print(f"MLflow: {address}{page}  (Ctrl-C ends it)", flush=True)
             server.wait()
     except KeyboardInterrupt:
@@ -42,7 +44,9 @@ def run_ui(uri: str, experiment: str, host: str = LOOPBACK, port: int = 0) -> No
     raise UserError(f"the MLflow server ended by itself with exit status {server.returncode}")
 
 
-def _page(experiment: Experiment) -> str:
+def _page(experiment: Experiment | None) -> str:
+    if experiment is None:
+        return "/#/experiments"
     has_view = VIEW_TAG in experiment.tags
     return view_page(experiment.experiment_id) if has_view else runs_page(experiment.experiment_id)
 
@@ -52,64 +56,59 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 @contextmanager
-def serving(uri: str, host: str = LOOPBACK, port: int = 0) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def serving(uri: str, port: int = 0) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """A server of a database store while the block runs: its address and process; port 0 takes a free one."""
-    port = available_port(host, port)
+    port = available_port(port)
     # A session of its own: Ctrl-C reaches us alone, and the server's workers end with it as one group.
     # Its chatter goes to stderr (2): stdout bears the link alone.
-    server = subprocess.Popen(ui_command(host, port), env=ui_environment(uri, host), stdout=2, start_new_session=True)
+    server = subprocess.Popen(ui_command(port), env=ui_environment(uri), stdout=2, start_new_session=True)
     try:
-        _wait_until_up(server, host, port)
-        yield f"http://{host}:{port}", server
+        _wait_until_up(server, port)
+        yield f"http://{LOOPBACK}:{port}", server
     finally:
         _end(server)
 
 
-def ui_command(host: str, port: int) -> list[str]:
+def ui_command(port: int) -> list[str]:
     """The server's command line. The store is not in it but in the environment: it may hold a password."""
-    options = {"--host": host, "--port": str(port), "--workers": "1", "--uvicorn-opts": "--log-level=warning"}
+    options = {"--host": LOOPBACK, "--port": str(port), "--workers": "1", "--uvicorn-opts": "--log-level=warning"}
     return [sys.executable, "-m", "mlflow", "server", *(word for option in options.items() for word in option)]
 
 
-def ui_environment(uri: str, host: str) -> dict[str, str]:
-    settings = {
+def ui_environment(uri: str) -> dict[str, str]:
+    return os.environ | {
         "MLFLOW_BACKEND_STORE_URI": uri,
         "MLFLOW_LOGGING_LEVEL": "WARNING",
         # Background jobs are for MLflow's language-model features.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
-    if host != LOOPBACK:
-        # MLflow answers only to names that it was told, so that no web page can reach it under another.
-        names = ("localhost", LOOPBACK, host, socket.gethostname(), socket.getfqdn())
-        settings["MLFLOW_SERVER_ALLOWED_HOSTS"] = ",".join(f"{name}{port}" for name in names for port in ("", ":*"))
-    return os.environ | settings
 
 
-def available_port(host: str, port: int = 0) -> int:
+def available_port(port: int = 0) -> int:
     """``port`` if it is free; for 0 the usual one, to which reports link, or else any free one."""
     if port == 0:
         with suppress(UserError):
-            return available_port(host, PORT)
+            return available_port(PORT)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
+            probe.bind((LOOPBACK, port))
         except OSError as error:
-            raise UserError(f"cannot listen on {host}:{port}: {error.strerror}; give another host or port") from None
+            raise UserError(f"cannot listen on {LOOPBACK}:{port}: {error.strerror}; give another port") from None
         return int(probe.getsockname()[1])
 
 
-def _wait_until_up(server: subprocess.Popen[bytes], host: str, port: int) -> None:
+def _wait_until_up(server: subprocess.Popen[bytes], port: int) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if server.poll() is not None:
-            raise UserError(f"the MLflow server on {host}:{port} ended at once; its reason stands above")
+            raise UserError(f"the MLflow server on {LOOPBACK}:{port} ended at once; its reason stands above")
         try:
-            with urllib.request.urlopen(f"http://{host}:{port}/health", timeout=5):
+            with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/health", timeout=5):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
-    raise UserError(f"the MLflow server on {host}:{port} did not answer within {START_SECONDS:.0f} s")
+    raise UserError(f"the MLflow server on {LOOPBACK}:{port} did not answer within {START_SECONDS:.0f} s")
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:

@@ -150,10 +150,7 @@ def renormalized_flow(
         True
     """
     h, y, count = _checked(features, labels, num_classes)
-    if not (isinstance(time, Real) and 0 < time < math.inf):
-        raise ValueError(f"time: got {time!r}; needs a finite number > 0")
-    if not isinstance(points, int) or points < 2:
-        raise ValueError(f"points: got {points!r}; needs an integer, at least 2")
+    _check_course(time, points)
     _require_central_path(h, y, count)
     white = _whitened(h, y, count)
     _, means = class_means(white, y, count)
@@ -169,6 +166,13 @@ def renormalized_flow(
     w = torch.linalg.svdvals(path)[:, : count - 1]
     losses = torch.stack([_loss(centred) for centred in path])
     return CentralPath(times, w, losses, w.pow(-2).sum(dim=1), deviations + (centre + path[-1])[y])
+
+
+def _check_course(time: float, points: int) -> None:
+    if not (isinstance(time, Real) and 0 < time < math.inf):
+        raise ValueError(f"time: got {time!r}; needs a finite number > 0")
+    if not isinstance(points, int) or points < 2:
+        raise ValueError(f"points: got {points!r}; needs an integer, at least 2")
 
 
 def _checked(features: Array, labels: Array, num_classes: int | None) -> tuple[Tensor, Tensor, int]:

@@ -374,6 +374,12 @@ def _normalised(problem: Model) -> Optimum:
     return _optimum(problem, value, margin, helmert(K), sigma, basis, zero_threshold=math.inf)
 
 
+def _require_room(problem: Model) -> None:
+    if min(problem.widths) < problem.classes - 1:
+        widths = f"dim {min(problem.widths)} < classes - 1 = {problem.classes - 1}"
+        raise NoClosedForm(f"several labels with {widths}: no simplex fits")
+
+
 def _pick_all_labels(problem: Model) -> Optimum:
     r"""One margin t_m per multiplicity m (Li et al. 2024): the fit of the tags S is t_m (1_S - m/K).
 
@@ -383,11 +389,10 @@ def _pick_all_labels(problem: Model) -> Optimum:
     w_m = m, or 1 if normalised. It is convex. With rho = sqrt(lambda_W lambda_H K / A) the t_m are roots of a
     decreasing function each, and rho^2 A(t(rho)) increases with rho: one bisection within another.
     """
-    K, N = problem.classes, problem.num_samples
     if problem.depth > 1 or problem.classifier == "etf":
         raise NoClosedForm("several labels: a closed form only for the plain model with a trained classifier")
     assert isinstance(problem.samples, dict)
-    sizes = sorted(problem.samples)
+    K, N, sizes = problem.classes, problem.num_samples, sorted(problem.samples)
     sets = {m: math.comb(K, m) * problem.samples[m] for m in sizes}
     weight = {m: (m if problem.loss == "pick_all_labels" else 1) * sets[m] / N for m in sizes}
     b = {m: sets[m] * m * (K - m) * (K - 1) / K**2 for m in sizes}
@@ -415,10 +420,7 @@ def _pick_all_labels(problem: Model) -> Optimum:
     if threshold > 1:
         rho = math.exp(_root(excess, math.log(cost) / 2 - 50, math.log(cost) / 2 + 50))
         margins = {m: margin(m, rho) for m in sizes}
-        if min(problem.widths) < K - 1:
-            raise NoClosedForm(
-                f"several labels with dim {min(problem.widths)} < classes - 1 = {K - 1}: no simplex fits"
-            )
+        _require_room(problem)
     area = sum(b[m] * margins[m] ** 2 for m in sizes)
     value = sum(loss(m, margins[m]) for m in sizes) + math.sqrt(cost * area)
     left = helmert(K)[:, : K - 1 if threshold > 1 else 0]

@@ -58,8 +58,7 @@ def fit(
     On the CPU a fit depends on its problem and seed alone: not on the number of threads, which share out the
     problems, nor on what else is in the batch; bit for bit on one kind of processor if the environment has
     ``MKL_CBWR=AUTO,STRICT`` before the first matrix product (the ``ncpipe`` command sees to it), else to rounding.
-    Problems of over a million parameters are the exception: they are solved one by one on all threads, and their bits
-    depend on the number of these.
+    Only problems of over a million parameters are solved one by one on all threads, on whose number they depend.
 
     Args:
         problems: one, or a list; penalties may differ within a batch, other shapes make batches of their own.

@@ -1,4 +1,17 @@
-"""The UFM that matches a trained network: its penalties, and what it predicts."""
+r"""The UFM that matches a trained network: its penalties, and what it predicts.
+
+A network minimises its mean loss + wd/2 |W|^2 (+ bias). With :math:`\frac1{2N}|.|^2` or cross entropy,
+:math:`\lambda_W = wd`. ``torch.nn.MSELoss`` divides by K as well, its objective is 2/K times
+:math:`\frac1{2N}|.|^2 + \frac{K\,wd}4 |W|^2`, so :math:`\lambda_W = K\,wd/2`, and the bias likewise.
+Nobody sets the features' penalty. What holds at every stationary point of a UFM infers it:
+
+- plain: :math:`\lambda_W |W|^2 = \lambda_H |H|^2`, H the last features;
+- extended (ReLU, two weight layers, both with :math:`\lambda_W`): either the same with H_1, the features one
+  level below, or :math:`\lambda_W |W|^2 = \sqrt{\lambda_W \lambda_H} |H_2|_*` with the nuclear norm of the
+  last features. The second asks nothing of the layer between, which BatchNorm may leave without a scale.
+
+docs/matched.md derives both.
+"""
 
 from __future__ import annotations
 
@@ -173,23 +186,20 @@ def match_statistics(
     """The UFM that matches a trained network, from the statistics of its last features on the training split.
 
     Args:
-        kind: ``"plain"`` or ``"extended"``.
         features: of what the classifier reads, see ``ncpipe.collapse.layer_statistics``.
-        weight: classifier, (K, d).
-        bias: (K,).
+        weight, bias: of the classifier, (K, d) and (K,).
         loss: the network's, ``"mse"`` or ``"ce"``.
         loss_scaling: ``"half"`` (1/(2N), and cross entropy) or ``"mean"`` (``torch.nn.MSELoss``).
         weight_decay: wd of the classifier, positive.
-        bias_decay: of its bias, 0 if it is not decayed; default: ``weight_decay``.
-        below: of the layer below. Its norm then infers the features' penalty of the extended model, in place of
-            the nuclear norm of ``features``: for a layer between that is decayed and not normalised.
+        bias_decay: of its bias, 0 if it is not decayed; default: as the weights.
+        below: of the layer below, where that is decayed and not normalised. Its norm then infers the penalty of the
+            extended model's features, in place of the nuclear norm of ``features``.
         seed: of the random starts where there is no closed form.
 
     Raises:
         ValueError: as ``match``; or the shape of ``weight`` is not (K, d).
 
     Example:
-        >>> import torch
         >>> from ncpipe.collapse import layer_statistics
         >>> labels = torch.arange(4).repeat_interleave(5)
         >>> seen = layer_statistics(3 * torch.eye(4)[labels], labels, 4)
@@ -197,34 +207,28 @@ def match_statistics(
         >>> f"{model.problem.feature_decay:.3e}", f"{model.loss:.3e}", model.metrics()["nc2_means_of"] < 1e-12
         ('2.469e-06', '9.877e-08', True)
     """
+    _check_network(features, weight, loss)
+    if kind == "plain":
+        norms = {"features_norm_squared": features.squared_norm}
+    elif below is not None:
+        norms = {"input_norm_squared": below.squared_norm}
+    else:
+        norms = {"nuclear_norm": class_nuclear_norm(features)}
+    decay = weight_decay if bias_decay is None else bias_decay
+    return match(
+        kind, classes=len(features.counts), counts=features.counts.tolist(), dim=features.means.shape[1], loss=loss,
+        loss_scaling=loss_scaling, weight_decay=weight_decay, bias_decay=None if bias is None else decay,
+        weight_norm_squared=float(weight.detach().double().square().sum()), seed=seed, **norms,
+    )  # fmt: skip
+
+
+def _check_network(features: LayerStatistics, weight: Tensor, loss: str) -> None:
     if not isinstance(features, LayerStatistics):
         raise ValueError(f"features: got {type(features).__name__}; needs ncpipe.collapse.layer_statistics(...)")
     if loss not in ("mse", "ce"):
         raise ValueError(f"loss: got {loss!r}; needs 'mse' or 'ce'")
     if weight.shape != features.means.shape:
         raise ValueError(f"weight: got shape {tuple(weight.shape)}; needs {tuple(features.means.shape)} as the means")
-    weight = weight.detach().double()
-    norms: dict[str, float] = {}
-    if kind == "plain":
-        norms["features_norm_squared"] = features.squared_norm
-    elif below is not None:
-        norms["input_norm_squared"] = below.squared_norm
-    else:
-        norms["nuclear_norm"] = class_nuclear_norm(features)
-    decay = weight_decay if bias_decay is None else bias_decay
-    return match(
-        kind,
-        classes=len(features.counts),
-        counts=features.counts.tolist(),
-        dim=features.means.shape[1],
-        loss=loss,
-        loss_scaling=loss_scaling,
-        weight_decay=weight_decay,
-        bias_decay=None if bias is None else decay,
-        weight_norm_squared=float(weight.square().sum()),
-        seed=seed,
-        **norms,
-    )
 
 
 def match(
@@ -243,33 +247,21 @@ def match(
     nuclear_norm: float | None = None,
     seed: int = 0,
 ) -> MatchedUfm:
-    r"""The UFM whose penalties follow from a network's weight decay and measured norms.
+    r"""The UFM whose penalties follow from a network's weight decay and measured norms: see the module.
 
-    The network minimises its mean loss + wd/2 |W|^2 (+ bias). With :math:`\frac1{2N}|.|^2` or cross entropy,
-    :math:`\lambda_W = wd`. ``torch.nn.MSELoss`` divides by K as well, its objective is 2/K times
-    :math:`\frac1{2N}|.|^2 + \frac{K\,wd}4 |W|^2`, so :math:`\lambda_W = K\,wd/2`, and the bias likewise.
-    Nobody sets the features' penalty. What holds at every stationary point of a UFM infers it:
-
-    - plain: :math:`\lambda_W |W|^2 = \lambda_H |H|^2`, H the last features;
-    - extended (ReLU, two weight layers, both with :math:`\lambda_W`): either the same with H_1, the features one
-      level below, or :math:`\lambda_W |W|^2 = \sqrt{\lambda_W \lambda_H} |H_2|_*` with the nuclear norm of the
-      last features. The second asks nothing of the layer between, which BatchNorm may leave without a scale.
-
-    docs/matched.md derives both. ``match_statistics`` takes a network's statistics in place of norms.
+    ``match_statistics`` takes a network's statistics in place of norms.
 
     Args:
         kind: ``"plain"`` or ``"extended"``.
         classes: K.
         counts: training samples per class, (K,).
         dim: width of the last features.
-        loss: ``"mse"`` or ``"ce"``.
-        loss_scaling: ``"half"`` (1/(2N), and cross entropy) or ``"mean"`` (``torch.nn.MSELoss``).
-        weight_decay: wd of the classifier, positive.
+        loss, loss_scaling, weight_decay: as in ``match_statistics``.
         bias_decay: of the classifier's bias; 0 leaves it free, None means that there is none.
         weight_norm_squared: |W|^2 of the classifier.
         features_norm_squared: sum over samples of |h_i|^2, last features; ``"plain"``.
         input_norm_squared: the same one level below; ``"extended"``, or else
-        nuclear_norm: :math:`|H_2|_*` of the last features; at collapse that of sqrt(n_c) mu_c.
+        nuclear_norm: |H_2|_* of the last features; at collapse that of sqrt(n_c) mu_c.
         seed: of the random starts where there is no closed form.
 
     Raises:
@@ -277,25 +269,19 @@ def match(
     """
     factor = loss_factor(loss, loss_scaling, classes)
     decay = weight_decay * factor
-    norms = {
-        "features_norm_squared": features_norm_squared,
-        "input_norm_squared": input_norm_squared,
-        "nuclear_norm": nuclear_norm,
-    }
+    norms = {"features_norm_squared": features_norm_squared, "input_norm_squared": input_norm_squared,
+             "nuclear_norm": nuclear_norm}  # fmt: skip
     name, size = _only_norm(kind, {name: norm for name, norm in norms.items() if norm is not None})
     _check_norm("weight_norm_squared", weight_norm_squared)
     _check_norm(name, size)
     squared = size**2 / weight_norm_squared if name == "nuclear_norm" else size
     problem = Problem(
-        classes=classes,
-        samples=[int(count) for count in counts],
-        dim=dim,
-        loss=loss,
+        classes, [int(count) for count in counts], dim, loss=loss,
         weight_decay=(decay,) if kind == "plain" else (decay, decay),
         feature_decay=decay * weight_norm_squared / squared,
         bias="none" if bias_decay is None else bias_decay * factor,
         activation="linear" if kind == "plain" else "relu",
-    )
+    )  # fmt: skip
     return replace(_solved(problem, seed), loss_factor=factor)
 
 

@@ -110,6 +110,17 @@ def perturb(
         >>> [round(m.movement, 3) for m in moved]
         [0.15, 0.004]
     """
+    h, targets = _checked(features, labels, num_classes)
+    penalties = _positive("weight_decay", weight_decay), _positive("feature_decay", feature_decay)
+    betas = [_positive("proximity", beta) for beta in np.atleast_1d(np.asarray(proximity)).tolist()]
+    small = _rotated(h, targets)
+    start = _ridge(*small, len(h) * penalties[0])
+    results = [_minimise(h, targets, small, start, beta, *penalties) for beta in betas]
+    return results[0] if np.ndim(proximity) == 0 else results
+
+
+def _checked(features: Array, labels: Array, num_classes: int | None) -> tuple[Tensor, Tensor]:
+    """H0 (N, d) and the classes as unit vectors (N, K), in float64."""
     h = as_features("features", features)
     require_finite("features", h)
     known = None if num_classes is None else as_count(num_classes)
@@ -117,14 +128,7 @@ def perturb(
     h = h.double()
     if not bool(h.any()):
         raise ValueError("features: all are zero; needs features to stay near to")
-    targets = torch.eye(int(y.max()) + 1 if known is None else known, dtype=h.dtype, device=h.device)[y]
-    penalties = _positive("weight_decay", weight_decay), _positive("feature_decay", feature_decay)
-    single = np.ndim(proximity) == 0
-    betas = [_positive("proximity", beta) for beta in np.atleast_1d(np.asarray(proximity)).tolist()]
-    small = _rotated(h, targets)
-    start = _ridge(*small, len(h) * penalties[0])
-    results = [_minimise(h, targets, small, start, beta, *penalties) for beta in betas]
-    return results[0] if single else results
+    return h, torch.eye(int(y.max()) + 1 if known is None else known, dtype=h.dtype, device=h.device)[y]
 
 
 def _positive(name: str, value: object) -> float:

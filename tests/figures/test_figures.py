@@ -89,8 +89,15 @@ def options_of(name: str, **more) -> FigureOptions:
     return FigureOptions(name=name, over="optimizer.lr" if name == "sweep" else None, **more)
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("name", FIGURES)
+THIRD = [
+    pytest.param(name, case, marks=() if (row + column) % 3 == 0 else pytest.mark.thorough)
+    for row, name in enumerate(FIGURES)
+    for column, case in enumerate(CASES)
+]
+"""Every figure from a third of the tables, and all tables by a third of the figures."""
+
+
+@pytest.mark.parametrize(("name", "case"), THIRD)
 def test_draws_from_any_tables(studies, name, case):
     options = options_of(name)
     with style():  # without the layout, which takes most of the time

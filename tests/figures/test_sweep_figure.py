@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from synthetic_tables import METADATA, MadeUp, Penalties
 
 from ncpipe.figures import caption, draw, save_figure, sweep
-from ncpipe.figures.drawing.style import style
-from ncpipe.figures.sweep import Scale, _common
+from ncpipe.figures.drawing.style import shared_words, style
+from ncpipe.figures.sweep import Scale
 from ncpipe.records.reading import read_tables
 from ncpipe.records.schemas import TABLES
 from ncpipe.records.writing import write_rows
@@ -92,7 +92,7 @@ def test_a_line_is_the_median_over_seeds_of_final_values():
 def test_lines_are_named_by_the_labels_without_the_setting():
     figure = draw(frames(widths(), by_width), FigureOptions(name="sweep", over="model.width"))
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["mlp CE bias", "mlp MSE bias"]
-    assert _common(["mlp CE bias width=16 wide", "mlp CE bias width=32 wide"]) == "mlp CE bias wide"
+    assert shared_words(["mlp CE bias width=16 wide", "mlp CE bias width=32 wide"]) == "mlp CE bias wide"
 
 
 def test_metrics_and_split_can_be_chosen():

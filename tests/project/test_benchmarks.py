@@ -78,6 +78,7 @@ def test_the_loop_minimises_what_ncpipe_does(benchmark: ModuleType) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("benchmark", ["train"], indirect=True)
 def test_train(benchmark: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "figures.json"
@@ -141,6 +142,7 @@ def test_agreement_says_where_its_data_should_be(benchmark: ModuleType, monkeypa
         benchmark.main(["--seeds", "2"])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("benchmark", ["planning"], indirect=True)
 def test_planning(benchmark: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     """The study and its twin have as many jobs, or it fails."""

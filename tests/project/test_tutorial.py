@@ -95,6 +95,7 @@ PRINTED = {"tutorial": "converted", "theorems": "fitted"}
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @every_notebook
 def test_all_cells_run(name, capsys, monkeypatch):
     if name == "tutorial":

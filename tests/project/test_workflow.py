@@ -105,6 +105,7 @@ KILLS = {
 """What shows that a stage is at work, and that it has ended, and options of Snakemake; in the order of the kills."""
 
 
+@pytest.mark.thorough
 def test_a_workflow_killed_three_times_ends_with_the_same_tables(finished, tmp_path):
     place = Workplace(tmp_path / "study")
     shutil.copytree(finished.folder / "results/data", place.folder / "results/data")
@@ -174,6 +175,7 @@ def test_it_runs_where_it_is_deployed(tmp_path):
     assert "'study' stands twice" in done.stdout + done.stderr
 
 
+@pytest.mark.thorough
 def test_two_studies_under_other_names_and_in_other_places_run_in_one_workflow(tmp_path):
     modules = "rule all:\n    input: 'deep/er/results/report.html', 'ufm/report.html'\n"
     modules += "onstart:\n    print('theirs before')\n"

@@ -8,11 +8,11 @@ from statistics import fmean
 import pyarrow.parquet as pq
 import pytest
 
-from ncpipe.figures.drawing.series import lost, networks
-from ncpipe.records.reading import read_tables
+from ncpipe.figures.drawing.captions import lost
+from ncpipe.figures.drawing.runs import networks
+from ncpipe.records.reading import metadata, read_tables
 from ncpipe.records.schemas import COLLAPSE, HISTORY, TABLES
 from ncpipe.records.writing import read_table, write_history, write_rows
-from ncpipe.report.page import rule
 from ncpipe.settings.sweep import laid_over
 from ncpipe.stages.tables import write_tables
 from ncpipe.study.study import Study
@@ -187,7 +187,7 @@ def test_the_value_with_the_best_mean_over_seeds_is_selected(tmp_path):
     tables = compared(read_tables(study.layout.tables))
     assert set(networks(tables)["learning_rate"]) == {0.2}
     assert lost(tables, "network", "network") == " Not shown: 4 networks not selected."
-    (told,) = rule(study.layout.tables / "runs.parquet")
+    told = metadata(study.layout.tables / "runs.parquet")["selection"]
     assert "differ in optimizer.lr and seed only" in told
     assert "highest last test accuracy" in told
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from mlflow import MlflowClient
+from mlflow.entities import Run
 
 from ncpipe.records.epoch_log import EpochLog, log_path, read_epochs
 from ncpipe.records.schemas import TABLES
@@ -18,7 +20,6 @@ from ncpipe.stages.tables import planned_networks
 from ncpipe.study.study import Study
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import write_json, write_tensors, write_text
-from ncpipe.tracking.client import MlflowClient, Run
 from ncpipe.tracking.live import LiveMirror, watch
 from ncpipe.tracking.register import register
 from ncpipe.tracking.sync import sync

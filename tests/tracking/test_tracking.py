@@ -8,8 +8,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ import pandas as pd
 import PIL.Image
 import pytest
 import sqlalchemy
+from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from ncpipe.cli.main import app
@@ -27,10 +27,10 @@ from ncpipe.records.schemas import TABLES
 from ncpipe.records.writing import write_rows
 from ncpipe.study.config import Config
 from ncpipe.study.layout import Layout
+from ncpipe.system.credentials import redacted
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_json, write_json
 from ncpipe.tracking import store
-from ncpipe.tracking.client import MlflowClient, redacted
 from ncpipe.tracking.notes import study_note
 from ncpipe.tracking.points import MAX_METRIC_KEYS
 from ncpipe.tracking.records import StudyRecords
@@ -259,6 +259,7 @@ def test_a_store_that_could_not_be_finished_leaves_nothing(tmp_path: Path, monke
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_racing_processes_make_one_store_silently(tmp_path: Path) -> None:
     code = "import pathlib, sys, ncpipe.tracking.store as s; s.create_store(None, pathlib.Path(sys.argv[1]))"
     processes = [
@@ -504,7 +505,7 @@ import os, signal, sys
 from ncpipe.study.layout import Layout
 from ncpipe.study.config import (Config)
 from ncpipe.tracking.sync import sync
-from ncpipe.tracking.client import MlflowClient
+from mlflow import MlflowClient
 from pathlib import Path
 
 calls = iter(range(2))
@@ -631,8 +632,8 @@ def test_a_dead_store_stops_no_workflow(
 
 def test_the_password_of_a_store_is_in_the_environment_alone() -> None:
     uri = "postgresql://user:hunter2@host/db"
-    assert "hunter2" not in " ".join(ui_command("127.0.0.1", 5000))
-    assert ui_environment(uri, "127.0.0.1")["MLFLOW_BACKEND_STORE_URI"] == uri
+    assert "hunter2" not in " ".join(ui_command(5000))
+    assert ui_environment(uri)["MLFLOW_BACKEND_STORE_URI"] == uri
 
 
 @pytest.mark.parametrize(
@@ -657,44 +658,3 @@ def test_a_taken_port_is_an_error(mirrored: Study) -> None:
             serving(f"sqlite:///{mirrored.database}", port=port),
         ):
             pass
-
-
-SERVED = """
-import sys
-from ncpipe.study.layout import Layout
-from ncpipe.study.config import (Config)
-from ncpipe.tracking.store import create_store
-from ncpipe.tracking.ui import run_ui
-from pathlib import Path
-
-config = Config.model_validate_json(sys.argv[1])
-uri = create_store(config.tracking.uri, Layout(Path(config.study.results)).mlflow)
-run_ui(uri, "small")
-"""
-
-
-@pytest.fixture
-def ui(mirrored: Study) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """``run_ui`` in a process of its own: the line it prints, and the process."""
-    command = [sys.executable, "-c", SERVED, mirrored.config.model_dump_json()]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        yield process.stdout.readline(), process
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-@pytest.mark.slow
-def test_the_server_answers_on_loopback_and_ends_with_ctrl_c(ui: tuple[str, subprocess.Popen[str]]) -> None:
-    line, process = ui
-    address, _, page = line.split()[1].partition("/#/")
-    assert address.startswith("http://127.0.0.1:")
-    assert page.startswith("experiments/1")
-    with urllib.request.urlopen(address, timeout=10) as answer:
-        assert answer.status == 200
-    process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 0
-    with pytest.raises(OSError, match="refused"):
-        urllib.request.urlopen(address, timeout=10)

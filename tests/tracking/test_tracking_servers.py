@@ -25,6 +25,8 @@ import mlflow
 import psycopg2
 import pytest
 import torch
+from mlflow import MlflowClient
+from mlflow.entities import Run
 from networks_in_training import NETWORK
 from playwright.sync_api import sync_playwright
 from test_tracking import Study
@@ -36,10 +38,8 @@ from ncpipe.study.layout import Layout
 from ncpipe.study.study import Study as PlannedStudy
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import write_json
-from ncpipe.tracking.client import MlflowClient, Run
 from ncpipe.tracking.live import LiveMirror
 from ncpipe.tracking.sync import sync
-from ncpipe.tracking.ui import serving
 from ncpipe.tracking.view import view_page
 from ncpipe.training.computation import Computation
 from ncpipe.training.preemption import StopRequest
@@ -366,11 +366,37 @@ def many_job(results: Path, number: int, uri: str) -> tuple[Config, Layout]:
 # --- the web interface ---------------------------------------------------------------------------
 
 
+SERVED = """
+import sys
+from ncpipe.study.layout import Layout
+from ncpipe.study.config import (Config)
+from ncpipe.tracking.store import create_store
+from ncpipe.tracking.ui import run_ui
+from pathlib import Path
+
+config = Config.model_validate_json(sys.argv[1])
+uri = create_store(config.tracking.uri, Layout(Path(config.study.results)).mlflow)
+run_ui(uri, "small")
+"""
+
+
 @pytest.fixture(scope="module")
-def ui(study: Study) -> Iterator[str]:
-    """Address of the server that ``ncpipe ui`` starts."""
-    with serving(store_of(study), port=free_port()) as (address, _):
-        yield address
+def ui_process(study: Study) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """``run_ui`` in a process of its own: the line it prints, and the process."""
+    command = [sys.executable, "-c", SERVED, study.config.model_dump_json()]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline(), process
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def ui(ui_process: tuple[str, subprocess.Popen[str]]) -> str:
+    """Address of the server."""
+    return ui_process[0].split()[1].partition("/#/")[0]
 
 
 def test_the_server_of_the_ui_refuses_foreign_names(ui: str) -> None:
@@ -405,6 +431,20 @@ def test_the_link_opens_the_networks_with_their_metrics(study: Study, ui: str) -
         page.goto(f"{ui}/#/experiments/{found.experiment_id}/runs/{run.info.run_id}")
         page.get_by_text("Parent run", exact=True).wait_for()
         page.get_by_text("digits (0123456789abcdef)").first.wait_for()
+
+
+def test_the_server_answers_on_loopback_and_ends_with_ctrl_c(ui_process: tuple[str, subprocess.Popen[str]]) -> None:
+    """The last test that needs it."""
+    line, process = ui_process
+    address, _, page = line.split()[1].partition("/#/")
+    assert address.startswith("http://127.0.0.1:")
+    assert page.startswith("experiments/1")
+    with urllib.request.urlopen(address, timeout=10) as answer:
+        assert answer.status == 200
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(address, timeout=10)
 
 
 # --- many problems -------------------------------------------------------------------------------

@@ -77,9 +77,9 @@ def test_predictions_hold_at_the_end_of_the_end_phase(kind, digits, tmp_path) ->
     """Norms and objective without a parameter, to 1 %."""
     norm = True if kind == "predicted" else "all_but_last"
     run = planned(
-        model={"name": "mlp", "depth": 2 if kind == "predicted" else 3, "width": 64, "batch_norm": norm},
-        epochs=8, head__bias=False, optimizer__weight_decay=0.02,
-        terminal={"iterations": 2500, "tolerance": 0.02},
+        model={"name": "mlp", "depth": 2 if kind == "predicted" else 3, "width": 32, "batch_norm": norm},
+        epochs=8, head__bias=False, optimizer__weight_decay=0.04,
+        terminal={"iterations": 1500, "tolerance": 0.02},
     )  # fmt: skip
     run = replace(run, epochs=measured_times((0, 8), run.spec))
     train(run, digits, tmp_path, CPU)

@@ -21,6 +21,7 @@ import torch
 from networks_in_training import CPU, NETWORK, content, planned
 from safetensors import SafetensorError
 
+from ncpipe.cli.main import app, main
 from ncpipe.data import Dataset, load, prepare
 from ncpipe.features.extraction import extract_features
 from ncpipe.networks import build_network
@@ -180,18 +181,38 @@ def command(config: Path, run_id: str, *options: str) -> list[str]:
     return [sys.executable, "-m", "ncpipe", "train", str(config), run_id, *options]
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
-def test_a_signal_saves_and_ends_with_a_code_of_its_own(name, tmp_path):
-    config, study = study_file(tmp_path)
-    (run_id,) = study.networks
-    folder = study.layout.run(run_id)
-    process = subprocess.Popen(command(config, run_id), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    while not (folder / ".state/checkpoints/epoch000100.safetensors").exists():
+def stopped_process(arguments: list[str], name: str, at_work: Path) -> tuple[int, str]:
+    """Exit code and errors of a command that gets a signal once a file is there."""
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    while not at_work.exists():
         assert process.poll() is None
         time.sleep(0.005)
     process.send_signal(getattr(signal, name))
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 75
+    return process.returncode, errors
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+def test_a_signal_saves_and_ends_with_a_code_of_its_own(name, tmp_path, monkeypatch, capsys):
+    config, study = study_file(tmp_path)
+    (run_id,) = study.networks
+    folder, original = study.layout.run(run_id), Trainer.epoch
+    at_work = folder / ".state/checkpoints/epoch000100.safetensors"
+
+    def signalled(self, *arguments):
+        if at_work.exists():
+            signal.raise_signal(getattr(signal, name))
+        return original(self, *arguments)
+
+    if name == "SIGTERM":
+        code, errors = stopped_process(command(config, run_id), name, at_work)
+    else:  # in this process, which is started sooner
+        monkeypatch.setattr(Trainer, "epoch", signalled)
+        monkeypatch.setattr(sys, "argv", ["ncpipe", "train", str(config), run_id])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        code, errors = stopped.value.code, capsys.readouterr().err
+    assert code == 75
     assert "Traceback" not in errors
     last = errors.strip().splitlines()[-1]
     assert last.startswith(f"ncpipe: {name}: saved at epoch ")
@@ -203,6 +224,7 @@ def test_a_signal_saves_and_ends_with_a_code_of_its_own(name, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_kills_at_random_moments_change_nothing(tmp_path):
     """SIGKILL and SIGTERM at random moments of the real command, from its start-up to its last epoch."""
     changes = {
@@ -388,7 +410,7 @@ def test_two_processes_train_one_network_as_one_does(tmp_path):
     changes = {"epochs": 5, "model.batch_norm": False, "batch_size": 33, "precision": "float32"}
     config, study = study_file(tmp_path, **changes)
     (run_id,) = study.networks
-    subprocess.run(command(config, run_id), check=True, stderr=subprocess.DEVNULL)
+    app(["train", str(config), run_id], standalone_mode=False)
     alone = study.layout.run(run_id)
     shared_config, shared = study_file(tmp_path, gpus=2, **changes)
     (shared_id,) = shared.networks
@@ -406,6 +428,7 @@ def test_two_processes_train_one_network_as_one_does(tmp_path):
     assert mine.to_numpy() == pytest.approx(theirs.to_numpy(), rel=1e-4)
 
 
+@pytest.mark.thorough
 def test_two_processes_agree_on_the_zero_error_epoch(tmp_path):
     adam = {"optimizer": {"name": "adam", "lr": 0.03}, "loss": {"name": "ce"}}
     changes = {"epochs": 20, "batch_size": 200, "model.width": 64}  # a step an epoch: few that wait for each other
@@ -454,26 +477,37 @@ COMPILERS = {
 }
 
 
+FASTEST = {("missing", "train"), ("of no use", "features")}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("compiler", COMPILERS)
-def test_a_network_is_not_compiled_where_the_compiler_does_not_work(compiler, tmp_path):
+@pytest.mark.parametrize(
+    ("compiler", "stage"),
+    [
+        pytest.param(compiler, stage, marks=() if (compiler, stage) in FASTEST else pytest.mark.thorough)
+        for compiler in COMPILERS
+        for stage in ("train", "features")
+    ],
+)
+def test_a_network_is_not_compiled_where_the_compiler_does_not_work(compiler, stage, tmp_path):
     (tmp_path / "bin").mkdir()
     for name in ("g++", "c++", "clang++", "gcc", "cc", "clang") if COMPILERS[compiler] else ():
         (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{COMPILERS[compiler]}\n")
         (tmp_path / "bin" / name).chmod(0o755)
-    config, study = study_file(tmp_path)
+    config, study = study_file(tmp_path, epochs=2)
+    (run_id,) = study.networks
+    if stage == "features":
+        app(["train", str(config), run_id, "--device", "cpu"], standalone_mode=False)
     settings = json.loads(config.read_text())
     config.write_text(json.dumps(settings | {"compute": {"compile": True}}))
-    (run_id,) = study.networks
     surroundings = {"PATH": str(tmp_path / "bin"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "kernels")}
-    for stage in ("train", "features"):
-        arguments = [*command(config, run_id), "--device", "cpu"]
-        arguments[arguments.index("train")] = stage
-        done = subprocess.run(arguments, env=os.environ | surroundings, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        (told,) = [line for line in (done.stdout + done.stderr).splitlines() if "compile" in line]
-        assert told.startswith("torch.compile does not work: the network is not compiled (")
-        assert "Traceback" not in done.stdout + done.stderr
+    arguments = [*command(config, run_id), "--device", "cpu"]
+    arguments[arguments.index("train")] = stage
+    done = subprocess.run(arguments, env=os.environ | surroundings, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (told,) = [line for line in (done.stdout + done.stderr).splitlines() if "compile" in line]
+    assert told.startswith("torch.compile does not work: the network is not compiled (")
+    assert "Traceback" not in done.stdout + done.stderr
 
 
 def test_what_fails_compiled_or_not_is_no_fault_of_compiling(monkeypatch, capsys):
@@ -543,6 +577,7 @@ def test_compilation_is_chosen_by_the_length_of_the_run():
     assert not repays_compiling(network, shape, 1_000, 128)
 
 
+@pytest.mark.thorough
 def test_ranks_stop_and_save_when_their_launcher_is_killed(tmp_path):
     config, study = study_file(tmp_path, gpus=2, epochs=100_000)
     (run_id,) = study.networks

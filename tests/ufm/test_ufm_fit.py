@@ -37,7 +37,7 @@ def test_lbfgs_reaches_the_check_values(name: str, tied: bool) -> None:
 
 
 @given(closed_form_problems(deepest=2))
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 def test_lbfgs_reaches_every_closed_form_and_never_passes_below(problem: Problem) -> None:
     result = fit(problem, starts=8, seed=1, tied=True)
     assert result.gap is not None
@@ -137,7 +137,7 @@ def test_tied_features_lose_nothing_without_a_closed_form() -> None:
 
 
 @given(nonnegative_problems(spare=2))
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 def test_fits_of_nonnegative_features_reach_the_closed_form(problem: Problem) -> None:
     result = fit(problem, starts=8, seed=2)
     assert float(result.features.min()) >= 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,9 @@ from ncpipe.claims.evidence.claim import Frames
 from ncpipe.networks.architectures import ARCHITECTURES
 from ncpipe.records.reading import fits_of, rows_of, unconstrained
 from ncpipe.settings.sweep import flat
+
+Values = Callable[[Frames], pd.Series]
+"""A statistic of every run that a claim speaks of, by run id."""
 
 TRAINED = "kind == 'network' and status == 'done'"
 # The papers speak of training past zero error; NaN, no such epoch, is not equal to itself.
@@ -71,6 +74,11 @@ def past_zero_error(
     return ends(since_zero_error(frames, measured(frames, run_ids(frames, query), metric, layer, split)))
 
 
+def terminal_change(metric: str, query: str = NETWORKS, split: str = "train") -> Values:
+    """Statistic: log10 of a metric at the last epoch over that at the first one without training error."""
+    return lambda frames: log_change(past_zero_error(frames, metric, query, split=split))
+
+
 def since_zero_error(frames: Frames, rows: pd.DataFrame) -> pd.DataFrame:
     """The rows at and after the first epoch without training error of their run."""
     zero = frames["runs"].set_index("run_id")["zero_error_epoch"]
@@ -125,6 +133,17 @@ def alike(frames: Frames, *names: str, without: Collection[str] = ()) -> pd.Seri
     ]
     texts = [json.dumps(tree, sort_keys=True) for tree in chosen]
     return pd.Series(texts, index=pd.Index(frames["runs"]["run_id"]), dtype=object)
+
+
+def recorded(frames: Frames, runs: pd.Index, quantity: str | None = None) -> pd.DataFrame:
+    """Rows of the ``history`` table of a quantity of these runs, or of all quantities, by time."""
+    wanted = {} if quantity is None else {"quantity": quantity}
+    return rows_of(frames, "history", run_id=set(runs), **wanted).sort_values("time")
+
+
+def by_class_count(frames: Frames, values: pd.Series) -> pd.Series:
+    """Numbers of classes K of the runs of a statistic."""
+    return frames["runs"].set_index("run_id")["classes"].reindex(values.index)
 
 
 def solved(frames: Frames, query: str) -> pd.DataFrame:

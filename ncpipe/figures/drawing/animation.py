@@ -87,9 +87,9 @@ def frames(folder: Path, classes: Sequence[int]) -> list[Frame]:
     members = [np.flatnonzero(labels == number) for number in classes]
     features = {epoch: [values[index].astype(float) for index in members] for epoch, values in kept.items()}
     last = max(features)
-    if not all(np.isfinite(own).all() and len(own) for groups in features.values() for own in groups):
+    if not all(np.isfinite(samples).all() and len(samples) for groups in features.values() for samples in groups):
         raise UserError(f"{folder}: classes {_listed(classes)} have no samples, or features that are not finite")
-    plane = etf_plane(np.stack([own.mean(axis=0) for own in features[last]]))
+    plane = etf_plane(np.stack([samples.mean(axis=0) for samples in features[last]]))
     return [_frame(epoch, features[epoch], heads[epoch][list(classes)], plane) for epoch in sorted(features)]
 
 
@@ -103,16 +103,16 @@ def etf_plane(means: Array) -> Array:
 
 
 def _frame(epoch: int, groups: Sequence[Array], rows: Array, plane: Array) -> Frame:
-    means = np.stack([own.mean(axis=0) for own in groups])
+    means = np.stack([samples.mean(axis=0) for samples in groups])
     centre = means.mean(axis=0)
     between = float(((means - centre) ** 2).sum(axis=1).mean())
-    within = float(np.mean([((own - mean) ** 2).sum(axis=1).mean() for own, mean in zip(groups, means)]))
+    within = float(np.mean([((samples - mean) ** 2).sum(axis=1).mean() for samples, mean in zip(groups, means)]))
     unit = between**0.5 or 1.0
     centred_rows = rows - rows.mean(axis=0)
     length = float((centred_rows**2).sum(axis=1).mean()) ** 0.5 or 1.0
     return Frame(
         epoch,
-        tuple((own[:MOST_SAMPLES] - centre) @ plane / unit for own in groups),
+        tuple((samples[:MOST_SAMPLES] - centre) @ plane / unit for samples in groups),
         (means - centre) @ plane / unit,
         centred_rows @ plane / length,
         within / between if between else float("nan"),
@@ -161,7 +161,7 @@ def _listed(classes: Sequence[int]) -> str:
 
 def _reach(shown: Sequence[Frame]) -> float:
     """Half the side of the picture, the same for all frames: most samples of all epochs are within."""
-    sizes = np.concatenate([np.abs(own).max(axis=1) for frame in shown for own in frame.samples])
+    sizes = np.concatenate([np.abs(samples).max(axis=1) for frame in shown for samples in frame.samples])
     return float(np.clip(np.quantile(sizes, 0.98) * 1.05, LEAST_REACH, MOST_REACH))
 
 

@@ -103,13 +103,13 @@ def _draw_reached(axes: Axes, axis: BiasAxis, fits: pd.DataFrame, tables: Frames
     reached = ends.reindex(index=fits["run_id"], columns=list(DISTANCES))
     x = axis.places(fits["bias"])
     for name, colour in DISTANCES.items():
-        known = reached[name].notna().to_numpy()
-        if not known.any():
+        there = reached[name].notna().to_numpy()
+        if not there.any():
             continue
         means = name.startswith("nc2_means")
         marker, size, face = (MEANS_MARK, 2.2, colour) if means else (WEIGHTS_MARK, 5, "none")
         axes.plot(
-            x[known], reached[name][known], marker, color=colour, mfc=face, ms=size, mew=0.7, clip_on=False, zorder=4
+            x[there], reached[name][there], marker, color=colour, mfc=face, ms=size, mew=0.7, clip_on=False, zorder=4
         )
 
 
@@ -121,12 +121,12 @@ def _draw_closed_form(upper: Axes, lower: Axes, axis: BiasAxis, spec: UfmSpec) -
 
     problem, room = Problem(**spec.declared()), axis.gap**0.4
     try:
-        known = [closed_form(replace(problem, bias=float(penalty))) for penalty in axis.grid(room)]
+        rows = [closed_form(replace(problem, bias=float(penalty))) for penalty in axis.grid(room)]
         ends = {end: closed_form(replace(problem, bias=end)) for end in ENDS}
     except NoClosedForm:
         upper.text(0.03, 0.95, "no closed form", transform=upper.transAxes, va="top", color=GREY)
         return
-    pieces = [(axis.grid(room), np.array(known))]
+    pieces = [(axis.grid(room), np.array(rows))]
     for place, row in zip(axis.places(pd.Series(ENDS)), ends.values()):
         pieces.append((np.array([place / room, place * room]), np.array([row, row])))
     for x, values in pieces:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
-from ncpipe.figures.drawing.series import Tables
+from ncpipe.figures.drawing.runs import Tables
 
 KINDS = {"network": "Networks", "continual": "Class-incremental learning", "declared": "UFMs"}
 
@@ -21,7 +21,7 @@ def facts(tables: Tables, kinds: Sequence[str], scale: str = "") -> str:
         scale: size of the study; empty where it has only one.
     """
     done = tables["runs"].query("status == 'done'")
-    parts = [f"{KINDS[kind]}: {_data(own)}" for kind in kinds if len(own := done[done["kind"] == kind])]
+    parts = [f"{KINDS[kind]}: {_data(runs)}" for kind in kinds if len(runs := done[done["kind"] == kind])]
     if parts and scale:
         parts.append(f"Scale: {scale}")
     return "".join(f" {part}." for part in parts)

@@ -24,9 +24,9 @@ def unit_gram(values: Any) -> NDArray[np.float64] | None:
     return gram.reshape(size, size) / norm if np.isfinite(norm) and norm > 0 else None
 
 
-def gram_distance(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+def gram_distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     """Frobenius distance of two Grams of unit norm."""
-    return float(np.linalg.norm(one - other))
+    return float(np.linalg.norm(a - b))
 
 
 def colour_limit(classes: Iterable[int]) -> float:

@@ -61,9 +61,9 @@ def save_figure(
         kinds: of ``svg``, ``pdf`` and ``png``, those to write.
     """
     chosen = FigureOptions(name=options) if isinstance(options, str) else options
-    found = read_tables(tables_folder)
+    stored = read_tables(tables_folder)
     with reading(tables_folder):
-        tables = compared(found)
+        tables = compared(stored)
         text = caption(tables, chosen, metadata(tables_folder / "runs.parquet").get("scale", ""))
         figure = draw(tables, chosen)
     return [_save(figure, target, kind, text) for kind in kinds]

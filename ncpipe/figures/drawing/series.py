@@ -1,8 +1,7 @@
-"""What the figures take from the tables: runs that ended well, and medians and ranges over their seeds."""
+"""Series of values that figures draw: rows of tables by label, and medians and ranges over seeds."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,14 +11,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from ncpipe.figures.drawing.runs import Tables
 from ncpipe.figures.drawing.style import Look
-from ncpipe.records.reading import Frames, rows_of
-from ncpipe.settings.sweep import flat
+from ncpipe.records.reading import rows_of
 
-Tables = Frames
-
-MOST_LABELS = 60
-"""Labels that are drawn in a panel of lines."""
 MEASURED = ["run_id", "split", "layer", "depth", "time", "metric", "value"]
 RECORDED = ["run_id", "time", "quantity", "value"]
 """Columns of ``collapse`` and ``history`` that figures read."""
@@ -53,40 +48,6 @@ class Band:
         axes.fill_between(self.x, self.low, self.high, color=look.colour, alpha=0.18, linewidth=0)
 
 
-def networks(tables: Tables) -> pd.DataFrame:
-    """Rows of ``runs``: trained networks that ended well."""
-    return tables["runs"].query("kind == 'network' and status == 'done'")
-
-
-def declared_ufms(tables: Tables, solver: str) -> pd.DataFrame:
-    """Rows of ``runs``: the study's own UFM problems by one solver."""
-    return tables["runs"].query("kind == 'declared' and status == 'done' and optimizer == @solver")
-
-
-def flat_settings(runs: pd.DataFrame) -> list[dict[str, Any]]:
-    """The settings of every run by dotted key; empty where none are known."""
-    return [flat(json.loads(text)) if isinstance(text, str) else {} for text in runs["settings"]]
-
-
-def labels(runs: pd.DataFrame) -> list[str]:
-    """Labels in the order of the table."""
-    return list(dict.fromkeys(runs["label"]))
-
-
-def few(runs: pd.DataFrame, most: int = MOST_LABELS) -> pd.DataFrame:
-    """The rows of at most ``most`` labels, evenly spaced in their order."""
-    names = labels(runs)
-    places = np.unique(np.linspace(0, len(names) - 1, most).round().astype(int))
-    return runs if len(names) <= most else runs[runs["label"].isin([names[i] for i in places])]
-
-
-def not_drawn(*kinds: pd.DataFrame, most: int = MOST_LABELS) -> str:
-    """A sentence where ``few`` leaves labels out, or nothing."""
-    counts = [len(labels(runs)) for runs in kinds]
-    parts = [f"{most} of {count:,}" for count in counts if count > most]
-    return f" Drawn are {' and '.join(parts)} labels, evenly spaced in the order of the plan." if parts else ""
-
-
 def measured(
     tables: Tables,
     runs: pd.DataFrame,
@@ -96,8 +57,8 @@ def measured(
 ) -> pd.DataFrame:
     """Rows of ``collapse`` of these runs and metrics, with their label; ``layer`` None takes all."""
     wanted = {} if layer is None else {"layer": layer}
-    found = rows_of(tables, "collapse", MEASURED, split=split, metric=set(metrics), **wanted, **_of(runs))
-    return _labelled(found, runs)
+    rows = rows_of(tables, "collapse", MEASURED, split=split, metric=set(metrics), **wanted, **_of(runs))
+    return _labelled(rows, runs)
 
 
 def histories(tables: Tables, runs: pd.DataFrame, quantities: Iterable[str] | None = None) -> pd.DataFrame:
@@ -118,8 +79,8 @@ def _labelled(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 def bands(rows: pd.DataFrame, column: str, name: str) -> dict[str, Band]:
     """The band of every label over time, of the rows whose ``column`` is ``name``."""
     chosen = at_shared_times(rows[rows[column] == name])
-    found = {str(label): Band.of(group) for label, group in chosen.groupby("label", sort=False)}
-    return {label: band for label, band in found.items() if len(band)}
+    by_label = {str(label): Band.of(group) for label, group in chosen.groupby("label", sort=False)}
+    return {label: band for label, band in by_label.items() if len(band)}
 
 
 def at_shared_times(rows: pd.DataFrame) -> pd.DataFrame:
@@ -134,12 +95,6 @@ def at_shared_times(rows: pd.DataFrame) -> pd.DataFrame:
     return whole[there == runs]
 
 
-def zero_error_epochs(runs: pd.DataFrame) -> dict[str, float]:
-    """Median over seeds of the first epoch without training error, by label, where there is one."""
-    medians = runs.dropna(subset="zero_error_epoch").groupby("label", sort=False)["zero_error_epoch"].median()
-    return {str(label): float(value) for label, value in medians.items()}
-
-
 def last_time(rows: pd.DataFrame) -> float:
     return float(rows["time"].max()) if len(rows) else 1.0
 
@@ -147,20 +102,3 @@ def last_time(rows: pd.DataFrame) -> float:
 def extremes(drawn: Iterator[Band] | list[Band]) -> list[NDArray[np.float64]]:
     """The values that an axis has to hold."""
     return [values for band in drawn for values in (band.low, band.high)]
-
-
-def counted(runs: pd.DataFrame, what: str) -> str:
-    """'12 networks (4 labels, 3 seeds)'."""
-    names, seeds = len(labels(runs)), runs["seed"].nunique()
-    return f"{plural(len(runs), what)} ({plural(names, 'label')}, {plural(seeds, 'seed')})"
-
-
-def lost(tables: Tables, kind: str, what: str) -> str:
-    """A sentence on the runs that are in no figure, or nothing."""
-    counts = tables["runs"].query("kind == @kind and status != 'done'")["status"].value_counts()
-    parts = [f"{plural(count, what)} {status}" for status, count in sorted(counts.items())]
-    return f" Not shown: {', '.join(parts)}." if parts else ""
-
-
-def plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -16,7 +16,6 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from numpy.typing import NDArray
 
 OKABE_ITO = {
     "blue": "#0072B2",
@@ -112,6 +111,21 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def columns_for(panels: int, width: float, least: float) -> int:
+    """Columns in which panels are at least so wide."""
+    return max(1, min(panels, int(width / least)))
+
+
+def panel_figure(width: float, panels: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure of so many panels, row by row, ``height`` inches a row."""
+    rows = -(-panels // columns)
+    figure = new_figure(width, height * rows)
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in grid[panels:]:
+        axes.remove()
+    return figure, grid[:panels]
+
+
 def fix_layout(figure: Figure) -> None:
     """Lay out once for all files: every further pass would move panels of fixed aspect a little."""
     engine = figure.get_layout_engine()
@@ -170,32 +184,25 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], height: float
         ends: last value, name and colour of every line.
         height: of the axes in inches, about.
     """
+    from scipy.optimize import isotonic_regression
+
+    if not 0 < len(ends) <= MOST_DIRECT:
+        return not ends
     line = SMALL * 1.12 / 72 / height
     to_axes = (axes.transData - axes.transAxes).transform
     x = axes.get_xlim()[1]
-    found = sorted((float(np.clip(to_axes((x, value))[1], 0, 1)), name, colour) for value, name, colour in ends)
-    heights = np.array([y for y, _, _ in found])
+    sorted_ends = sorted((float(np.clip(to_axes((x, value))[1], 0, 1)), name, colour) for value, name, colour in ends)
+    heights = np.array([y for y, _, _ in sorted_ends])
     # At least a line apart: the smallest shift of all is a monotone regression of what is left of the heights.
-    steps = line * np.arange(len(found))
-    placed = _monotone(heights - steps) + steps
-    if len(found) > MOST_DIRECT or np.abs(placed - heights).max(initial=0) > 1.2 * line:
+    steps = line * np.arange(len(ends))
+    placed = isotonic_regression(heights - steps).x + steps
+    if np.abs(placed - heights).max() > 1.2 * line:
         return False
-    for y, (_, name, colour) in zip(placed, found):
+    for y, (_, name, colour) in zip(placed, sorted_ends):
         axes.annotate(
             name, (1, y), (2, 0), "axes fraction", textcoords="offset points", color=colour, size=SMALL, va="center"
         )
     return True
-
-
-def _monotone(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The nearest sequence that does not fall, in least squares: pools of neighbours take their mean."""
-    pools: list[tuple[float, int]] = []
-    for value in values:
-        pools.append((float(value), 1))
-        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
-            (last, n), (before, m) = pools.pop(), pools.pop()
-            pools.append(((last * n + before * m) / (n + m), n + m))
-    return np.repeat([mean for mean, _ in pools], [n for _, n in pools]) if pools else values
 
 
 def shared_words(labels: Sequence[str]) -> str:
