@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import matplotlib.figure  # noqa: F401 - it makes folders, which a plan would do in its sandbox
 import pytest
 import yaml
 from hypothesis import strategies as st

@@ -98,7 +98,7 @@ def test_the_model_is_left_as_it_was() -> None:
 
 
 def test_wrappers_of_torch_are_looked_through() -> None:
-    assert [*read(nn.DataParallel(nn.Sequential(nn.Flatten(), nn.Linear(192, 4))))[1].layers] == ["features"]
+    assert [*read(torch.compile(nn.Sequential(nn.Flatten(), nn.Linear(192, 4))))[1].layers] == ["features"]
 
 
 def test_pooling_is_said_and_never_guessed() -> None:

@@ -75,7 +75,7 @@ def test_a_built_in_network_given_as_python_has_its_numbers(tmp_path: Path) -> N
 def test_layers_are_what_hooks_read_of_the_users_module(model: dict[str, Any], names: list[str]) -> None:
     settings = ARCHITECTURES["python"].model_validate({**OWN, **model})
     network = build_network(settings, HeadSpec(), (1, 8, 8), 3, 0).eval()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module = getattr(own_network, settings.slug)((1, 8, 8), 3)
     read, images = ReadNetwork(module, pooling=settings.pooling), torch.randn(5, 1, 8, 8)
