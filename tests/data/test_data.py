@@ -455,7 +455,7 @@ def test_svhn_and_stl10_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def folder_spec(path: Path | str, **settings: Any) -> DatasetSpec:
-    return DatasetSpec(name="imagefolder", path=str(path), image_size=4, **settings)
+    return DatasetSpec.model_validate({"name": "imagefolder", "path": str(path), "image_size": 4, **settings})
 
 
 @pytest.mark.parametrize(("name", "prefix"), [("images", ""), ("images.zip", ""), ("images.zip", "pets/")])
@@ -487,7 +487,8 @@ def test_images_are_cropped_to_the_centre(tmp_path: Path) -> None:
     assert prepared(folder_spec(path), tmp_path / "out").train.images[0].unique().tolist() == [200]
     flat = prepared(folder_spec(path, image_size=[4, 8]), tmp_path / "flat")
     assert (flat.image_shape, nominal_shape(folder_spec(path, image_size=[4, 8])).image) == ((3, 4, 8), (3, 4, 8))
-    assert flat.train.images[0, 0, 0].tolist() == [0, *[200] * 6, 0]
+    assert flat.train.images[0, 0, :, 2:6].unique().tolist() == [200]
+    assert flat.train.images[0, 0, :, [0, 7]].max() < 100
 
 
 def test_a_subset_reads_its_own_images_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
