@@ -8,8 +8,8 @@ from typing import Any
 from ncpipe.claims.evidence.claim import Claim, Frames
 from ncpipe.claims.evidence.own import claim, own_claims
 from ncpipe.claims.evidence.selectors import final, measured, run_ids, setting
+from ncpipe.settings.source import is_own, short_name
 from ncpipe.study.config import PAPERS
-from ncpipe.system.own_files import is_own, short_name
 
 
 def claim_rows(frames: Frames, papers: Iterable[str], scale: str | None = None) -> list[dict[str, Any]]:

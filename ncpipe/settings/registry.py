@@ -14,8 +14,8 @@ from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, PydanticKnownError, core_schema
 
 from ncpipe.settings.base import check_path
+from ncpipe.settings.source import is_own, name_mistake, own
 from ncpipe.system.errors import UserError
-from ncpipe.system.own_files import is_own, load_own, name_mistake
 
 Plugin = TypeVar("Plugin")
 
@@ -89,7 +89,7 @@ class ModuleRegistry(Registry[ModuleType]):
     """
 
     def __getitem__(self, name: str) -> ModuleType:
-        return load_own(name) if is_own(name) else super().__getitem__(name)
+        return own(name).module() if is_own(name) else super().__getitem__(name)
 
     def __contains__(self, name: object) -> bool:
         return is_own(name) or super().__contains__(name)

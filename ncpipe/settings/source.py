@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import PathFinder
@@ -36,23 +38,40 @@ class Source:
         """16 hex digits of the SHA-256 of the text."""
         return hashlib.sha256(self.text).hexdigest()[:16]
 
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """What the code may define, None where only running it would tell. ``ValueError`` where it is no Python."""
+        return _names(self.place, self.text)
+
     def require(self, name: str) -> None:
         """``ValueError`` where the code is no Python, or cannot define ``name``; nothing is run."""
-        known = _names(self.place, self.text)
+        known = self.names
         if known is not None and name not in known:
             raise ValueError(f"{self.place} has no class or function {name!r}; {nearest(name, known, 'it has')}")
 
+    def module(self) -> ModuleType:
+        """The code as a module, run once. ``UserError`` in one line for whatever fails in it."""
+        with self.running():
+            return importlib.import_module(self.place) if self.installed else _module(self)
+
     def call(self, name: str, make: Callable[[Any], Any]) -> Any:
         """What ``make`` returns of the object ``name``. ``UserError`` in one line for whatever fails in the code."""
-        try:
-            module = importlib.import_module(self.place) if self.installed else _module(self)
-            if not hasattr(module, name):
-                raise UserError(f"{self.place} has no class or function {name!r}; {nearest(name, vars(module))}")
+        module = self.module()
+        if not hasattr(module, name):
+            raise UserError(f"{self.place} has no class or function {name!r}; {nearest(name, vars(module))}")
+        with self.running():
             return make(getattr(module, name))
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Around what the code does: an exception is a ``UserError`` that names the file and its line."""
+        try:
+            yield
         except UserError:
             raise
         except Exception as error:
-            raise UserError(f"{self.place}{self.line(error)}: {told(error)}") from error
+            more = "NCPIPE_TRACEBACK=1 shows where from"
+            raise UserError(f"{self.place}{self.line(error)}: {told(error)}; {more}") from error
 
     def line(self, error: Exception) -> str:
         """The last line of this code on the way to an error."""
@@ -68,6 +87,31 @@ def told(error: BaseException) -> str:
     """An error of a user's code in one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def is_own(name: object) -> bool:
+    """Whether a name is the path of a file, and none of a plugin."""
+    return isinstance(name, str) and name.endswith(".py")
+
+
+def short_name(name: str) -> str:
+    """The name of what a file holds, that of the file without its ending; other names are as they are."""
+    return Path(name).stem if is_own(name) else name
+
+
+def name_mistake(path: str) -> str | None:
+    """Why a path cannot name what its file holds, or None: it stands in names of files and in ids."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", Path(path).stem):
+        return None
+    return "the name of an own file may hold letters, digits, '-' and '_', 64 at most, before '.py'"
+
+
+def own(path: str) -> Source:
+    """The code of a file. ``UserError`` where there is none."""
+    try:
+        return source_of(path, None)
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def source_of(path: str | None, module: str | None) -> Source:

@@ -9,11 +9,11 @@ from pathlib import Path
 from ncpipe.data.registry import DATASETS
 from ncpipe.data.settings import DatasetSpec
 from ncpipe.data.shape import image_shape
+from ncpipe.settings.source import is_own, short_name, source_of
 from ncpipe.settings.sweep import Block
 from ncpipe.study.config import PAPERS, MeasureSpec
 from ncpipe.study.runs import ContinualRun
 from ncpipe.system.errors import UserError
-from ncpipe.system.own_files import is_own, names_in, short_name
 from ncpipe.training.settings import AugmentSpec, NetworkRun
 from ncpipe.ufm.settings import MatchedKind
 
@@ -46,11 +46,14 @@ def check_inputs(data_path: Sequence[Path], networks: Mapping[str, NetworkRun]) 
 
 def check_own_files(figures: Sequence[str], claims: Sequence[str]) -> None:
     """Files of the study's own are there and are Python, and what they hold has a name of its own; none is run."""
-    for figure in filter(is_own, figures):
-        if "draw" not in names_in(figure, "figures"):
-            raise UserError(f"figures: {figure} has no function draw(tables, options)")
-    for file in filter(is_own, claims):
-        names_in(file, "claims")
+    for setting, needed, files in (("figures", "draw", figures), ("claims", None, claims)):
+        for file in filter(is_own, files):
+            try:
+                known = source_of(file, None).names
+            except ValueError as error:
+                raise UserError(f"{setting}: {error}") from None
+            if needed and known is not None and needed not in known:
+                raise UserError(f"{setting}: {file} has no function {needed}(tables, options)")
     names = list(map(short_name, claims))
     for file, name in zip(claims, names, strict=True):
         if is_own(file) and (name in PAPERS or names.count(name) > 1):

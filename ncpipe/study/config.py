@@ -13,9 +13,9 @@ from ncpipe.continual.settings import ContinualSpec
 from ncpipe.data.settings import DatasetSpec
 from ncpipe.settings.base import Count, Name, PathText, Settings
 from ncpipe.settings.registry import ModuleRegistry, NameIn
+from ncpipe.settings.source import short_name
 from ncpipe.settings.sweep import BaseOf, Block
 from ncpipe.system.credentials import has_password
-from ncpipe.system.own_files import short_name
 from ncpipe.training.settings import ComputeSpec, NetworkSpec
 from ncpipe.ufm.settings import MatchedKind, UfmSpec
 

@@ -14,6 +14,7 @@ from ncpipe.settings.identity import identify
 from ncpipe.settings.messages import Model, validated
 from ncpipe.settings.reading import check_plain, read_config
 from ncpipe.settings.scale import at_scale
+from ncpipe.settings.source import is_own
 from ncpipe.settings.sweep import Block, Tree, expand
 from ncpipe.study.checks import (
     check_continual,
@@ -31,7 +32,6 @@ from ncpipe.study.layout import RUNS_A_PART, Layout
 from ncpipe.study.runs import ContinualRun, UfmBatch, by_id, continual_run, in_batches
 from ncpipe.study.selection import check_select
 from ncpipe.system.errors import UserError
-from ncpipe.system.own_files import is_own
 from ncpipe.training.settings import NetworkRun, NetworkSpec, measured_times
 from ncpipe.ufm.settings import UfmSpec
 

@@ -189,7 +189,7 @@ def test_a_file_that_is_no_python(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ({"class": "Failing"}, r"own_network.py, line \d+: ValueError: no luck today$"),
+        ({"class": "Failing"}, r"own_network.py, line \d+: ValueError: no luck today; NCPIPE_TRACEBACK=1"),
         ({"class": "number"}, "number gives int, no nn.Module"),
         ({"arguments": {"depth": 3}}, r"TypeError: .*unexpected keyword argument 'depth'"),
         (

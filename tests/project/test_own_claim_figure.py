@@ -19,9 +19,9 @@ from ncpipe.claims import claim_rows
 from ncpipe.cli.main import app
 from ncpipe.records.reading import read_tables
 from ncpipe.report.claims_page import read_claims, write_claims_page
+from ncpipe.settings.source import own
 from ncpipe.study.study import Study
 from ncpipe.system.errors import UserError
-from ncpipe.system.own_files import load_own
 
 PAGE = ROOT / "docs/own.md"
 
@@ -108,8 +108,8 @@ def test_reading_a_study_runs_no_file(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "config", "message"),
     [
-        (None, {"claims": ["mine.py"]}, "claims: no file 'mine.py': No such file or directory"),
-        ("def f(:", {"claims": ["mine.py"]}, "claims: mine.py, line 1: invalid syntax"),
+        (None, {"claims": ["mine.py"]}, "claims: no file 'mine.py' in "),
+        ("def f(:", {"claims": ["mine.py"]}, "claims: mine.py, line 1: SyntaxError: invalid syntax"),
         ("x = 1", {"figures": ["mine.py"]}, "figures: mine.py has no function draw(tables, options)"),
         ("x = 1", {"claims": ["mine.py", "./mine.py"]}, "claims: mine.py has the name of other claims, 'mine'"),
         (None, {"claims": ["li2024.py"]}, "claims: no file 'li2024.py'"),
@@ -176,8 +176,8 @@ def test_a_figure_that_fails_is_told_by_its_file_and_line(content: str, message:
 def test_a_file_is_run_again_only_when_it_changes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     Path("mine.py").write_text("x = []")
-    first = load_own("mine.py")
-    assert load_own("mine.py") is first
+    first = own("mine.py").module()
+    assert own("mine.py").module() is first
     Path("mine.py").write_text("x = ()")  # of the same size, in the same second
-    assert load_own("mine.py").x == ()
+    assert own("mine.py").module().x == ()
     assert not Path("__pycache__").exists()

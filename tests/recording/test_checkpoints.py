@@ -87,7 +87,7 @@ def test_checkpoints_of_a_study_give_its_tables(digits, tmp_path):
     # what takes the loss' penalties or the next layer's matrix is the study's alone
     rest = ordinary.index.difference(mine.index).get_level_values("metric")
     assert set(rest) <= {"nc3_rows", "subspace_alignment", "loss_nc1", "loss_nc23", "loss_perp", "loss_penalised",
-                         "snr_min", "snr_max", "classifier_stationarity"}  # fmt: skip
+                         "snr_min", "snr_max", "vci", "classifier_stationarity"}  # fmt: skip
     assert not len(mine.index.difference(ordinary.index))
     np.testing.assert_allclose(mine, ordinary[mine.index], rtol=1e-5, atol=1e-9)
     grams = [pd.read_parquet(tmp_path / at / "grams.parquet")["value"] for at in ("", "mine/tables")]

@@ -37,7 +37,7 @@ from ncpipe.study.layout import Layout
 from ncpipe.study.study import Study
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import content_digest
-from ncpipe.system.own_files import is_own
+from ncpipe.settings.source import is_own
 
 with in_a_line():
     # Snakemake has read them, but keeps the last of two equal keys and says nothing. Those of a workflow that hands on

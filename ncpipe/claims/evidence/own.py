@@ -10,8 +10,8 @@ import pandas as pd
 
 from ncpipe.claims.evidence.claim import Claim
 from ncpipe.records.reading import Frames
+from ncpipe.settings.source import own, short_name
 from ncpipe.system.errors import UserError
-from ncpipe.system.own_files import running, short_name
 
 Values = Callable[[Frames], pd.Series]
 
@@ -74,7 +74,7 @@ def _named(found: Claim, path: str, about: str) -> Claim:
 
 def _checked(found: Claim, path: str) -> Values:
     def values(frames: Frames) -> pd.Series:
-        with running(path):
+        with own(path).running():
             given = found.values(frames)
             if not isinstance(given, pd.Series):
                 kind = type(given).__name__

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -13,10 +13,10 @@ from ncpipe.figures.drawing.style import fix_layout, style
 from ncpipe.records.checks import reading
 from ncpipe.records.reading import Frames as Tables
 from ncpipe.records.reading import metadata, read_tables
+from ncpipe.settings.source import is_own, own
 from ncpipe.study.config import FIGURES, FigureOptions
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import replacing, sealed
-from ncpipe.system.own_files import is_own, running
 from ncpipe.tables.selection import compared
 
 WITHOUT_CLOCK = {
@@ -31,7 +31,7 @@ CAPTION_FIELD = {"svg": "Description", "pdf": "Subject", "png": "Description"}
 def draw(tables: Tables, options: FigureOptions) -> Figure:
     """The figure ``options.name`` in ncpipe's style."""
     module = FIGURES[options.name]
-    with style(), running(options.name) if is_own(options.name) else nullcontext():
+    with style(), running(options.name):
         figure = module.draw(tables, options)
         if not isinstance(figure, Figure):
             raise UserError(f"{options.name}: draw gave {type(figure).__name__}; it must return a matplotlib Figure")
@@ -42,9 +42,14 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
 def caption(tables: Tables, options: FigureOptions, scale: str = "") -> str:
     """What the figure shows: quantities, split and runs, then their data, seeds and the scale of the study."""
     module = FIGURES[options.name]
-    with running(options.name) if is_own(options.name) else nullcontext():
+    with running(options.name):
         text = str(module.caption(tables, options)) if hasattr(module, "caption") else about(options.name)
     return text + facts(tables, getattr(module, "KINDS", ("network", "declared")), scale)
+
+
+def running(name: str) -> AbstractContextManager[None]:
+    """Around what the module of a figure does: mistakes of a user's own are told with their line."""
+    return own(name).running() if is_own(name) else nullcontext()
 
 
 def about(name: str) -> str:
