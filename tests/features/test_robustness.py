@@ -203,5 +203,5 @@ def test_settings_that_robustness_does_not_go_with_are_named():
     changed = copy.deepcopy(STUDY)
     changed["datasets"]["base"] |= {"pairs": 2, "test_pairs": 2}
     changed["networks"]["base"]["loss"] = {"name": "pick_all_labels"}
-    with pytest.raises(UserError, match=r"measure.robustness: digits has images of several labels .*set it to 0"):
+    with pytest.raises(UserError, match=r"measure.robustness: digits has samples of several labels.*set it to 0"):
         Study(changed)

@@ -8,6 +8,7 @@ import pytest
 from in_one_process import run_study
 from plugins import install
 
+from ncpipe.data.source import NominalShape
 from ncpipe.networks.architectures import ARCHITECTURES
 from ncpipe.plan import calibration
 from ncpipe.plan.table import print_plan
@@ -86,4 +87,4 @@ def test_mistakes_are_told_as_those_of_ours(tmp_path: Path, owls: None) -> None:
 def test_stages_that_are_not_the_named_layers_are_refused(tmp_path: Path, owls: None) -> None:
     (run,) = study(tmp_path).networks.values()
     with pytest.raises(UserError, match=r"'barn_owl' builds the stages \['eyes', 'beak'\], but names \['eyes', 'f"):
-        calibration._built(run.spec, (1, 8, 8), 10)
+        calibration._built(run.spec, NominalShape((1, 8, 8), 10, 60, 20))

@@ -191,8 +191,8 @@ def subclasses(model: type[BaseModel]) -> set[type[BaseModel]]:
 
 
 def ours(kind: type) -> bool:
-    """Whether a class is the package's, for plugins of other tests may live in this process."""
-    return kind.__module__.startswith("ncpipe.")
+    """Whether a class is of the package and public: plugins of other tests may live in this process."""
+    return kind.__module__.startswith("ncpipe.") and not kind.__name__.startswith("_")
 
 
 def test_every_group_of_settings_has_a_section():
