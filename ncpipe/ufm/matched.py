@@ -253,16 +253,14 @@ def match(
 
     Args:
         kind: ``"plain"`` or ``"extended"``.
-        classes: K.
-        counts: training samples per class, (K,).
+        classes, counts: K, and training samples per class (K,).
         dim: width of the last features.
-        loss, loss_scaling, weight_decay: as in ``match_statistics``.
+        loss, loss_scaling, weight_decay, seed: as in ``match_statistics``.
         bias_decay: of the classifier's bias; 0 leaves it free, None means that there is none.
         weight_norm_squared: |W|^2 of the classifier.
         features_norm_squared: sum over samples of |h_i|^2, last features; ``"plain"``.
         input_norm_squared: the same one level below; ``"extended"``, or else
         nuclear_norm: |H_2|_* of the last features; at collapse that of sqrt(n_c) mu_c.
-        seed: of the random starts where there is no closed form.
 
     Raises:
         ValueError: naming the argument, as for a network whose weights or features are zero.
