@@ -18,22 +18,22 @@ from ncpipe.system.stopwatch import work
 def record(
     network: Annotated[str, typer.Argument(help="The class of the network: mynet.py:MyNet of a file, my.package:MyNet"
                                                 " of an installed module. Its code is run.")],
-    checkpoints: Annotated[list[str], typer.Argument(help="Files or patterns, 'ck/*.pt': safetensors, or torch.save's.")],
-    data: Annotated[Path, typer.Option(help="File of arrays, as train_images and train_labels: docs/own.md.")],
+    checkpoints: Annotated[list[str], typer.Argument(help="Files, 'ck/*.pt': safetensors or torch.save.")],
+    data: Annotated[Path, typer.Option(help="File of arrays: docs/own.md has all kinds.")],
     results: Annotated[Path, typer.Option(help="Folder of recorded runs.")] = Path("results/recorded"),
     run: Annotated[str | None, typer.Option(help="Name of the run; default: that of the class.")] = None,
-    label: Annotated[str | None, typer.Option(help="Name in legends, the same for all seeds; default: the run.")] = None,
+    label: Annotated[str | None, typer.Option(help="In legends, of all seeds; default: the run.")] = None,
     argument: Annotated[list[str] | None, typer.Option("--arg", help="Of the class, as width=64; repeat it.")] = None,
     setting: Annotated[list[str] | None, typer.Option(help="Of training, as learning_rate=0.1; repeat it.")] = None,
     loss: Annotated[str | None, typer.Option(help="Training loss to measure, as ce or mse.")] = None,
     classifier: Annotated[str | None, typer.Option(help="Its module; default: the last linear layer.")] = None,
-    layers: Annotated[str | None, typer.Option(help="Modules to measure, with commas; default: the children.")] = None,
+    layers: Annotated[str | None, typer.Option(help="Modules, with commas; default: the children.")] = None,
     pooling: Annotated[str | None, typer.Option(help="How (N, m, n) becomes vectors: class_token, token_mean,"
                                                      " position_mean or flatten.")] = None,
     mean: Annotated[str | None, typer.Option(help="Of each channel, with commas: the network reads (x - mean) / std,"
                                                   " x in [0, 1] where the data are uint8.")] = None,
     std: Annotated[str | None, typer.Option(help="The same.")] = None,
-    epoch_pattern: Annotated[str | None, typer.Option(help="Its group is the epoch; default: the name's number.")] = None,
+    epoch_pattern: Annotated[str | None, typer.Option(help="Regex whose group is the epoch in a name.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Of the measurement.")] = 256,
     threads: Threads = 1,
     device: Device = "auto",
