@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from ncpipe.cli.app import STAGES, Device, StudyFile, Threads, app, job_of, named
+from ncpipe.cli.app import PEOPLE, STAGES, Device, StudyFile, Threads, app, job_of, named
 from ncpipe.study.study import Study
 from ncpipe.system.errors import UserError
 from ncpipe.system.stopwatch import work
@@ -128,7 +128,7 @@ def tables(study: StudyFile = Path("config.yaml")) -> None:
         write_recorded(s.layout) if s.recorded else write_tables(s)
 
 
-@app.command(rich_help_panel=STAGES, hidden=True)
+@app.command(rich_help_panel=PEOPLE)
 def report(study: StudyFile = Path("config.yaml")) -> None:
     """Write the report from the tables and figures; of recorded runs also draw the figures."""
     from ncpipe.figures import save_figure
@@ -141,6 +141,7 @@ def report(study: StudyFile = Path("config.yaml")) -> None:
         for name, path in drawn.items() if s.recorded else ():
             save_figure(s.figures[name], s.layout.tables, path)
         write_report(s.config.study, s.layout.tables, drawn, s.layout.report, study_page(s.layout.mlflow))
+    print(f"wrote {s.layout.report}")
 
 
 @app.command(rich_help_panel=STAGES, hidden=True)
@@ -175,7 +176,7 @@ def live(
     watch(s, parent)
 
 
-@app.command(rich_help_panel=STAGES, hidden=True)
+@app.command(rich_help_panel=PEOPLE)
 def sync(study: StudyFile = Path("config.yaml")) -> None:
     """Make the MLflow mirror equal to the tables; can be repeated at any time."""
     from ncpipe.system.credentials import redacted

@@ -68,6 +68,8 @@ def read_arrays(
         UserError: the file is missing, damaged or of another layout; values that are not finite; labels that fit no
             class.
     """
+    if test_fraction is not None and not 0 < test_fraction < 1:
+        raise UserError(f"test_fraction: got {test_fraction}; needs a share above 0 and below 1")
     return ArrayFile(find_path(str(path), search_path, "file of arrays"), label, test_fraction, seed).read()
 
 

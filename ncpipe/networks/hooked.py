@@ -190,7 +190,8 @@ class ReadNetwork:
         if not _close(logits, product, TOLERANCE.get(logits.dtype, 5e-2)):
             raise ValueError(
                 f"the model's output {tuple(logits.shape)} is not that of its classifier {name!r}, W h + b"
-                f" {tuple(product.shape)}: name the classifier, and return its logits as they are"
+                f" {tuple(product.shape)}: name the classifier, and return its logits as they are,"
+                " no softmax of them"
             )
         return features
 

@@ -48,22 +48,23 @@ def record_checkpoints(
     loaders: Mapping[str, DataLoader[Any]],
     device: torch.device,
 ) -> None:
-    """Load checkpoint after checkpoint into the network, measure and record it.
+    """Load checkpoint after checkpoint into the network, measure and record it, if all of them fit it.
 
     Raises:
         UserError: a file is damaged or of another network, or what ``Recorder.measure`` raises.
     """
-    network.to(device)
     told: set[str] = set()
+    for path in checkpoints.values():
+        weights, notes = fitting(read_weights(path), network)
+        for note in notes:
+            if note not in told:
+                print(f"{path}: {note}", file=sys.stderr, flush=True)
+            told.add(note)
+        _check_fits(path, weights, network)
+    network.to(device)
     with progress(f"record {recorder.run}", len(checkpoints)) as report:
         for done, (epoch, path) in enumerate(sorted(checkpoints.items()), start=1):
-            weights, notes = fitting(read_weights(path), network)
-            for note in notes:
-                if note not in told:
-                    print(f"{path}: {note}", file=sys.stderr, flush=True)
-                told.add(note)
-            _check_fits(path, weights, network)
-            network.load_state_dict(weights)
+            network.load_state_dict(fitting(read_weights(path), network)[0])
             recorder.measure(network, loaders, epoch)
             report(done, f"epoch {epoch}")
 

@@ -104,7 +104,7 @@ def _zero_error(nets: pd.DataFrame) -> Iterator[str]:
     if not of:
         return
     if reached.empty:
-        yield "No network reached zero training error: the claims on networks do not apply."
+        yield "No network reached zero training error: what is claimed of the time after it does not apply."
         return
     whole = {1: "The network", 2: "Both networks"}.get(of, f"All {of} networks")
     who = whole if len(reached) == of else f"{len(reached)} of {plural(of, 'network')}"

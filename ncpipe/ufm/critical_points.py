@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.func import grad, hessian, vmap
+from torch.func import grad, jacrev, vmap
 
 from ncpipe.collapse.frames import simplex_etf
 from ncpipe.ufm.layout import Layout
@@ -109,7 +109,8 @@ def landscape(
         each other, one.
 
     Raises:
-        ValueError: no start, features are constrained, or the problem is too large for a dense Hessian.
+        ValueError: no start, features are constrained, the loss has no second derivative, or the problem is too
+            large for a dense Hessian.
 
     Sources: Zhu et al., NeurIPS 2021, theorem 3.2; Zhou et al., NeurIPS 2022; Yaras et al., NeurIPS 2022, theorem 2.
 
@@ -123,7 +124,7 @@ def landscape(
     if problem.nonnegative:
         raise ValueError("nonnegative: a landscape with bounds has no Hessian; leave them out")
     surface = _Surface(Layout.of(problem, tied), _penalties(problem))
-    _check_size(surface)
+    _check(surface)
     vectors = _critical(surface, *_starts(surface, starts, seed), report)
     optimum = _known_optimum(problem)
     return [_described(problem, surface, vector, count, optimum) for vector, count in _merged(surface, vectors)]
@@ -147,7 +148,7 @@ class _Surface:
         self.targets, self.share = layout.targets, layout.multiplicities.double() / sum(layout.counts)
         self.frame = [simplex_etf(layout.classes, layout.widths[-1])] if layout.frozen else []
         self.values, self.domains = vmap(self.value), vmap(self.domain)
-        self.gradients, self.hessians = vmap(grad(self.value)), vmap(hessian(self.value), chunk_size=64)
+        self.gradients, self.hessians = vmap(grad(self.value)), vmap(jacrev(grad(self.value)), chunk_size=64)
 
     def domain(self, vector: Tensor) -> Tensor:
         """The point of the domain that a vector stands for: on spheres every feature and row over its norm."""
@@ -224,10 +225,18 @@ class _Surface:
         return torch.stack(tangents) if tangents else vector.new_zeros(0, self.size)
 
 
-def _check_size(surface: _Surface) -> None:
+def _check(surface: _Surface) -> None:
+    """``ValueError`` where the Hessian is too large, or torch has none of the loss."""
     if surface.size > LARGEST:
         less = "fewer classes, a smaller dim" + ("" if surface.layout.tied else " or tied=True")
         raise ValueError(f"problem: it has {surface.size} parameters, more than {LARGEST}; {less}")
+    try:
+        surface.hessians(torch.ones(1, surface.size, dtype=torch.float64))
+    except (NotImplementedError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"loss: torch has no second derivative of it ({reason}); write it in plain operations"
+        ) from error
 
 
 def _starts(surface: _Surface, count: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -249,9 +249,16 @@ def _integer(field: str, value: Any, at_least: int) -> int:
 def _loss(value: Any, classes: int) -> str | SampleLoss:
     loss = value() if isinstance(value, type) and issubclass(value, SampleLoss) else value
     if not isinstance(loss, SampleLoss):
+        if callable(value):
+            raise ValueError(f"loss: got {value!r}; wrap a function as ncpipe.losses.from_function(function)")
         return _choice("loss", value, tuple(LOSSES))
-    for reason in own_loss_mistakes(loss, classes):
-        raise ValueError(f"loss: {loss.name!r} {reason}")
+    try:
+        mistakes = list(own_loss_mistakes(loss, classes))
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"loss: {loss.name!r} fails for random logits ({reason})") from error
+    for mistake in mistakes:
+        raise ValueError(f"loss: {loss.name!r} {mistake}")
     return loss
 
 

@@ -228,6 +228,12 @@ def test_empty_cells_are_counted(tmp_path: Path) -> None:
 # --- data sets ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("share", [-1, 0.0, 1.0, 2])
+def test_a_test_fraction_is_a_share(share: float) -> None:
+    with pytest.raises(UserError, match=f"test_fraction: got {share}; needs a share above 0 and below 1"):
+        read_arrays("any.npz", test_fraction=share)
+
+
 def test_the_test_fraction_is_of_every_class(tmp_path: Path) -> None:
     labels = np.repeat([5, 7], [30, 10])
     path = saved(tmp_path / "a.npz", vectors=np.arange(40.0)[:, None], labels=labels)

@@ -129,7 +129,12 @@ WRONG = [
     (from_function(lambda z, y: margin(z - z.mean(), y) * z.std(), "mixed"), "'mixed' gives a sample another loss"),
     (from_function(lambda z, y: margin(z, y) / 0, "infinite"), "'infinite' is not finite"),
     (Inherited(), "'Inherited' has the closed form 'cross_entropy'"),
-    (margin, "got <function margin .*; needs one of"),
+    (margin, "got <function margin .*; wrap a function as ncpipe.losses.from_function"),
+    (
+        from_function(lambda z, y: (z.argmax(1) != y).double(), "decided"),
+        "'decided' fails for random logits .RuntimeError",
+    ),
+    (from_function(lambda z: z.sum(1), "blind"), "'blind' fails for random logits .TypeError"),
 ]
 
 

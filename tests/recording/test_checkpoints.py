@@ -114,6 +114,13 @@ def test_a_wrapped_nested_state_dict_is_read_and_said(place):
     assert (run["run_id"], run["dataset"], run["learning_rate"], run["loss"]) == ("MyNet", "x", 0.1, "ce")
 
 
+def test_nothing_is_recorded_where_one_checkpoint_does_not_fit(place):
+    torch.save(build("mynet.py:MyNet", {"width": 9}).state_dict(), "other2.pt")
+    done = record("mynet.py:MyNet", "e1.pt", "other2.pt", "--data", "x.npz", "--results", "r", "--arg", "width=8")
+    assert "of another network than MyNet" in str(done.exception)
+    assert not list(Path("r").rglob("*.parquet"))
+
+
 def test_uint8_is_normalised_as_torchvision_does(place):
     with pytest.raises(UserError, match="images are uint8: give --mean and --std"):
         open_data(Path("bytes.npz"), None, 4)

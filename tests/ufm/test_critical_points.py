@@ -6,7 +6,9 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 
+from ncpipe.losses import from_function
 from ncpipe.ufm import Problem, landscape
 from ncpipe.ufm.objective import Objective
 
@@ -134,3 +136,11 @@ def test_reports_the_starts_that_have_ended():
     landscape(SMALL, starts=4, report=lambda done, of: calls.append((done, of)))
     assert calls[-1] == (4, 4)
     assert calls == sorted(calls)
+
+
+def test_a_loss_without_a_second_derivative_is_told():
+    margin = from_function(lambda z, y: F.multi_margin_loss(z, y, p=2, reduction="none"), name="margin")
+    with pytest.raises(
+        ValueError, match=r"^loss: torch has no second derivative of it .*write it in plain operations$"
+    ):
+        landscape(Problem(3, samples=2, dim=4, loss=margin, **PENALTIES), starts=4)
