@@ -138,7 +138,7 @@ class Recorder:
 
             def seen(reading: Reading, labels: Tensor, total: list[float] = total) -> None:
                 if self.loss is not None:
-                    total[0] += float(self.loss(reading.logits.double(), labels)) * len(labels)
+                    total[0] += float(self.loss(reading.logits, labels)) * len(labels)
                     total[1] += len(labels)
 
             found[split] = read_statistics(network, loaders[split], means, seen=seen)

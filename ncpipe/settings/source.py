@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -147,7 +146,8 @@ def _file_of(module: str) -> Path | None:
     spec, whole = None, ""
     for part in module.split("."):
         whole = f"{whole}.{part}".lstrip(".")
-        spec = PathFinder.find_spec(whole, places)
+        specs = (finder.find_spec(whole, places) for finder in sys.meta_path)  # editable installs add one
+        spec = next((found for found in specs if found is not None), None)
         if spec is None:
             return None
         places = spec.submodule_search_locations or []

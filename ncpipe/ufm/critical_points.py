@@ -24,9 +24,9 @@ from ncpipe.ufm.problem import Problem
 STATIONARY, EXACT = 1e-9, 1e-13
 """Gradient norms below which a point is critical, and as good as it gets, in units of the objective's (``unit``)."""
 SAME = 1e-6
-"""Relative distance of values, singular values and logits below which two points are one."""
+"""Relative distance of values and singular values of the factors below which two points are one."""
 ZERO = 1e-7
-"""Eigenvalues of the Hessian below this, over the largest, are zero; so are directions of the fit."""
+"""Eigenvalues of the Hessian below this, over the largest, are zero; so are singular values of the logits, over 1 or theirs."""
 GLOBAL = 1e-9
 """Relative distance to the optimum's value below which a point is the optimum."""
 ITERATIONS = 120

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from importlib.util import spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from ncpipe.networks.architectures import ARCHITECTURES
 from ncpipe.networks.head_settings import HeadSpec
 from ncpipe.networks.hooked import ReadNetwork
 from ncpipe.records.writing import read_table
+from ncpipe.settings.source import source_of
 from ncpipe.study.study import Study
 from ncpipe.system.errors import UserError
 from ncpipe.training.members import Stack
@@ -210,3 +213,16 @@ def test_what_shows_when_it_is_built_is_told_in_a_line(model: dict[str, Any], me
     with pytest.raises(UserError, match=message) as raised:
         build_network(settings, HeadSpec(), (1, 8, 8), 3, 0)
     assert "\n" not in str(raised.value)
+
+
+def test_a_module_of_another_finder_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Editable installs have finders of their own, which ``sys.path`` does not tell of."""
+
+    class Finder:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            here = Path(__file__).with_name("own_network.py")
+            return spec_from_file_location(name, here) if name == "only_by_finder" else None
+
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder])
+    assert source_of(None, "only_by_finder").file.name == "own_network.py"

@@ -221,3 +221,9 @@ def test_the_library_alone_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ncpipe.recording.folder", None)
     with pytest.raises(UserError, match=r"ncpipe.Recorder needs .*: pip install 'ncpipe\[pipeline\]'"):
         Recorder("r", "x")
+
+
+def test_a_loss_with_weights_of_its_own_is_measured_in_their_precision(tmp_path: Path) -> None:
+    weighted = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0]))
+    measured = Recorder(tmp_path, "weighted", loss=weighted).measure(MyNet(), LOADERS, epoch=1)
+    assert measured["train"]["loss"] > 0
