@@ -26,7 +26,7 @@ STATIONARY, EXACT = 1e-9, 1e-13
 SAME = 1e-6
 """Relative distance of values and singular values of the factors below which two points are one."""
 ZERO = 1e-7
-"""Eigenvalues of the Hessian below this, over the largest, are zero; so are singular values of the logits, over 1 or theirs."""
+"""Eigenvalues of the Hessian below this, over the largest, are zero; so are singular values of the logits."""
 GLOBAL = 1e-9
 """Relative distance to the optimum's value below which a point is the optimum."""
 ITERATIONS = 120
