@@ -126,6 +126,8 @@ class ArrayFile:
         train, test, names = self.labels
         images = [self._images(key) for key in self._image_keys]
         if len({part.dtype for part in images}) > 1:  # one of the two is uint8
+            if images[0].ndim > 2:  # of which 255 is white, where 1 may be in the other
+                raise UserError(f"{self.path}: one split has uint8 images and the other float ones; store both alike")
             images = [part.astype(np.float32) for part in images]
         for part, split in zip(images, self._splits):
             count = len(self._raw_labels[split])

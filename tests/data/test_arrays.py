@@ -322,3 +322,16 @@ def test_networks_and_changes_of_images_refuse_vectors(changes: dict[str, Any], 
     Study(config)
     with pytest.raises(UserError, match=message):
         Study(config | {"networks": {"base": network | changes}})
+
+
+def test_images_of_bytes_beside_images_of_floats_are_refused(tmp_path: Path) -> None:
+    images, labels = np.zeros((4, 1, 3, 3), np.uint8), np.arange(4) % 2
+    mixed = {
+        "train_images": images,
+        "test_images": images / np.float32(255),
+        "train_labels": labels,
+        "test_labels": labels,
+    }
+    np.savez(tmp_path / "a.npz", **mixed)
+    with pytest.raises(UserError, match="one split has uint8 images and the other float ones"):
+        read_arrays(tmp_path / "a.npz")
