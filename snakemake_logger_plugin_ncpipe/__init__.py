@@ -62,6 +62,10 @@ class Pace:
         self.took[rule].append(seconds)
         return rule, seconds
 
+    def fail(self, job: int) -> None:
+        """Forget a job that has failed; it may be started again."""
+        self.running.pop(job, None)
+
     def left(self) -> float | None:
         """Seconds to the end, if jobs take what others of their rule took, and as many run at once; None at first."""
         now, worked = time.monotonic(), sum(map(sum, self.took.values()))
@@ -110,6 +114,8 @@ class LogHandler(LogHandlerBase):
     def _tell(self, record: LogRecord) -> None:
         tellers = {LogEvent.RUN_INFO: self._plan, LogEvent.JOB_INFO: self._start, LogEvent.JOB_FINISHED: self._end}
         event = None if self.as_snakemake else getattr(record, "event", None)
+        if event == LogEvent.JOB_ERROR:
+            self.pace.fail(int(record.__dict__["jobid"]))
         if event in tellers:
             tellers[event](record.__dict__)
         elif event not in DETAILS and self._is_told(record) and (text := self.format(record)) not in ("", "None"):

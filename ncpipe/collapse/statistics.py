@@ -41,13 +41,6 @@ class ClassMeanBasis:
         """S^-1 U^T, (r, d): takes the class means to orthonormal coordinates."""
         return (self.directions / self.singular_values).T.contiguous()
 
-    @property
-    def condition(self) -> float:
-        """Smallest kept over largest singular value; NaN at rank 0."""
-        if self.rank == 0:
-            return float("nan")
-        return float(self.singular_values[-1] / self.singular_values[0])
-
 
 def centred_means(means: Tensor) -> Tensor:
     """M = [mu_c - mu_G], (K, d), with mu_G the mean of the class means."""

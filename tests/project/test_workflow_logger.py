@@ -72,3 +72,8 @@ def test_time_left_follows_from_jobs_of_the_same_rule(monkeypatch):
     pace.start(3, "train")
     now += 50  # two at a time
     assert pace.left() == pytest.approx((2 * 100 + 9 * 2 - 2 * 50) / ((102 + 100) / 152))
+    pace.fail(2)
+    pace.fail(3)
+    assert not pace.running
+    now += 500  # a job that has failed does not shorten what is left
+    assert pace.left() == pytest.approx((2 * 100 + 9 * 2) / (102 / 652))
