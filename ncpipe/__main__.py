@@ -5,6 +5,10 @@ import sys
 
 
 def main() -> None:
+    if os.environ.get("NCPIPE_JOB_SERVER"):
+        from ncpipe.job_server.client import hand_over
+
+        hand_over()
     # MKL then gives a product the same bits wherever its factors lie in memory, so that a run does not depend on
     # what it is batched with. It is read at the first product.
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
