@@ -265,3 +265,4 @@ def _end(code: int) -> NoReturn:
 if __name__ == "__main__":
     gc.disable()
     Server(Path(sys.argv[1]), socket.socket(fileno=int(sys.argv[2]))).serve()
+    os._exit(0)
