@@ -20,6 +20,7 @@ from ncpipe.ufm.layout import Layout
 from ncpipe.ufm.minimiser import Minimiser
 from ncpipe.ufm.optimum import NoClosedForm
 from ncpipe.ufm.problem import Problem
+from ncpipe.ufm.solvers.landscape import LARGEST
 
 STATIONARY, EXACT = 1e-9, 1e-13
 """Gradient norms below which a point is critical, and as good as it gets, in units of the objective's (``unit``)."""
@@ -35,8 +36,6 @@ SCALES = (0.03, 3.0)
 """Standard deviations of the starts, log-uniform: saddles near zero are found from small ones."""
 MOST_DAMPING = 1e8
 MOST_DESCENTS = 24
-LARGEST = 1200
-"""Parameters beyond which a dense Hessian a start is too much."""
 
 
 @dataclass(frozen=True, eq=False)
