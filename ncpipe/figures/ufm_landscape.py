@@ -79,8 +79,8 @@ def caption(tables: Tables, options: FigureOptions) -> str:
     return (
         f"Critical points of {plural(points['run_id'].nunique(), 'UFM')} from random starts, one of those that"
         f" rotations and permutations lead into each other: {plural(saddles, 'strict saddle')}, and {minima} above"
-        " the optimum f* without negative curvature. Against the share of negative eigenvalues of the Hessian, on spheres"
-        " of the Riemannian one; where no closed form tells f* it is the lowest objective found."
+        " the optimum f* without negative curvature. Against the share of negative eigenvalues of the Hessian, on"
+        " spheres of the Riemannian one; where no closed form tells f* it is the lowest objective found."
         + (f" {plural(kinks, 'point')} at kinks of a ReLU." if kinks else "")
         + lost(tables, "declared", "UFM")
     )

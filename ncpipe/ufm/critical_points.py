@@ -18,9 +18,9 @@ from torch.func import grad, jacrev, vmap
 from ncpipe.collapse.frames import simplex_etf
 from ncpipe.ufm.layout import Layout
 from ncpipe.ufm.minimiser import Minimiser
+from ncpipe.ufm.model import LARGEST_HESSIAN
 from ncpipe.ufm.optimum import NoClosedForm
 from ncpipe.ufm.problem import Problem
-from ncpipe.ufm.solvers.landscape import LARGEST
 
 STATIONARY, EXACT = 1e-9, 1e-13
 """Gradient norms below which a point is critical, and as good as it gets, in units of the objective's (``unit``)."""
@@ -226,9 +226,9 @@ class _Surface:
 
 def _check(surface: _Surface) -> None:
     """``ValueError`` where the Hessian is too large, or torch has none of the loss."""
-    if surface.size > LARGEST:
+    if surface.size > LARGEST_HESSIAN:
         less = "fewer classes, a smaller dim" + ("" if surface.layout.tied else " or tied=True")
-        raise ValueError(f"problem: it has {surface.size} parameters, more than {LARGEST}; {less}")
+        raise ValueError(f"problem: it has {surface.size} parameters, more than {LARGEST_HESSIAN}; {less}")
     try:
         surface.hessians(torch.ones(1, surface.size, dtype=torch.float64))
     except (NotImplementedError, RuntimeError) as error:

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from ncpipe.settings.base import Count
-from ncpipe.ufm.model import Model
+from ncpipe.ufm.model import LARGEST_HESSIAN, Model
 from ncpipe.ufm.solvers._base import BaseSolver
 
 if TYPE_CHECKING:
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from ncpipe.ufm.critical_points import CriticalPoint
     from ncpipe.ufm.problem import Problem
     from ncpipe.ufm.result import Result
-
-LARGEST = 1200
-"""Parameters beyond which a dense Hessian a start is too much."""
 
 
 class Solver(BaseSolver):
@@ -42,8 +39,8 @@ class Solver(BaseSolver):
             yield "solver 'landscape': a model with bounds has no Hessian; leave nonnegative out"
         columns = model.classes if self.tied else model.num_samples
         widths = [*model.widths, model.classes]
-        if widths[0] * columns + sum(a * b for a, b in pairwise(widths)) > LARGEST:
-            yield f"solver 'landscape': more than {LARGEST} parameters; fewer classes or a smaller dim"
+        if widths[0] * columns + sum(a * b for a, b in pairwise(widths)) > LARGEST_HESSIAN:
+            yield f"solver 'landscape': more than {LARGEST_HESSIAN} parameters; fewer classes or a smaller dim"
 
     def run(self, problems: Sequence[Problem], seeds: Sequence[int], device: device) -> list[Result]:
         return [self._explored(problem, seed) for problem, seed in zip(problems, seeds, strict=True)]
