@@ -23,6 +23,7 @@ import sys
 import sysconfig
 import tempfile
 import threading
+import weakref
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module, invalidate_caches
@@ -145,6 +146,9 @@ class Server:
                 import_module(name)
         if len(sys.modules) > known:
             gc.freeze()  # modules live to the end: their pages stay shared with the jobs
+            # Those of torch would cost a job more than its start.
+            for finalizer in [*weakref.finalize._registry]:  # type: ignore[attr-defined]
+                finalizer.atexit = False
             files = [vars(module).get("__file__") for module in sys.modules.values()]
             for folder in {str(Path(file).parent) for file in files if file} - self.sources.keys():
                 if not folder.startswith(LIBRARIES):
