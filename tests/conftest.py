@@ -10,6 +10,7 @@ from pathlib import Path
 
 os.environ["MKL_CBWR"] = "AUTO,STRICT"  # as the ncpipe command does, before the first product
 
+import extent
 import pytest
 import torch
 
@@ -20,6 +21,11 @@ from ncpipe.data.settings import DatasetSpec
 torch.set_num_threads(1)
 # A shell ignores it in what it runs in the background, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if "not thorough" in config.option.markexpr:
+        extent.share = 0.25
 
 
 HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from brute_force import definitions, sample
+from extent import cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_streaming import (
@@ -72,7 +73,7 @@ def test_wide_features_are_multiplied_in_blocks(monkeypatch):
     assert_after_one_pass(first)
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=cases(20), deadline=None, derandomize=True)
 @given(splits(), st.booleans())
 def test_any_split_into_batches_and_metrics_gives_the_same(both, reverse):
     first, other = see(one_pass_of(), both[0][::2]), see(one_pass_of(), both[0][1::2])

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from brute_force import sample
+from extent import cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -110,7 +111,7 @@ def splits(draw):
     return found
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=cases(20), deadline=None, derandomize=True)
 @given(splits())
 def test_any_split_into_batches_gives_the_same(both):
     metric = see(metric_of(train_means=WEIGHT), both[0])

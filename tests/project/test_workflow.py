@@ -163,6 +163,7 @@ def run_in(folder: Path, *options: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.thorough
 def test_it_runs_where_it_is_deployed(tmp_path):
     deploy(tmp_path, SMALLEST, declared("ncpipe", "config", "", ""))
     run_in(tmp_path)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from extent import cases
 from hypothesis import HealthCheck, given, settings
 from test_ufm_closed_form import CHECK_VALUES, closed_form_problems, nonnegative_problems
 from test_ufm_objective import by_formula, formula_at
@@ -37,7 +38,7 @@ def test_lbfgs_reaches_the_check_values(name: str, tied: bool) -> None:
 
 
 @given(closed_form_problems(deepest=2))
-@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=cases(30), deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 def test_lbfgs_reaches_every_closed_form_and_never_passes_below(problem: Problem) -> None:
     result = fit(problem, starts=8, seed=1, tied=True)
     assert result.gap is not None
@@ -137,7 +138,7 @@ def test_tied_features_lose_nothing_without_a_closed_form() -> None:
 
 
 @given(nonnegative_problems(spare=2))
-@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=cases(15), deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 def test_fits_of_nonnegative_features_reach_the_closed_form(problem: Problem) -> None:
     result = fit(problem, starts=8, seed=2)
     assert float(result.features.min()) >= 0
