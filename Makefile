@@ -55,10 +55,12 @@ lint: setup  ## check style, types and workflow
 	$(BIN)/snakemake --lint
 	$(BIN)/hadolint workflow/Containerfile
 
-format: setup  ## format code and workflow
+format: setup  ## format code and workflow, write the schema and what the docs lack
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow ncpipe/cli/template/Snakefile
+	$(BIN)/ncpipe schema workflow/schemas/study.schema.json
+	$(BIN)/python docs/reference.py
 
 fuzz: setup  ## run 10,000 cases of bad input and count their outcomes
 	PYTHONPATH=tests $(BIN)/python -m fuzz
