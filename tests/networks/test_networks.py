@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from test_network_contract import FULL_HEAD, images_of
 from torch import nn
 from torch.nn import functional as F
 
@@ -27,11 +28,6 @@ from ncpipe.system.vision import import_torchvision
 from ncpipe.training.settings import NetworkSpec
 
 MLP = Mlp(name="mlp", depth=3, width=16)
-FULL_HEAD = {"bias": False, "feature_dim": 6, "hidden": 2, "hidden_width": 7, "temperature": 3.0}
-
-
-def images_of(shape: tuple[int, int, int], count: int = 2) -> torch.Tensor:
-    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(0))
 
 
 def build(
