@@ -15,6 +15,7 @@ from brute_force import definitions, sample
 from extent import cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import run_ranks
 from test_streaming import (
     BATCHES,
     BIAS,
@@ -270,7 +271,7 @@ def measured_rank(rank: int, folder: str) -> None:
     reason="this PyTorch has no gloo",
 )
 def test_ranks_agree_on_the_whole(tmp_path):
-    torch.multiprocessing.spawn(measured_rank, (str(tmp_path),), nprocs=2)
+    run_ranks(measured_rank, (str(tmp_path),), 2)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     np.testing.assert_equal(first, second)
     for row in first.values():

@@ -16,6 +16,7 @@ from brute_force import sample
 from extent import cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import run_ranks
 
 import ncpipe
 from ncpipe import CollapseMetrics  # before torchmetrics, which imports torchvision
@@ -600,7 +601,7 @@ def measured_rank(rank: int, case: str, folder: str) -> None:
 )
 @pytest.mark.parametrize("case", SHARES)
 def test_processes_agree_on_the_whole(case, tmp_path):
-    torch.multiprocessing.spawn(measured_rank, (case, str(tmp_path)), nprocs=2)
+    run_ranks(measured_rank, (case, str(tmp_path)), 2)
     ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     assert ranks[0]["row"] == ranks[1]["row"]
     for found, share in zip(ranks, SHARES[case]):

@@ -19,6 +19,7 @@ import psutil
 import pytest
 import torch
 from networks_in_training import CPU, NETWORK, content, planned
+from processes import Command
 from safetensors import SafetensorError
 
 from ncpipe.cli.main import app, main
@@ -181,17 +182,6 @@ def command(config: Path, run_id: str, *options: str) -> list[str]:
     return [sys.executable, "-m", "ncpipe", "train", str(config), run_id, *options]
 
 
-def stopped_process(arguments: list[str], name: str, at_work: Path) -> tuple[int, str]:
-    """Exit code and errors of a command that gets a signal once a file is there."""
-    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    while not at_work.exists():
-        assert process.poll() is None
-        time.sleep(0.005)
-    process.send_signal(getattr(signal, name))
-    _, errors = process.communicate(timeout=60)
-    return process.returncode, errors
-
-
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
 def test_a_signal_saves_and_ends_with_a_code_of_its_own(name, tmp_path, monkeypatch, capsys):
     config, study = study_file(tmp_path, measured=(0, 5))
@@ -205,8 +195,11 @@ def test_a_signal_saves_and_ends_with_a_code_of_its_own(name, tmp_path, monkeypa
         return original(self, *arguments)
 
     if name == "SIGTERM":
-        code, errors = stopped_process(command(config, run_id), name, at_work)
-    else:  # in this process, which is started sooner
+        process = Command(tmp_path / "log", "train", config, run_id)
+        process.wait_for(at_work)
+        process.signal(signal.SIGTERM)
+        code, errors = process.ended()
+    else:  # in this process
         monkeypatch.setattr(Trainer, "epoch", signalled)
         monkeypatch.setattr(sys, "argv", ["ncpipe", "train", str(config), run_id])
         with pytest.raises(SystemExit) as stopped:
@@ -398,9 +391,9 @@ def test_jobs_of_an_ensemble_train_it_once(tmp_path):
     settings["compute"] = {"ensemble": 3}
     config.write_text(json.dumps(settings))
     study = Study.read(config)
-    jobs = [subprocess.Popen(command(config, run_id), stderr=subprocess.PIPE, text=True) for run_id in study.networks]
-    logs = [job.communicate(timeout=120)[1] for job in jobs]
-    assert [job.returncode for job in jobs] == [0, 0, 0], logs
+    jobs = [Command(tmp_path / run_id, "train", config, run_id) for run_id in study.networks]
+    codes, logs = zip(*(job.ended() for job in jobs))
+    assert codes == (0, 0, 0), logs
     assert sum("and 2 more" in log for log in logs) == 1
     assert all((study.layout.run(run_id) / "spec.json").exists() for run_id in study.networks)
     assert not any(study.layout.run(run_id).joinpath(".state").exists() for run_id in study.networks)
@@ -478,14 +471,11 @@ COMPILERS = {
 }
 
 
-FASTEST = {("missing", "train"), ("of no use", "features")}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("compiler", "stage"),
     [
-        pytest.param(compiler, stage, marks=() if (compiler, stage) in FASTEST else pytest.mark.thorough)
+        pytest.param(compiler, stage, marks=() if compiler + stage == "missingtrain" else pytest.mark.thorough)
         for compiler in COMPILERS
         for stage in ("train", "features")
     ],
@@ -601,15 +591,12 @@ def test_two_jobs_of_one_run_train_it_once(tmp_path):
     config, study = study_file(tmp_path, epochs=300)
     (run_id,) = study.networks
     folder = study.layout.run(run_id)
-    first = subprocess.Popen(command(config, run_id), stderr=subprocess.DEVNULL)
-    while not (folder / ".state/state.safetensors").exists():
-        assert first.poll() is None
-        time.sleep(0.005)
-    second = subprocess.run(command(config, run_id), capture_output=True, text=True, timeout=120)
-    assert first.wait(timeout=60) == 0
-    assert second.returncode == 0
-    assert "another job trains" in second.stdout
-    assert "was trained by another job" in second.stdout
+    first = Command(tmp_path / "first", "train", config, run_id)
+    first.wait_for(folder / ".state/state.safetensors")
+    code, said = Command(tmp_path / "second", "train", config, run_id).ended()
+    assert (code, first.ended()[0]) == (0, 0)
+    assert "another job trains" in said
+    assert "was trained by another job" in said
     epochs = sorted({0, 100, 200, 300, read_json(folder / "spec.json")["zero_error_epoch"]})
     assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == [
         f"epoch{epoch:06d}.safetensors" for epoch in epochs
