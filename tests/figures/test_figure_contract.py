@@ -21,19 +21,9 @@ def options_of(name: str, **more) -> FigureOptions:
     return FigureOptions(name=name, over="optimizer.lr" if name == "sweep" else None, **more)
 
 
-def now_and_then(every: int, number: int) -> object:
-    return () if number % every == 0 else pytest.mark.thorough
-
-
-SIXTH = [
-    pytest.param(name, case, marks=now_and_then(6, row + column))
-    for row, name in enumerate(FIGURES)
-    for column, case in enumerate(CASES)
-]
-"""Every figure from a sixth of the tables, and all tables by a sixth of the figures."""
-
-
-@pytest.mark.parametrize(("name", "case"), SIXTH)
+@pytest.mark.every(6)
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", FIGURES)
 def test_draws_from_any_tables(studies, name, case):
     options = options_of(name)
     with style():  # without the layout, which takes most of the time
@@ -42,7 +32,8 @@ def test_draws_from_any_tables(studies, name, case):
     assert caption(studies[case], options)
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=now_and_then(3, i)) for i, name in enumerate(FIGURES)])
+@pytest.mark.every(3)
+@pytest.mark.parametrize("name", FIGURES)
 def test_files_of_one_column_and_of_the_test_split_are_equal_on_redraw(studies, tmp_path, name):
     options = options_of(name, width=3.25, split="test")
     first, again = (

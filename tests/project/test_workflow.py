@@ -82,6 +82,7 @@ def test_a_change_runs_what_reads_it_and_no_more(finished):
     finished.configure({})
 
 
+@pytest.mark.thorough
 def test_a_failed_job_says_why_and_the_rest_goes_on(tmp_path):
     place = Workplace(tmp_path / "study")
     (tmp_path / "images").mkdir()

@@ -22,6 +22,7 @@ BATCH = [Problem(3, 4, 5, weight_decay=0.01 * k, feature_decay=1e-3) for k in (1
 DESCENT: dict[str, Any] = {"steps": 300, "points": 10, "init_scale": 0.5}
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("name", CHECK_VALUES)
 def test_lbfgs_reaches_the_check_values(name: str, tied: bool) -> None:
@@ -45,6 +46,7 @@ def test_lbfgs_reaches_every_closed_form_and_never_passes_below(problem: Problem
     assert -1e-12 * problem.optimum().value <= result.gap <= 1e-8 * problem.optimum().value
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize(
     "problem",
     [
@@ -93,6 +95,7 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("factor", [0.9, 1.1])
 @pytest.mark.parametrize("name", THRESHOLDS)
 def test_fit_agrees_on_both_sides_of_every_threshold(name: str, factor: float) -> None:

@@ -173,6 +173,7 @@ def test_descent_on_spheres_reaches_the_simplex() -> None:
     torch.testing.assert_close(result.weights[0], means, rtol=0, atol=1e-4)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("classes", [2, 3, 10])
 @pytest.mark.parametrize("temperature", [1.0, 5.0, 20.0, 40.0])
