@@ -64,6 +64,7 @@ def test_its_options_are_those_of_its_settings(name: str) -> None:
         solver.with_options({"speed": 3})
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", [name for name, solver in SOLVERS.items() if solver.fits_problems])
 def test_bits_depend_neither_on_the_batch_nor_on_chunks_nor_on_threads(
     name: str, monkeypatch: pytest.MonkeyPatch
