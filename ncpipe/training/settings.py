@@ -229,7 +229,7 @@ def measured_times(wanted: int | tuple[int, ...], spec: NetworkSpec) -> tuple[in
     epochs = measured_epochs(wanted, spec.epochs)
     if spec.terminal is None:
         return epochs
-    iterations = log_spaced(max(2, len(epochs)), spec.terminal.iterations)
+    iterations = log_spaced(len(epochs), spec.terminal.iterations)
     return (*epochs, *(spec.epochs + iteration for iteration in iterations if iteration))
 
 
