@@ -112,6 +112,9 @@ class ArrayFile:
             raise UserError(f"{self.path}: training and test labels are of different form")
         named = self._members.get(CLASS_NAMES)
         names = None if named is None else tuple(map(str, named.read().ravel()))
+        if names and len({*names}) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise UserError(f"{self.path}: {CLASS_NAMES!r} has {twice!r} twice; give every class a name of its own")
         if raw[0].ndim == 2:
             names = names or tuple(map(str, range(raw[0].shape[1])))
             found = [self._tags(labels, split, len(names)) for labels, split in zip(raw, self._splits)]

@@ -57,7 +57,7 @@ def _whole(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # readers of foreign files raise anything at damaged ones
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        reason = reason.rpartition("file?: ")[2].partition(". This file can")[0]  # pyarrow's and torch's advice
+        reason = reason.rpartition("file?: ")[2]  # pyarrow's advice
         raise UserError(f"cannot read {path}: {reason}; give a whole file of plain arrays or tensors") from None
 
 
@@ -109,10 +109,22 @@ def _of_safetensors(path: Path) -> dict[str, Member]:
     return members | ({} if names is None else {CLASS_NAMES: _of_list(json.loads(names))})
 
 
+def read_torch(path: Path) -> Any:
+    """What ``torch.save`` wrote, of which nothing but plain data is read; ``UserError`` where that is not all."""
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # of a damaged file anything
+        foreign = "can still be loaded" in str(error) or "TorchScript" in str(error)
+        why = "it holds objects beside plain data" if foreign else "it is damaged or was not written by torch.save"
+        raise UserError(f"cannot read {path}: {why}; save plain tensors by name, as model.state_dict()") from None
+
+
 def _of_torch(path: Path) -> dict[str, Member]:
     import torch
 
-    found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    found = read_torch(path)
     if not isinstance(found, dict):
         raise UserError(f"{path} holds a {type(found).__name__}: save a dict of tensors by name")
     members = {}

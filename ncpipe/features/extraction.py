@@ -39,7 +39,7 @@ from ncpipe.system.provenance import in_json, origin_of
 from ncpipe.system.stopwatch import work
 from ncpipe.training.computation import Computation, compiled_if_possible
 from ncpipe.training.full_batch import FullBatch
-from ncpipe.training.loading import open_batches
+from ncpipe.training.streams import open_batches
 from ncpipe.training.losses import (
     classifier_decay,
     classifier_stationarity,

@@ -86,11 +86,13 @@ def take_apart(
     classifier: str | None,
     pooling: Pooling | None,
 ) -> Taken:
-    """A module without its classifier, the layers below tapped; arguments are those of ``ReadNetwork``.
+    """A module without its classifier, the layers below tapped; arguments are those of ``ReadNetwork``,
+    which looks through torch's wrappers.
 
     Raises ``ValueError`` where it cannot be read so, or works no more without its classifier.
     """
     network = ReadNetwork(model, layers, classifier, pooling)
+    model = network.model
     images = torch.randn(PROBES, *image_shape, generator=torch.Generator().manual_seed(0))
     with network.evaluation():
         features = network(images).layers[LAST]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ncpipe.data.arrays import ArraySplit, read_arrays
+from ncpipe.data.containers import read_torch
 from ncpipe.recording.recorder import Recorder
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_tensors
@@ -154,12 +155,7 @@ def read_weights(path: Path) -> tuple[Weights, list[str]]:
     """
     if path.suffix == ".safetensors":
         return read_tensors(path)[0], []
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of a damaged file anything
-        foreign = "weights_only" in str(error).lower()
-        why = "it holds objects beside plain data" if foreign else "it is missing or damaged"
-        raise UserError(f"cannot read {path}: {why}; save model.state_dict() by torch.save") from None
+    content = read_torch(path)
     notes: list[str] = []
     while isinstance(content, Mapping) and not _are_weights(content):
         key = next((name for name in NESTED if isinstance(content.get(name), Mapping)), None)

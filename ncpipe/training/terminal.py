@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 
 import torch
 from torch import Tensor
 
 from ncpipe.records.writing import PERFECT
-from ncpipe.system.errors import UserError
-from ncpipe.system.files import read_tensors, write_tensors
+from ncpipe.system.files import write_tensors
 from ncpipe.system.progress import progress as progress_bar
 from ncpipe.training.batches import Batches
 from ncpipe.training.full_batch import Evaluation, FullBatch
@@ -20,14 +17,13 @@ from ncpipe.training.losses import correct, sample_losses
 from ncpipe.training.optimization import before_normalisation
 from ncpipe.training.preemption import Preempted, StopRequest
 from ncpipe.training.settings import NetworkRun
-from ncpipe.training.state import Progress, StateFolder
+from ncpipe.training.state import Progress, SaveClock, StateFolder, below
 from ncpipe.ufm.solvers.lbfgs import Memory, State, lbfgs_round
 
 PAIRS, PAIRS_BUDGET = 40, 2**27
 """Steps and gradient changes that L-BFGS keeps, and numbers that they may hold: large networks keep fewer."""
-SAVE_INTERVAL, SAVE_SHARE = 20.0, 20.0
-"""Seconds that a kill can cost, and how many times as long as saving the work between takes at least."""
 TEST_BATCH = 512
+SAVED = "terminal.safetensors"
 
 
 class EndPhase:
@@ -50,7 +46,6 @@ class EndPhase:
         self.run, self.full, self.test, self.states, self.log = run, full, test, states, log
         self.limits, self.progress = run.spec.terminal, progress
         self.scales = _row_norms(full)
-        self.file = states.folder / "terminal.safetensors"
         self.last: Evaluation | None = None
         start = full.parameters / self.scales
         self.memory = Memory(min(PAIRS, max(3, PAIRS_BUDGET // (2 * len(start)))), start[None], alone=True)
@@ -58,7 +53,7 @@ class EndPhase:
         if not self._restore():
             self.state = State.at(start[None], *self.evaluate(start[None]))
             self._end()
-        self._saved_at, self._saving_takes = time.monotonic(), 0.0
+        self.clock = SaveClock()
 
     @property
     def iterations(self) -> int:
@@ -99,7 +94,7 @@ class EndPhase:
                 if stop and not self.ended:
                     self.save()
                     raise Preempted(f"{stop.name}: saved at iteration {self.iterations}; run again to go on")
-                if self.ended or self._is_time_to_save():
+                if self.ended or self.clock.is_time():
                     self.save()
         self._stand_at_the_point()
         print(f"{self.run.id}: {self.ended} after {self.iterations} iterations", flush=True)
@@ -164,39 +159,24 @@ class EndPhase:
 
     # --- what is saved --------------------------------------------------------------------------------
 
-    def _is_time_to_save(self) -> bool:
-        return time.monotonic() - self._saved_at > max(SAVE_INTERVAL, SAVE_SHARE * self._saving_takes)
-
     def save(self) -> None:
         """Write all that the next step depends on."""
-        start = time.monotonic()
-        tensors = {f"state/{name}": value for name, value in self.state.tensors().items()}
-        tensors |= {f"memory/{name}": value for name, value in self.memory.tensors().items()}
-        about = {"digest": self.states.digest, "progress": json.dumps(asdict(self.progress)), "ended": self.ended}
-        write_tensors(self.file, tensors | {"scales": self.scales}, about)
-        self._saved_at = time.monotonic()
-        self._saving_takes = self._saved_at - start
+        with self.clock.saving():
+            tensors = {f"state/{name}": value for name, value in self.state.tensors().items()}
+            tensors |= {f"memory/{name}": value for name, value in self.memory.tensors().items()}
+            self.states.write(SAVED, tensors | {"scales": self.scales}, self.progress, self.ended)
 
     def _restore(self) -> bool:
         """Go on from what was saved for the same settings; False where there is nothing."""
-        if not self.file.exists():
+        found = self.states.read(SAVED, "the end phase")
+        if found is None:
             return False
-        try:
-            tensors, about = read_tensors(self.file)
-        except UserError as error:
-            print(f"{error}; the end phase starts again", flush=True)
-            return False
-        progress = Progress(**json.loads(about.get("progress", "{}")))
-        if about.get("digest") != self.states.digest or not self.states.has_checkpoints(progress):
-            return False
-        device = self.scales.device
-        parts = {name: value.to(device) for name, value in tensors.items()}
-        self.scales = parts["scales"]
-        self.state = State(**{n.removeprefix("state/"): v for n, v in parts.items() if n.startswith("state/")})
-        for name in self.memory.tensors():
-            setattr(self.memory, name, parts[f"memory/{name}"])
+        tensors, progress, self.ended = found
+        parts = {name: value.to(self.scales.device) for name, value in tensors.items()}
+        self.scales, self.state = parts["scales"], State(**below(parts, "state/"))
+        for name, value in below(parts, "memory/").items():
+            setattr(self.memory, name, value)
         self.progress.__dict__.update(progress.__dict__)
-        self.ended = about["ended"]
         return True
 
 

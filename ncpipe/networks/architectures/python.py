@@ -93,7 +93,7 @@ class Python(Architecture):
             raise UserError(f"{self._source.place}: {self.class_name} gives {type(model).__name__}, no nn.Module")
         try:
             taken = take_apart(model, image_shape, self.tapped, self.classifier, self.pooling)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             line = self._source.line(error)
             if isinstance(error, ValueError) and not line:  # not of the user's code
                 raise UserError(f"{self.class_name}: {error}") from error
