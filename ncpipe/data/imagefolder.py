@@ -23,7 +23,6 @@ from ncpipe.data.places import find_path
 from ncpipe.system.errors import UserError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image as PilImage
     from torch import Tensor
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm"})
@@ -151,12 +150,14 @@ class ImageFolder:
         import numpy as np
         import torch
 
+        from ncpipe.data.images import decode  # Pillow is not loaded to list images
+
         images = np.empty((len(names), *size, 3), dtype=np.uint8)
 
         def fill(row: int, stream: IO[bytes]) -> None:
             content = stream.read()
             self.digests[names[row]] = self._digest(content)
-            images[row] = np.asarray(_decode(content, size, bits))
+            images[row] = np.asarray(decode(content, size, bits))
 
         self._each(names, fill)
         return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
@@ -219,12 +220,6 @@ def in_order(names: Iterable[str]) -> list[str]:
     if all(name.isascii() and name.isdigit() for name in found):
         return sorted(found, key=lambda name: (len(name.lstrip("0")), name.lstrip("0"), name))
     return sorted(found)
-
-
-def _decode(content: bytes, size: tuple[int, int], bits: int | None = None) -> PilImage:
-    from ncpipe.data.images import decode  # Pillow is not loaded to list images
-
-    return decode(content, size, bits)
 
 
 # --- splits and classes -----------------------------------------------------------------------------

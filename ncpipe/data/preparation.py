@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from math import comb, prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -63,7 +63,9 @@ def prepare(spec: DatasetSpec, folder: Path, search_path: Sequence[Path] = ()) -
         "name": spec.slug,
         "classes": classes,
         "image_shape": contents["train"].shape[1:],
-        "counts": {name: _counts(content.labels, len(sets or classes)) for name, content in contents.items()},
+        "counts": {
+            name: part.labels.bincount(minlength=len(sets or classes)).tolist() for name, part in contents.items()
+        },
         "mean": mean,
         "std": std,
         "sha256": {name: checksum for name, (checksum, _) in written.items()},
@@ -216,8 +218,3 @@ def _with_noise(labels: np.ndarray, num_classes: int, fraction: float, random: n
         replaced = random.permutation(members)[: round(fraction * len(members))]
         noisy[replaced] = (label + random.integers(1, max(num_classes, 2), len(replaced))) % num_classes
     return noisy
-
-
-def _counts(labels: Tensor, num_classes: int) -> list[int]:
-    counts: Any = torch.bincount(labels, minlength=num_classes).tolist()
-    return counts

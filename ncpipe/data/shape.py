@@ -34,14 +34,8 @@ def nominal_shape(spec: DatasetSpec, search_path: Sequence[Path] = ()) -> Nomina
     Raises ``UserError`` where files are missing or of another layout, or have fewer classes than are kept.
     """
     dataset: DataSet = DATASETS[spec.name]
-    classes, train, test = dataset.samples(spec, search_path)
+    _, classes, train, test, value_bytes = dataset.size(spec, search_path)
     train = train if spec.samples_per_class is None else spec.samples_per_class * classes
     test = test if spec.test_samples_per_class is None else spec.test_samples_per_class * classes
-    pairs = comb(classes, 2)
-    return NominalShape(
-        image_shape(spec, search_path),
-        classes,
-        train + (spec.pairs or 0) * pairs,
-        test + (spec.test_pairs or 0) * pairs,
-        dataset.value_bytes(spec, search_path),
-    )
+    train, test = (n + (each or 0) * comb(classes, 2) for n, each in ((train, spec.pairs), (test, spec.test_pairs)))
+    return NominalShape(image_shape(spec, search_path), classes, train, test, value_bytes)

@@ -97,17 +97,17 @@ class DataSet(ABC):
 
     def image(self, spec: DatasetSpec, search_path: Sequence[Path]) -> tuple[int, ...]:
         """Channels, height and width of an image, or the length of a vector alone."""
-        return self._published().image
+        assert self.published is not None
+        return self.published.image
 
-    def value_bytes(self, spec: DatasetSpec, search_path: Sequence[Path]) -> int:
-        """Bytes of a value: 1 of uint8, 4 of float32."""
-        return 1
-
-    def samples(self, spec: DatasetSpec, search_path: Sequence[Path]) -> tuple[int, int, int]:
-        """Number of the classes that are kept, and of their training and test images."""
-        _, available, train, test, _ = self._published()
+    def size(self, spec: DatasetSpec, search_path: Sequence[Path]) -> NominalShape:
+        """Its size with the classes that are kept, and all of their images."""
+        assert self.published is not None
+        image, available, train, test, value_bytes = self.published
         classes = kept_classes(spec, available)
-        return classes, round(train * classes / available), round(test * classes / available)
+        return NominalShape(
+            image, classes, round(train * classes / available), round(test * classes / available), value_bytes
+        )
 
     def left_out(self, path: str, search_path: Sequence[Path]) -> str:
         """The files at the path that are not read, in words; empty where there is none."""
@@ -117,10 +117,6 @@ class DataSet(ABC):
     def can_stream(self) -> bool:
         """Whether images can be read while training."""
         return "stream" in self.takes
-
-    def _published(self) -> NominalShape:
-        assert self.published is not None
-        return self.published
 
 
 def kept_classes(spec: DatasetSpec, available: int) -> int:

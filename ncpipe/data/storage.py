@@ -72,19 +72,15 @@ DTYPES = {torch.uint8: "U8", torch.float32: "F32"}
 """Types of images, with safetensors' names for them."""
 
 
-def _header(shape: tuple[int, ...], dtype: torch.dtype = torch.uint8, checked: bool = True) -> bytes:
-    """Header of a safetensors file: its length as 8 bytes, little-endian, and JSON, padded to a multiple of 8.
-
-    Files of earlier versions are not ``checked``: they hold no checksums.
-    """
+def _header(shape: tuple[int, ...], dtype: torch.dtype = torch.uint8) -> bytes:
+    """Header of a safetensors file: its length as 8 bytes, little-endian, and JSON, padded to a multiple of 8."""
     size = dtype.itemsize * prod(shape)
     ends = 8 * shape[0], 8 * shape[0] + size, 12 * shape[0] + size
     tensors: dict[str, dict[str, object]] = {
         LABELS: {"dtype": "I64", "shape": shape[:1], "data_offsets": (0, ends[0])},
         IMAGES: {"dtype": DTYPES[dtype], "shape": shape, "data_offsets": ends[:2]},
+        CHECKSUMS: {"dtype": "U8", "shape": (shape[0], 4), "data_offsets": ends[1:]},
     }
-    if checked:
-        tensors[CHECKSUMS] = {"dtype": "U8", "shape": (shape[0], 4), "data_offsets": ends[1:]}
     content = json.dumps(tensors, separators=(",", ":")).encode()
     content += b" " * (-len(content) % 8)
     return len(content).to_bytes(8, "little") + content
@@ -110,9 +106,8 @@ class StoredImages:
                 length = stream.read(8)
                 header = stream.read(int.from_bytes(length, "little"))
             self.shape: tuple[int, ...] = tuple(json.loads(header)[IMAGES]["shape"])
-            checked = length + header == _header(self.shape)
-            size = len(length + header) + (12 if checked else 8) * self.shape[0] + prod(self.shape)
-            whole = (checked or length + header == _header(self.shape, checked=False)) and path.stat().st_size == size
+            size = split_bytes(self.shape)
+            whole = length + header == _header(self.shape) and path.stat().st_size == size
         except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError):
             whole = False
         if not whole:
@@ -120,7 +115,7 @@ class StoredImages:
         start, count = len(length + header), self.shape[0]
         self._mapped = np.memmap(path, np.uint8, "r", start + 8 * count, self.shape)
         self._labels = np.fromfile(path, "<i8", count, offset=start)
-        self._checksums = np.fromfile(path, "<u4", count if checked else 0, offset=size - 4 * count)
+        self._checksums = np.fromfile(path, "<u4", count, offset=size - 4 * count)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -128,7 +123,7 @@ class StoredImages:
     def __getitem__(self, rows: np.ndarray) -> Tensor:
         """Images (n, C, H, W) of the ``rows`` (n,); a ``UserError`` where one was altered."""
         images = np.asarray(self._mapped)[rows]
-        if len(self._checksums) and (_checksums(images, self._labels[rows]) != self._checksums[rows]).any():
+        if (_checksums(images, self._labels[rows]) != self._checksums[rows]).any():
             raise altered(self.path)
         return torch.from_numpy(images)
 

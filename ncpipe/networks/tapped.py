@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from ncpipe.networks.hooked import LAST, Pooling, ReadNetwork, pooled
+from ncpipe.networks.hooked import LAST, Pooling, ReadNetwork, pooled, watching
 from ncpipe.networks.layers import first_and_only_matrix
 
 PROBES = 8
@@ -41,16 +41,12 @@ class TappedBackbone(nn.Module):
     def tapping(self) -> Iterator[dict[str, Tensor]]:
         """A dict that a forward pass within fills: layer -> map (N, c, h, w) or vectors (N, d), copied."""
         found: dict[str, Tensor] = {}
+        layers = {module: layer for layer, module in self.taps.items()}
 
-        def hook(layer: str) -> Callable[..., None]:
-            def seen(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-                found[layer] = output.clone() if output.ndim == 4 else pooled(output, self.pooling)
+        def left(module: str, output: Tensor) -> None:
+            found[layers[module]] = output.clone() if output.ndim == 4 else pooled(output, self.pooling)
 
-            return seen
-
-        with ExitStack() as stack:
-            for layer, module in self.taps.items():
-                stack.callback(self.model.get_submodule(module).register_forward_hook(hook(layer)).remove)
+        with watching(self.model, layers, left):
             yield found
 
     def reading_weights(self) -> dict[str, Tensor]:
@@ -126,22 +122,16 @@ def _readers(model: nn.Module, taps: Mapping[str, str], modules: Sequence[str], 
     """Layer -> the first of the modules whose input is the layer's output itself, unchanged."""
     outputs: dict[str, tuple[Tensor, int]] = {}
     readers: dict[str, str] = {}
+    layers = {module: layer for layer, module in taps.items()}
 
-    def left(layer: str) -> Callable[..., None]:
-        return lambda _module, _inputs, output: outputs.update({layer: (output, output._version)})
+    def left(name: str, output: Tensor) -> None:
+        outputs[layers[name]] = output, output._version
 
-    def entered(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, inputs: Any) -> None:
-            for layer, (output, stamp) in outputs.items():
-                if inputs and inputs[0] is output and output._version == stamp:
-                    readers.setdefault(layer, name)
+    def entered(name: str, given: Any) -> None:
+        for layer, (output, stamp) in outputs.items():
+            if given is output and output._version == stamp:
+                readers.setdefault(layer, name)
 
-        return hook
-
-    with ExitStack() as stack:
-        for layer, name in taps.items():
-            stack.callback(model.get_submodule(name).register_forward_hook(left(layer)).remove)
-        for name in modules:
-            stack.callback(model.get_submodule(name).register_forward_pre_hook(entered(name)).remove)
+    with watching(model, layers, left, modules, entered):
         model(images)
     return readers

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ncpipe.networks import Network
+from ncpipe.networks.hooked import watching
 from ncpipe.training.batches import Batches
 from ncpipe.training.losses import correct, feature_penalty, sample_losses
 from ncpipe.training.optimization import parameter_decays
@@ -242,21 +243,19 @@ class FullBatch:
     @torch.no_grad()
     def _trace(self) -> int:
         """Find the BatchNorms in the order in which they compute; returns how many images fit in memory at once."""
-        elements, handles = [0], []
+        elements = 0
+        leaves = {name: module for name, module in self.network.named_modules() if not list(module.children())}
 
-        def seen(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            elements[0] += output.numel()
-            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-                self.norms.append(module)
+        def left(name: str, output: Tensor) -> None:
+            nonlocal elements
+            elements += output.numel()
+            if isinstance(leaves[name], Norm):
+                self.norms.append(leaves[name])
 
-        for module in self.network.modules():
-            if not list(module.children()):
-                handles.append(module.register_forward_hook(seen))
         images, _ = next(self.data.in_order(1))
-        self.network.forward(images.double())
-        for handle in handles:
-            handle.remove()
-        return max(1, MEMORY_BUDGET // (COPIES * 8 * elements[0]))
+        with watching(self.network, leaves, left):
+            self.network.forward(images.double())
+        return max(1, MEMORY_BUDGET // (COPIES * 8 * elements))
 
 
 def _running(norm: Norm) -> tuple[Tensor, Tensor]:

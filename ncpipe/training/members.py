@@ -72,7 +72,8 @@ class _MixedBatchNorm(TorchFunctionMode):
 
 
 class Stack:
-    """M networks as one, with the methods of ``Single``: parameters have a leading dimension M, and ``torch.func.vmap`` runs over it.
+    """M networks as one, with the methods of ``Single``: parameters have a leading dimension M, over which
+    ``torch.func.vmap`` runs.
 
     What is computed for a member depends on that member alone, so that it equals separate training up to the order
     of sums; a member that diverges leaves the others as they are.

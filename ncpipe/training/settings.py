@@ -42,11 +42,6 @@ class LossSpec(Settings):
         """The loss of a sample, with its parameters."""
         return loss_of(self.name, self)
 
-    @property
-    def is_plain_mse(self) -> bool:
-        """Squared error on one-hot targets of weight one."""
-        return self.name == "mse" and self.rescale == (1, 1)
-
 
 class OptimizerSpec(Settings):
     """The optimiser; weight decay adds ``weight_decay * w`` to the gradient (``adamw``: decoupled)."""

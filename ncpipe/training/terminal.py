@@ -33,6 +33,8 @@ class EndPhase:
     step's effect goes with it. At every checkpoint BatchNorm's running statistics are those of all images.
     """
 
+    last: Evaluation
+
     def __init__(
         self,
         run: NetworkRun,
@@ -46,7 +48,6 @@ class EndPhase:
         self.run, self.full, self.test, self.states, self.log = run, full, test, states, log
         self.limits, self.progress = run.spec.terminal, progress
         self.scales = _row_norms(full)
-        self.last: Evaluation | None = None
         start = full.parameters / self.scales
         self.memory = Memory(min(PAIRS, max(3, PAIRS_BUDGET // (2 * len(start)))), start[None], alone=True)
         self.ended = ""
@@ -85,7 +86,8 @@ class EndPhase:
                 if self.iterations > before:
                     self._end()
                     self._record(time.perf_counter() - start)
-                    report(self.iterations, self._summary())
+                    value, gradient = self.last.value, self.full.relative_gradient(self.last.gradient)
+                    report(self.iterations, f"objective {value:.4e} gradient {gradient:.1e}")
                 if stuck and not self.ended:
                     self.ended = "no step descends further"
                     self.evaluate(self.state.point)  # the last was of a step that was not taken
@@ -101,7 +103,6 @@ class EndPhase:
 
     def _end(self) -> None:
         """Say why the phase ends here, if it does."""
-        assert self.last is not None
         if self.full.relative_gradient(self.last.gradient) <= self.limits.tolerance:
             self.ended = "gradient within tolerance"
         elif self.iterations >= self.limits.iterations:
@@ -109,7 +110,6 @@ class EndPhase:
 
     def _record(self, seconds: float) -> None:
         """History and a checkpoint where the iteration is measured, is the first without error, and at the end."""
-        assert self.last is not None
         last, now = self.last, self.run.spec.epochs + self.iterations
         self.progress.epoch = now
         first_perfect = last.accuracy >= PERFECT and self.progress.zero_error_epoch is None
@@ -152,10 +152,6 @@ class EndPhase:
             loss += float(sample_losses(self.run.spec.loss, logits, targets).sum())
             hits += int(correct(logits, targets).sum())
         return loss / len(self.test), hits / len(self.test)
-
-    def _summary(self) -> str:
-        assert self.last is not None
-        return f"objective {self.last.value:.4e} gradient {self.full.relative_gradient(self.last.gradient):.1e}"
 
     # --- what is saved --------------------------------------------------------------------------------
 

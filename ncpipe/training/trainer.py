@@ -22,7 +22,6 @@ from ncpipe.system.progress import silent
 from ncpipe.system.provenance import origin_of
 from ncpipe.training.computation import Computation, device_kind
 from ncpipe.training.full_batch import FullBatch
-from ncpipe.training.streams import open_batches
 from ncpipe.training.losses import correct, feature_penalty, sample_losses
 from ncpipe.training.members import Members, Single, Stack
 from ncpipe.training.optimization import build_optimizer, learning_rate
@@ -37,6 +36,7 @@ from ncpipe.training.state import (
     generator_states,
     restore_generators,
 )
+from ncpipe.training.streams import open_batches
 from ncpipe.training.terminal import EndPhase
 
 EVALUATION_BATCH = 512

@@ -16,9 +16,9 @@ from ncpipe.study.config import MeasureSpec
 from ncpipe.system.files import read_json, read_tensors
 from ncpipe.training import terminal
 from ncpipe.training.full_batch import FullBatch
-from ncpipe.training.streams import open_batches
 from ncpipe.training.preemption import Preempted, StopRequest
 from ncpipe.training.settings import measured_times
+from ncpipe.training.streams import open_batches
 from ncpipe.training.trainer import Trainer, new_network
 
 MODEL = {"name": "mlp", "depth": 2, "width": 32}

@@ -37,12 +37,12 @@ from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_json, read_tensors, write_text
 from ncpipe.tables.ends import zero_error_epochs
 from ncpipe.training.computation import Computation, compiled_if_possible, repays_compiling, training_flops
-from ncpipe.training.streams import open_batches
 from ncpipe.training.losses import mean_loss
 from ncpipe.training.members import Stack
 from ncpipe.training.optimization import learning_rate
 from ncpipe.training.preemption import StopRequest
 from ncpipe.training.settings import ScheduleSpec
+from ncpipe.training.streams import open_batches
 from ncpipe.training.trainer import Trainer, new_network, state_folder
 
 

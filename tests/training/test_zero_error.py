@@ -20,11 +20,10 @@ from ncpipe.study.config import MeasureSpec
 from ncpipe.study.study import Study
 from ncpipe.system.files import read_json, read_tensors
 from ncpipe.tables.ends import zero_error_epochs
-from ncpipe.training import terminal
 from ncpipe.training.full_batch import FullBatch
-from ncpipe.training.streams import open_batches
 from ncpipe.training.settings import NetworkRun
 from ncpipe.training.state import Progress, StateFolder
+from ncpipe.training.streams import open_batches
 from ncpipe.training.terminal import EndPhase
 from ncpipe.training.trainer import Trainer, new_network, state_folder
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ncpipe.data.settings import DatasetSpec, MixtureSpec
-from ncpipe.data.source import DataSet, Source, SourceSplit, kept_classes
+from ncpipe.data.source import DataSet, NominalShape, Source, SourceSplit, kept_classes
 
 MEANS, AXES, TRAIN, TEST = range(10, 14)
 """Streams of random numbers of a seed, beside those of ``ncpipe.data.preparation``."""
@@ -39,13 +39,11 @@ class Gaussians(DataSet):
         assert spec.mixture is not None
         return (spec.mixture.dimension,)
 
-    def value_bytes(self, spec: DatasetSpec, search_path: Sequence[Path]) -> int:
-        return 4
-
-    def samples(self, spec: DatasetSpec, search_path: Sequence[Path]) -> tuple[int, int, int]:
+    def size(self, spec: DatasetSpec, search_path: Sequence[Path]) -> NominalShape:
         assert spec.mixture is not None
         classes = kept_classes(spec, spec.mixture.classes)
-        return classes, classes * (spec.samples_per_class or 0), classes * (spec.test_samples_per_class or 0)
+        train, test = (classes * (each or 0) for each in (spec.samples_per_class, spec.test_samples_per_class))
+        return NominalShape(self.image(spec, search_path), classes, train, test, 4)
 
 
 def mixture(spec: MixtureSpec, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ncpipe.data.imagefolder import ImageFolder
 from ncpipe.data.originals import Originals
 from ncpipe.data.settings import DatasetSpec
-from ncpipe.data.source import DataSet, Source, SourceSplit, kept_classes
+from ncpipe.data.source import DataSet, NominalShape, Source, SourceSplit, kept_classes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,12 +37,12 @@ class Images(DataSet):
         assert path is not None
         return Originals.of_images(ImageFolder.find(path, search_path))
 
-    def samples(self, spec: DatasetSpec, search_path: Sequence[Path]) -> tuple[int, int, int]:
+    def size(self, spec: DatasetSpec, search_path: Sequence[Path]) -> NominalShape:
         assert spec.path is not None
         folder = ImageFolder.find(spec.path, search_path)
         classes = kept_classes(spec, len(folder.class_names))
         train, test = (sum(label < classes for _, label in folder.members(name)) for name in ("train", "test"))
-        return classes, train, test
+        return NominalShape(self.image(spec, search_path), classes, train, test)
 
     def left_out(self, path: str, search_path: Sequence[Path]) -> str:
         return ImageFolder.find(path, search_path).left_out()

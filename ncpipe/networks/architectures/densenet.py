@@ -6,30 +6,22 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ncpipe.networks.architecture import Architecture, Backbone, DepthFactor, Shape, Stem, depth_slug, scaled
+from ncpipe.networks.architecture import Backbone, Scaled, Shape, Stem
 from ncpipe.settings.base import Count
 from ncpipe.system.vision import import_torchvision
 
 BLOCKS = {"densenet40": (6, 6, 6), "densenet121": (6, 12, 24, 16)}
 
 
-class DenseNet(Architecture):
+class DenseNet(Scaled):
     """torchvision's DenseNet; a layer ends with each dense block."""
 
+    published = BLOCKS
     last_norm = "positions"
 
     name: Literal["densenet40", "densenet121"]
     width: Count = Field(64, description="Channels of the stem; the growth rate is half of it.")
-    depth_factor: DepthFactor = 1.0
     stem: Stem = "small"
-
-    @property
-    def blocks(self) -> tuple[int, ...]:
-        return scaled(BLOCKS[self.name], self.depth_factor)
-
-    @property
-    def slug(self) -> str:
-        return f"{self.name}w{self.width}" + depth_slug(self.depth_factor)
 
     def layers(self) -> list[str]:
         return ["stem", *(f"block{i}" for i in range(1, len(self.blocks))), "features"]

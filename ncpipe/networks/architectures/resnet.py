@@ -4,37 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
-
-from ncpipe.networks.architecture import Architecture, Backbone, DepthFactor, Shape, Stem, depth_slug, scaled
-from ncpipe.settings.base import Count
+from ncpipe.networks.architecture import Backbone, Scaled, Shape, Stem
 from ncpipe.system.vision import import_torchvision
 
 if TYPE_CHECKING:
     from torch import nn
 
-BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
 PUBLISHED_WIDTH = 64
 """Channels of the first stage in the published networks."""
 
+BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
 
-class ResNet(Architecture):
+
+class ResNet(Scaled):
     """torchvision's ResNet; every residual block is a layer."""
 
+    published = BLOCKS
     last_norm = "positions"
 
     name: Literal["resnet18", "resnet34", "resnet50"]
-    width: Count = Field(PUBLISHED_WIDTH, description="Channels of the first stage; 64 is the published network.")
-    depth_factor: DepthFactor = 1.0
     stem: Stem = "small"
-
-    @property
-    def blocks(self) -> tuple[int, ...]:
-        return scaled(BLOCKS[self.name], self.depth_factor)
-
-    @property
-    def slug(self) -> str:
-        return f"{self.name}w{self.width}" + depth_slug(self.depth_factor)
 
     def layers(self) -> list[str]:
         names = [f"layer{s}.{b}" for s, n in enumerate(self.blocks, start=1) for b in range(n)]
@@ -61,11 +50,11 @@ class ResNet(Architecture):
         resnet: Any = import_torchvision().models.resnet
         width = self.width
 
-        class Scaled(resnet.ResNet):
+        class Network(resnet.ResNet):
             def _make_layer(self, block: Any, planes: int, blocks: int, stride: int = 1, dilate: bool = False) -> Any:
                 if planes == PUBLISHED_WIDTH:  # the first stage reads the stem, which has our width
                     self.inplanes = width
                 return super()._make_layer(block, planes // PUBLISHED_WIDTH * width, blocks, stride, dilate)
 
         block = resnet.Bottleneck if self.name == "resnet50" else resnet.BasicBlock
-        return Scaled(block, list(self.blocks), num_classes=1)
+        return Network(block, list(self.blocks), num_classes=1)

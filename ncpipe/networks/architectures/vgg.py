@@ -4,37 +4,25 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
-
-from ncpipe.networks.architecture import Architecture, Backbone, DepthFactor, Shape, depth_slug, scaled
-from ncpipe.settings.base import Count
+from ncpipe.networks.architecture import Backbone, Scaled, Shape
 from ncpipe.system.vision import import_torchvision
 
-CONVOLUTIONS = {
+BLOCKS = {
     "vgg11_bn": (1, 1, 2, 2, 2),
     "vgg13_bn": (2, 2, 2, 2, 2),
     "vgg16_bn": (2, 2, 3, 3, 3),
     "vgg19_bn": (2, 2, 4, 4, 4),
 }
+"""Convolutions of every stage."""
 
 
-class Vgg(Architecture):
+class Vgg(Scaled):
     """torchvision's VGG with BatchNorm and no hidden fully connected layers; a stage ends before its pooling."""
 
+    published = BLOCKS
     last_norm = "positions"
 
     name: Literal["vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"]
-    width: Count = Field(64, description="Channels of the first stage; 64 is the published network.")
-    depth_factor: DepthFactor = 1.0
-
-    @property
-    def blocks(self) -> tuple[int, ...]:
-        """Convolutions by stage."""
-        return scaled(CONVOLUTIONS[self.name], self.depth_factor)
-
-    @property
-    def slug(self) -> str:
-        return f"{self.name.removesuffix('_bn')}w{self.width}" + depth_slug(self.depth_factor)
 
     def layers(self) -> list[str]:
         return ["stage1", "stage2", "stage3", "stage4", "features"]
