@@ -1,6 +1,7 @@
 """An architecture: settings, the layers that they name, and the network that they build.
 
-The modules of ``ncpipe.networks.architectures`` import no torch before they build: a study is read without it.
+The modules of ``ncpipe.networks.architectures`` have torch's ``nn`` and the pieces of ``ncpipe.networks.layers`` from
+here, where they are imported when something is built: a study is read without torch.
 """
 
 from __future__ import annotations
@@ -13,9 +14,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from ncpipe.settings.base import Count, Settings
+from ncpipe.system.lazy import lazily
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from ncpipe.networks import layers as pieces
+else:  # a study is read without torch
+    nn, pieces = lazily("torch.nn"), lazily("ncpipe.networks.layers")
 
 Shape = tuple[int, ...]
 """Channels, height and width of images, or the length of vectors alone."""

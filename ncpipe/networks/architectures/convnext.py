@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ncpipe.networks.architecture import Backbone, Scaled, Shape
+from ncpipe.networks.architecture import Backbone, Scaled, Shape, nn, pieces
 from ncpipe.settings.base import Count
 from ncpipe.system.vision import import_torchvision
 
@@ -37,12 +37,9 @@ class ConvNeXt(Scaled):
         From the second group on a stage begins with the convolution that halves the side; ``UserError`` for images
         too small to be halved as often. The last stage ends in average pooling and LayerNorm.
         """
-        from torch import nn
-
-        from ncpipe.networks.layers import require_side
 
         patch = 2 if self.stem == "small" else 4
-        require_side(f"{self.name} with the {self.stem} stem", image_shape, 8 * patch)
+        pieces.require_side(f"{self.name} with the {self.stem} stem", image_shape, 8 * patch)
         convnext: Any = import_torchvision().models.convnext
         widths = [self.width * 2**i for i in range(4)]
         sizes = zip(widths, [*widths[1:], None], self.blocks, strict=True)

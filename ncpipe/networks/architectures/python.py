@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, PrivateAttr, model_validator
 
-from ncpipe.networks.architecture import Architecture, Backbone, Shape
+from ncpipe.networks.architecture import Architecture, Backbone, Shape, nn
 from ncpipe.settings.base import PathText
 from ncpipe.settings.source import Source, source_of, told
 from ncpipe.system.errors import UserError
@@ -83,7 +83,6 @@ class Python(Architecture):
 
         ``UserError`` where the code fails, the module does not read such images, or it cannot be taken apart.
         """
-        from torch import nn
 
         from ncpipe.networks.tapped import take_apart
 

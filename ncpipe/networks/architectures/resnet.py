@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from ncpipe.networks.architecture import Backbone, Scaled, Shape, Stem
+from ncpipe.networks.architecture import Backbone, Scaled, Shape, Stem, nn, pieces
 from ncpipe.system.vision import import_torchvision
-
-if TYPE_CHECKING:
-    from torch import nn
 
 PUBLISHED_WIDTH = 64
 """Channels of the first stage in the published networks."""
@@ -31,18 +28,15 @@ class ResNet(Scaled):
 
     def build(self, image_shape: Shape) -> Backbone:
         """The stem with its pooling and every residual block are a stage each."""
-        from torch import nn
-
-        from ncpipe.networks.layers import PositionMean, kaiming_init, stem
 
         network = self._scaled()
         groups = (network.layer1, network.layer2, network.layer3, network.layer4)
         blocks = [residual for group in groups for residual in group]
-        first = stem(image_shape[0], self.width, published=self.stem == "published")
+        first = pieces.stem(image_shape[0], self.width, published=self.stem == "published")
         stages: dict[str, nn.Module] = dict(zip(self.layers(), [first, *blocks], strict=True))
         for stage in stages.values():
-            kaiming_init(stage)
-        stages["features"] = nn.Sequential(stages["features"], PositionMean())
+            pieces.kaiming_init(stage)
+        stages["features"] = nn.Sequential(stages["features"], pieces.PositionMean())
         return Backbone(stages, network.inplanes)
 
     def _scaled(self) -> Any:

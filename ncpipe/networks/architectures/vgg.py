@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from ncpipe.networks.architecture import Backbone, Scaled, Shape
+from ncpipe.networks.architecture import Backbone, Scaled, Shape, nn, pieces
 from ncpipe.system.vision import import_torchvision
 
 BLOCKS = {
@@ -33,9 +33,6 @@ class Vgg(Scaled):
         Stages 2 to 5 begin with the pooling, so that a stage's features are those before it. A map of side 1,
         which an 8x8 image has become by the fourth stage, is not pooled further.
         """
-        from torch import nn
-
-        from ncpipe.networks.layers import PositionMean, kaiming_init
 
         make_layers: Any = import_torchvision().models.vgg.make_layers
         stages: dict[str, nn.Module] = {}
@@ -45,8 +42,8 @@ class Vgg(Scaled):
             pooling = ["M"] if stages and side > 1 else []
             stage = make_layers([*pooling, *[width] * convolutions], batch_norm=True)
             stage[len(pooling)] = nn.Conv2d(channels, width, 3, padding=1)  # make_layers presumes 3 channels
-            kaiming_init(stage)
+            pieces.kaiming_init(stage)
             stages[name] = stage
             channels, side = width, side // 2 if pooling else side
-        stages["features"] = nn.Sequential(stages["features"], PositionMean())
+        stages["features"] = nn.Sequential(stages["features"], pieces.PositionMean())
         return Backbone(stages, channels)
