@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import zlib
 from collections.abc import Callable, Iterable
 from math import prod
@@ -22,8 +21,6 @@ from ncpipe.system.files import replacing
 IMAGES, LABELS, CHECKSUMS = "images", "labels", "checksums"
 PIECE = 64 * 1024**2
 """Bytes of images that are read or decoded at once."""
-MEMORY_SHARE = 0.6
-"""Share of the free memory that images may take: training needs some too."""
 
 
 def split_bytes(shape: tuple[int, ...], dtype: torch.dtype = torch.uint8) -> int:
@@ -139,26 +136,3 @@ def read_labels(path: Path) -> Tensor:
     """The labels (N,) of a split's file, without its images."""
     with safe_open(path, framework="pt") as file:
         return file.get_tensor(LABELS)
-
-
-def check_disk(folder: Path, needed: int) -> None:
-    """``UserError`` where the disk of ``folder``, which need not exist yet, has fewer than ``needed`` bytes free."""
-    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(there).free
-    if needed > free:
-        raise UserError(
-            f"the images take {needed / 2**30:.1f} GiB in {folder}, but {free / 2**30:.1f} GiB are free:"
-            " make room or choose another study.results"
-        )
-
-
-def check_memory(name: str, needed: int, remedy: str) -> None:
-    """``UserError`` where ``needed`` bytes of images would take more than ``MEMORY_SHARE`` of the free memory."""
-    import psutil
-
-    free = psutil.virtual_memory().available
-    if needed > MEMORY_SHARE * free:
-        raise UserError(
-            f"the images of {name} take {needed / 2**30:.1f} GiB, too much for {free / 2**30:.1f} GiB of free memory:"
-            f" {remedy}"
-        )

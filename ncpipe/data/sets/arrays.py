@@ -11,7 +11,7 @@ from ncpipe.data.arrays import ArrayFile, Arrays
 from ncpipe.data.originals import Originals
 from ncpipe.data.places import find_path
 from ncpipe.data.settings import DatasetSpec
-from ncpipe.data.source import DataSet, NominalShape, Source, SourceSplit, kept_classes
+from ncpipe.data.source import DataSet, NominalShape, Source, SourceSplit, kept_classes, torch
 from ncpipe.system.errors import UserError
 
 
@@ -21,8 +21,6 @@ class OwnArrays(DataSet):
     published, needs, takes = None, ("path",), ("label", "test_fraction", "several_labels")
 
     def open(self, spec: DatasetSpec, search_path: Sequence[Path]) -> Source:
-        import torch
-
         file = _found(spec, search_path)
         originals = _originals(file)  # as they are before they are read
         found, (train, test, _) = file.read(), _labels(spec, file)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ncpipe.data.places import check_memory
 from ncpipe.data.settings import DatasetSpec, MixtureSpec
-from ncpipe.data.source import DataSet, NominalShape, Source, SourceSplit, kept_classes
+from ncpipe.data.source import DataSet, NominalShape, Source, SourceSplit, kept_classes, torch
 
 MEANS, AXES, TRAIN, TEST = range(10, 14)
 """Streams of random numbers of a seed, beside those of ``ncpipe.data.preparation``."""
@@ -67,10 +68,6 @@ def mixture(spec: MixtureSpec, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _drawn(means: np.ndarray, root: np.ndarray, count: int, seed: int, stream: int) -> SourceSplit:
     """``count`` samples of every class, the classes in turn."""
-    import torch
-
-    from ncpipe.data.storage import check_memory
-
     classes, dimension = means.shape
     check_memory("gaussians", 8 * classes * count * dimension, "lower dataset.samples_per_class")
     values = np.empty((count, classes, dimension), np.float32)

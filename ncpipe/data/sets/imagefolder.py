@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ncpipe.data.imagefolder import ImageFolder
 from ncpipe.data.originals import Originals
 from ncpipe.data.settings import DatasetSpec
-from ncpipe.data.source import DataSet, NominalShape, Source, SourceSplit, kept_classes
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from ncpipe.data.source import DataSet, NominalShape, Source, SourceSplit, Tensor, kept_classes, torch
 
 
 class Images(DataSet):
@@ -55,8 +51,6 @@ def _size(spec: DatasetSpec) -> tuple[int, int]:
 
 
 def _split(folder: ImageFolder, name: str, size: tuple[int, int]) -> SourceSplit:
-    import torch
-
     names, labels = zip(*folder.members(name), strict=True)
 
     def of(rows: Tensor) -> list[str]:
