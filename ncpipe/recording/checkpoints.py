@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from ncpipe.data.arrays import ArraySplit, read_arrays
 from ncpipe.data.containers import read_torch
 from ncpipe.recording.recorder import Recorder
+from ncpipe.settings.source import source_of
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_tensors
 from ncpipe.system.progress import progress
@@ -94,6 +95,30 @@ def _tensors(path: Path, split: ArraySplit, normalisation: Normalisation | None)
             raise UserError(f"--mean has {len(normalisation.mean)} values, images have {images.shape[1]} channels")
         images = normalisation(images)
     return TensorDataset(images, labels)
+
+
+def build(target: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """The network that a class, or a function, makes of the arguments.
+
+    Args:
+        target: ``mynet.py:MyNet`` of a file, ``my.package:MyNet`` of an installed module.
+        arguments: by keyword.
+
+    Raises:
+        UserError: there is no such thing, it fails, or what it makes is no ``nn.Module``.
+    """
+    place, _, name = target.rpartition(":")
+    if not place:
+        raise UserError(f"{target}: name a file and a class, as mynet.py:MyNet, or a module, as my.package:MyNet")
+    try:
+        source = source_of(*((place, None) if place.endswith(".py") else (None, place)))
+        source.require(name)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    network = source.call(name, lambda made: made(**arguments))
+    if not isinstance(network, nn.Module):
+        raise UserError(f"{target} makes a {type(network).__name__}, no torch.nn.Module")
+    return network
 
 
 # --- names ---------------------------------------------------------------------------------------

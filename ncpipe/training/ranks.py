@@ -106,18 +106,12 @@ def launch(arguments: Sequence[str], world: int, visible: Sequence[int] | None) 
     with stop_requests() as stop:
         process = subprocess.Popen([*command, "-m", "ncpipe", *arguments], env=environment)
         told: set[int] = set()
-        while (code := _wait(process)) is None:
+        while (code := process.poll()) is None:
             if stop:
                 told |= _tell_ranks(process.pid, told)
+            time.sleep(0.1)
     if code and not stop:
         raise UserError(f"training in {world} processes failed (code {code}): the reason stands above")
-
-
-def _wait(process: subprocess.Popen[bytes]) -> int | None:
-    try:
-        return process.wait(timeout=0.2)
-    except subprocess.TimeoutExpired:
-        return None
 
 
 def _tell_ranks(torchrun: int, told: set[int]) -> set[int]:

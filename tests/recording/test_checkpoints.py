@@ -16,8 +16,14 @@ from typer.testing import CliRunner
 from ncpipe import Recorder
 from ncpipe.cli.main import app
 from ncpipe.features.extraction import extract_features
-from ncpipe.recording.checkpoints import Normalisation, find_checkpoints, open_data, read_weights, record_checkpoints
-from ncpipe.recording.network_file import build
+from ncpipe.recording.checkpoints import (
+    Normalisation,
+    build,
+    find_checkpoints,
+    open_data,
+    read_weights,
+    record_checkpoints,
+)
 from ncpipe.stages.collapse import write_collapse
 from ncpipe.stages.train import train
 from ncpipe.study.config import MeasureSpec
