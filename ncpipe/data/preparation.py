@@ -18,7 +18,6 @@ from ncpipe.data.places import check_disk, check_memory
 from ncpipe.data.registry import DATASETS
 from ncpipe.data.settings import DatasetSpec
 from ncpipe.data.source import Source, SourceSplit, image_shape, kept_classes
-from ncpipe.data.statistics import ChannelStatistics
 from ncpipe.data.storage import PIECE, split_bytes, write_split
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import write_json
@@ -59,7 +58,9 @@ def prepare(spec: DatasetSpec, folder: Path, search_path: Sequence[Path] = ()) -
     check_disk(folder, sum(split_bytes(content.shape, content.dtype) for content in contents.values()))
     (folder / RECORD).unlink(missing_ok=True)
     written = {name: write_split(folder / f"{name}.safetensors", *content) for name, content in contents.items()}
-    mean, std = _normalisation(spec, written["train"][1])
+    mean, std = written["train"][1].mean_and_deviation()
+    if not spec.is_normalized:
+        mean, std = [0.0] * len(mean), [1.0] * len(std)
     sets = source.tag_sets if spec.pairs is None else tag_sets(len(classes))
     kinds = len(sets or classes)
     origin = {"kind": source.kind, "sha256": source.checksums, "skipped": source.skipped, "bits": bits}
@@ -78,12 +79,6 @@ def prepare(spec: DatasetSpec, folder: Path, search_path: Sequence[Path] = ()) -
     if source.originals is not None:
         write_record(folder, made_of, source.originals)
     write_json(folder / RECORD, record | ({} if sets is None else {"tag_sets": sets}))
-
-
-def _normalisation(spec: DatasetSpec, statistics: ChannelStatistics) -> tuple[list[float], list[float]]:
-    """Mean and deviation by channel; 0 and 1 where nothing is normalised."""
-    mean, std = statistics.mean_and_deviation()
-    return (mean, std) if spec.is_normalized else ([0.0] * len(mean), [1.0] * len(std))
 
 
 # --- images to write --------------------------------------------------------------------------------

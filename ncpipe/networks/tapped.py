@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,14 +25,9 @@ class TappedBackbone(nn.Module):
     def __init__(
         self, model: nn.Module, taps: Mapping[str, str], readers: Mapping[str, str], pooling: Pooling | None
     ) -> None:
-        """``taps``: layer -> module; ``readers``: layer -> the module whose input it is, where there is one."""
+        """``taps``: layer -> module, as they run; ``readers``: layer -> the module whose input it is, if any."""
         super().__init__()
         self.model, self.taps, self.readers, self.pooling = model, dict(taps), dict(readers), pooling
-
-    @property
-    def layer_names(self) -> tuple[str, ...]:
-        """Layers below the last, in the order of execution."""
-        return tuple(self.taps)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model(images.contiguous())
@@ -62,28 +57,16 @@ class TappedBackbone(nn.Module):
         return self
 
 
-class Taken(NamedTuple):
-    """A module taken apart."""
-
-    backbone: TappedBackbone
-    classifier: nn.Module
-    """Linear, with the weights that it had."""
-
-    @property
-    def weight(self) -> Tensor:
-        """The classifier's, (K, d)."""
-        return cast(Tensor, self.classifier.weight)
-
-
 def take_apart(
     model: nn.Module,
     image_shape: Sequence[int],
     layers: Sequence[str] | None,
     classifier: str | None,
     pooling: Pooling | None,
-) -> Taken:
-    """A module without its classifier, the layers below tapped; arguments are those of ``ReadNetwork``,
-    which looks through torch's wrappers.
+) -> tuple[TappedBackbone, Any]:
+    """A module without its classifier, the layers below tapped, and the linear classifier.
+
+    Arguments are those of ``ReadNetwork``, which looks through torch's wrappers.
 
     Raises ``ValueError`` where it cannot be read so, or works no more without its classifier.
     """
@@ -103,7 +86,7 @@ def take_apart(
         name = network.classifier
         assert name
         parent, _, leaf = name.rpartition(".")
-        head = model.get_submodule(name)
+        head: Any = model.get_submodule(name)
         setattr(model.get_submodule(parent), leaf, nn.Identity())
         readers = _readers(model, taps, [*taps.values(), *network.same_as_last], images)
         backbone = TappedBackbone(model, taps, readers, pooling)
@@ -115,7 +98,7 @@ def take_apart(
         raise ValueError(
             f"its output is not that of its classifier {name!r} alone: return what {name!r} gives, as it is"
         )
-    return Taken(backbone, head)
+    return backbone, head
 
 
 def _readers(model: nn.Module, taps: Mapping[str, str], modules: Sequence[str], images: Tensor) -> dict[str, str]:

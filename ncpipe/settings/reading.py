@@ -48,7 +48,7 @@ def read_config(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8-sig")
         config = json.loads(text, object_pairs_hook=_without_repeats) if is_json else _from_yaml(text)
     except OSError as error:
-        raise UserError(f"cannot read {_shown(path)}: {error.strerror}") from None
+        raise UserError(f"cannot read {_cut(ascii(str(path))[1:-1])}: {error.strerror}") from None
     except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
         kind = "JSON" if is_json else "YAML"
         raise UserError(f"{path} is not valid {kind}: {_one_line(error)}") from None
@@ -106,10 +106,6 @@ def _check_scalar(place: str, value: Any) -> None:
 
 def _cut(text: str) -> str:
     return text if len(text) <= MAX_KEY else f"{text[:MAX_KEY]}..."
-
-
-def _shown(path: Path) -> str:
-    return _cut(ascii(str(path)).strip("'"))
 
 
 def _one_line(error: Exception) -> str:

@@ -36,10 +36,6 @@ class Ranks:
         """Whether this process writes the records."""
         return self.rank == 0
 
-    @property
-    def share(self) -> tuple[int, int]:
-        return self.rank, self.world
-
     def sum(self, value: Tensor) -> Tensor:
         """Replace ``value`` by its sum over the processes; returns it."""
         if self.world > 1:

@@ -143,7 +143,8 @@ class Trainer:
         """The steps of an epoch that are not behind. Nothing here waits for the device."""
         self.members.train()
         seeds, size = [run.spec.seed for run in self.runs], self.spec.batch_size
-        batches = self.train_data.shuffled(size, self.spec.augment, seeds, epoch, self.step, self.ranks.share)
+        share = self.ranks.rank, self.ranks.world
+        batches = self.train_data.shuffled(size, self.spec.augment, seeds, epoch, self.step, share)
         reported = time.monotonic()
         for images, labels in batches:
             self.totals += self.ranks.sum(self._train_step(images, labels))

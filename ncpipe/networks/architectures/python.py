@@ -91,20 +91,20 @@ class Python(Architecture):
         if not isinstance(model, nn.Module):
             raise UserError(f"{self._source.place}: {self.class_name} gives {type(model).__name__}, no nn.Module")
         try:
-            taken = take_apart(model, image_shape, self.tapped, self.classifier, self.pooling)
+            backbone, classifier = take_apart(model, image_shape, self.tapped, self.classifier, self.pooling)
         except (Exception, SystemExit) as error:
             line = self._source.line(error)
             if isinstance(error, ValueError) and not line:  # not of the user's code
                 raise UserError(f"{self.class_name}: {error}") from error
             reason, size = f"{self._source.place}{line}: {told(error)}", "x".join(map(str, image_shape))
             raise UserError(f"{self.class_name} does not read images of {size} ({reason})") from error
-        found, width = taken.weight.shape
+        found, width = classifier.weight.shape
         if found != num_classes:
             raise UserError(
                 f"{self.class_name} gives {found} logits, the data have {num_classes} classes: let its constructor"
                 " take 'num_classes', or set it in model.arguments"
             )
-        return Backbone({"features": taken.backbone}, width, taken.classifier)
+        return Backbone({"features": backbone}, width, classifier)
 
     def _arguments(self, make: Any, offered: dict[str, Any]) -> dict[str, Any]:
         named = inspect.signature(make).parameters
