@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ncpipe.data.arrays import ArraySplit, read_arrays
 from ncpipe.data.containers import read_torch
+from ncpipe.networks.hooked import unwrapped
 from ncpipe.recording.recorder import Recorder
 from ncpipe.settings.source import source_of
 from ncpipe.system.errors import UserError
@@ -98,7 +99,7 @@ def _tensors(path: Path, split: ArraySplit, normalisation: Normalisation | None)
 
 
 def build(target: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """The network that a class, or a function, makes of the arguments.
+    """The network that a class, or a function, makes of the arguments, without torch's wrappers. Runs the user's code.
 
     Args:
         target: ``mynet.py:MyNet`` of a file, ``my.package:MyNet`` of an installed module.
@@ -118,7 +119,7 @@ def build(target: str, arguments: Mapping[str, Any]) -> nn.Module:
     network = source.call(name, lambda made: made(**arguments))
     if not isinstance(network, nn.Module):
         raise UserError(f"{target} makes a {type(network).__name__}, no torch.nn.Module")
-    return network
+    return unwrapped(network)
 
 
 # --- names ---------------------------------------------------------------------------------------

@@ -172,14 +172,12 @@ OTHER_BASE = re.compile(r"[-+]?(?P<minutes>[0-9][0-9_]*:)|[-+]?0[0-7_]+$")
 
 
 def _check_events(events: Iterable[Any]) -> None:
-    """Raise ``YAMLError`` for nesting, aliases and documents beyond what a config needs."""
+    """Raise ``YAMLError`` for nesting and aliases beyond what a config needs."""
     sizes: dict[str, int] = {}  # of what an anchor marks
     open_nodes: list[tuple[str | None, int]] = []  # anchor, and the count before it
-    count = documents = 0
+    count = 0
     for event in events:
-        if isinstance(event, yaml.DocumentStartEvent):
-            documents += 1
-        elif isinstance(event, yaml.AliasEvent):
+        if isinstance(event, yaml.AliasEvent):
             if any(event.anchor == anchor for anchor, _ in open_nodes):
                 raise yaml.YAMLError(f"the alias *{event.anchor} stands within what it means")
             count += sizes.get(event.anchor or "", 1)
@@ -201,8 +199,6 @@ def _check_events(events: Iterable[Any]) -> None:
             raise yaml.YAMLError(f"with its aliases it has more than {MAX_VALUES:,} values")
         if len(open_nodes) > MAX_DEPTH:
             raise yaml.YAMLError(f"more than {MAX_DEPTH} levels, one within the other")
-        if documents > 1:
-            raise yaml.YAMLError("it holds more than one document")
 
 
 # --- JSON ------------------------------------------------------------------------------------------
