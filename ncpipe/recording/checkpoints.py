@@ -99,7 +99,7 @@ def _tensors(path: Path, split: ArraySplit, normalisation: Normalisation | None)
 
 
 def build(target: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """The network that a class, or a function, makes of the arguments, without torch's wrappers. Runs the user's code.
+    """The network that a class, or a function, makes of the arguments, out of torch's wrappers. Runs the user's code.
 
     Args:
         target: ``mynet.py:MyNet`` of a file, ``my.package:MyNet`` of an installed module.
