@@ -22,8 +22,8 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
 @contextmanager
 def watching(
     model: nn.Module,
-    outputs_of: Iterable[str],
-    left: Callable[[str, Any], None],
+    outputs_of: Iterable[str] = (),
+    left: Callable[[str, Any], None] = lambda name, output: None,
     inputs_of: Iterable[str] = (),
     entered: Callable[[str, Any], None] = lambda name, given: None,
 ) -> Iterator[None]:
