@@ -16,7 +16,7 @@ from ncpipe.data import load, nominal_shape, places, prepare
 from ncpipe.data.originals import find_originals
 from ncpipe.data.registry import DATASETS
 from ncpipe.data.settings import DatasetSpec
-from ncpipe.data.shape import image_shape
+from ncpipe.data.source import image_shape
 from ncpipe.system.errors import UserError
 from ncpipe.system.vision import import_torchvision
 
@@ -60,7 +60,7 @@ each = pytest.mark.parametrize("name", [*DATASETS])
 
 def test_what_is_known_before_reading_needs_no_torch() -> None:
     code = (
-        "import sys; from ncpipe.data.shape import nominal_shape; from ncpipe.data.registry import DATASETS\n"
+        "import sys; from ncpipe.data.source import nominal_shape; from ncpipe.data.registry import DATASETS\n"
         "from ncpipe.data.settings import DatasetSpec\n"
         "[nominal_shape(DatasetSpec(name=name)) for name, kind in DATASETS.items() if kind.published]\n"
         "sys.exit(bool({'torch', 'PIL', 'sklearn'} & sys.modules.keys()))"

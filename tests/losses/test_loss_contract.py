@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,16 @@ def test_a_loss_says_what_its_parameters_need(name: str) -> None:
     for needed in NEEDED.get(name, {}):
         (mistake,) = loss_mistakes(name, usual)
         assert mistake.startswith(f"{needed}: got 0.0 with loss '{name}'; it is ")
+
+
+def test_every_parameter_of_a_loss_is_a_setting_with_its_default() -> None:
+    parameters = {field.name: field.default for loss in LOSSES.values() for field in fields(loss)}
+    parameters.pop("name")
+    for settings in (LossSpec, UfmSpec):
+        defaults = {name: field.default for name, field in settings.model_fields.items()}
+        expected = parameters if settings is LossSpec else {n: v for n, v in parameters.items() if n != "scaling"}
+        assert expected.items() <= defaults.items()
+    assert LossSpec.model_fields.keys() == {"name", *parameters}
 
 
 NEW = '''

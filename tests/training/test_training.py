@@ -38,12 +38,12 @@ from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_json, read_tensors, write_text
 from ncpipe.tables.ends import zero_error_epochs
 from ncpipe.training.computation import Computation, compiled_if_possible, repays_compiling, training_flops
-from ncpipe.training.loading import open_batches
 from ncpipe.training.losses import mean_loss
 from ncpipe.training.members import Stack
 from ncpipe.training.optimization import learning_rate
 from ncpipe.training.preemption import StopRequest
 from ncpipe.training.settings import ScheduleSpec
+from ncpipe.training.streams import open_batches
 from ncpipe.training.trainer import Trainer, new_network, state_folder
 
 
@@ -102,8 +102,8 @@ def test_a_killed_run_resumes_to_the_same_bytes(optimizer, model, digits, tmp_pa
     steps = []
     for step in (3, 9, 12):  # of 7 an epoch, counted from where the run goes on
         with monkeypatch.context() as patch:
-            patch.setattr("ncpipe.training.trainer.SAVE_INTERVAL", 0.0)
-            patch.setattr("ncpipe.training.trainer.SAVE_SHARE", 0.0)
+            patch.setattr("ncpipe.training.state.SAVE_INTERVAL", 0.0)
+            patch.setattr("ncpipe.training.state.SAVE_SHARE", 0.0)
             killed_at(step, patch)
             with pytest.raises(Killed):
                 train(run, digits, tmp_path / "killed", CPU)
@@ -335,8 +335,8 @@ def test_a_diverged_member_keeps_its_state_while_the_others_train_on(digits, tmp
         return original(self, images, labels)
 
     monkeypatch.setattr(Trainer, "_train_step", step)
-    monkeypatch.setattr("ncpipe.training.trainer.SAVE_INTERVAL", 0.0)
-    monkeypatch.setattr("ncpipe.training.trainer.SAVE_SHARE", 0.0)
+    monkeypatch.setattr("ncpipe.training.state.SAVE_INTERVAL", 0.0)
+    monkeypatch.setattr("ncpipe.training.state.SAVE_SHARE", 0.0)
     train_ensemble(runs[first], {second: runs[second]}, digits, first, CPU)
     state = state_folder(runs[second], second, digits).load()
     assert state.progress.diverged
@@ -350,8 +350,8 @@ def test_a_killed_ensemble_goes_on_and_a_diverged_member_leaves_the_others_alone
     first, second, third = runs
     siblings = {second: runs[second], third: runs[third]}
     with monkeypatch.context() as patch:
-        patch.setattr("ncpipe.training.trainer.SAVE_INTERVAL", 0.0)
-        patch.setattr("ncpipe.training.trainer.SAVE_SHARE", 0.0)
+        patch.setattr("ncpipe.training.state.SAVE_INTERVAL", 0.0)
+        patch.setattr("ncpipe.training.state.SAVE_SHARE", 0.0)
         killed_at(10, patch)
         with pytest.raises(Killed):
             train_ensemble(runs[first], siblings, digits, first, CPU)
@@ -693,8 +693,8 @@ def test_on_a_gpu_a_killed_run_resumes_to_the_same_bytes_in_deterministic_mode(
     run = planned((0, 3, 6), augment__flip=True, augment__crop=1, **SEEDS)
     train(run, digits, tmp_path / "whole", gpu)
     with monkeypatch.context() as patch:
-        patch.setattr("ncpipe.training.trainer.SAVE_INTERVAL", 0.0)
-        patch.setattr("ncpipe.training.trainer.SAVE_SHARE", 0.0)
+        patch.setattr("ncpipe.training.state.SAVE_INTERVAL", 0.0)
+        patch.setattr("ncpipe.training.state.SAVE_SHARE", 0.0)
         killed_at(9, patch)
         with pytest.raises(Killed):
             train(run, digits, tmp_path / "killed", gpu)
