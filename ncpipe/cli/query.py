@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ from ncpipe.records.reading import StoredTables, files, open_table, scan
 from ncpipe.records.schemas import TABLES
 from ncpipe.study.layout import tables_in
 from ncpipe.system.errors import UserError
-from ncpipe.system.files import replacing
+from ncpipe.system.files import plain, replacing
 
 MOST_ROWS = 50
 """Rows that are printed as a table."""
@@ -116,22 +115,7 @@ def write_result(result: duckdb.DuckDBPyRelation, target: Path) -> None:
 
 def as_json(result: duckdb.DuckDBPyRelation) -> str:
     """A list of objects; numbers that JSON lacks are the texts inf, -inf and nan, which ``float`` reads."""
-    return json.dumps([_plain(row) for row in _rows(result)], indent=2)
-
-
-def _rows(result: duckdb.DuckDBPyRelation) -> Iterator[dict[str, Any]]:
-    for batch in result.to_arrow_reader():
-        yield from batch.to_pylist()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value if isinstance(value, str | int | float | None) else str(value)
+    return json.dumps([plain(row) for batch in result.to_arrow_reader() for row in batch.to_pylist()], indent=2)
 
 
 def print_result(result: duckdb.DuckDBPyRelation, console: Console) -> None:

@@ -14,7 +14,7 @@ from ncpipe.collapse import collapse_metrics
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import write_tensors
 from ncpipe.system.progress import progress
-from ncpipe.ufm import NoClosedForm, Optimum, Problem, Result, fit, landscape
+from ncpipe.ufm import NoClosedForm, Problem, Result, fit, landscape
 
 Content = dict[str, Any]
 """What is printed: numbers, texts, lists and mappings of them."""

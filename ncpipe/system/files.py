@@ -10,6 +10,7 @@ import errno
 import glob
 import hashlib
 import json
+import math
 import os
 import time
 import zlib
@@ -102,6 +103,17 @@ def read_json(path: Path) -> Any:
 
 def _json(value: Mapping[str, Any]) -> str:
     return json.dumps(value, indent=2, sort_keys=True) + "\n"
+
+
+def plain(value: Any) -> Any:
+    """A value in what JSON has: a number that it lacks is a text that ``float`` reads, of any other type the text."""
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, str | int | float | None) else str(value)
 
 
 def sealed(text: str) -> str:

@@ -47,12 +47,11 @@ def _wait_for(count: int, present: int, jobs_per_gpu: int, held: ExitStack) -> l
     told = False
     while True:
         # Jobs that need several GPUs take them together, so that no two wait for each other's.
-        with _lock("all", timeout=-1):
-            with ExitStack() as locks:
-                chosen = _free_slots(count, present, jobs_per_gpu, locks)
-                if len(chosen) == count:
-                    held.enter_context(locks.pop_all())
-                    return sorted(chosen)
+        with _lock("all", timeout=-1), ExitStack() as locks:
+            chosen = _free_slots(count, present, jobs_per_gpu, locks)
+            if len(chosen) == count:
+                held.enter_context(locks.pop_all())
+                return sorted(chosen)
         if not told:
             print(f"all GPUs are taken ({present}, {jobs_per_gpu} jobs each): waiting for one", flush=True)
             told = True
