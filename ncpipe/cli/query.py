@@ -10,7 +10,6 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyarrow.dataset import InMemoryDataset
 from rich.console import Console
 from rich.table import Table
@@ -137,13 +136,8 @@ def print_tables(folder: Path, console: Console) -> None:
     """The tables with their columns, types and meanings."""
     tables = StoredTables(folder)
     for name, schema in TABLES.items():
-        title = f"{name}: {rows_in(tables.path(name)):,} rows"
+        title = f"{name}: {open_table(tables.path(name)).count_rows():,} rows"
         table = Table("column", "type", "meaning", title=title, title_justify="left")
         for field in schema:
             table.add_row(field.name, str(field.type), field.metadata[b"meaning"].decode())
         console.print(table)
-
-
-def rows_in(path: Path) -> int:
-    """Rows of a table, from the footers of its files."""
-    return sum(fragment.count_rows() for fragment in pq.ParquetDataset(path).fragments)

@@ -14,6 +14,7 @@ from ncpipe.system.errors import UserError
 TEXTS = (pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary())
 LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType, pa.ListViewType, pa.LargeListViewType)
 
+
 def as_written(name: str, table: pa.Table, path: Path, whole: bool = True) -> pa.Table:
     """The columns of the table ``name`` in their types and order; further columns are left out.
 

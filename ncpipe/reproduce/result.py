@@ -53,13 +53,8 @@ def verdict(rerun: Reproduction) -> str:
     values, tensors = sum(each.values for each in rerun.agreements), rerun.tensors.tensors
     if rerun.equal:
         return f"Equal, bit for bit: {counted(values, 'value')} and {counted(tensors, 'tensor')} of {rerun.run_id}."
-    largest: list[tuple[float, str]] = [
-        (d["relative"], d["quantity"])
-        for each in rerun.agreements
-        for d in each.deviations
-        if d["relative"] is not None
-    ]
-    largest += [(d.relative, f"{d.file}: {d.name}") for d in rerun.tensors.deviations if d.relative is not None]
+    deviations = [row for each in (*rerun.agreements, rerun.tensors) for row in each.deviations]
+    largest = [(row["relative"], row["quantity"]) for row in deviations if row["relative"] is not None]
     differs = sum(each.differing for each in rerun.agreements)
     parts = f"{differs:,} of {counted(values, 'value')} and {len(rerun.tensors.deviations):,} of "
     parts += f"{counted(tensors, 'tensor')} of {rerun.run_id}"
@@ -100,10 +95,9 @@ def print_reproduction(rerun: Reproduction) -> None:
             console.print(f"\n{title}: A is the record, B the rerun", style="bold")
             for section in deviations(each):
                 print_section(console, section)
-    listed = rerun.tensors.deviations[:LISTED]
     tensors = [
-        (f"{d.file}: {d.name}", f"{d.differing:,} of {d.values:,}", number(d.relative) if d.relative else "–")
-        for d in listed
+        (d["quantity"], f"{d['differing']:,} of {d['values']:,}", number(d["relative"]) if d["relative"] else "–")
+        for d in rerun.tensors.deviations[:LISTED]
     ]
-    more = len(rerun.tensors.deviations) - len(listed)
+    more = len(rerun.tensors.deviations) - len(tensors)
     print_section(console, Section("tensors" + (f" ({more} more)" if more else ""), ("differ", "relative"), tensors))
