@@ -53,7 +53,7 @@ def verdict(rerun: Reproduction) -> str:
     values, tensors = sum(each.values for each in rerun.agreements), rerun.tensors.tensors
     if rerun.equal:
         return f"Equal, bit for bit: {counted(values, 'value')} and {counted(tensors, 'tensor')} of {rerun.run_id}."
-    deviations = [row for each in (*rerun.agreements, rerun.tensors) for row in each.deviations]
+    deviations = [row for each in rerun.agreements for row in each.deviations] + rerun.tensors.deviations
     largest = [(row["relative"], row["quantity"]) for row in deviations if row["relative"] is not None]
     differs = sum(each.differing for each in rerun.agreements)
     parts = f"{differs:,} of {counted(values, 'value')} and {len(rerun.tensors.deviations):,} of "

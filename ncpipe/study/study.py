@@ -16,17 +16,7 @@ from ncpipe.settings.reading import check_plain, read_config
 from ncpipe.settings.scale import at_scale
 from ncpipe.settings.source import is_own
 from ncpipe.settings.sweep import Block, Tree, expand
-from ncpipe.study.checks import (
-    check_continual,
-    check_inputs,
-    check_kept_epochs,
-    check_layer_patterns,
-    check_matched,
-    check_no_data_set,
-    check_own_files,
-    check_paths,
-    check_robustness,
-)
+from ncpipe.study import checks
 from ncpipe.study.config import FIGURES, Config, FigureOptions
 from ncpipe.study.layout import RUNS_A_PART, Layout
 from ncpipe.study.runs import ContinualRun, UfmBatch, by_id, continual_run, in_batches
@@ -59,18 +49,18 @@ class Study:
 
     def _check(self) -> None:
         config, measure = self.config, self.config.measure
-        check_paths(self.data_path, self.datasets)
+        checks.check_paths(self.data_path, self.datasets)
         if not len(self.networks) + len(self.ufm_batches):
             raise UserError("config: nothing to run; declare a 'networks' or a 'ufm' block")
-        check_layer_patterns(measure, self.networks)
-        check_inputs(self.data_path, self.networks)
-        check_kept_epochs(measure, self.networks)
-        check_robustness(measure, self.datasets)
-        check_matched(config.ufm.matched, self.networks)
-        check_continual(config.continual is not None, self.continual)
+        checks.check_layer_patterns(measure, self.networks)
+        checks.check_inputs(self.data_path, self.networks)
+        checks.check_kept_epochs(measure, self.networks)
+        checks.check_robustness(measure, self.datasets)
+        checks.check_matched(config.ufm.matched, self.networks)
+        checks.check_continual(config.continual is not None, self.continual)
         if config.networks is not None and config.networks.select is not None:
             check_select(config.networks.select, {run.id: run.spec for run in self.networks.values()}, measure)
-        check_own_files([figure.name for figure in self.figures.values()], config.claims)
+        checks.check_own_files([figure.name for figure in self.figures.values()], config.claims)
         if config.figures is not None and len(self.figures) < len(config.figures):
             raise UserError("figures: two figures would have one file name; give each a 'file'")
 
@@ -130,7 +120,7 @@ class Study:
             return {}
         if not self.datasets:
             raise UserError("config: 'networks' needs a 'datasets' block")
-        check_no_data_set(block)
+        checks.check_no_data_set(block)
         sets = tuple(spec.model_dump(mode="json") for spec in self.datasets.values())
         grid = block.sweep.grid
         if grid or block.sweep.zip or not block.sweep.include:  # else there is no product, as everywhere

@@ -38,16 +38,6 @@ PARAMS = [name for name in RUNS.names if name not in NOT_SETTINGS and not name.s
 
 
 @dataclass(frozen=True)
-class DataUse:
-    """The data set of a network, for MLflow's list of inputs."""
-
-    name: str
-    digest: str
-    source: str
-    profile: str
-
-
-@dataclass(frozen=True)
 class RunRecord:
     """Everything that is logged in one MLflow run."""
 
@@ -62,7 +52,8 @@ class RunRecord:
     points: list[Point] = field(default_factory=list)
     artifacts: list[Artifact] = field(default_factory=list)
     pictures: list[Artifact] = field(default_factory=list)
-    data: DataUse | None = None
+    data: dict[str, str] | None = None
+    """The data set of a network, for MLflow's list of inputs: name, digest, source and profile."""
     origin: dict[str, str] = field(default_factory=dict)
     """Tags that say what made it and makes it again: no news of the run, and not in its digest."""
 
@@ -72,7 +63,7 @@ class RunRecord:
             name: value for name, value in vars(self).items() if name not in ("origin", "artifacts", "pictures")
         }
         content |= {"files": [(file.name, file.digest) for file in (*self.artifacts, *self.pictures)]}
-        content |= {"data": vars(self.data) if self.data else None, "version": STAGE_VERSIONS["tracking"]}
+        content |= {"version": STAGE_VERSIONS["tracking"]}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -202,14 +193,15 @@ def claim_points(claims: list[Row], clock: Clock) -> list[Point]:
     return [Point(f"claims/{verdict}", float(count), clock.end, 0) for verdict, count in counts.items()]
 
 
-def data_uses(layout: Layout, ids: set[str]) -> dict[str, DataUse]:
+def data_uses(layout: Layout, ids: set[str]) -> dict[str, dict[str, str]]:
     """The data sets on disk with these ids, by id."""
     files = {dataset_id: layout.dataset(dataset_id) / "dataset.json" for dataset_id in sorted(ids)}
     return {dataset_id: _data_use(dataset_id, read_json(file)) for dataset_id, file in files.items() if file.exists()}
 
 
-def _data_use(dataset_id: str, about: Row) -> DataUse:
+def _data_use(dataset_id: str, about: Row) -> dict[str, str]:
     samples = {split: sum(counts) for split, counts in about["counts"].items()}
     profile = {"num_rows": sum(samples.values()), **samples, "classes": len(about["classes"])}
     source = {"path": f"data/{dataset_id}", "settings": about["settings"]}
-    return DataUse(about["name"], about["sha256"]["train"][:16], json.dumps(source), json.dumps(profile))
+    use = {"name": about["name"], "digest": about["sha256"]["train"][:16]}
+    return use | {"source": json.dumps(source), "profile": json.dumps(profile)}
