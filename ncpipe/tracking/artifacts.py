@@ -95,15 +95,13 @@ class LayerSeries:
         }
         self.rows: Mapping[str, pd.DataFrame] = {str(run): part for run, part in rows.groupby("run_id")}
 
-    def files(self, run_id: str) -> list[Artifact]:
+    def of(self, run_id: str, label: str) -> tuple[list[Artifact], list[Artifact]]:
+        """The file and the picture of a run, if it has rows."""
         if run_id not in self.rows:
-            return []
-        return [Artifact("collapse.parquet", self.digests[run_id], lambda: _parquet(self.rows[run_id]))]
-
-    def pictures(self, run_id: str, label: str) -> list[Artifact]:
-        if run_id not in self.rows:
-            return []
-        return [Artifact("collapse", self.digests[run_id], lambda: layer_picture(self.rows[run_id], label))]
+            return [], []
+        rows, digest = self.rows[run_id], self.digests[run_id]
+        file = Artifact("collapse.parquet", digest, lambda: _parquet(rows))
+        return [file], [Artifact("collapse", digest, lambda: layer_picture(rows, label))]
 
 
 def _parquet(rows: pd.DataFrame) -> bytes:

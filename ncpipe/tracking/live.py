@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable
 from functools import cached_property
-from types import FrameType
 from typing import Any
 
 import pandas as pd
@@ -41,17 +40,13 @@ def watch(study: Study, parent: int | None = None) -> None:
     Best effort: a store that does not answer is asked again later, and what is missed is written by the sync at the
     end. Training knows nothing of it. One process a study watches; another soon ends.
     """
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         # One of a Snakemake that was killed a moment ago is about to end.
         with FileLock(study.layout.mlflow / ".live.lock", timeout=5 * INTERVAL):
             _watch(LiveMirror(study), parent)
     except Timeout:
         print("another process shows this study's networks in MLflow already", file=sys.stderr)
-
-
-def _stop(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _watch(mirror: LiveMirror, parent: int | None) -> None:

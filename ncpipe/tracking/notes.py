@@ -42,12 +42,8 @@ def _claim_line(claim: Row) -> str:
     return f"| {claim['claim_id']} | {in_cell(claim['statement'])} | **{claim['verdict']}** | {numbers} |"
 
 
-def network_note(row: Row, nc1: float | None, weights: str | None) -> str:
+def network_note(row: Row, nc1: float | None, weights: str | None) -> Iterator[str]:
     """A network in a few sentences: data, zero error, how far it collapsed, where its weights are, if known."""
-    return " ".join(_network_sentences(row, nc1, weights))
-
-
-def _network_sentences(row: Row, nc1: float | None, weights: str | None) -> Iterator[str]:
     shape = f" (K = {row['classes']}, N = {row['train_samples']})" if row["classes"] and row["train_samples"] else ""
     yield f"**{run_name(row)}** on {row['dataset']}{shape}."
     if row["status"] == "diverged":

@@ -153,7 +153,9 @@ class StudyRecords:
         tags = {"stage": STAGES[row["kind"]], "basis": self.basis.get(run_id)} | run_tags(row)
         if is_network:
             weights = None if self.recorded else weights_path(run_id)
-            tags |= {NOTE: network_note(row, self.nc1.get(run_id), weights), "weights": weights}
+            note = " ".join(network_note(row, self.nc1.get(run_id), weights))
+            tags |= {NOTE: note, "weights": weights}
+        artifacts, pictures = self.layers.of(run_id, name)
         return RunRecord(
             id=run_id,
             name=name,
@@ -163,8 +165,8 @@ class StudyRecords:
             tags={key: value for key, value in tags.items() if value},
             params=params(row),
             points=run_points(self.points.get(run_id), clock),
-            artifacts=self.layers.files(run_id),
-            pictures=self.layers.pictures(run_id, name),
+            artifacts=artifacts,
+            pictures=pictures,
             data=self.data.get(row["dataset_id"]) if is_network else None,
             origin=self._origin(run_command(self.layout.results, run_id), row.get("provenance")),
         )

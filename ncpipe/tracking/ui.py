@@ -12,7 +12,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
 
 from mlflow import MlflowClient
 from mlflow.entities import Experiment
@@ -34,7 +33,7 @@ def run_ui(uri: str, experiment: str, port: int = 0) -> None:
     if not is_database(uri):
         print(f"MLflow: {server_address(uri)}{page}", flush=True)
         return
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with serving(uri, port) as (address, server):
             print(f"MLflow: {address}{page}  (Ctrl-C ends it)", flush=True)
@@ -49,10 +48,6 @@ def _page(experiment: Experiment | None) -> str:
         return "/#/experiments"
     has_view = VIEW_TAG in experiment.tags
     return view_page(experiment.experiment_id) if has_view else runs_page(experiment.experiment_id)
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 @contextmanager
