@@ -67,7 +67,8 @@ def remarks(rerun: Reproduction) -> Iterator[str]:
     if not rerun.recorded:
         commit = f"{rerun.recorded_commit}; this is {rerun.now.get('commit', 'unknown')}"
         yield f"The record names neither packages nor hardware. Its tables were written at commit {commit}."
-    changed = {_kind(change["quantity"]) for change in rerun.changes}
+    kind_of = dict.fromkeys(CODE, "code") | dict.fromkeys(HARDWARE, "hardware")
+    changed = {kind_of.get(change["quantity"], "packages") for change in rerun.changes}
     if kinds := [kind for kind in ("code", "packages", "hardware") if kind in changed]:
         yield f"Not as recorded: {', '.join(kinds)}."
     elif rerun.recorded:
@@ -76,10 +77,6 @@ def remarks(rerun: Reproduction) -> Iterator[str]:
         yield f"The folder of the run is gone from {rerun.results}: the tables alone are compared."
     elif rerun.tensors.unrecorded:
         yield f"Not compared, since not in the record: {', '.join(rerun.tensors.unrecorded[:LISTED])}."
-
-
-def _kind(name: str) -> str:
-    return "code" if name in CODE else "hardware" if name in HARDWARE else "packages"
 
 
 def print_reproduction(rerun: Reproduction) -> None:

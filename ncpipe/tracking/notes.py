@@ -58,8 +58,3 @@ def network_note(row: Row, nc1: float | None, weights: str | None) -> Iterator[s
         yield f"Test accuracy {100 * row['final_test_accuracy']:.1f} %."
     if weights is not None:
         yield f"Weights: `{weights}` in the results folder."
-
-
-def weights_path(run_id: str) -> str:
-    """Where the weights of a network lie, from the results folder."""
-    return f"runs/{run_id}/model.safetensors"

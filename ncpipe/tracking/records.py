@@ -24,7 +24,7 @@ from ncpipe.system.provenance import Origin, in_json, run_command, study_command
 from ncpipe.tables.ends import last_values
 from ncpipe.tracking.artifacts import Artifact, LayerSeries, study_artifacts, study_pictures
 from ncpipe.tracking.clock import Clock, clocks, joint_clock
-from ncpipe.tracking.notes import network_note, run_name, study_note, weights_path
+from ncpipe.tracking.notes import network_note, run_name, study_note
 from ncpipe.tracking.points import Point, metric_points, run_points
 
 Row = dict[str, Any]
@@ -152,7 +152,7 @@ class StudyRecords:
         name = run_name(row, self.by_id.get(row["network_id"]))
         tags = {"stage": STAGES[row["kind"]], "basis": self.basis.get(run_id)} | run_tags(row)
         if is_network:
-            weights = None if self.recorded else weights_path(run_id)
+            weights = None if self.recorded else f"runs/{run_id}/model.safetensors"
             note = " ".join(network_note(row, self.nc1.get(run_id), weights))
             tags |= {NOTE: note, "weights": weights}
         artifacts, pictures = self.layers.of(run_id, name)

@@ -113,7 +113,8 @@ class Writer:
 
     def _bring_in_line(self, record: RunRecord, present: list[Run]) -> None:
         digest = record.digest()
-        whole = [run for run in present if is_whole(run, digest)]
+        ended = [run for run in present if run.info.status == "FINISHED"]
+        whole = [run for run in ended if run.data.tags.get(DIGEST) == digest]
         begun = [] if whole else [run for run in present if self._is_begun(run, record)]
         self._delete(run for run in present if run not in (whole + begun)[:1])
         if whole:
@@ -206,7 +207,3 @@ class Writer:
                 get_artifact_repository(run.info.artifact_uri).delete_artifacts()
                 SqlAlchemyStore(self.store.uri, run.info.artifact_uri)._hard_delete_run(run.info.run_id)
         return len(listed)
-
-
-def is_whole(run: Run, digest: str) -> bool:
-    return run.info.status == "FINISHED" and run.data.tags.get(DIGEST) == digest

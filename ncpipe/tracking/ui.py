@@ -61,7 +61,12 @@ def serving(uri: str, port: int = 0) -> Iterator[tuple[str, subprocess.Popen[byt
         _wait_until_up(server, port)
         yield f"http://{LOOPBACK}:{port}", server
     finally:
-        _end(server)
+        server.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(STOP_SECONDS)
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
 
 
 def ui_command(port: int) -> list[str]:
@@ -104,15 +109,3 @@ def _wait_until_up(server: subprocess.Popen[bytes], port: int) -> None:
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
     raise UserError(f"the MLflow server on {LOOPBACK}:{port} did not answer within {START_SECONDS:.0f} s")
-
-
-def _end(server: subprocess.Popen[bytes]) -> None:
-    if server.poll() is None:
-        server.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            server.wait(STOP_SECONDS)
-    try:
-        os.killpg(server.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    server.wait()
