@@ -27,14 +27,7 @@ ENDINGS = (".parquet", ".csv", ".json")
 
 
 def run_query(sql: str | None, tables: Path, output: Path | None, json_wanted: bool) -> None:
-    """What the command does.
-
-    Args:
-        sql: None lists tables and columns.
-        tables: folder of the tables, or the results folder around it.
-        output: file for all rows; None prints them.
-        json_wanted: print as JSON.
-    """
+    """What the command does: without SQL it lists tables and columns, without an output it prints the rows."""
     folder, console = tables_in(tables), Console()
     if sql is None:
         print_tables(folder, console)

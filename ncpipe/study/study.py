@@ -69,29 +69,24 @@ class Study:
         """Read a YAML (or JSON) config file, at its own scale or at another, or that of a results folder."""
         if path.is_dir():
             return cls._of_results(path, scale)
-        config = read_config(path)
-        if scale is not None and not config.get("scales"):
-            raise UserError(f"{path} has only one size; leave the scale {scale!r} out")
-        return cls(config if scale is None else {**config, "scale": scale}, check)
+        return cls(_read_at(path, scale), check)
 
     @classmethod
     def _of_results(cls, folder: Path, scale: str | None) -> Study:
         """The study whose results a folder holds, or the empty one of recorded runs."""
-        recording = Layout(folder).recording
-        recorded = recording.exists()
-        file = recording if recorded else folder / "study.json"
+        layout = Layout(folder)
+        recorded = layout.recording.exists()
+        file = layout.recording if recorded else folder / "study.json"
         if not file.exists():
-            raise UserError(f"{folder} holds no results: no study.json, as a study has it, and no {recording.name}")
-        config = read_config(file)
-        if scale is not None and (recorded or not config.get("scales")):
-            raise UserError(f"{file} has only one size; leave the scale {scale!r} out")
-        chosen = {} if scale is None else {"scale": scale}
+            raise UserError(
+                f"{folder} holds no results: no study.json, as a study has it, and no {layout.recording.name}"
+            )
+        config = _read_at(file, scale)
         if recorded:  # in a folder of any name, which no shell command of a rule has to hold
-            found = cls(config, check=False)
-            found.layout, found.recorded = Layout(folder), True
-            return found
-        study = config.get("study", {})
-        return cls({**config, **chosen, "study": {**study, "results": str(folder)}})
+            study = cls(config, check=False)
+            study.layout, study.recorded = layout, True
+            return study
+        return cls({**config, "study": {**config.get("study", {}), "results": str(folder)}})
 
     @property
     def partitioned(self) -> bool:
@@ -208,6 +203,15 @@ class Study:
         """Files of the study's own, of Python, that its figures and claims are made by."""
         names = [*(figure.name for figure in self.figures.values()), *self.config.claims]
         return [name for name in names if is_own(name)]
+
+
+def _read_at(file: Path, scale: str | None) -> dict[str, Any]:
+    config = read_config(file)
+    if scale is None:
+        return config
+    if not config.get("scales"):
+        raise UserError(f"{file} has only one size; leave the scale {scale!r} out")
+    return {**config, "scale": scale}
 
 
 def _specs(model: type[Model], block: Block, runs: list[Tree], where: str) -> list[Model]:
