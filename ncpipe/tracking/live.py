@@ -17,7 +17,7 @@ from ncpipe.records.epoch_log import Epoch, log_path, read_epochs
 from ncpipe.stages.tables import planned_networks
 from ncpipe.study.study import Study
 from ncpipe.system.errors import UserError
-from ncpipe.tracking.clock import clocks
+from ncpipe.tracking.clock import spans, timed
 from ncpipe.tracking.experiment import LIVE, opened, study_runs
 from ncpipe.tracking.notes import run_name
 from ncpipe.tracking.points import Point, history_points, run_points
@@ -131,15 +131,16 @@ class LiveMirror:
         row = self.rows[run_id]
         frame = pd.DataFrame(epochs).assign(run_id=run_id)
         # In whole milliseconds, as the table has them.
-        clock = clocks(frame.assign(finished_at=(frame["finished_at"] * 1e6).round().astype("int64") // 1000))[run_id]
+        timings = frame.assign(finished_at=(frame["finished_at"] * 1e6).round().astype("int64") // 1000)
+        span = spans(timings)[run_id]
         history = history_points(frame.melt(["run_id", "time"], var_name="quantity"))
         return RunRecord(
             id=run_id,
             name=run_name(row),
             parent=study_id(self.study.config),
-            start=clock.start,
-            end=clock.end,
+            start=span.start,
+            end=span.end,
             tags=run_tags(row | {"status": "training"}) | {"stage": STAGES["network"]},
             params=params(row),
-            points=run_points(history, clock),
+            points=run_points(timed(history, timings), span.start),
         )

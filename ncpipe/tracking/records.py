@@ -23,7 +23,7 @@ from ncpipe.system.files import read_json
 from ncpipe.system.provenance import Origin, in_json, run_command, study_command
 from ncpipe.tables.ends import last_values
 from ncpipe.tracking.artifacts import Artifact, LayerSeries, study_artifacts, study_pictures
-from ncpipe.tracking.clock import Clock, clocks, joint_clock
+from ncpipe.tracking.clock import Span, joint_span, spans, timed
 from ncpipe.tracking.notes import network_note, run_name, study_note
 from ncpipe.tracking.points import Point, metric_points, run_points
 
@@ -97,11 +97,10 @@ class StudyRecords:
         self.claims: list[Row] = tables["claims"].to_pylist()
         self.basis = {row["run_id"]: row["basis"] for row in tables["ufm"].select(["run_id", "basis"]).to_pylist()}
         timings = tables["timings"].select(["run_id", "time", "seconds"]).to_pandas()
-        self.clocks = clocks(
-            timings.assign(finished_at=np.asarray(tables["timings"]["finished_at"].cast(pa.int64())))
-        )
-        self.clock = joint_clock(self.clocks.values())
-        self.points = dict(tuple(metric_points(tables).groupby("run_id")))
+        timings["finished_at"] = np.asarray(tables["timings"]["finished_at"].cast(pa.int64()))
+        self.spans = spans(timings)
+        self.span = joint_span(self.spans.values())
+        self.points = dict(tuple(timed(metric_points(tables), timings).groupby("run_id")))
         wanted = {"layer": "features", "split": "train", "metric": "nc1_pinv"}
         ends = last_values(layout.tables / "collapse.parquet", (), defined=True, **wanted)
         self.nc1 = {run_id: value for (run_id,), value in ends.items()}
@@ -135,10 +134,10 @@ class StudyRecords:
             id=study_id(self.config),
             name=study_key(self.config),
             parent=None,
-            start=self.clock.start,
-            end=self.clock.end,
+            start=self.span.start,
+            end=self.span.end,
             tags={"kind": "study", "stage": "study", **scale, **counts, **known, NOTE: note},
-            points=claim_points(self.claims, self.clock),
+            points=claim_points(self.claims, self.span.end),
             artifacts=study_artifacts(self.config, self.layout, self.planned, self.claims),
             pictures=study_pictures(self.layout),
             origin=self._origin(study_command(self.layout.results)),
@@ -147,8 +146,8 @@ class StudyRecords:
     def _run(self, row: Row) -> RunRecord:
         run_id, is_network = row["run_id"], row["kind"] == "network"
         network = row["network_id"] if row["network_id"] in self.by_id else None
-        fallback = self.clocks[network].ended if network in self.clocks else self.clock.ended
-        clock = self.clocks.get(run_id, fallback)
+        ended = (self.spans[network] if network in self.spans else self.span).end
+        span = self.spans.get(run_id, Span(ended, ended))
         name = run_name(row, self.by_id.get(row["network_id"]))
         tags = {"stage": STAGES[row["kind"]], "basis": self.basis.get(run_id)} | run_tags(row)
         if is_network:
@@ -160,11 +159,11 @@ class StudyRecords:
             id=run_id,
             name=name,
             parent=network or study_id(self.config),
-            start=clock.start,
-            end=clock.end,
+            start=span.start,
+            end=span.end,
             tags={key: value for key, value in tags.items() if value},
             params=params(row),
-            points=run_points(self.points.get(run_id), clock),
+            points=run_points(self.points.get(run_id), span.start),
             artifacts=artifacts,
             pictures=pictures,
             data=self.data.get(row["dataset_id"]) if is_network else None,
@@ -189,10 +188,10 @@ def as_text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def claim_points(claims: list[Row], clock: Clock) -> list[Point]:
+def claim_points(claims: list[Row], time: int) -> list[Point]:
     """How many claims have each verdict, as metrics of the study's run; none without claims."""
     counts = counted(claim["verdict"] for claim in claims) if claims else {}
-    return [Point(f"claims/{verdict}", float(count), clock.end, 0) for verdict, count in counts.items()]
+    return [Point(f"claims/{verdict}", float(count), time, 0) for verdict, count in counts.items()]
 
 
 def data_uses(layout: Layout, ids: set[str]) -> dict[str, dict[str, str]]:
