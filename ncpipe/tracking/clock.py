@@ -34,5 +34,7 @@ def joint_span(parts: Collection[Span]) -> Span:
 def timed(points: pd.DataFrame, timings: pd.DataFrame) -> pd.DataFrame:
     """Points with their ``timestamp``: that of the last recorded step that is not later, NaN before the first."""
     recorded = timings[["run_id", "time", "finished_at"]].set_axis(["run_id", "step", "timestamp"], axis="columns")
-    steps, times = (frame.astype({"step": "int64"}).sort_values("step") for frame in (points, recorded))
+    steps, times = (
+        frame.astype({"run_id": object, "step": "int64"}).sort_values("step") for frame in (points, recorded)
+    )
     return pd.merge_asof(steps.reset_index(), times, on="step", by="run_id").set_index("index").sort_index()
