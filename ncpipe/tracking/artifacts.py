@@ -8,7 +8,6 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import PIL.Image
@@ -23,8 +22,7 @@ from ncpipe.figures.level_curves import LevelPanel
 from ncpipe.study.config import Config
 from ncpipe.study.layout import Layout
 from ncpipe.system.files import ALTERED, read_sealed, unreadable
-
-Row = dict[str, Any]
+from ncpipe.tracking.notes import Row
 
 PLAN_COLUMNS = ["run_id", "kind", "status", "label", "dataset", "seed", "network_id"]
 PICTURED = ("nc1_pinv", "nc2_means_etf")

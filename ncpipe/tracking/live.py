@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
 
 import pandas as pd
 from filelock import FileLock, Timeout
@@ -19,12 +18,10 @@ from ncpipe.study.study import Study
 from ncpipe.system.errors import UserError
 from ncpipe.tracking.clock import spans, timed
 from ncpipe.tracking.experiment import LIVE, opened, study_runs
-from ncpipe.tracking.notes import run_name
+from ncpipe.tracking.notes import Row, run_name
 from ncpipe.tracking.points import Point, history_points, run_points
 from ncpipe.tracking.records import STAGES, RunRecord, params, run_tags, study_id, study_key
 from ncpipe.tracking.sync import Writer
-
-Row = dict[str, Any]
 
 INTERVAL = 2.0
 """Seconds between two looks at the runs."""

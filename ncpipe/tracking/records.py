@@ -24,10 +24,8 @@ from ncpipe.system.provenance import Origin, in_json, run_command, study_command
 from ncpipe.tables.ends import last_values
 from ncpipe.tracking.artifacts import Artifact, LayerSeries, study_artifacts, study_pictures
 from ncpipe.tracking.clock import Span, joint_span, spans, timed
-from ncpipe.tracking.notes import network_note, run_name, study_note
+from ncpipe.tracking.notes import Row, network_note, run_name, study_note
 from ncpipe.tracking.points import Point, metric_points, run_points
-
-Row = dict[str, Any]
 
 NOTE = "mlflow.note.content"
 STAGES = {"network": "train", "declared": "fit", "matched": "match", "continual": "continual"}
@@ -146,7 +144,7 @@ class StudyRecords:
     def _run(self, row: Row) -> RunRecord:
         run_id, is_network = row["run_id"], row["kind"] == "network"
         network = row["network_id"] if row["network_id"] in self.by_id else None
-        ended = (self.spans[network] if network in self.spans else self.span).end
+        ended = self.spans.get(str(network), self.span).end
         span = self.spans.get(run_id, Span(ended, ended))
         name = run_name(row, self.by_id.get(row["network_id"]))
         tags = {"stage": STAGES[row["kind"]], "basis": self.basis.get(run_id)} | run_tags(row)
