@@ -194,7 +194,7 @@ class Study:
         """Figures to draw by file name."""
         wanted: Iterable[str | FigureOptions] | None = self.config.figures
         if wanted is None:
-            wanted = (name for name, module in FIGURES.items() if hasattr(module, "applies") and module.applies(self))
+            wanted = [name for name, applies in FIGURES.answers("applies", self).items() if applies]
         options = (FigureOptions(name=f) if isinstance(f, str) else f for f in wanted)
         return {option.stem: option for option in options}
 
