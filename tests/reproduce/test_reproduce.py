@@ -134,14 +134,14 @@ def test_tampered_weights_are_told(results: Path) -> None:
 
 def test_tensors_differ_by_value_shape_type_or_absence() -> None:
     a = torch.tensor([1.0, float("nan"), 4.0])
-    assert deviation("f", "t", a, a.clone()) is None
-    found = deviation("f", "t", a, torch.tensor([1.0, float("nan"), 3.0]))
+    assert deviation("f: t", a, a.clone()) is None
+    found = deviation("f: t", a, torch.tensor([1.0, float("nan"), 3.0]))
     assert found is not None
-    assert (found.differing, found.values, found.relative) == (1, 3, 0.25)
+    assert (found["differing"], found["values"], found["relative"]) == (1, 3, 0.25)
     for other in (a[:2], a.double(), None):
-        found = deviation("f", "t", a, other)
+        found = deviation("f: t", a, other)
         assert found is not None
-        assert found.relative is None
+        assert found["relative"] is None
 
 
 def test_a_file_that_one_side_lacks(tmp_path: Path) -> None:
@@ -150,8 +150,8 @@ def test_a_file_that_one_side_lacks(tmp_path: Path) -> None:
         for name in names:
             save_file({"t": torch.ones(2)}, tmp_path / folder / f"{name}.safetensors")
     found = compare_tensors(tmp_path / "a", tmp_path / "b", "run")
-    assert [d.file for d in found.deviations] == ["gone.safetensors"]
-    assert found.unrecorded == ("new.safetensors",)
+    assert [d["quantity"] for d in found.deviations] == ["gone.safetensors: t"]
+    assert found.unrecorded == ["new.safetensors"]
 
 
 def test_of_a_run_without_files_the_tables_are_compared(results: Path) -> None:
