@@ -121,7 +121,7 @@ def _chunks(
     large: list[list[int]] = []
     small: list[list[int]] = []
     for members in groups.values():
-        row = sum(Layout.of(listed[members[0]], getattr(solver, "tied", False)).sizes)
+        row = sum(Layout.of(listed[members[0]], solver.one_a_class).sizes)
         most = max(1, chunk(device) // (row * (getattr(solver, "starts", 0) + 1)))  # zero may be tried as well
         # as many for all threads, at least one problem each
         parts = -(-len(members) // most)
