@@ -63,9 +63,10 @@ def fit(
     Args:
         problems: one, or a list; penalties may differ within a batch, other shapes make batches of their own.
         solver: ``"lbfgs"`` (options ``starts=8, max_iterations=5000, init_scale=1.0, tied=False``),
+            ``"newton"`` (``starts=8, max_iterations=400, init_scale=1.0``; squared errors),
             ``"gradient_descent"`` (``steps=100_000, step_size=0.1, init_scale=1.0, points=40, momentum=0.0``),
-            ``"gradient_flow"`` (``steps, step_size, init_scale, points`` as above), or ``"construction"``. The first
-            two are Riemannian for problems with a temperature.
+            ``"gradient_flow"`` (``steps, step_size, init_scale, points`` as above), or ``"construction"``.
+            ``lbfgs`` and ``gradient_descent`` are Riemannian for problems with a temperature.
         seed: of the random starts; one for all problems, or one each.
         device: ``"cpu"``, or a GPU, which repeats bit for bit on one machine at best.
         report: called with the problems done and their number as they come in.
@@ -126,7 +127,7 @@ def _chunks(
         # as many for all threads, at least one problem each
         parts = -(-len(members) // most)
         parts = min(len(members), -(-parts // threads) * threads)
-        chunks = [part.tolist() for part in np.array_split(members, parts)]
+        chunks = [members[first::parts] for first in range(parts)]  # neighbours of a sweep take as long: dealt out
         (large if row > LARGE or device.type != "cpu" else small).extend(chunks)
     return small, large
 

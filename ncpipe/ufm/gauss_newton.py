@@ -36,7 +36,7 @@ class SumOfSquares:
             if layout.activation == "relu":
                 edge = smoothing[:, None, None]
                 size = (before.square() + edge.square()).sqrt()
-                self.slopes.append((1 + before / size.clamp_min(1e-300)) / 2)
+                self.slopes.append((1 + before / size.clamp_min(torch.finfo(size.dtype).tiny)) / 2)
                 before = (before + size) / 2
             self.layers.append(before)
         fit = batched_product(self.chain[-1], self.layers[-1])

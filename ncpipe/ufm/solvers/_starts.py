@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -49,9 +50,9 @@ class FromStarts(BaseSolver):
     def iterations(self) -> int:
         return self.max_iterations
 
+    @abstractmethod
     def descend(self, objective: Objective, start: Tensor) -> Ends:
         """Where the problems of a batch end from points (B, P); the objective is in balanced variables."""
-        raise NotImplementedError
 
     def run(self, problems: Sequence[Problem], seeds: Sequence[int], device: device) -> list[Result]:
         from ncpipe.ufm.layout import Layout

@@ -7,6 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import Field
+
+from ncpipe.settings.base import Count
 from ncpipe.system.lazy import lazily
 from ncpipe.ufm.model import Model
 from ncpipe.ufm.solvers._starts import Ends, FromStarts
@@ -45,6 +48,7 @@ class Solver(FromStarts):
     label = "Newton"
 
     name: Literal["newton"]
+    max_iterations: Count = Field(400, description="Most iterations of L-BFGS, after those of Levenberg-Marquardt.")
 
     @property
     def one_a_class(self) -> bool:
