@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any, overload
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 
 from ncpipe.ufm.layout import Layout
 from ncpipe.ufm.problem import Problem
+from ncpipe.ufm.products import threads_of_torch
 from ncpipe.ufm.result import Result
 from ncpipe.ufm.solvers import SOLVERS, BaseSolver
 from ncpipe.ufm.solvers._base import chunk
@@ -137,24 +137,13 @@ def _solved(
 ) -> Iterator[list[tuple[int, Result]]]:
     """Small chunks a thread each, then the large ones one by one on all threads."""
     threads = torch.get_num_threads()
-    with _one_thread():
+    with threads_of_torch(1):
         if threads == 1 or len(small) < 2:
             yield from map(solve, small)
         else:
             with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
                 yield from pool.map(solve, small)
     yield from map(solve, large)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Several threads would share out a sum by the batch's size, and lose time on problems this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _device(name: str | torch.device) -> torch.device:

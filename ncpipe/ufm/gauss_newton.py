@@ -1,7 +1,7 @@
 """The squared error of a batch of tied problems as a sum of squares: residuals, their Jacobian, and its Gram matrix.
 
-With the columns g = sqrt(m) h of ``ncpipe.ufm.layout`` the loss is |r|^2 / 2, r = (W_L a_L + (b - Y) sqrt(m)^T) / sqrt(N)
-with a_1 = g, a_{l+1} = s(W_l a_l). Residuals are few, classes times columns, and parameters many: systems with
+With the columns g = sqrt(m) h of ``ncpipe.ufm.layout`` the loss is |r|^2 / 2,
+r = (W_L a_L + (b - Y) sqrt(m)^T) / sqrt(N) with a_1 = g, a_{l+1} = s(W_l a_l). Residuals are few, classes times columns, and parameters many: systems with
 J^T J + C are solved by way of J C^-1 J^T.
 """
 
@@ -19,11 +19,11 @@ from ncpipe.ufm.products import batched_product
 
 
 class SumOfSquares:
-    """Residuals of B problems at one point each, with the ReLU s(z) = (z + sqrt(z^2 + e^2)) / 2, exact where e = 0."""
+    """Residuals of B problems at one point each, with the ReLU (z + sqrt(z^2 + e^2)) / 2, exact where e = 0."""
 
-    def __init__(self, layout: Layout, decays: Tensor, vectors: Tensor, smoothing: Tensor) -> None:
-        """``decays`` (B, F) in balanced variables, ``vectors`` (B, P), ``smoothing`` (B,): e."""
-        self.layout, self.decays, self.vectors, self.smoothing = layout, decays, vectors, smoothing
+    def __init__(self, layout: Layout, decay: Tensor, vectors: Tensor, smoothing: Tensor) -> None:
+        """``decay`` (B, P): penalties, in balanced variables; ``vectors`` (B, P); ``smoothing`` (B,): e."""
+        self.layout, self.decay, self.vectors, self.smoothing = layout, decay, vectors, smoothing
         features, self.weights, self.bias = layout.views(vectors)
         self.chain = [*self.weights]
         if layout.frozen:
@@ -45,11 +45,6 @@ class SumOfSquares:
         self.residuals = (fit - layout.targets.to(vectors.device) * self.scales) / self.root
         penalties = torch.linalg.vecdot(self.decay * vectors, vectors)
         self.value = (self.residuals.square().flatten(1).sum(dim=1) + penalties) / 2
-
-    @cached_property
-    def decay(self) -> Tensor:
-        """Penalty of every parameter, (B, P)."""
-        return self.decays.repeat_interleave(torch.tensor(self.layout.sizes, device=self.decays.device), dim=1)
 
     @cached_property
     def gradient(self) -> Tensor:
@@ -81,11 +76,11 @@ class SumOfSquares:
 
     def at(self, vectors: Tensor) -> SumOfSquares:
         """The same at other points (B, P)."""
-        return SumOfSquares(self.layout, self.decays, vectors, self.smoothing)
+        return SumOfSquares(self.layout, self.decay, vectors, self.smoothing)
 
     def subset(self, indices: Tensor) -> SumOfSquares:
         """Some of the problems."""
-        return SumOfSquares(self.layout, self.decays[indices], self.vectors[indices], self.smoothing[indices])
+        return SumOfSquares(self.layout, self.decay[indices], self.vectors[indices], self.smoothing[indices])
 
     def gram(self, shift: Tensor, bias_shift: Tensor) -> Tensor:
         """J C^-1 J^T, (B, M K, M K), C the first (B, 1) for features and weights, the second for the bias.
@@ -133,8 +128,8 @@ class SumOfSquares:
 
 
 class Preconditioned:
-    """An objective f of B problems in the variables u of x = x_0 + L u, L = (J^T J + lambda)^-1/2 with the Jacobian at
-    x_0: its Hessian at 0 is the identity but for what the residuals' curvature adds."""
+    """The objective of B problems in the variables u of x = x_0 + L u, L = (J^T J + lambda)^-1/2, J taken at x_0: its
+    Hessian at 0 is the identity but for what the residuals' curvature adds."""
 
     def __init__(self, objective: Objective, squares: SumOfSquares, matrix: Tensor | None = None) -> None:
         """``squares`` at x_0; ``matrix`` (B, M K, M K): T of L = (1 - J^T T J) / sqrt(lambda)."""

@@ -35,7 +35,7 @@ def batch_of(name: str, smoothing: float = 0.0) -> tuple[Objective, SumOfSquares
     objective = Objective(given.layout, balancing_scales(given.layout, given.decays)[1])
     points = torch.randn(2, sum(given.layout.sizes), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     edges = torch.full((2,), smoothing, dtype=torch.float64)
-    return objective, SumOfSquares(given.layout, objective.decays, points, edges)
+    return objective, SumOfSquares(given.layout, objective.decay, points, edges)
 
 
 def jacobian(squares: SumOfSquares) -> torch.Tensor:
@@ -44,7 +44,7 @@ def jacobian(squares: SumOfSquares) -> torch.Tensor:
     for number, vector in enumerate(squares.vectors):
 
         def residuals(at: torch.Tensor, n: int = number) -> torch.Tensor:
-            one = SumOfSquares(squares.layout, squares.decays[n : n + 1], at[None], squares.smoothing[n : n + 1])
+            one = SumOfSquares(squares.layout, squares.decay[n : n + 1], at[None], squares.smoothing[n : n + 1])
             return one.residuals[0].T.flatten()
 
         rows.append(torch.autograd.functional.jacobian(residuals, vector))
@@ -107,7 +107,9 @@ def test_newton_succeeds_more_often_than_lbfgs_and_in_fewer_iterations() -> None
 
 @pytest.mark.parametrize("activation", ["linear", "relu"])
 def test_newton_finds_zero_where_it_is_optimal(activation: str) -> None:
-    result = fit(Problem(4, 5, 8, weight_decay=(0.3, 0.3), feature_decay=5e-3, activation=activation), "newton", starts=2)
+    result = fit(
+        Problem(4, 5, 8, weight_decay=(0.3, 0.3), feature_decay=5e-3, activation=activation), "newton", starts=2
+    )
     assert result.optimum is not None
     assert result.optimum.is_zero
     assert not result.missed

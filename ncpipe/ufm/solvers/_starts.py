@@ -40,7 +40,7 @@ class Ends:
 
 
 class FromStarts(BaseSolver):
-    """Descent from Gaussian starts in balanced variables and, in deep models, from zero; the best end is the result."""
+    """Descent from Gaussian starts in balanced variables and, in deep models, from zero; the best end is kept."""
 
     starts: Count = Field(8, description="Random starts; the best is kept.")
     max_iterations: Count = Field(5000, description="Most iterations of a start.")

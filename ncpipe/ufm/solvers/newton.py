@@ -41,8 +41,8 @@ MOST_RESIDUALS = 1024
 class Solver(FromStarts):
     """Levenberg-Marquardt, then L-BFGS preconditioned by its last matrix, from several starts, the best kept.
 
-    One feature vector a class is optimised: starts and success fractions are those of ``lbfgs`` with ``tied``. Zero is
-    tried as well, as there.
+    One feature vector a class is optimised: starts are those of ``lbfgs`` with ``tied``. Zero is tried as well, as
+    there.
     """
 
     label = "Newton"
@@ -69,7 +69,7 @@ class Solver(FromStarts):
         from ncpipe.ufm.gauss_newton import Preconditioned, SumOfSquares
 
         points, steps = levenberg_marquardt(objective, start)
-        exact = SumOfSquares(objective.layout, objective.decays, points, torch.zeros_like(points[:, 0]))
+        exact = SumOfSquares(objective.layout, objective.decay, points, torch.zeros_like(points[:, 0]))
         flat = Preconditioned(objective, exact)
         ends = lbfgs(flat, torch.zeros_like(points), self.max_iterations)
         return Ends(flat.point(ends.points), ends.iterations + steps, ends.stationary, ends.exhausted)
@@ -111,30 +111,30 @@ def levenberg_marquardt(objective: Objective, start: Tensor) -> tuple[Tensor, Te
     """
     from ncpipe.ufm.gauss_newton import SumOfSquares
 
-    layout, decays = objective.layout, objective.decays
+    layout, decay = objective.layout, objective.decay
     stages = STAGES if layout.activation == "relu" else STAGES[:1]
     edges, most = (torch.tensor([*column, 0], device=start.device).double() for column in zip(*stages, strict=True))
     zero, none = torch.zeros_like(start[:, 0]), torch.zeros(len(start), dtype=torch.int64, device=start.device)
-    value = SumOfSquares(layout, decays, start, zero).value
+    value = SumOfSquares(layout, decay, start, zero).value
     damping = value / start.square().sum(dim=1).clamp_min(torch.finfo(value.dtype).tiny)
     state = Damped(torch.arange(len(start)), start, damping, zero + 2, none, none.clone(), zero.clone())
     points, steps = start.clone(), none.clone()
     while len(state.point):
-        here = SumOfSquares(layout, decays, state.point, state.smoothing)
+        here = SumOfSquares(layout, decay, state.point, state.smoothing)
         ended = _step(here, state)
         live = state.stage < len(stages)
         points[state.number[live]], steps[state.number] = state.point[live], steps[state.number] + live
         ended |= state.age >= most[state.stage]
         state.stage = (state.stage + ended).clamp_max(len(stages))
         state.age = state.age.masked_fill(ended, 0)
-        state.damping = torch.where(ended, decays[:, 0], state.damping)
+        state.damping = torch.where(ended, decay[:, 0], state.damping)
         state.growth = state.growth.masked_fill(ended, 2)
         size = here.layers[-1].square().mean(dim=(1, 2)).sqrt()
         state.smoothing = torch.where(ended, edges[state.stage] * size, state.smoothing)
         done = state.stage == len(stages)
         if done.all() or 8 * done.sum() >= len(done):
             keep = (~done).nonzero()[:, 0]
-            state, decays = state.subset(keep), decays[keep]
+            state, decay = state.subset(keep), decay[keep]
     return points, steps
 
 
