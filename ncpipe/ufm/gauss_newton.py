@@ -1,7 +1,8 @@
 """The squared error of a batch of tied problems as a sum of squares: residuals, their Jacobian, and its Gram matrix.
 
 With the columns g = sqrt(m) h of ``ncpipe.ufm.layout`` the loss is |r|^2 / 2,
-r = (W_L a_L + (b - Y) sqrt(m)^T) / sqrt(N) with a_1 = g, a_{l+1} = s(W_l a_l). Residuals are few, classes times columns, and parameters many: systems with
+r = (W_L a_L + (b - Y) sqrt(m)^T) / sqrt(N)
+with a_1 = g, a_{l+1} = s(W_l a_l). Residuals are few, classes times columns, and parameters many: systems with
 J^T J + C are solved by way of J C^-1 J^T.
 """
 
