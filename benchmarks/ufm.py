@@ -2,7 +2,7 @@
 
     python benchmarks/ufm.py [--full] [--threads 2] [--device cpu] [--plot docs/images/ufm_cost]
 
-The solvers ``lbfgs`` and ``newton`` are compared with scipy.optimize's L-BFGS-B on a hand-written NumPy gradient (same
+The solvers ``lbfgs`` and ``newton`` are compared with L-BFGS-B of scipy.optimize on a NumPy gradient by hand (same
 stopping rule; for ``lbfgs`` same starts and number of pairs), gradient descent with autograd and torch.optim.SGD, all
 in float64. What both reach is compared before anything is printed, and the fraction of starts that reach the optimum
 stands beside the time. The loops run on one thread, as matrices this small are fastest, and on samples of the work,

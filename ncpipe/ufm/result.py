@@ -174,7 +174,7 @@ class Recorder:
         """``values``: objectives of all starts, where there are several."""
         if self.point is None:
             raise ValueError("init_scale: the objective is not finite at the start; needs a smaller one")
-        optimum, diverged = _optimum(self.problem), self.diverged_by is not None
+        optimum, diverged = known_optimum(self.problem), self.diverged_by is not None
         value = float("nan") if diverged else self.history.value[-1]
         reached = np.array([value] if values is None else values)
         best = min([value, *reached, *([] if optimum is None else [optimum.value])])
@@ -193,7 +193,8 @@ class Recorder:
         )
 
 
-def _optimum(problem: Problem) -> Optimum | None:
+def known_optimum(problem: Problem) -> Optimum | None:
+    """The closed form, None where there is none."""
     try:
         return problem.optimum()
     except NoClosedForm:

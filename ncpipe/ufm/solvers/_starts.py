@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from pydantic import Field
@@ -23,6 +23,18 @@ if TYPE_CHECKING:
     from ncpipe.ufm.result import Result
 
 torch = lazily("torch")
+
+
+class Rows:
+    """A dataclass of tensors whose rows are the problems of a batch."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it, by name."""
+        return dict(vars(self))
+
+    def subset(self, indices: Tensor) -> Self:
+        """Some of the problems."""
+        return type(self)(**{name: value[indices] for name, value in self.tensors().items()})
 
 
 @dataclass

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from pydantic import Field
 
 from ncpipe.system.lazy import lazily
 from ncpipe.ufm.products import batched_product
-from ncpipe.ufm.solvers._starts import Ends, FromStarts
+from ncpipe.ufm.solvers._starts import Ends, FromStarts, Rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -150,7 +150,7 @@ class Memory:
 
 
 @dataclass
-class State:
+class State(Rows):
     """Where every problem of a batch stands: its point, and the line search that leaves it."""
 
     number: Tensor
@@ -192,13 +192,6 @@ class State:
         self.low = self.low.masked_fill(chosen, 0)
         self.high = self.high.masked_fill(chosen, torch.inf)
         self.trials = self.trials.masked_fill(chosen, 0)
-
-    def subset(self, indices: Tensor) -> State:
-        return State(*(value[indices] for value in self.tensors().values()))
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All of it, by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
 def unit_step(gradient: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -12,7 +12,7 @@ from pydantic import Field
 from ncpipe.settings.base import Count
 from ncpipe.system.lazy import lazily
 from ncpipe.ufm.model import Model
-from ncpipe.ufm.solvers._starts import Ends, FromStarts
+from ncpipe.ufm.solvers._starts import Ends, FromStarts, Rows
 from ncpipe.ufm.solvers.lbfgs import lbfgs
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _not_covered(model: Model) -> Iterator[str]:
 
 
 @dataclass
-class Damped:
+class Damped(Rows):
     """Where Levenberg-Marquardt stands in every problem of a batch."""
 
     number: Tensor
@@ -99,9 +99,6 @@ class Damped:
     age: Tensor
     """Steps in this stage."""
     smoothing: Tensor
-
-    def subset(self, indices: Tensor) -> Damped:
-        return Damped(*(getattr(self, part.name)[indices] for part in fields(self)))
 
 
 def levenberg_marquardt(objective: Objective, start: Tensor) -> tuple[Tensor, Tensor]:
