@@ -30,11 +30,14 @@ class History:
     """Objective."""
     gradient_norm: list[float] = field(default_factory=list)
     """Euclidean norm of the objective's gradient."""
+    more: list[dict[str, float]] = field(default_factory=list)
+    """What else the solver tells of each, by name."""
 
-    def add(self, iteration: int, value: float, gradient_norm: float) -> None:
+    def add(self, iteration: int, value: float, gradient_norm: float, more: dict[str, float]) -> None:
         self.iterations.append(iteration)
         self.value.append(value)
         self.gradient_norm.append(gradient_norm)
+        self.more.append(more)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -152,7 +155,7 @@ class Recorder:
         """Threads with which the last point is to be measured; None: it is."""
         self.diverged_by: int | None = None
 
-    def record(self, iteration: int, point: Minimiser, value: float, gradient_norm: float) -> None:
+    def record(self, iteration: int, point: Minimiser, value: float, gradient_norm: float, **more: float) -> None:
         """Keep a point, unless it or one before it is not finite."""
         if self.diverged_by is None and not (np.isfinite(value) and np.isfinite(gradient_norm)):
             self.diverged_by = iteration
@@ -160,7 +163,7 @@ class Recorder:
             return
         self.trace()
         self.point, self._threads = point, get_num_threads()
-        self.history.add(iteration, value, gradient_norm)
+        self.history.add(iteration, value, gradient_norm, more)
 
     def trace(self) -> Trace:
         """Statistics at the recorded iterations; the last is measured when it is asked for."""
