@@ -114,7 +114,9 @@ def levenberg_marquardt(objective: Objective, start: Tensor) -> tuple[Tensor, Te
     zero, none = torch.zeros_like(start[:, 0]), torch.zeros(len(start), dtype=torch.int64, device=start.device)
     value = SumOfSquares(layout, decay, start, zero).value
     damping = value / start.square().sum(dim=1).clamp_min(torch.finfo(value.dtype).tiny)
-    state = Damped(torch.arange(len(start)), start, damping, zero + 2, none, none.clone(), zero.clone())
+    state = Damped(
+        torch.arange(len(start), device=start.device), start, damping, zero + 2, none, none.clone(), zero.clone()
+    )
     points, steps = start.clone(), none.clone()
     while len(state.point):
         here = SumOfSquares(layout, decay, state.point, state.smoothing)
@@ -129,7 +131,7 @@ def levenberg_marquardt(objective: Objective, start: Tensor) -> tuple[Tensor, Te
         size = here.layers[-1].square().mean(dim=(1, 2)).sqrt()
         state.smoothing = torch.where(ended, edges[state.stage] * size, state.smoothing)
         done = state.stage == len(stages)
-        if done.all() or 8 * done.sum() >= len(done):
+        if 8 * done.sum() >= len(done):
             keep = (~done).nonzero()[:, 0]
             state, decay = state.subset(keep), decay[keep]
     return points, steps
