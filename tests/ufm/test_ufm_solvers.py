@@ -301,10 +301,10 @@ def test_divergence_is_told(temperature: float | None) -> None:
     assert "\n" not in result.message
 
 
-@pytest.mark.parametrize("solver", ["lbfgs", "gradient_descent", "gradient_flow"])
+@pytest.mark.parametrize("solver", ["lbfgs", "newton", "gradient_descent", "gradient_flow"])
 @pytest.mark.parametrize("init_scale", [1e30, 1e200])
 def test_overflow_at_the_start_ends_with_a_word(solver: str, init_scale: float) -> None:
-    options: dict[str, Any] = {"starts": 2} if solver == "lbfgs" else {"steps": 10, "points": 3}
+    options: dict[str, Any] = {"starts": 2} if solver in ("lbfgs", "newton") else {"steps": 10, "points": 3}
     try:
         result = fit(Problem(3, 4, 5, weight_decay=0.01), solver, init_scale=init_scale, **options)
     except ValueError as error:

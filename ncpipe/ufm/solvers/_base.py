@@ -71,6 +71,11 @@ class BaseSolver(Settings):
         return 0
 
     @property
+    def one_a_class(self) -> bool:
+        """Whether it has one feature vector per class (set of tags) in place of one per sample."""
+        return bool(getattr(self, "tied", False))
+
+    @property
     def rate(self) -> float | None:
         """Step size, where there is one."""
         return None
