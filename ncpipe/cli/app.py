@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -61,6 +62,11 @@ def named(items: Mapping[str, Item], name: str, kind: str) -> Item:
         return items[name]
     except KeyError:
         raise UserError(f"the study has no {kind} {name!r}; `ncpipe plan` lists them") from None
+
+
+def finite(value: float) -> float | None:
+    """A number that JSON has."""
+    return value if math.isfinite(value) else None
 
 
 def job_of(study: Path, threads: int, device: str | None = None) -> Study:

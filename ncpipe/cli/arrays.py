@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
-from ncpipe.cli.app import PEOPLE, app
+from ncpipe.cli.app import PEOPLE, app, finite
 from ncpipe.losses import LOSSES
 from ncpipe.system.errors import UserError
 from ncpipe.ufm.model import Model
@@ -60,9 +60,9 @@ def measure(
     row.undefined = {name: as_options(why) for name, why in row.undefined.items()}
     if absent := next((why for why in row.undefined.values() if why.startswith("no sample of class")), None):
         print(f"{file}: {absent}; --present-only measures the other classes", file=sys.stderr)
-    breakdown = {name: [_finite(value) for value in values.tolist()] for name, values in row.per_class.items()}
+    breakdown = {name: [finite(value) for value in values.tolist()] for name, values in row.per_class.items()}
     if as_json:
-        content: dict[str, object] = {name: _finite(value) for name, value in row.items()}
+        content: dict[str, object] = {name: finite(value) for name, value in row.items()}
         content |= {"undefined": row.undefined} if row.undefined else {}
         infinite = [name for name, value in row.items() if math.isinf(value)]
         content |= {"infinite": infinite} if infinite else {}
@@ -80,11 +80,6 @@ def as_options(message: str) -> str:
     for name, option in {"present_only=True": "--present-only", "num_classes": "--num-classes"}.items():
         message = message.replace(name, option)
     return message
-
-
-def _finite(value: float) -> float | None:
-    """A number that JSON has."""
-    return value if math.isfinite(value) else None
 
 
 AS_TEXT: dict[str, tuple[Any, Any, str]] = {

@@ -18,20 +18,14 @@ def figure_list() -> Iterator[str]:
     yield from (f"{name:{longest}s}  {about(name)}" for name in FIGURES)
 
 
-def figure_options(
-    name: str,
-    metrics: str | None = None,
-    split: str | None = None,
-    over: str | None = None,
-    width: float | None = None,
-) -> FigureOptions:
+def figure_options(name: str, metrics: str | None = None, **others: str | float | None) -> FigureOptions:
     """The options of a figure as the command has them, ``metrics`` with commas; None where not given.
 
     Raises:
         UserError: in one line, with the nearest name of an unknown figure or metric.
     """
     listed = None if metrics is None else tuple(part.strip() for part in metrics.split(",") if part.strip())
-    given = {"name": name, "metrics": listed, "split": split, "over": over, "width": width}
+    given = {"name": name, "metrics": listed, **others}
     return validated(FigureOptions, {key: value for key, value in given.items() if value is not None}, "figure")
 
 

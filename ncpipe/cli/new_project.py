@@ -8,15 +8,8 @@ from pathlib import Path
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import write_text
 
-TEMPLATES = {
-    "Snakefile": "Snakefile",
-    "config.yaml": "config.yaml",
-    "mynet.py": "mynet.py",
-    "claims.py": "claims.py",
-    "README.md": "README.md",
-    ".gitignore": "gitignore",
-}
-"""File of a project -> its template beside this module."""
+FILES = ("Snakefile", "config.yaml", "mynet.py", "claims.py", "README.md", ".gitignore")
+"""Files of a project; their templates lie beside this module, that of a hidden one without its dot."""
 PROFILES = ("default", "slurm")
 """Of the workflow, copied: Snakemake looks for them in the folder where it runs."""
 
@@ -41,9 +34,7 @@ def write_project(folder: Path) -> list[Path]:
 def project() -> dict[str, str]:
     """Texts of the files of a project, by path."""
     package = files("ncpipe")
-    texts = {
-        name: (package / "cli/template" / source).read_text(encoding="utf-8") for name, source in TEMPLATES.items()
-    }
+    texts = {name: (package / "cli/template" / name.lstrip(".")).read_text(encoding="utf-8") for name in FILES}
     for profile in PROFILES:
         path = f"profiles/{profile}/config.yaml"
         text = (package / "workflow" / path).read_text(encoding="utf-8")

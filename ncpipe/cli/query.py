@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyarrow.dataset import InMemoryDataset
 from rich.console import Console
 from rich.table import Table
@@ -21,7 +19,7 @@ from ncpipe.records.reading import StoredTables, files, open_table, scan
 from ncpipe.records.schemas import TABLES
 from ncpipe.study.layout import tables_in
 from ncpipe.system.errors import UserError
-from ncpipe.system.files import replacing
+from ncpipe.system.files import plain, replacing
 
 MOST_ROWS = 50
 """Rows that are printed as a table."""
@@ -29,14 +27,7 @@ ENDINGS = (".parquet", ".csv", ".json")
 
 
 def run_query(sql: str | None, tables: Path, output: Path | None, json_wanted: bool) -> None:
-    """What the command does.
-
-    Args:
-        sql: None lists tables and columns.
-        tables: folder of the tables, or the results folder around it.
-        output: file for all rows; None prints them.
-        json_wanted: print as JSON.
-    """
+    """What the command does: without SQL it lists tables and columns, without an output it prints the rows."""
     folder, console = tables_in(tables), Console()
     if sql is None:
         print_tables(folder, console)
@@ -116,22 +107,7 @@ def write_result(result: duckdb.DuckDBPyRelation, target: Path) -> None:
 
 def as_json(result: duckdb.DuckDBPyRelation) -> str:
     """A list of objects; numbers that JSON lacks are the texts inf, -inf and nan, which ``float`` reads."""
-    return json.dumps([_plain(row) for row in _rows(result)], indent=2)
-
-
-def _rows(result: duckdb.DuckDBPyRelation) -> Iterator[dict[str, Any]]:
-    for batch in result.to_arrow_reader():
-        yield from batch.to_pylist()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value if isinstance(value, str | int | float | None) else str(value)
+    return json.dumps([plain(row) for batch in result.to_arrow_reader() for row in batch.to_pylist()], indent=2)
 
 
 def print_result(result: duckdb.DuckDBPyRelation, console: Console) -> None:
@@ -153,13 +129,8 @@ def print_tables(folder: Path, console: Console) -> None:
     """The tables with their columns, types and meanings."""
     tables = StoredTables(folder)
     for name, schema in TABLES.items():
-        title = f"{name}: {rows_in(tables.path(name)):,} rows"
+        title = f"{name}: {open_table(tables.path(name)).count_rows():,} rows"
         table = Table("column", "type", "meaning", title=title, title_justify="left")
         for field in schema:
             table.add_row(field.name, str(field.type), field.metadata[b"meaning"].decode())
         console.print(table)
-
-
-def rows_in(path: Path) -> int:
-    """Rows of a table, from the footers of its files."""
-    return sum(fragment.count_rows() for fragment in pq.ParquetDataset(path).fragments)

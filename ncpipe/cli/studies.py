@@ -36,11 +36,15 @@ def plan(
     scale: Scale = None,
 ) -> None:
     """Print what a study would run, what is done, and what the rest should take of time and memory."""
-    from ncpipe.plan.profile import print_profile
-    from ncpipe.plan.table import print_plan
-
     s = Study.read(study, scale)
-    print_profile(s.layout) if profile else print_plan(s, estimate, every)
+    if profile:
+        from ncpipe.plan.profile import print_profile  # loads pandas
+
+        print_profile(s.layout)
+    else:
+        from ncpipe.plan.table import print_plan
+
+        print_plan(s, estimate, every)
 
 
 @app.command(rich_help_panel=PEOPLE)

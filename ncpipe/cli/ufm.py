@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from ncpipe.cli.app import finite
 from ncpipe.collapse import collapse_metrics
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import write_tensors
 from ncpipe.system.progress import progress
-from ncpipe.ufm import NoClosedForm, Optimum, Problem, Result, fit, landscape
+from ncpipe.ufm import NoClosedForm, Problem, Result, fit, landscape
 
 Content = dict[str, Any]
 """What is printed: numbers, texts, lists and mappings of them."""
@@ -23,10 +23,13 @@ LAYER_METRICS = ("nc1_pinv", "nc2_means_of", "nc2_means_uncentred_etf", "nc2_mea
 CLASSIFIER_METRICS = ("nc2_weights_of", "nc2_weights_etf", "nc3_of", "nc3_etf", "nc3_duality", "nc4_mismatch")
 TAG_METRICS = ("tagwise_angle", "tagwise_scale")
 """The metrics that the text shows; JSON has all."""
-POINT_NUMBERS = (
-    *("value", "live_directions", "index", "least_eigenvalue", "flat", "gauge", "dimension", "kinks", "is_global"),
-    "starts",
-)
+OPTIMUM = ("value", "is_zero", "scale", "margins", "rank", "bias", "singular_values", "zero_threshold", "basis",
+           "is_global")  # fmt: skip
+REACHED = ("status", "value", "gap", "missed", "starts", "success_fraction", "dead_directions", "gradient_norm",
+           "iterations", "converged", "bias", "message")  # fmt: skip
+POINT = ("value", "live_directions", "index", "least_eigenvalue", "flat", "gauge", "dimension", "kinks", "is_global",
+         "starts")  # fmt: skip
+"""What is told of a closed form, a fit and a critical point."""
 ZERO = "The zero solution: collapse metrics would be those of rounding errors."
 
 
@@ -59,10 +62,13 @@ def describe(problem: Problem, result: Result | None) -> Content:
     """The problem, its closed form or why there is none, what was reached, and the metrics of every layer."""
     content: Content = {"problem": _settings(problem)}
     try:
-        content["optimum"] = _optimum(problem.optimum())
+        optimum = problem.optimum()
+        content["optimum"] = _contents(optimum, OPTIMUM) | {"norms": optimum.norms()}
     except NoClosedForm as reason:
         content |= {"optimum": None, "no_closed_form": str(reason)}
-    return content if result is None else content | {"fit": _reached(result), "layers": _layers(result)}
+    if result is not None:
+        content |= {"fit": _contents(result, REACHED) | {"norms": _norms(result)}, "layers": _layers(result)}
+    return content
 
 
 def explore(problem: Problem, starts: int, seed: int) -> list[Content]:
@@ -72,7 +78,7 @@ def explore(problem: Problem, starts: int, seed: int) -> list[Content]:
             points = landscape(problem, starts, seed, report=lambda done, of: report(done, ""))
         except ValueError as error:
             raise UserError(str(error)) from None
-    return [{name: getattr(point, name) for name in POINT_NUMBERS} for point in points]
+    return [_contents(point, POINT) for point in points]
 
 
 def check_target(path: Path, fitted: bool) -> None:
@@ -140,43 +146,17 @@ def _settings(problem: Problem) -> Content:
     return settings | {"weight_decay": list(problem.weight_decays)}
 
 
-def _optimum(optimum: Optimum) -> Content:
+def _contents(source: object, names: Iterable[str]) -> Content:
+    """Attributes by name, in numbers that JSON has."""
+    values = {name: getattr(source, name) for name in names}
     return {
-        "value": optimum.value,
-        "is_zero": optimum.is_zero,
-        "scale": optimum.scale,
-        "margins": optimum.margins,
-        "rank": optimum.rank,
-        "bias": optimum.bias,
-        "singular_values": optimum.singular_values.tolist(),
-        "norms": optimum.norms(),
-        "zero_threshold": finite(optimum.zero_threshold),
-        "basis": optimum.basis,
-        "is_global": optimum.is_global,
-    }
-
-
-def _reached(result: Result) -> Content:
-    gap = result.gap
-    return {
-        "status": result.status,
-        "value": finite(result.value),
-        "gap": None if gap is None else finite(gap),
-        "missed": result.missed,
-        "starts": result.starts,
-        "success_fraction": result.success_fraction,
-        "dead_directions": result.dead_directions,
-        "gradient_norm": finite(result.gradient_norm),
-        "iterations": result.iterations,
-        "converged": bool(result.converged),
-        "bias": None if result.bias is None else result.bias.tolist(),
-        "norms": _norms(result),
-        "message": result.message,
+        name: value.tolist() if isinstance(value, Tensor) else finite(value) if isinstance(value, float) else value
+        for name, value in values.items()
     }
 
 
 def _norms(result: Result) -> dict[str, float]:
-    factors: dict[str, Tensor] = {"H1": result.features}
+    factors = {"H1": result.features}
     factors |= {f"W{level}": weight for level, weight in enumerate(result.weights, start=1)}
     return {name: float(factor.norm()) for name, factor in factors.items()}
 
@@ -196,11 +176,6 @@ def _layers(result: Result) -> dict[str, dict[str, float | None]]:
         if is_last:
             found[name] |= {metric: finite(value) for metric, value in trace.scalars[last, "train"].items()}
     return found
-
-
-def finite(value: float) -> float | None:
-    """A number that JSON has."""
-    return value if math.isfinite(value) else None
 
 
 # --- to text --------------------------------------------------------------------------------------

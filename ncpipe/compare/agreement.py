@@ -54,73 +54,63 @@ def agreement(a: Tables, b: Tables, ids: Collection[str]) -> Agreement:
             for name in ("history", "collapse", "runs", "ufm"):
                 db.register(f"{side}_{name}", tables[name])
             db.execute(f"CREATE VIEW {side} AS {_long(side)}")
-            words = _unpivoted(f"{side}_runs", ["run_id"], WORDS, "VARCHAR")
-            db.execute(f"CREATE VIEW {side}_words AS {words}")
             db.execute(f"CREATE TABLE {side}_known AS SELECT DISTINCT kind, quantity FROM {side}")
         db.execute(_PAIRS)
-        values, differing = _row(db, "SELECT count(*), count(*) FILTER (differs) FROM pairs")
-        reworded = _rows(db, _REWORDED)
-        (changed,) = _row(
-            db,
-            "SELECT count(DISTINCT run_id) FROM (SELECT run_id FROM pairs WHERE differs UNION ALL SELECT unnest($1))",
-            [[run_id for word in reworded for run_id in word["run_ids"]]],
-        )
+        counts = "SELECT count(*), count(*) FILTER (differs), count(DISTINCT run_id) FILTER (differs) FROM pairs"
+        ((values, differing, differing_runs),) = db.execute(counts).fetchall()
         only = "SELECT DISTINCT quantity FROM {} ANTI JOIN {} USING (kind, quantity) ORDER BY quantity"
         return Agreement(
             only_a=tuple(name for (name,) in db.execute(only.format("a_known", "b_known")).fetchall()),
             only_b=tuple(name for (name,) in db.execute(only.format("b_known", "a_known")).fetchall()),
-            values=values + len(WORDS) * len(ids),
-            differing=differing + sum(len(word["run_ids"]) for word in reworded),
+            values=values,
+            differing=differing,
             runs=len(ids),
-            differing_runs=changed,
-            deviations=_rows(db, _DEVIATIONS),
-            words=reworded,
+            differing_runs=differing_runs,
+            deviations=db.sql(_DEVIATIONS).to_arrow_table().to_pylist(),
+            words=db.sql(_REWORDED).to_arrow_table().to_pylist(),
         )
-
-
-def _row(db: duckdb.DuckDBPyConnection, sql: str, given: Any = None) -> tuple[Any, ...]:
-    return db.execute(sql, given).fetchall()[0]
-
-
-def _rows(db: duckdb.DuckDBPyConnection, sql: str) -> list[dict[str, Any]]:
-    return db.sql(sql).to_arrow_table().to_pylist()
 
 
 def _long(side: str) -> str:
-    """SQL of one row per value: kind (the table), quantity, run_id, split, layer, time, value."""
-    places = ["run_id", "split", "layer", "time"]
-    ranks = _unpivoted(f"(SELECT DISTINCT ON (run_id, split, layer, time) * FROM {side}_collapse)",
-                       places, ["rank", "condition"])  # fmt: skip
-    lists = _unpivoted(f"{side}_ufm", ["run_id"], LISTS, "DOUBLE[]")
-    return " UNION ALL ".join(
-        f"SELECT '{kind}' AS kind, {quantity} AS quantity, run_id, {place}, {value} AS value FROM ({source})"
-        for kind, quantity, place, value, source in (
-            ("history", "quantity", "'' AS split, '' AS layer, time", "value::DOUBLE", f"FROM {side}_history"),
-            ("collapse", "metric", "split, layer, time", "value::DOUBLE", f"FROM {side}_collapse"),
-            ("collapse", "quantity", "split, layer, time", "entry", ranks),
-            ("runs", "quantity", "'', '', -1", "entry", _unpivoted(f"{side}_runs", ["run_id"], ENDS)),
-            ("ufm", "quantity", "'', '', -1", "entry", _unpivoted(f"{side}_ufm", ["run_id"], NUMBERS)),
-            ("ufm", "quantity", "'', '', place", "entry[place + 1]",
-             f"SELECT *, unnest(range(len(entry))) AS place FROM ({lists})"),
+    """SQL of one row per value: kind (the table), quantity, run_id, value or word, and what places it in its run."""
+    ranks = f"(SELECT DISTINCT ON (run_id, split, layer, time) * FROM {side}_collapse)"
+    lists = _unpivoted(f"{side}_ufm", LISTS, "DOUBLE[]")
+    return " UNION ALL BY NAME ".join(
+        f"SELECT '{kind}' AS kind, * FROM ({source})"
+        for kind, source in (
+            ("history", f"SELECT run_id, quantity, time, value FROM {side}_history"),
+            ("collapse", f"SELECT run_id, metric AS quantity, split, layer, time, value FROM {side}_collapse"),
+            ("collapse", _unpivoted(ranks, ["rank", "condition"], places="run_id, split, layer, time")),
+            ("runs", _unpivoted(f"{side}_runs", ENDS)),
+            ("words", _unpivoted(f"{side}_runs", WORDS, "VARCHAR", entry="word")),
+            ("ufm", _unpivoted(f"{side}_ufm", NUMBERS)),
+            (
+                "ufm",
+                f"SELECT run_id, quantity, unnest(range(len(value))) AS time, unnest(value) AS value FROM ({lists})",
+            ),
         )
-    )  # fmt: skip
+    )
 
 
-def _unpivoted(source: str, places: Iterable[str], columns: Iterable[str], kind: str = "DOUBLE") -> str:
+def _unpivoted(
+    source: str, columns: Iterable[str], kind: str = "DOUBLE", places: str = "run_id", entry: str = "value"
+) -> str:
     """SQL of columns of quantities as rows: places, quantity, entry."""
-    cast = ", ".join([*places, *(f'"{column}"::{kind} AS "{column}"' for column in columns)])
+    cast = ", ".join(f'"{column}"::{kind} AS "{column}"' for column in columns)
     listed = ", ".join(f'"{column}"' for column in columns)
-    return f"SELECT * FROM (SELECT {cast} FROM {source}) UNPIVOT INCLUDE NULLS (entry FOR quantity IN ({listed}))"
+    rows = f"SELECT {places}, {cast} FROM {source}"
+    return f"SELECT * FROM ({rows}) UNPIVOT INCLUDE NULLS ({entry} FOR quantity IN ({listed}))"
 
 
-_CHOSEN = """(SELECT * REPLACE (coalesce(value, 'nan'::DOUBLE) AS value, coalesce(time, -1) AS time), true AS there
+_CHOSEN = """(SELECT * REPLACE (coalesce(value, 'nan'::DOUBLE) AS value, coalesce(split, '') AS split,
+    coalesce(layer, '') AS layer, coalesce(time, -1) AS time), true AS there
   FROM {} SEMI JOIN ids USING (run_id)
   SEMI JOIN a_known USING (kind, quantity) SEMI JOIN b_known USING (kind, quantity))"""
 # To DuckDB, NaN is equal to itself.
 _PAIRS = f"""
 CREATE TABLE pairs AS
-SELECT kind, quantity, run_id, split, layer, time, x.value AS a, y.value AS b,
-  x.there IS NULL OR y.there IS NULL OR a != b AS differs,
+SELECT kind, quantity, run_id, split, layer, time, x.value AS a, y.value AS b, x.word AS word_a, y.word AS word_b,
+  x.there IS NULL OR y.there IS NULL OR a != b OR word_a IS DISTINCT FROM word_b AS differs,
   CASE WHEN differs AND isfinite(a) AND isfinite(b) THEN abs(a - b) / greatest(abs(a), abs(b)) END AS relative
 FROM {_CHOSEN.format("a")} x FULL JOIN {_CHOSEN.format("b")} y USING (kind, quantity, run_id, split, layer, time)"""
 _DEVIATIONS = """
@@ -130,10 +120,9 @@ SELECT * EXCLUDE (worst), unnest(worst) FROM (
     first({run_id: run_id, split: split, layer: layer, time: time,
            a: CASE WHEN NOT isnan(a) THEN a END, b: CASE WHEN NOT isnan(b) THEN b END}
       ORDER BY relative DESC NULLS LAST, run_id, split, layer, time) FILTER (differs) AS worst
-  FROM pairs GROUP BY kind, quantity HAVING differing > 0)
+  FROM pairs WHERE kind != 'words' GROUP BY kind, quantity HAVING differing > 0)
 ORDER BY relative DESC NULLS LAST, "table", quantity"""
 _REWORDED = f"""
-SELECT "column", a, b, list(run_id ORDER BY run_id) AS run_ids FROM (
-  SELECT run_id, quantity AS "column", x.entry AS a, y.entry AS b
-  FROM a_words x JOIN b_words y USING (run_id, quantity) SEMI JOIN ids USING (run_id) WHERE a IS DISTINCT FROM b)
-GROUP BY "column", a, b ORDER BY list_position({list(WORDS)}, "column"), a, b"""
+SELECT quantity AS "column", word_a AS a, word_b AS b, list(run_id ORDER BY run_id) AS run_ids
+FROM pairs WHERE kind = 'words' AND differs
+GROUP BY quantity, word_a, word_b ORDER BY list_position({list(WORDS)}, quantity), word_a, word_b"""

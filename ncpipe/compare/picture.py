@@ -28,7 +28,8 @@ def curves_svg(comparison: Comparison) -> bytes:
             _draw(axes, curve)
             if number + COLUMNS >= len(curves):  # the lowest of its column
                 axes.set_xlabel(times(comparison))
-        add_legend(figure, [line_handle(f"{side}: {name}", LOOKS[side]) for side, name in _names(comparison)])
+        runs = {"A": comparison.a, "B": comparison.b}
+        add_legend(figure, [line_handle(f"{side}: {run['run_id']}", LOOKS[side]) for side, run in runs.items()])
         fix_layout(figure)
         stream = io.BytesIO()
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
@@ -39,10 +40,6 @@ def times(comparison: Comparison) -> str:
     """What the time axis counts."""
     units = ["epoch" if run["kind"] == "network" else "iteration" for run in (comparison.a, comparison.b)]
     return units[0] if units[0] == units[1] else f"{units[0]} (A), {units[1]} (B)"
-
-
-def _names(comparison: Comparison) -> list[tuple[str, str]]:
-    return [("A", comparison.a["run_id"]), ("B", comparison.b["run_id"])]
 
 
 def _draw(axes: Axes, curve: Row) -> None:

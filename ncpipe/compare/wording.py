@@ -12,6 +12,7 @@ from ncpipe.claims.evidence.wording import SYMBOLS, number, span
 from ncpipe.compare.agreement import Agreement
 from ncpipe.compare.comparison import Comparison, Row
 from ncpipe.compare.runs import MAIN
+from ncpipe.system.files import plain
 
 LISTED = 12
 """Rows that the terminal lists of what may be long; the page and the JSON have all."""
@@ -227,14 +228,4 @@ def needed(claim: Row) -> str:
 
 def as_json(comparison: Comparison) -> str:
     """The whole comparison; an infinite number is the text 'inf' or '-inf', since JSON has none."""
-    return json.dumps(_plain({"headline": headline(comparison)} | asdict(comparison)), indent=2, allow_nan=False)
-
-
-def _plain(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {key: _plain(item) for key, item in content.items()}
-    if isinstance(content, list | tuple):
-        return [_plain(item) for item in content]
-    if isinstance(content, float) and not math.isfinite(content):
-        return None if math.isnan(content) else f"{content}"
-    return content
+    return json.dumps(plain({"headline": headline(comparison)} | asdict(comparison)), indent=2, allow_nan=False)

@@ -85,7 +85,8 @@ class Calibration:
 
     def key(self, spec: NetworkSpec, shape: NominalShape) -> str:
         """Name of a kind of network on this machine: what its costs depend on."""
-        machine = [machine_name(self.device), torch.__version__, torch.get_num_threads(), STAGE_VERSIONS["train"]]
+        name = device_kind(self.device) if self.device.type == "cuda" else processor()
+        machine = [name, torch.__version__, torch.get_num_threads(), STAGE_VERSIONS["train"]]
         precision = Computation.choose(spec, self.device).precision
         kind = [spec.model, spec.head, spec.loss, spec.optimizer.name, spec.optimizer.momentum > 0]
         return digest([machine, kind, [shape.image, shape.classes], own_batch(spec, shape), precision])
@@ -104,13 +105,6 @@ class Calibration:
 def cache_path() -> Path:
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "ncpipe" / "calibration.json"
-
-
-def machine_name(device: torch.device) -> str:
-    """The GPU, or the processor as the system calls it."""
-    if device.type == "cuda":
-        return device_kind(device)
-    return processor()
 
 
 def measured(spec: NetworkSpec, shape: NominalShape, device: torch.device, available: float) -> Costs:

@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from ncpipe.data.shape import nominal_shape
-from ncpipe.data.source import NominalShape
+from ncpipe.data.source import NominalShape, nominal_shape
 from ncpipe.plan.calibration import Calibration, Costs
 from ncpipe.plan.fitting_time import STARTUP, fitting_time
 from ncpipe.plan.memory import available_memory, features_memory, training_memory
@@ -68,15 +67,10 @@ class Estimator:
         if unit.of is None:
             return Estimate(STARTUP)
         run, shape, costs = unit.of, self._shape(unit.of), self._costs(unit.of)
-        seconds, memory = (
-            (training_time(run.spec, shape, costs), training_memory(run, costs, shape, self.device))
-            if unit.stage == "train"
-            else (
-                measuring_time(run, shape, costs),
-                features_memory(run, self.study.config.measure, costs, shape, self.device),
-            )
-        )
-        return Estimate(seconds, memory)
+        if unit.stage == "train":
+            return Estimate(training_time(run.spec, shape, costs), training_memory(run, costs, shape, self.device))
+        memory = features_memory(run, self.study.config.measure, costs, shape, self.device)
+        return Estimate(measuring_time(run, shape, costs), memory)
 
     def _shape(self, run: NetworkRun) -> NominalShape:
         if run.dataset_id not in self._shapes:

@@ -40,31 +40,6 @@ class Profile:
         jobs = pd.DataFrame(_jobs(layout), columns=["stage", "end", "seconds", "start_up"])
         return cls(*span, record["cores"], jobs[jobs["end"].between(*span)].sort_values("end"))
 
-    @property
-    def wall(self) -> float:
-        return self.finished - self.started
-
-    @property
-    def idle(self) -> float:
-        """Seconds of the wall time in which no job ran."""
-        start = (self.jobs["end"] - self.jobs["seconds"]).clip(lower=self.started)
-        return self.wall - covered(start.to_numpy(), self.jobs["end"].to_numpy())
-
-    @property
-    def start_up(self) -> float:
-        """Seconds of start-up of all jobs."""
-        return float(self.jobs["start_up"].sum())
-
-    @property
-    def starting(self) -> float:
-        """Share of the cores' time in which jobs started."""
-        return self.start_up / (self.wall * (self.cores or 1))
-
-    @property
-    def overhead(self) -> float:
-        """Share of the cores' time that was no work: no job at all, or one that started."""
-        return self.idle / self.wall + self.starting
-
 
 def covered(start: NDArray[np.float64], end: NDArray[np.float64]) -> float:
     """Length of the union of intervals."""
@@ -103,13 +78,13 @@ def print_profile(layout: Layout) -> None:
 
 
 def _lines(profile: Profile) -> Iterator[str]:
-    cores = f" on {profile.cores} cores" if profile.cores else ""
-    yield f"wall time {clock(profile.wall)}{cores}"
-    yield (
-        f"no job ran for {profile.idle:.1f} s, {profile.idle / profile.wall:.1%} of it:"
-        " Snakemake's parsing, planning and choosing"
-    )
-    yield f"jobs started for {profile.start_up:.1f} s, {profile.starting:.1%} of the cores' time"
-    if silent := profile.jobs["start_up"].isna().sum():
+    jobs, wall = profile.jobs, profile.finished - profile.started
+    start = (jobs["end"] - jobs["seconds"]).clip(lower=profile.started)
+    idle = wall - covered(start.to_numpy(), jobs["end"].to_numpy())
+    starting = jobs["start_up"].sum() / (wall * (profile.cores or 1))
+    yield f"wall time {clock(wall)}" + (f" on {profile.cores} cores" if profile.cores else "")
+    yield f"no job ran for {idle:.1f} s, {idle / wall:.1%} of it: Snakemake's parsing, planning and choosing"
+    yield f"jobs started for {jobs['start_up'].sum():.1f} s, {starting:.1%} of the cores' time"
+    if silent := jobs["start_up"].isna().sum():
         yield f"start-up of {silent} jobs unknown: their logs do not tell it"
-    yield f"overhead: {profile.overhead:.1%}"
+    yield f"overhead: {idle / wall + starting:.1%}"

@@ -90,7 +90,7 @@ def _table(*headings: str, costs: bool) -> Table:
     return table
 
 
-def _sum(estimates: list[Estimate]) -> Estimate | None:
+def _sum(estimates: list[Estimate]) -> Estimate:
     from ncpipe.plan.estimates import Estimate  # loads torch
 
     seconds = [estimate.seconds for estimate in estimates if estimate.seconds is not None]
@@ -108,10 +108,11 @@ def _cells(estimate: Estimate | None) -> tuple[str, str]:
 def _total(estimates: dict[Unit, Estimate]) -> str:
     if not estimates:
         return ""
-    seconds = sum(estimate.seconds or 0 for estimate in estimates.values())
-    most = max((estimate.memory or 0 for estimate in estimates.values()), default=0)
+    seconds, most = _sum(list(estimates.values()))
     at_most = f", at most {size(most)} of memory a job" if most else ""
-    return f": about {clock(seconds)} of computing, one job at a time{at_most}; divide by the jobs that run at once"
+    return (
+        f": about {clock(seconds or 0)} of computing, one job at a time{at_most}; divide by the jobs that run at once"
+    )
 
 
 def refuse_what_cannot_fit(estimates: dict[Unit, Estimate], available: float, device: str) -> None:

@@ -11,6 +11,9 @@ from ncpipe.records.checks import REMEDY, check_columns
 from ncpipe.records.schemas import TABLES
 from ncpipe.system.errors import UserError
 
+TEXTS = (pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary())
+LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType, pa.ListViewType, pa.LargeListViewType)
+
 
 def as_written(name: str, table: pa.Table, path: Path, whole: bool = True) -> pa.Table:
     """The columns of the table ``name`` in their types and order; further columns are left out.
@@ -46,32 +49,11 @@ def _family(kind: pa.DataType) -> str:
     types = pa.types
     if types.is_dictionary(kind):
         return _family(kind.value_type)
-    if _is_list(kind):
+    if isinstance(kind, LISTS):
         return f"list of {_family(kind.value_type)}"
-    families = {
-        "text": (
-            types.is_string,
-            types.is_large_string,
-            types.is_string_view,
-            types.is_binary,
-            types.is_large_binary,
-        ),
-        "number": (types.is_integer, types.is_floating, types.is_decimal),
-        "time": (types.is_timestamp,),
-    }
-    return next((family for family, tests in families.items() if any(test(kind) for test in tests)), str(kind))
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    types = pa.types
-    tests = (
-        types.is_list,
-        types.is_large_list,
-        types.is_fixed_size_list,
-        types.is_list_view,
-        types.is_large_list_view,
-    )
-    return any(test(kind) for test in tests)
+    if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
+        return "number"
+    return "text" if kind in TEXTS else "time" if types.is_timestamp(kind) else str(kind)
 
 
 def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ncpipe.records.writing import PARQUET, marked
-from ncpipe.system.files import LEFTOVER_AGE, remove_leftovers, replacing, unwritable
+from ncpipe.system.files import beside, remove, remove_leftovers, replacing, unwritable
 
 GROUP_ROWS = 1 << 20
 """Rows of a row group, as pyarrow has it: what a writer holds in memory."""
@@ -86,9 +84,9 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
     What stood there, folder or file, is moved away first: between the two there is nothing, never a half.
     """
-    temporary = _beside(folder)
+    temporary = beside(folder)
     try:
-        _remove_old_leftovers(folder)
+        remove_leftovers(folder)
         temporary.mkdir(parents=True)
         yield temporary
         _sync(temporary)
@@ -98,12 +96,12 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     except OSError as error:
         raise unwritable(folder, error) from error
     finally:
-        _remove(temporary)
+        remove(temporary)
 
 
 def _moved(temporary: Path, folder: Path) -> bool:
     """Whether the temporary folder could take the place, from which what stood there is taken away first."""
-    old = _beside(folder)
+    old = beside(folder)
     try:
         with suppress(FileNotFoundError):
             folder.rename(old)
@@ -113,29 +111,8 @@ def _moved(temporary: Path, folder: Path) -> bool:
             raise
         return False
     finally:
-        _remove(old)
+        remove(old)
     return True
-
-
-def _beside(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.tmp")
-
-
-def _remove_old_leftovers(folder: Path) -> None:
-    """Remove what processes have left that were killed while they wrote ``folder``."""
-    remove_leftovers(folder)
-    for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):
-        with suppress(OSError):
-            newest = max((path.stat().st_mtime for path in [leftover, *leftover.iterdir()]), default=0.0)
-            if time.time() - newest > LEFTOVER_AGE:
-                _remove(leftover)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _sync(folder: Path) -> None:

@@ -152,7 +152,7 @@ def open_table(path: Path) -> ds.Dataset:
         schemas = {Path(file): pq.read_schema(file) for file in found.files}
         altered = [file for file, schema in schemas.items() if not is_unaltered(schema, file)]
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
     if altered:
         raise unreadable(altered[0], ALTERED)
     for file, schema in schemas.items():
@@ -183,7 +183,7 @@ def scan(path: Path, columns: Sequence[str] | None = None, **wanted: Any) -> pa.
     try:
         found = scanner.to_table()
     except (OSError, pa.ArrowException) as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
     check_values(path.stem, found, path)
     return found
 
@@ -193,7 +193,7 @@ def batches(path: Path, columns: Sequence[str], **wanted: Any) -> Iterator[pa.Re
     try:
         yield from _scanner(path, columns, wanted).to_batches()
     except (OSError, pa.ArrowException) as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
 
 
 def _scanner(path: Path, columns: Sequence[str] | None, wanted: Mapping[str, Any]) -> ds.Scanner:
@@ -234,13 +234,9 @@ def metadata(path: Path) -> dict[str, str]:
     try:
         found = pq.read_schema(next(iter(files(path)), path)).metadata or {}
     except (OSError, pa.ArrowException) as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
     return {
         key.decode(errors="replace"): value.decode(errors="replace")
         for key, value in found.items()
         if not key.startswith(b"ARROW")
     }
-
-
-def _unreadable(path: Path, error: Exception) -> UserError:
-    return unreadable(path, str(error).splitlines()[0])

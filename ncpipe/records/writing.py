@@ -35,8 +35,7 @@ def read_table(path: Path) -> pa.Table:
         table = pq.read_table(path, partitioning=None, page_checksum_verification=True)
         unaltered = is_unaltered(table.schema, path)
     except (OSError, ValueError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise unreadable(path, reason) from None
+        raise unreadable(path, error) from None
     if not unaltered:
         raise unreadable(path, ALTERED)
     return table

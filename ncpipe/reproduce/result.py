@@ -53,13 +53,8 @@ def verdict(rerun: Reproduction) -> str:
     values, tensors = sum(each.values for each in rerun.agreements), rerun.tensors.tensors
     if rerun.equal:
         return f"Equal, bit for bit: {counted(values, 'value')} and {counted(tensors, 'tensor')} of {rerun.run_id}."
-    largest: list[tuple[float, str]] = [
-        (d["relative"], d["quantity"])
-        for each in rerun.agreements
-        for d in each.deviations
-        if d["relative"] is not None
-    ]
-    largest += [(d.relative, f"{d.file}: {d.name}") for d in rerun.tensors.deviations if d.relative is not None]
+    deviations = [row for each in rerun.agreements for row in each.deviations] + rerun.tensors.deviations
+    largest = [(row["relative"], row["quantity"]) for row in deviations if row["relative"] is not None]
     differs = sum(each.differing for each in rerun.agreements)
     parts = f"{differs:,} of {counted(values, 'value')} and {len(rerun.tensors.deviations):,} of "
     parts += f"{counted(tensors, 'tensor')} of {rerun.run_id}"
@@ -72,7 +67,8 @@ def remarks(rerun: Reproduction) -> Iterator[str]:
     if not rerun.recorded:
         commit = f"{rerun.recorded_commit}; this is {rerun.now.get('commit', 'unknown')}"
         yield f"The record names neither packages nor hardware. Its tables were written at commit {commit}."
-    changed = {_kind(change["quantity"]) for change in rerun.changes}
+    kind_of = dict.fromkeys(CODE, "code") | dict.fromkeys(HARDWARE, "hardware")
+    changed = {kind_of.get(change["quantity"], "packages") for change in rerun.changes}
     if kinds := [kind for kind in ("code", "packages", "hardware") if kind in changed]:
         yield f"Not as recorded: {', '.join(kinds)}."
     elif rerun.recorded:
@@ -81,10 +77,6 @@ def remarks(rerun: Reproduction) -> Iterator[str]:
         yield f"The folder of the run is gone from {rerun.results}: the tables alone are compared."
     elif rerun.tensors.unrecorded:
         yield f"Not compared, since not in the record: {', '.join(rerun.tensors.unrecorded[:LISTED])}."
-
-
-def _kind(name: str) -> str:
-    return "code" if name in CODE else "hardware" if name in HARDWARE else "packages"
 
 
 def print_reproduction(rerun: Reproduction) -> None:
@@ -100,10 +92,9 @@ def print_reproduction(rerun: Reproduction) -> None:
             console.print(f"\n{title}: A is the record, B the rerun", style="bold")
             for section in deviations(each):
                 print_section(console, section)
-    listed = rerun.tensors.deviations[:LISTED]
     tensors = [
-        (f"{d.file}: {d.name}", f"{d.differing:,} of {d.values:,}", number(d.relative) if d.relative else "–")
-        for d in listed
+        (d["quantity"], f"{d['differing']:,} of {d['values']:,}", number(d["relative"]) if d["relative"] else "–")
+        for d in rerun.tensors.deviations[:LISTED]
     ]
-    more = len(rerun.tensors.deviations) - len(listed)
+    more = len(rerun.tensors.deviations) - len(tensors)
     print_section(console, Section("tensors" + (f" ({more} more)" if more else ""), ("differ", "relative"), tensors))

@@ -4,51 +4,39 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ncpipe.compare.comparison import Row
 from ncpipe.system.errors import UserError
 
 
-@dataclass(frozen=True)
-class TensorDeviation:
-    """A tensor that differs."""
-
-    file: str
-    name: str
-    differing: int
-    values: int
-    relative: float | None
-    """Largest |a - b| / max(|a|, |b|) over finite values; None for another shape or type, or a missing tensor."""
-
-
-@dataclass(frozen=True)
-class TensorAgreement:
+class TensorAgreement(NamedTuple):
     """All tensors of the files that the record has."""
 
     tensors: int
-    deviations: tuple[TensorDeviation, ...]
-    """Largest first."""
-    unrecorded: tuple[str, ...]
+    deviations: list[Row]
+    """Those that differ: quantity ('FILE: NAME'), values, differing; relative, the largest |a - b| / max(|a|, |b|)
+    over finite values, or None for another shape or type, or a missing tensor. Largest first."""
+    unrecorded: list[str]
     """Files of the rerun that the record does not have, as those of which only the tables were kept."""
 
 
 def compare_tensors(recorded: Path, again: Path, run_id: str) -> TensorAgreement:
     """Compare every tensor of a run in the safetensors files of two folders; of a batch only the run's own."""
     old, new = _files(recorded), _files(again)
-    count, deviations = 0, []
-    for name in old:
-        for key, a, b in _pairs(old[name], new.get(name), run_id):
-            count += 1
-            if (found := deviation(name, key, a, b)) is not None:
-                deviations.append(found)
-    deviations.sort(key=lambda d: -torch.inf if d.relative is None else -d.relative)
-    return TensorAgreement(count, tuple(deviations), tuple(name for name in new if name not in old))
+    compared = [
+        deviation(f"{name}: {key}", a, b) for name in old for key, a, b in _pairs(old[name], new.get(name), run_id)
+    ]
+    deviations = sorted(
+        filter(None, compared), key=lambda row: -row["relative"] if row["relative"] is not None else -inf
+    )
+    return TensorAgreement(len(compared), deviations, [name for name in new if name not in old])
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -81,11 +69,11 @@ def _own(file: Any, run_id: str) -> set[str]:
     return own or (set() if index else keys)
 
 
-def deviation(file: str, name: str, a: Tensor | None, b: Tensor | None) -> TensorDeviation | None:
+def deviation(name: str, a: Tensor | None, b: Tensor | None) -> Row | None:
     """How far two tensors differ; None where all values are equal, or NaN on both sides."""
     if a is None or b is None or a.shape != b.shape or a.dtype != b.dtype:
         size = max(t.numel() for t in (a, b) if t is not None)
-        return TensorDeviation(file, name, size, size, None)
+        return {"quantity": name, "values": size, "differing": size, "relative": None}
     same = (a == b) | ((a != a) & (b != b))
     if bool(same.all()):
         return None
@@ -93,4 +81,4 @@ def deviation(file: str, name: str, a: Tensor | None, b: Tensor | None) -> Tenso
     finite = ~same & x.isfinite() & y.isfinite()
     relative = ((x - y).abs() / torch.maximum(x.abs(), y.abs()))[finite]
     largest = float(relative.max()) if len(relative) else None
-    return TensorDeviation(file, name, int((~same).sum()), a.numel(), largest)
+    return {"quantity": name, "values": a.numel(), "differing": int((~same).sum()), "relative": largest}

@@ -53,6 +53,19 @@ class Source:
         with self.running():
             return importlib.import_module(self.place) if self.installed else _module(self)
 
+    def alone(self, name: str) -> Callable[..., Any]:
+        """A function of the code without the rest, which is not run.
+
+        ``NameError`` where there is none, and from the function where it uses something else of the code.
+        """
+        functions = [node for node in ast.parse(self.text).body if isinstance(node, ast.FunctionDef)]
+        part = ast.Module([node for node in functions if node.name == name], [])
+        scope: dict[str, Any] = {}
+        exec(compile(part, str(self.file), "exec", flags=annotations.compiler_flag), scope)  # noqa: S102 - as below
+        if name not in scope:
+            raise NameError(name)
+        return scope[name]
+
     def call(self, name: str, make: Callable[[Any], Any]) -> Any:
         """What ``make`` returns of the object ``name``. ``UserError`` in one line for whatever fails in the code."""
         module = self.module()
@@ -68,11 +81,11 @@ class Source:
             yield
         except UserError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             more = "NCPIPE_TRACEBACK=1 shows where from"
             raise UserError(f"{self.place}{self.line(error)}: {told(error)}; {more}") from error
 
-    def line(self, error: Exception) -> str:
+    def line(self, error: BaseException) -> str:
         """The last line of this code on the way to an error."""
         numbers, step = [], error.__traceback__
         while step is not None:

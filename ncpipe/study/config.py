@@ -63,8 +63,8 @@ class MeasureSpec(Settings):
 
 FIGURES = ModuleRegistry("ncpipe.figures")
 """Modules with ``draw(tables, options)`` and ``caption(tables, options)``, and perhaps ``KINDS`` of the runs that are
-shown and ``applies(study)``, whether a study that lists no figures draws it. Files of a user's own may leave all but
-``draw`` out."""
+shown and ``applies(study)``, whether a study that lists no figures draws it: asked whenever a study is read, without
+importing the figure if it uses nothing else of it. Files of a user's own may leave all but ``draw`` out."""
 FigureName = Annotated[str, NameIn(FIGURES)]
 
 PAPERS = ModuleRegistry("ncpipe.claims")

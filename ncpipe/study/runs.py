@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from ncpipe.continual.settings import ContinualSpec
@@ -15,6 +16,8 @@ from ncpipe.ufm.settings import UfmSpec
 
 MAX_BATCH = 1024
 """UFM problems solved by one job at most."""
+SHAPE = attrgetter("classes", "dim", "depth", "loss", "activation", "classifier", "solver")
+"""Settings that the problems of a job have in common."""
 
 
 @dataclass(frozen=True)
@@ -73,18 +76,7 @@ def in_batches(problems: Mapping[str, UfmSpec]) -> dict[str, UfmBatch]:
     groups: dict[Any, dict[str, UfmSpec]] = {}
     for problem_id, spec in problems.items():
         bias = spec.bias if isinstance(spec.bias, str) else "penalised"
-        shape = (
-            spec.classes,
-            str(spec.samples),
-            spec.dim,
-            spec.depth,
-            spec.loss,
-            bias,
-            spec.activation,
-            spec.temperature is None,
-            spec.classifier,
-            spec.solver,
-        )
+        shape = (*SHAPE(spec), str(spec.samples), bias, spec.temperature is None)
         groups.setdefault(shape, {})[problem_id] = spec
     batches = {}
     for members in groups.values():

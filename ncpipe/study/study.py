@@ -16,17 +16,7 @@ from ncpipe.settings.reading import check_plain, read_config
 from ncpipe.settings.scale import at_scale
 from ncpipe.settings.source import is_own
 from ncpipe.settings.sweep import Block, Tree, expand
-from ncpipe.study.checks import (
-    check_continual,
-    check_inputs,
-    check_kept_epochs,
-    check_layer_patterns,
-    check_matched,
-    check_no_data_set,
-    check_own_files,
-    check_paths,
-    check_robustness,
-)
+from ncpipe.study import checks
 from ncpipe.study.config import FIGURES, Config, FigureOptions
 from ncpipe.study.layout import RUNS_A_PART, Layout
 from ncpipe.study.runs import ContinualRun, UfmBatch, by_id, continual_run, in_batches
@@ -59,18 +49,18 @@ class Study:
 
     def _check(self) -> None:
         config, measure = self.config, self.config.measure
-        check_paths(self.data_path, self.datasets)
+        checks.check_paths(self.data_path, self.datasets)
         if not len(self.networks) + len(self.ufm_batches):
             raise UserError("config: nothing to run; declare a 'networks' or a 'ufm' block")
-        check_layer_patterns(measure, self.networks)
-        check_inputs(self.data_path, self.networks)
-        check_kept_epochs(measure, self.networks)
-        check_robustness(measure, self.datasets)
-        check_matched(config.ufm.matched, self.networks)
-        check_continual(config.continual is not None, self.continual)
+        checks.check_layer_patterns(measure, self.networks)
+        checks.check_inputs(self.data_path, self.networks)
+        checks.check_kept_epochs(measure, self.networks)
+        checks.check_robustness(measure, self.datasets)
+        checks.check_matched(config.ufm.matched, self.networks)
+        checks.check_continual(config.continual is not None, self.continual)
         if config.networks is not None and config.networks.select is not None:
             check_select(config.networks.select, {run.id: run.spec for run in self.networks.values()}, measure)
-        check_own_files([figure.name for figure in self.figures.values()], config.claims)
+        checks.check_own_files([figure.name for figure in self.figures.values()], config.claims)
         if config.figures is not None and len(self.figures) < len(config.figures):
             raise UserError("figures: two figures would have one file name; give each a 'file'")
 
@@ -79,29 +69,24 @@ class Study:
         """Read a YAML (or JSON) config file, at its own scale or at another, or that of a results folder."""
         if path.is_dir():
             return cls._of_results(path, scale)
-        config = read_config(path)
-        if scale is not None and not config.get("scales"):
-            raise UserError(f"{path} has only one size; leave the scale {scale!r} out")
-        return cls(config if scale is None else {**config, "scale": scale}, check)
+        return cls(_read_at(path, scale), check)
 
     @classmethod
     def _of_results(cls, folder: Path, scale: str | None) -> Study:
         """The study whose results a folder holds, or the empty one of recorded runs."""
-        recording = Layout(folder).recording
-        recorded = recording.exists()
-        file = recording if recorded else folder / "study.json"
+        layout = Layout(folder)
+        recorded = layout.recording.exists()
+        file = layout.recording if recorded else folder / "study.json"
         if not file.exists():
-            raise UserError(f"{folder} holds no results: no study.json, as a study has it, and no {recording.name}")
-        config = read_config(file)
-        if scale is not None and (recorded or not config.get("scales")):
-            raise UserError(f"{file} has only one size; leave the scale {scale!r} out")
-        chosen = {} if scale is None else {"scale": scale}
+            raise UserError(
+                f"{folder} holds no results: no study.json, as a study has it, and no {layout.recording.name}"
+            )
+        config = _read_at(file, scale)
         if recorded:  # in a folder of any name, which no shell command of a rule has to hold
-            found = cls(config, check=False)
-            found.layout, found.recorded = Layout(folder), True
-            return found
-        study = config.get("study", {})
-        return cls({**config, **chosen, "study": {**study, "results": str(folder)}})
+            study = cls(config, check=False)
+            study.layout, study.recorded = layout, True
+            return study
+        return cls({**config, "study": {**config.get("study", {}), "results": str(folder)}})
 
     @property
     def partitioned(self) -> bool:
@@ -130,7 +115,7 @@ class Study:
             return {}
         if not self.datasets:
             raise UserError("config: 'networks' needs a 'datasets' block")
-        check_no_data_set(block)
+        checks.check_no_data_set(block)
         sets = tuple(spec.model_dump(mode="json") for spec in self.datasets.values())
         grid = block.sweep.grid
         if grid or block.sweep.zip or not block.sweep.include:  # else there is no product, as everywhere
@@ -209,7 +194,7 @@ class Study:
         """Figures to draw by file name."""
         wanted: Iterable[str | FigureOptions] | None = self.config.figures
         if wanted is None:
-            wanted = (name for name, module in FIGURES.items() if hasattr(module, "applies") and module.applies(self))
+            wanted = [name for name, applies in FIGURES.answers("applies", self).items() if applies]
         options = (FigureOptions(name=f) if isinstance(f, str) else f for f in wanted)
         return {option.stem: option for option in options}
 
@@ -218,6 +203,15 @@ class Study:
         """Files of the study's own, of Python, that its figures and claims are made by."""
         names = [*(figure.name for figure in self.figures.values()), *self.config.claims]
         return [name for name in names if is_own(name)]
+
+
+def _read_at(file: Path, scale: str | None) -> dict[str, Any]:
+    config = read_config(file)
+    if scale is None:
+        return config
+    if not config.get("scales"):
+        raise UserError(f"{file} has only one size; leave the scale {scale!r} out")
+    return {**config, "scale": scale}
 
 
 def _specs(model: type[Model], block: Block, runs: list[Tree], where: str) -> list[Model]:

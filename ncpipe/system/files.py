@@ -10,7 +10,9 @@ import errno
 import glob
 import hashlib
 import json
+import math
 import os
+import shutil
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -36,7 +38,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     ``UserError`` where the disk is full or must not be written.
     """
-    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
+    temporary = beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path)
@@ -51,12 +53,26 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def beside(path: Path) -> Path:
+    """A new hidden name for what is to take the place of a file or folder, or was there."""
+    return path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
+
+
 def remove_leftovers(path: Path) -> None:
-    """Remove what processes have left that were killed while they wrote ``path``."""
+    """Remove what processes have left that were killed while they wrote the file or folder."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         with suppress(OSError):
-            if time.time() - leftover.stat().st_mtime > LEFTOVER_AGE:
-                leftover.unlink()
+            newest = max(part.stat().st_mtime for part in (leftover, *leftover.glob("*")))
+            if time.time() - newest > LEFTOVER_AGE:
+                remove(leftover)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with what is in it, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def unwritable(path: object, error: Exception) -> UserError:
@@ -104,6 +120,17 @@ def _json(value: Mapping[str, Any]) -> str:
     return json.dumps(value, indent=2, sort_keys=True) + "\n"
 
 
+def plain(value: Any) -> Any:
+    """A value in what JSON has: a number that it lacks is a text that ``float`` reads, of any other type the text."""
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, str | int | float | None) else str(value)
+
+
 def sealed(text: str) -> str:
     """XML or HTML with a comment at its end that holds a checksum of the rest."""
     return f"{text}{SEAL}{zlib.crc32(text.encode()):08x} -->\n"
@@ -128,7 +155,8 @@ ALTERED = "it was altered since it was written"
 
 def unreadable(path: Path, reason: object) -> UserError:
     """What a user is told of a result that is missing or damaged."""
-    return UserError(f"cannot read {path}: {reason}; delete it and run again")
+    first_line = str(reason).partition("\n")[0]
+    return UserError(f"cannot read {path}: {first_line}; delete it and run again")
 
 
 CHECKSUMS = "checksums"

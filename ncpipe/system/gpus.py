@@ -7,8 +7,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import product
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from filelock import BaseFileLock, FileLock, Timeout
@@ -47,40 +47,26 @@ def _wait_for(count: int, present: int, jobs_per_gpu: int, held: ExitStack) -> l
     told = False
     while True:
         # Jobs that need several GPUs take them together, so that no two wait for each other's.
-        with _lock("all", timeout=-1):
-            slots = _free_slots(present, jobs_per_gpu)
-            emptiest = sorted(slots, key=lambda gpu: (slots[gpu].number, gpu))
-            chosen = emptiest[:count] if len(slots) >= count else []
-            for gpu, slot in slots.items():
-                if gpu in chosen:
-                    held.callback(slot.lock.release)
-                else:
-                    slot.lock.release()
-        if chosen:
-            return sorted(chosen)
+        with _lock("all", timeout=-1), ExitStack() as locks:
+            chosen = _free_slots(count, present, jobs_per_gpu, locks)
+            if len(chosen) == count:
+                held.enter_context(locks.pop_all())
+                return sorted(chosen)
         if not told:
             print(f"all GPUs are taken ({present}, {jobs_per_gpu} jobs each): waiting for one", flush=True)
             told = True
         time.sleep(POLL)
 
 
-class _Slot(NamedTuple):
-    number: int
-    """Slots of the GPU that are taken before this one."""
-    lock: BaseFileLock
-
-
-def _free_slots(present: int, jobs_per_gpu: int) -> dict[int, _Slot]:
-    """The first free slot of every GPU that has one, locked."""
-    slots: dict[int, _Slot] = {}
-    for gpu in range(present):
-        for number in range(jobs_per_gpu):
-            lock = _lock(f"gpu{gpu}.{number}", timeout=0)
+def _free_slots(count: int, present: int, jobs_per_gpu: int, locks: ExitStack) -> list[int]:
+    """GPUs of which a slot was free and is locked now, ``count`` at most, those first that have the fewest jobs."""
+    chosen: list[int] = []
+    for number, gpu in product(range(jobs_per_gpu), range(present)):
+        if gpu not in chosen and len(chosen) < count:
             with suppress(Timeout):
-                lock.acquire()
-                slots[gpu] = _Slot(number, lock)
-                break
-    return slots
+                locks.enter_context(_lock(f"gpu{gpu}.{number}", timeout=0))
+                chosen.append(gpu)
+    return chosen
 
 
 def _lock(name: str, timeout: float) -> BaseFileLock:

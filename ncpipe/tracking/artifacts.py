@@ -8,7 +8,6 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import PIL.Image
@@ -23,8 +22,7 @@ from ncpipe.figures.level_curves import LevelPanel
 from ncpipe.study.config import Config
 from ncpipe.study.layout import Layout
 from ncpipe.system.files import ALTERED, read_sealed, unreadable
-
-Row = dict[str, Any]
+from ncpipe.tracking.notes import Row
 
 PLAN_COLUMNS = ["run_id", "kind", "status", "label", "dataset", "seed", "network_id"]
 PICTURED = ("nc1_pinv", "nc2_means_etf")
@@ -95,15 +93,13 @@ class LayerSeries:
         }
         self.rows: Mapping[str, pd.DataFrame] = {str(run): part for run, part in rows.groupby("run_id")}
 
-    def files(self, run_id: str) -> list[Artifact]:
+    def of(self, run_id: str, label: str) -> tuple[list[Artifact], list[Artifact]]:
+        """The file and the picture of a run, if it has rows."""
         if run_id not in self.rows:
-            return []
-        return [Artifact("collapse.parquet", self.digests[run_id], lambda: _parquet(self.rows[run_id]))]
-
-    def pictures(self, run_id: str, label: str) -> list[Artifact]:
-        if run_id not in self.rows:
-            return []
-        return [Artifact("collapse", self.digests[run_id], lambda: layer_picture(self.rows[run_id], label))]
+            return [], []
+        rows, digest = self.rows[run_id], self.digests[run_id]
+        file = Artifact("collapse.parquet", digest, lambda: _parquet(rows))
+        return [file], [Artifact("collapse", digest, lambda: layer_picture(rows, label))]
 
 
 def _parquet(rows: pd.DataFrame) -> bytes:

@@ -7,8 +7,6 @@ import sys
 import time
 from collections.abc import Callable
 from functools import cached_property
-from types import FrameType
-from typing import Any
 
 import pandas as pd
 from filelock import FileLock, Timeout
@@ -18,14 +16,12 @@ from ncpipe.stages.tables import planned_networks
 from ncpipe.study.study import Study
 from ncpipe.system import process
 from ncpipe.system.errors import UserError
-from ncpipe.tracking.clock import clocks
+from ncpipe.tracking.clock import spans, timed
 from ncpipe.tracking.experiment import LIVE, opened, study_runs
-from ncpipe.tracking.notes import run_name
+from ncpipe.tracking.notes import Row, run_name
 from ncpipe.tracking.points import Point, history_points, run_points
 from ncpipe.tracking.records import STAGES, RunRecord, params, run_tags, study_id, study_key
 from ncpipe.tracking.sync import Writer
-
-Row = dict[str, Any]
 
 INTERVAL = 2.0
 """Seconds between two looks at the runs."""
@@ -41,17 +37,13 @@ def watch(study: Study, parent: int | None = None) -> None:
     Best effort: a store that does not answer is asked again later, and what is missed is written by the sync at the
     end. Training knows nothing of it. One process a study watches; another soon ends.
     """
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         # One of a Snakemake that was killed a moment ago is about to end.
         with FileLock(study.layout.mlflow / ".live.lock", timeout=5 * INTERVAL):
             _watch(LiveMirror(study), parent)
     except Timeout:
         print("another process shows this study's networks in MLflow already", file=sys.stderr)
-
-
-def _stop(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _watch(mirror: LiveMirror, parent: int | None) -> None:
@@ -136,15 +128,16 @@ class LiveMirror:
         row = self.rows[run_id]
         frame = pd.DataFrame(epochs).assign(run_id=run_id)
         # In whole milliseconds, as the table has them.
-        clock = clocks(frame.assign(finished_at=(frame["finished_at"] * 1e6).round().astype("int64") // 1000))[run_id]
+        timings = frame.assign(finished_at=(frame["finished_at"] * 1e6).round().astype("int64") // 1000)
+        span = spans(timings)[run_id]
         history = history_points(frame.melt(["run_id", "time"], var_name="quantity"))
         return RunRecord(
             id=run_id,
             name=run_name(row),
             parent=study_id(self.study.config),
-            start=clock.start,
-            end=clock.end,
+            start=span.start,
+            end=span.end,
             tags=run_tags(row | {"status": "training"}) | {"stage": STAGES["network"]},
             params=params(row),
-            points=run_points(history, clock),
+            points=run_points(timed(history, timings), span.start),
         )

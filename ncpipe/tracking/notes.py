@@ -42,12 +42,8 @@ def _claim_line(claim: Row) -> str:
     return f"| {claim['claim_id']} | {in_cell(claim['statement'])} | **{claim['verdict']}** | {numbers} |"
 
 
-def network_note(row: Row, nc1: float | None, weights: str | None) -> str:
+def network_note(row: Row, nc1: float | None, weights: str | None) -> Iterator[str]:
     """A network in a few sentences: data, zero error, how far it collapsed, where its weights are, if known."""
-    return " ".join(_network_sentences(row, nc1, weights))
-
-
-def _network_sentences(row: Row, nc1: float | None, weights: str | None) -> Iterator[str]:
     shape = f" (K = {row['classes']}, N = {row['train_samples']})" if row["classes"] and row["train_samples"] else ""
     yield f"**{run_name(row)}** on {row['dataset']}{shape}."
     if row["status"] == "diverged":
@@ -62,8 +58,3 @@ def _network_sentences(row: Row, nc1: float | None, weights: str | None) -> Iter
         yield f"Test accuracy {100 * row['final_test_accuracy']:.1f} %."
     if weights is not None:
         yield f"Weights: `{weights}` in the results folder."
-
-
-def weights_path(run_id: str) -> str:
-    """Where the weights of a network lie, from the results folder."""
-    return f"runs/{run_id}/model.safetensors"

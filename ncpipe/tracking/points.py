@@ -10,7 +10,6 @@ import pandas as pd
 import pyarrow as pa
 
 from ncpipe.records.schemas import UFM
-from ncpipe.tracking.clock import Clock
 
 MAX_METRIC_KEYS = 100
 """More make the UI crawl: what exceeds them is in the tables."""
@@ -90,11 +89,11 @@ def _scalars(frame: pd.DataFrame, keys: Mapping[str, str], step: str) -> pd.Data
     return pd.concat(parts, ignore_index=True)
 
 
-def run_points(points: pd.DataFrame | None, clock: Clock) -> list[Point]:
-    """Points of one run with the times recorded for them, of its first ``MAX_METRIC_KEYS`` metrics."""
+def run_points(points: pd.DataFrame | None, start: int) -> list[Point]:
+    """Points of one run of its first ``MAX_METRIC_KEYS`` metrics; those without a recorded time at its start."""
     if points is None:
         return []
     kept = points[points["key"].isin(points["key"].unique()[:MAX_METRIC_KEYS])]
-    steps = kept["step"].to_numpy(dtype=np.int64)
-    columns = kept["key"].tolist(), kept["value"].astype(float).tolist(), clock.at(steps).tolist(), steps.tolist()
-    return [Point(*point) for point in zip(*columns)]
+    timestamps = kept["timestamp"].fillna(start).astype("int64")
+    columns = kept["key"], kept["value"].astype(float), timestamps, kept["step"]
+    return [Point(*point) for point in zip(*(column.tolist() for column in columns))]

@@ -23,11 +23,9 @@ from ncpipe.system.files import read_json
 from ncpipe.system.provenance import Origin, in_json, run_command, study_command
 from ncpipe.tables.ends import last_values
 from ncpipe.tracking.artifacts import Artifact, LayerSeries, study_artifacts, study_pictures
-from ncpipe.tracking.clock import Clock, clocks, joint_clock
-from ncpipe.tracking.notes import network_note, run_name, study_note, weights_path
+from ncpipe.tracking.clock import Span, joint_span, spans, timed
+from ncpipe.tracking.notes import Row, network_note, run_name, study_note
 from ncpipe.tracking.points import Point, metric_points, run_points
-
-Row = dict[str, Any]
 
 NOTE = "mlflow.note.content"
 STAGES = {"network": "train", "declared": "fit", "matched": "match", "continual": "continual"}
@@ -35,16 +33,6 @@ TAGS = ("kind", "status", "label", "dataset", "network_id", "device", "model", "
 NOT_SETTINGS = {"source", "run_id", "kind", "network_id", "status", "label", "settings", "device"}
 NOT_SETTINGS |= {"zero_error_epoch", "selected", "precision", "provenance"}  # results
 PARAMS = [name for name in RUNS.names if name not in NOT_SETTINGS and not name.startswith("final_")]
-
-
-@dataclass(frozen=True)
-class DataUse:
-    """The data set of a network, for MLflow's list of inputs."""
-
-    name: str
-    digest: str
-    source: str
-    profile: str
 
 
 @dataclass(frozen=True)
@@ -62,7 +50,8 @@ class RunRecord:
     points: list[Point] = field(default_factory=list)
     artifacts: list[Artifact] = field(default_factory=list)
     pictures: list[Artifact] = field(default_factory=list)
-    data: DataUse | None = None
+    data: dict[str, str] | None = None
+    """The data set of a network, for MLflow's list of inputs: name, digest, source and profile."""
     origin: dict[str, str] = field(default_factory=dict)
     """Tags that say what made it and makes it again: no news of the run, and not in its digest."""
 
@@ -72,7 +61,7 @@ class RunRecord:
             name: value for name, value in vars(self).items() if name not in ("origin", "artifacts", "pictures")
         }
         content |= {"files": [(file.name, file.digest) for file in (*self.artifacts, *self.pictures)]}
-        content |= {"data": vars(self.data) if self.data else None, "version": STAGE_VERSIONS["tracking"]}
+        content |= {"version": STAGE_VERSIONS["tracking"]}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -106,11 +95,10 @@ class StudyRecords:
         self.claims: list[Row] = tables["claims"].to_pylist()
         self.basis = {row["run_id"]: row["basis"] for row in tables["ufm"].select(["run_id", "basis"]).to_pylist()}
         timings = tables["timings"].select(["run_id", "time", "seconds"]).to_pandas()
-        self.clocks = clocks(
-            timings.assign(finished_at=np.asarray(tables["timings"]["finished_at"].cast(pa.int64())))
-        )
-        self.clock = joint_clock(self.clocks.values())
-        self.points = dict(tuple(metric_points(tables).groupby("run_id")))
+        timings["finished_at"] = np.asarray(tables["timings"]["finished_at"].cast(pa.int64()))
+        self.spans = spans(timings)
+        self.span = joint_span(self.spans.values())
+        self.points = dict(tuple(timed(metric_points(tables), timings).groupby("run_id")))
         wanted = {"layer": "features", "split": "train", "metric": "nc1_pinv"}
         ends = last_values(layout.tables / "collapse.parquet", (), defined=True, **wanted)
         self.nc1 = {run_id: value for (run_id,), value in ends.items()}
@@ -144,10 +132,10 @@ class StudyRecords:
             id=study_id(self.config),
             name=study_key(self.config),
             parent=None,
-            start=self.clock.start,
-            end=self.clock.end,
+            start=self.span.start,
+            end=self.span.end,
             tags={"kind": "study", "stage": "study", **scale, **counts, **known, NOTE: note},
-            points=claim_points(self.claims, self.clock),
+            points=claim_points(self.claims, self.span.end),
             artifacts=study_artifacts(self.config, self.layout, self.planned, self.claims),
             pictures=study_pictures(self.layout),
             origin=self._origin(study_command(self.layout.results)),
@@ -156,24 +144,26 @@ class StudyRecords:
     def _run(self, row: Row) -> RunRecord:
         run_id, is_network = row["run_id"], row["kind"] == "network"
         network = row["network_id"] if row["network_id"] in self.by_id else None
-        fallback = self.clocks[network].ended if network in self.clocks else self.clock.ended
-        clock = self.clocks.get(run_id, fallback)
+        ended = self.spans.get(str(network), self.span).end
+        span = self.spans.get(run_id, Span(ended, ended))
         name = run_name(row, self.by_id.get(row["network_id"]))
         tags = {"stage": STAGES[row["kind"]], "basis": self.basis.get(run_id)} | run_tags(row)
         if is_network:
-            weights = None if self.recorded else weights_path(run_id)
-            tags |= {NOTE: network_note(row, self.nc1.get(run_id), weights), "weights": weights}
+            weights = None if self.recorded else f"runs/{run_id}/model.safetensors"
+            note = " ".join(network_note(row, self.nc1.get(run_id), weights))
+            tags |= {NOTE: note, "weights": weights}
+        artifacts, pictures = self.layers.of(run_id, name)
         return RunRecord(
             id=run_id,
             name=name,
             parent=network or study_id(self.config),
-            start=clock.start,
-            end=clock.end,
+            start=span.start,
+            end=span.end,
             tags={key: value for key, value in tags.items() if value},
             params=params(row),
-            points=run_points(self.points.get(run_id), clock),
-            artifacts=self.layers.files(run_id),
-            pictures=self.layers.pictures(run_id, name),
+            points=run_points(self.points.get(run_id), span.start),
+            artifacts=artifacts,
+            pictures=pictures,
             data=self.data.get(row["dataset_id"]) if is_network else None,
             origin=self._origin(run_command(self.layout.results, run_id), row.get("provenance")),
         )
@@ -196,20 +186,21 @@ def as_text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def claim_points(claims: list[Row], clock: Clock) -> list[Point]:
+def claim_points(claims: list[Row], time: int) -> list[Point]:
     """How many claims have each verdict, as metrics of the study's run; none without claims."""
     counts = counted(claim["verdict"] for claim in claims) if claims else {}
-    return [Point(f"claims/{verdict}", float(count), clock.end, 0) for verdict, count in counts.items()]
+    return [Point(f"claims/{verdict}", float(count), time, 0) for verdict, count in counts.items()]
 
 
-def data_uses(layout: Layout, ids: set[str]) -> dict[str, DataUse]:
+def data_uses(layout: Layout, ids: set[str]) -> dict[str, dict[str, str]]:
     """The data sets on disk with these ids, by id."""
     files = {dataset_id: layout.dataset(dataset_id) / "dataset.json" for dataset_id in sorted(ids)}
     return {dataset_id: _data_use(dataset_id, read_json(file)) for dataset_id, file in files.items() if file.exists()}
 
 
-def _data_use(dataset_id: str, about: Row) -> DataUse:
+def _data_use(dataset_id: str, about: Row) -> dict[str, str]:
     samples = {split: sum(counts) for split, counts in about["counts"].items()}
     profile = {"num_rows": sum(samples.values()), **samples, "classes": len(about["classes"])}
     source = {"path": f"data/{dataset_id}", "settings": about["settings"]}
-    return DataUse(about["name"], about["sha256"]["train"][:16], json.dumps(source), json.dumps(profile))
+    use = {"name": about["name"], "digest": about["sha256"]["train"][:16]}
+    return use | {"source": json.dumps(source), "profile": json.dumps(profile)}

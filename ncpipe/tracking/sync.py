@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from ncpipe.tracking.client import is_database
 from ncpipe.tracking.experiment import DIGEST, ID, LIVE, PARENT, STUDY, Store, opened, study_runs
 from ncpipe.tracking.notes import MAX_TAG_CHARACTERS
 from ncpipe.tracking.points import Point
-from ncpipe.tracking.records import DataUse, RunRecord, StudyRecords, params, study_key
+from ncpipe.tracking.records import RunRecord, StudyRecords, params, study_key
 from ncpipe.tracking.view import VIEW_TAG, runs_view
 
 
@@ -103,9 +103,8 @@ class Writer:
             return
         if begun:
             self._hang_beneath(begun[0], record)
-        points = self._missing(run_id, record) if begun else record.points
         params = [] if begun else [Param(key, value) for key, value in record.params.items()]
-        self.client.log_batch(run_id, [Metric(*point) for point in points], params)
+        self.client.log_batch(run_id, self._missing(run_id, record), params)
         self.logged[run_id] = set(record.points)
         if ended:
             self.client.set_terminated(run_id, "FINISHED", record.end)
@@ -114,7 +113,8 @@ class Writer:
 
     def _bring_in_line(self, record: RunRecord, present: list[Run]) -> None:
         digest = record.digest()
-        whole = [run for run in present if is_whole(run, digest)]
+        ended = [run for run in present if run.info.status == "FINISHED"]
+        whole = [run for run in ended if run.data.tags.get(DIGEST) == digest]
         begun = [] if whole else [run for run in present if self._is_begun(run, record)]
         self._delete(run for run in present if run not in (whole + begun)[:1])
         if whole:
@@ -122,10 +122,14 @@ class Writer:
             self.mlflow_ids[record.id] = whole[0].info.run_id
             self.summary.kept += 1
         elif begun:
-            self.mlflow_ids[record.id] = self._complete(begun[0].info.run_id, record, digest)
+            self.mlflow_ids[record.id] = run_id = begun[0].info.run_id
+            # First, so that a run left half complete is replaced by the next sync.
+            self.client.delete_tag(run_id, LIVE)
+            self._fill(run_id, record, self._tags(record) | {DIGEST: digest})
             self.summary.completed += 1
         else:
-            self.mlflow_ids[record.id] = self._create(record, digest)
+            self.mlflow_ids[record.id] = run_id = self._new(record, {})
+            self._fill(run_id, record, {DIGEST: digest})
             self.summary.replaced += bool(present)
             self.summary.created += not present
 
@@ -153,33 +157,26 @@ class Writer:
             }
         return self.logged[run_id]
 
-    def _missing(self, run_id: str, record: RunRecord) -> list[Point]:
-        return [point for point in record.points if point not in self.logged[run_id]]
+    def _missing(self, run_id: str, record: RunRecord) -> list[Metric]:
+        logged = self.logged[run_id]
+        return [Metric(*point) for point in record.points if point not in logged]
 
     def _new(self, record: RunRecord, marks: dict[str, str]) -> str:
         tags = self._tags(record) | marks
-        return str(self.client.create_run(self.store.experiment, record.start, tags, record.name).info.run_id)
-
-    def _create(self, record: RunRecord, digest: str) -> str:
-        run_id = self._new(record, {})
-        self._fill(run_id, record, record.points, {DIGEST: digest})
-        return run_id
-
-    def _complete(self, run_id: str, record: RunRecord, digest: str) -> str:
-        # First, so that a run left half complete is replaced by the next sync.
-        self.client.delete_tag(run_id, LIVE)
-        self._fill(run_id, record, self._missing(run_id, record), self._tags(record) | {DIGEST: digest})
-        return run_id
+        run = self.client.create_run(self.store.experiment, record.start, tags, record.name)
+        self.logged[run.info.run_id] = set()
+        return str(run.info.run_id)
 
     def _tags(self, record: RunRecord) -> dict[str, str]:
         of_ours = {ID: record.id, STUDY: self.study, "mlflow.source.name": "ncpipe"}
         tags = of_ours | self._parent(record) | record.tags | record.origin
         return {key: value[:MAX_TAG_CHARACTERS] for key, value in tags.items()}
 
-    def _fill(self, run_id: str, record: RunRecord, points: Sequence[Point], tags: dict[str, str]) -> None:
-        """Write what hangs on the run, then its values and ``tags``, and end it: an ended run is whole."""
+    def _fill(self, run_id: str, record: RunRecord, tags: dict[str, str]) -> None:
+        """Write what hangs on the run, then its missing values and ``tags``, and end it: an ended run is whole."""
         if record.data:
-            self.client.log_inputs(run_id, [as_input(record.data)])
+            context = [InputTag("mlflow.data.context", "training")]
+            self.client.log_inputs(run_id, [DatasetInput(Dataset(source_type="local", **record.data), context)])
         self._log_artifacts(run_id, record.artifacts)
         for picture in record.pictures:
             self.client.log_image(
@@ -187,7 +184,7 @@ class Writer:
             )
         params = [Param(key, value) for key, value in record.params.items()]
         marks = [RunTag(key, value) for key, value in tags.items()]
-        self.client.log_batch(run_id, [Metric(*point) for point in points], params, marks)
+        self.client.log_batch(run_id, self._missing(run_id, record), params, marks)
         # Divergence is a result: no run is FAILED, which would say that running it again could help.
         self.client.set_terminated(run_id, "FINISHED", record.end)
 
@@ -210,13 +207,3 @@ class Writer:
                 get_artifact_repository(run.info.artifact_uri).delete_artifacts()
                 SqlAlchemyStore(self.store.uri, run.info.artifact_uri)._hard_delete_run(run.info.run_id)
         return len(listed)
-
-
-def is_whole(run: Run, digest: str) -> bool:
-    return run.info.status == "FINISHED" and run.data.tags.get(DIGEST) == digest
-
-
-def as_input(data: DataUse) -> DatasetInput:
-    """A data set as MLflow lists it among the inputs of a run."""
-    dataset = Dataset(data.name, data.digest, "local", data.source, profile=data.profile)
-    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])

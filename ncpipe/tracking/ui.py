@@ -12,7 +12,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
 
 from mlflow import MlflowClient
 from mlflow.entities import Experiment
@@ -34,7 +33,7 @@ def run_ui(uri: str, experiment: str, port: int = 0) -> None:
     if not is_database(uri):
         print(f"MLflow: {server_address(uri)}{page}", flush=True)
         return
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with serving(uri, port) as (address, server):
             print(f"MLflow: {address}{page}  (Ctrl-C ends it)", flush=True)
@@ -51,10 +50,6 @@ def _page(experiment: Experiment | None) -> str:
     return view_page(experiment.experiment_id) if has_view else runs_page(experiment.experiment_id)
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 @contextmanager
 def serving(uri: str, port: int = 0) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """A server of a database store while the block runs: its address and process; port 0 takes a free one."""
@@ -66,7 +61,12 @@ def serving(uri: str, port: int = 0) -> Iterator[tuple[str, subprocess.Popen[byt
         _wait_until_up(server, port)
         yield f"http://{LOOPBACK}:{port}", server
     finally:
-        _end(server)
+        server.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(STOP_SECONDS)
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
 
 
 def ui_command(port: int) -> list[str]:
@@ -109,15 +109,3 @@ def _wait_until_up(server: subprocess.Popen[bytes], port: int) -> None:
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
     raise UserError(f"the MLflow server on {LOOPBACK}:{port} did not answer within {START_SECONDS:.0f} s")
-
-
-def _end(server: subprocess.Popen[bytes]) -> None:
-    if server.poll() is None:
-        server.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            server.wait(STOP_SECONDS)
-    try:
-        os.killpg(server.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    server.wait()

@@ -98,11 +98,6 @@ def vanishing_strength(depth: int) -> float:
     return (1 - last) * last ** (1 - 2 / (depth + 1))
 
 
-def _factors(problem: Model) -> int:
-    """F, the number of penalised factors: features and trained weights."""
-    return len(problem.decays)
-
-
 def _frame(problem: Model) -> float:
     """Squared singular value of a frozen classifier, else 1."""
     return problem.classes / (problem.classes - 1) if problem.classifier == "etf" else 1.0
@@ -111,7 +106,7 @@ def _frame(problem: Model) -> float:
 def _strength(problem: Model) -> float:
     """kappa = K (n Lambda / s^2)^(1/F), s the singular value of a frozen classifier; c of the plain model."""
     n = problem.counts[0]
-    return problem.classes * (n / _frame(problem)) ** (1 / _factors(problem)) * geometric_mean(problem.decays)
+    return problem.classes * (n / _frame(problem)) ** (1 / len(problem.decays)) * geometric_mean(problem.decays)
 
 
 def _identity(problem: Model) -> Tensor:
@@ -140,7 +135,7 @@ def _equal_directions(
 
     ``unfitted``: objective that no fit can change.
     """
-    strength, depth = _strength(problem), _factors(problem) - 1
+    strength, depth = _strength(problem), len(problem.decays) - 1
     x, cost = shrunken_fit(strength, depth)
     available = directions.shape[1]
     rank = min(*problem.widths, available) if x > 0 else 0
@@ -225,7 +220,7 @@ def _imbalanced(problem: Model) -> Optimum:
     """
     if problem.activation == "relu" or problem.bias != "none" or problem.classifier == "etf":
         raise NoClosedForm("imbalanced classes: a closed form only for linear bias-free mse models, all trained")
-    N, factors = problem.num_samples, _factors(problem)
+    N, factors = problem.num_samples, len(problem.decays)
     root = geometric_mean(problem.decays)
     order = sorted(range(problem.classes), key=lambda k: -problem.counts[k])
     strengths = {k: N * root * problem.counts[k] ** (1 / factors - 1) for k in order}
@@ -268,7 +263,7 @@ def _margin(problem: Model) -> Optimum:
 
     l is the loss of a sample all of whose other logits are t below its own.
     """
-    K, factors = problem.classes, _factors(problem)
+    K, factors = problem.classes, len(problem.decays)
     if factors > 2 or problem.activation == "relu":
         raise NoClosedForm("extended model with cross entropy or its relatives: no closed form derived")
     if not problem.balanced:
@@ -295,7 +290,7 @@ def _cross_entropy(problem: Model, price: float) -> tuple[float, float, float]:
     c' = (1 - alpha)/K on. F = 1: the root of the slope, which is never at zero.
     """
     K, alpha = problem.classes, problem.smoothing
-    if _factors(problem) == 1:
+    if len(problem.decays) == 1:
 
         def slope(t: float) -> float:
             r = (K - 1) * math.exp(-t)
@@ -313,7 +308,7 @@ def _cross_entropy(problem: Model, price: float) -> tuple[float, float, float]:
 
 def _focal(problem: Model, price: float) -> tuple[float, float, float]:
     """Minimum of (r/(1+r))^gamma log(1+r) + (K-1) penalty(t), r = (K-1) e^-t: found, not in closed form."""
-    K, gamma, ridge = problem.classes, problem.gamma, _factors(problem) == 1
+    K, gamma, ridge = problem.classes, problem.gamma, len(problem.decays) == 1
 
     def loss(t: Real) -> Real:
         r = (K - 1) * np.exp(-t)
@@ -374,12 +369,6 @@ def _normalised(problem: Model) -> Optimum:
     return _optimum(problem, value, margin, helmert(K), sigma, basis, zero_threshold=math.inf)
 
 
-def _require_room(problem: Model) -> None:
-    if min(problem.widths) < problem.classes - 1:
-        widths = f"dim {min(problem.widths)} < classes - 1 = {problem.classes - 1}"
-        raise NoClosedForm(f"several labels with {widths}: no simplex fits")
-
-
 def _pick_all_labels(problem: Model) -> Optimum:
     r"""One margin t_m per multiplicity m (Li et al. 2024): the fit of the tags S is t_m (1_S - m/K).
 
@@ -420,7 +409,10 @@ def _pick_all_labels(problem: Model) -> Optimum:
     if threshold > 1:
         rho = math.exp(_root(excess, math.log(cost) / 2 - 50, math.log(cost) / 2 + 50))
         margins = {m: margin(m, rho) for m in sizes}
-        _require_room(problem)
+        if min(problem.widths) < K - 1:
+            raise NoClosedForm(
+                f"several labels with dim {min(problem.widths)} < classes - 1 = {K - 1}: no simplex fits"
+            )
     area = sum(b[m] * margins[m] ** 2 for m in sizes)
     value = sum(loss(m, margins[m]) for m in sizes) + math.sqrt(cost * area)
     left = helmert(K)[:, : K - 1 if threshold > 1 else 0]

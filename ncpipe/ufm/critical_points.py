@@ -19,8 +19,9 @@ from ncpipe.collapse.frames import simplex_etf
 from ncpipe.ufm.layout import Layout
 from ncpipe.ufm.minimiser import Minimiser
 from ncpipe.ufm.model import LARGEST_HESSIAN
-from ncpipe.ufm.optimum import NoClosedForm
+from ncpipe.ufm.objective import penalties
 from ncpipe.ufm.problem import Problem
+from ncpipe.ufm.result import known_optimum
 
 STATIONARY, EXACT = 1e-9, 1e-13
 """Gradient norms below which a point is critical, and as good as it gets, in units of the objective's (``unit``)."""
@@ -122,20 +123,12 @@ def landscape(
         raise ValueError(f"starts: got {starts}; needs at least 1")
     if problem.nonnegative:
         raise ValueError("nonnegative: a landscape with bounds has no Hessian; leave them out")
-    surface = _Surface(Layout.of(problem, tied), _penalties(problem))
+    surface = _Surface(Layout.of(problem, tied), torch.tensor(penalties(problem), dtype=torch.float64))
     _check(surface)
     vectors = _critical(surface, *_starts(surface, starts, seed), report)
-    optimum = _known_optimum(problem)
+    known = known_optimum(problem)
+    optimum = known.value if known is not None and known.is_global else None
     return [_described(problem, surface, vector, count, optimum) for vector, count in _merged(surface, vectors)]
-
-
-def _known_optimum(problem: Problem) -> float | None:
-    """The smallest objective, where it is proven."""
-    try:
-        best = problem.optimum()
-    except NoClosedForm:
-        return None
-    return best.value if best.is_global else None
 
 
 class _Surface:
@@ -332,9 +325,3 @@ def _described(
         eigenvalues=curvature,
         point=Minimiser.unpack(problem, vector, surface.layout.tied),
     )
-
-
-def _penalties(problem: Problem) -> Tensor:
-    trained = problem.decays or (0.0,) * (2 - (problem.classifier == "etf"))
-    bias = [] if problem.bias_decay is None else [problem.bias_decay]
-    return torch.tensor([*trained, *bias], dtype=torch.float64)

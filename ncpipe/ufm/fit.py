@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any, overload
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 
 from ncpipe.ufm.layout import Layout
 from ncpipe.ufm.problem import Problem
+from ncpipe.ufm.products import threads_of_torch
 from ncpipe.ufm.result import Result
 from ncpipe.ufm.solvers import SOLVERS, BaseSolver
 from ncpipe.ufm.solvers._base import chunk
@@ -63,9 +63,10 @@ def fit(
     Args:
         problems: one, or a list; penalties may differ within a batch, other shapes make batches of their own.
         solver: ``"lbfgs"`` (options ``starts=8, max_iterations=5000, init_scale=1.0, tied=False``),
+            ``"newton"`` (``starts=8, max_iterations=400, init_scale=1.0``; squared errors),
             ``"gradient_descent"`` (``steps=100_000, step_size=0.1, init_scale=1.0, points=40, momentum=0.0``),
-            ``"gradient_flow"`` (``steps, step_size, init_scale, points`` as above), or ``"construction"``. The first
-            two are Riemannian for problems with a temperature.
+            ``"gradient_flow"`` (``steps, step_size, init_scale, points`` as above), or ``"construction"``.
+            ``lbfgs`` and ``gradient_descent`` are Riemannian for problems with a temperature.
         seed: of the random starts; one for all problems, or one each.
         device: ``"cpu"``, or a GPU, which repeats bit for bit on one machine at best.
         report: called with the problems done and their number as they come in.
@@ -121,12 +122,12 @@ def _chunks(
     large: list[list[int]] = []
     small: list[list[int]] = []
     for members in groups.values():
-        row = sum(Layout.of(listed[members[0]], getattr(solver, "tied", False)).sizes)
+        row = sum(Layout.of(listed[members[0]], solver.one_a_class).sizes)
         most = max(1, chunk(device) // (row * (getattr(solver, "starts", 0) + 1)))  # zero may be tried as well
         # as many for all threads, at least one problem each
         parts = -(-len(members) // most)
         parts = min(len(members), -(-parts // threads) * threads)
-        chunks = [part.tolist() for part in np.array_split(members, parts)]
+        chunks = [members[first::parts] for first in range(parts)]  # neighbours of a sweep take as long: dealt out
         (large if row > LARGE or device.type != "cpu" else small).extend(chunks)
     return small, large
 
@@ -136,24 +137,13 @@ def _solved(
 ) -> Iterator[list[tuple[int, Result]]]:
     """Small chunks a thread each, then the large ones one by one on all threads."""
     threads = torch.get_num_threads()
-    with _one_thread():
+    with threads_of_torch(1):
         if threads == 1 or len(small) < 2:
             yield from map(solve, small)
         else:
             with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
                 yield from pool.map(solve, small)
     yield from map(solve, large)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Several threads would share out a sum by the batch's size, and lose time on problems this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _device(name: str | torch.device) -> torch.device:

@@ -121,11 +121,12 @@ class Minimiser:
         trace.heads[time] = (self.weights[-1], self.bias)
         for level, weight in enumerate(self.weights[:-1], start=1):
             trace.weights[time, f"H{level}"] = weight
-        split = self.loss_split()
-        trace.scalars[time, "train"] = {"loss": self.loss(), **split, **self._tagwise()}
+        loss = self.loss()
+        split = self.loss_split(loss)
+        trace.scalars[time, "train"] = {"loss": loss, **split, **self._tagwise()}
         trace.reasons[time, "train"] = split.undefined
 
-    def loss_split(self) -> Measurement:
+    def loss_split(self, loss: float) -> Measurement:
         """The squared error with the classifier's penalties, Han's split of it, and what reads its products;
         empty for other losses."""
         if self.problem.loss != "mse" or self.problem.rescale != (1, 1) or self.problem.classifier == "etf":
@@ -135,7 +136,7 @@ class Minimiser:
         seen = layer_statistics(rows, labels, layout.classes, products=True)
         ridge, bias_decay = self.problem.weight_decays[-1], self.problem.bias_decay
         parts = least_squares_split(seen, self.weights[-1], self.bias, ridge=ridge, bias_decay=bias_decay)
-        whole = penalised_loss(self.loss(), self.weights[-1], self.bias, ridge=ridge, bias_decay=bias_decay)
+        whole = penalised_loss(loss, self.weights[-1], self.bias, ridge=ridge, bias_decay=bias_decay)
         found = product_metrics(seen, self.weights[-1], self.bias)
         found.update(parts.values() | {"loss_penalised": whole})
         return found

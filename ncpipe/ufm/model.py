@@ -86,11 +86,11 @@ class Model:
             if choices := declared.metadata["choices"]:
                 self._set(name, _choice(name, getattr(self, name), choices))
         self._set("bias", _bias(self.bias))
-        self._set("smoothing", _penalty("smoothing", self.smoothing, zero=True))
-        self._set("gamma", _penalty("gamma", self.gamma, zero=True))
+        self._set("smoothing", penalty("smoothing", self.smoothing, zero=True))
+        self._set("gamma", penalty("gamma", self.gamma, zero=True))
         self._set("rescale", _rescale(self.rescale))
         if self.temperature is not None:
-            self._set("temperature", _penalty("temperature", self.temperature))
+            self._set("temperature", penalty("temperature", self.temperature))
         if not isinstance(self.nonnegative, bool):
             raise ValueError(f"nonnegative: got {self.nonnegative!r}; needs True or False")
         for reason in (*loss_mistakes(self.loss_name, vars(self)), *self._sphere_mistakes()):
@@ -99,7 +99,7 @@ class Model:
             usual = () if self.classifier == "etf" else WEIGHT_DECAY
             self._set("weight_decay", _weight_decay(usual if self.weight_decay is None else self.weight_decay))
             default = FEATURE_DECAY if self.feature_decay is None else self.feature_decay
-            self._set("feature_decay", _penalty("feature_decay", default))
+            self._set("feature_decay", penalty("feature_decay", default))
         self._check_layers()
 
     def _sphere_mistakes(self) -> Iterator[str]:
@@ -233,19 +233,13 @@ def documented(model: type[Declared]) -> type[Declared]:
 def _rescale(value: Any) -> tuple[float, float]:
     if not isinstance(value, Sequence) or len(value) != 2:
         raise ValueError(f"rescale: got {value!r}; needs two numbers > 0, (k, M)")
-    return _penalty("rescale", value[0]), _penalty("rescale", value[1])
+    return penalty("rescale", value[0]), penalty("rescale", value[1])
 
 
 def _integer(field: str, value: Any, at_least: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise ValueError(f"{field}: got {value!r}; needs an integer, at least {at_least}") from None
-    if isinstance(value, bool):
-        raise ValueError(f"{field}: got {value}; needs an integer, at least {at_least}")
-    if number < at_least:
-        raise ValueError(f"{field}: got {number}; needs an integer, at least {at_least}")
-    return number
+    if isinstance(value, bool) or not hasattr(value, "__index__") or operator.index(value) < at_least:
+        raise ValueError(f"{field}: got {value!r}; needs an integer, at least {at_least}")
+    return operator.index(value)
 
 
 def _loss(value: Any, classes: int) -> str | SampleLoss:
@@ -304,7 +298,8 @@ def _dim(value: Any, depth: int) -> int | tuple[int, ...]:
     return widths[0] if len(set(widths)) == 1 else widths
 
 
-def _penalty(field: str, value: Any, *, zero: bool = False) -> float:
+def penalty(field: str, value: Any, *, zero: bool = False) -> float:
+    """The value of an argument that must be a positive number, or, ``zero``, none below it."""
     needs = f"a finite number {'>= 0' if zero else '> 0'}"
     try:
         number = float(value)
@@ -319,7 +314,7 @@ def _penalty(field: str, value: Any, *, zero: bool = False) -> float:
 
 def _weight_decay(value: Any) -> tuple[float, ...]:
     values = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
-    return tuple(_penalty("weight_decay", number) for number in values)
+    return tuple(penalty("weight_decay", number) for number in values)
 
 
 def _bias(value: Any) -> Literal["none", "free"] | float:
@@ -329,7 +324,7 @@ def _bias(value: Any) -> Literal["none", "free"] | float:
         return "none" if value == "none" else "free"
     if isinstance(value, bool):
         raise ValueError(f"bias: got {value}; needs 'none', 'free' or a penalty >= 0")
-    return _penalty("bias", value, zero=True) or "free"
+    return penalty("bias", value, zero=True) or "free"
 
 
 def _choice(field: str, value: Any, known: tuple[str, ...]) -> str:

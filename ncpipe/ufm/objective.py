@@ -64,7 +64,7 @@ class Objective:
         layout = Layout.of(problems[0], tied)
         kind = Objective if layout.temperature is None else UnitSpheres
         kind = NonNegative if layout.nonnegative else kind
-        return kind(layout, torch.tensor([_decays(p) for p in problems], dtype=torch.float64, device=device))
+        return kind(layout, torch.tensor([penalties(p) for p in problems], dtype=torch.float64, device=device))
 
     def subset(self, indices: Tensor) -> Objective:
         """The objective of some of the problems, with buffers of its own."""
@@ -232,6 +232,7 @@ def _contiguous(view: Tensor) -> Tensor:
     return view if view.is_contiguous() else torch.empty(view.shape, dtype=view.dtype, device=view.device)
 
 
-def _decays(problem: Model) -> list[float]:
+def penalties(problem: Model) -> list[float]:
+    """Penalties of features, trained weights and, where there is one, the bias; 0 with a temperature."""
     trained = problem.decays or (0.0,) * (2 - (problem.classifier == "etf"))
     return [*trained, *([] if problem.bias_decay is None else [problem.bias_decay])]

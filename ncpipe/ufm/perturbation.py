@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ncpipe.collapse.arguments import Array, as_count, as_features, as_labels, require_finite
+from ncpipe.ufm.model import penalty
 
 GRADIENT_TOLERANCE = 1e-9
 """Largest gradient in W, relative to the penalty's part of it, lambda_W |W|."""
@@ -111,8 +112,8 @@ def perturb(
         [0.15, 0.004]
     """
     h, targets = _checked(features, labels, num_classes)
-    penalties = _positive("weight_decay", weight_decay), _positive("feature_decay", feature_decay)
-    betas = [_positive("proximity", beta) for beta in np.atleast_1d(np.asarray(proximity)).tolist()]
+    penalties = penalty("weight_decay", weight_decay), penalty("feature_decay", feature_decay)
+    betas = [penalty("proximity", beta) for beta in np.atleast_1d(np.asarray(proximity)).tolist()]
     small = _rotated(h, targets)
     start = _ridge(*small, len(h) * penalties[0])
     results = [_minimise(h, targets, small, start, beta, *penalties) for beta in betas]
@@ -129,16 +130,6 @@ def _checked(features: Array, labels: Array, num_classes: int | None) -> tuple[T
     if not bool(h.any()):
         raise ValueError("features: all are zero; needs features to stay near to")
     return h, torch.eye(int(y.max()) + 1 if known is None else known, dtype=h.dtype, device=h.device)[y]
-
-
-def _positive(name: str, value: object) -> float:
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise ValueError(f"{name}: got {value!r}; needs a finite number > 0") from None
-    if not 0 < number < math.inf:
-        raise ValueError(f"{name}: got {number}; needs a finite number > 0")
-    return number
 
 
 def _rotated(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ncpipe.system.lazy import lazily
@@ -27,3 +29,14 @@ def batched_product(left: Tensor, right: Tensor, out: Tensor | None = None) -> T
         return torch.bmm(left, right) if out is None else torch.bmm(left, right, out=out)
     first = torch.bmm(left.expand(2, -1, -1), right.expand(2, -1, -1))[:1]
     return first if out is None else out.copy_(first)
+
+
+@contextmanager
+def threads_of_torch(count: int) -> Iterator[None]:
+    """So many threads within. Several share out a sum by the batch's size, and lose time on small problems."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, get_num_threads
 
 from ncpipe.collapse import Trace
 from ncpipe.ufm.minimiser import Minimiser
 from ncpipe.ufm.objective import GRADIENT_TOLERANCE
 from ncpipe.ufm.optimum import NoClosedForm, Optimum
 from ncpipe.ufm.problem import Problem
+from ncpipe.ufm.products import threads_of_torch
 
 SUCCESS = 1e-8
 """A start succeeds within this much, relative, of the best known value."""
@@ -61,7 +62,7 @@ class Result:
     stop: str
     """Why the solver stopped."""
     history: History
-    _trace: Trace = field(repr=False)
+    _recorder: Recorder = field(repr=False)
 
     def __repr__(self) -> str:
         return f"Result({self.message})"
@@ -140,7 +141,7 @@ class Result:
         Layers: ``features`` (L = 1); ``H1, features`` (L = 2, linear); ``H1, W1H1, features`` (L = 2, ReLU).
         L-BFGS records its end only.
         """
-        return self._trace
+        return self._recorder.trace()
 
 
 class Recorder:
@@ -148,8 +149,10 @@ class Recorder:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self.history, self.trace = History(), Trace(problem.layer_names)
+        self.history, self._trace = History(), Trace(problem.layer_names)
         self.point: Minimiser | None = None
+        self._threads: int | None = None
+        """Threads with which the last point is to be measured; None: it is."""
         self.diverged_by: int | None = None
 
     def record(self, iteration: int, point: Minimiser, value: float, gradient_norm: float, **more: float) -> None:
@@ -158,15 +161,23 @@ class Recorder:
             self.diverged_by = iteration
         if self.diverged_by is not None:
             return
-        self.point = point
+        self.trace()
+        self.point, self._threads = point, get_num_threads()
         self.history.add(iteration, value, gradient_norm, more)
-        self.point.record(self.trace, iteration)
+
+    def trace(self) -> Trace:
+        """Statistics at the recorded iterations; the last is measured when it is asked for."""
+        if self.point is not None and self._threads is not None:
+            with threads_of_torch(self._threads):
+                self.point.record(self._trace, self.history.iterations[-1])
+            self._threads = None
+        return self._trace
 
     def result(self, stop: str, values: Sequence[float] | None = None) -> Result:
         """``values``: objectives of all starts, where there are several."""
         if self.point is None:
             raise ValueError("init_scale: the objective is not finite at the start; needs a smaller one")
-        optimum, diverged = _optimum(self.problem), self.diverged_by is not None
+        optimum, diverged = known_optimum(self.problem), self.diverged_by is not None
         value = float("nan") if diverged else self.history.value[-1]
         reached = np.array([value] if values is None else values)
         best = min([value, *reached, *([] if optimum is None else [optimum.value])])
@@ -181,11 +192,12 @@ class Recorder:
             success_fraction=float((reached <= best + SUCCESS * abs(best)).mean()),
             stop=f"not finite by iteration {self.diverged_by}; a smaller step or start helps" if diverged else stop,
             history=self.history,
-            _trace=self.trace,
+            _recorder=self,
         )
 
 
-def _optimum(problem: Problem) -> Optimum | None:
+def known_optimum(problem: Problem) -> Optimum | None:
+    """The closed form, None where there is none."""
     try:
         return problem.optimum()
     except NoClosedForm:

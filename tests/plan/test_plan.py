@@ -328,11 +328,9 @@ def test_profile_adds_up(tmp_path, capsys):
     job(tmp_path, "tables", 900, 10, "ncpipe: start-up 9.00 s, work 1.00 s\n")  # of a run before
     profile = Profile.read(layout)
     assert sorted(profile.jobs["stage"]) == ["match", "train", "train"]
-    assert profile.idle == 100 - (50 + 10)  # 10 to 60 and 80 to 90
-    assert profile.start_up == 5
-    assert profile.overhead == pytest.approx(0.40 + 5 / 200)
     print_profile(layout)
     printed = capsys.readouterr().out
+    # no job ran from 0 to 10, 60 to 80 and 90 to 100
     for part in ("wall time 1 min 40 s on 2 cores", "40.0 s, 40.0%", "5.0 s, 2.5%", "overhead: 42.5%", "of 1 job"):
         assert part in printed
 

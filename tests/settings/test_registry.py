@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError, create_model
 
 from ncpipe.settings.base import Settings
 from ncpipe.settings.messages import validated
-from ncpipe.settings.registry import NameIn, OneOf, Registry, names_in_settings
+from ncpipe.settings.registry import ModuleRegistry, NameIn, OneOf, Registry, names_in_settings
 from ncpipe.system.errors import UserError
 
 NET = """
@@ -98,3 +98,13 @@ def test_a_package_that_does_not_load_is_named(nets: Registry[Any], tmp_path: Pa
 def test_a_module_is_known_by_its_only_class_of_a_kind(nets: Registry[Any]) -> None:
     by_kind = Registry("nets_of_this_test", Settings, names_in_settings)
     assert {**by_kind} == {**nets}
+
+
+def test_a_question_loads_no_module_that_it_needs_nothing_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "asked_in_this_test"
+    package.mkdir()
+    (package / "alone.py").write_text("raise AssertionError\ndef above(x: Any) -> bool:\n    return x > 1")
+    (package / "with_more.py").write_text("LEAST = 3\ndef above(x):\n    return x > LEAST")
+    (package / "silent.py").write_text("raise AssertionError")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert ModuleRegistry(package.name).answers("above", 2) == {"alone": True, "with_more": False}

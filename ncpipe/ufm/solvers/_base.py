@@ -71,6 +71,11 @@ class BaseSolver(Settings):
         return 0
 
     @property
+    def one_a_class(self) -> bool:
+        """Whether it has one feature vector per class (set of tags) in place of one per sample."""
+        return bool(getattr(self, "tied", False))
+
+    @property
     def rate(self) -> float | None:
         """Step size, where there is one."""
         return None
@@ -119,11 +124,6 @@ def _needed(field: FieldInfo) -> str:
 def draw(size: int, seed: int, number: int) -> np.ndarray:
     """Standard normal parameters (P,), from the generator of (seed, number of the start)."""
     return np.random.default_rng([seed, number]).standard_normal(size)
-
-
-def log_spaced(steps: int, points: int) -> list[int]:
-    """0, ``steps`` and whole numbers log-spaced between, at most ``points`` in all."""
-    return [0, *np.unique(np.geomspace(steps, 1, points - 1).round().astype(int)).tolist()]
 
 
 def chunk(device: torch.device) -> int:

@@ -7,25 +7,20 @@ is projected, and directions are those of the features off their bounds: see ``N
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
-import numpy as np
 from pydantic import Field
 
-from ncpipe.settings.base import Count, Positive
 from ncpipe.system.lazy import lazily
 from ncpipe.ufm.products import batched_product
-from ncpipe.ufm.solvers._base import BaseSolver, chunk, draw
+from ncpipe.ufm.solvers._starts import Ends, FromStarts, Rows
 
 if TYPE_CHECKING:
-    from torch import Tensor, device
+    from torch import Tensor
 
-    from ncpipe.ufm.layout import Layout
     from ncpipe.ufm.objective import Objective
-    from ncpipe.ufm.problem import Problem
-    from ncpipe.ufm.result import Result
 
 torch = lazily("torch")
 
@@ -46,7 +41,7 @@ PAIRS_BUDGET = 2**28
 """Numbers that the pairs may hold for one problem: large ones keep fewer pairs."""
 
 
-class Solver(BaseSolver):
+class Solver(FromStarts):
     """L-BFGS from several starts, the best kept.
 
     Starts are N(0, init_scale^2) in balanced variables, where all penalties of weights and features are equal; on
@@ -60,68 +55,14 @@ class Solver(BaseSolver):
     label = "L-BFGS"
 
     name: Literal["lbfgs"]
-    starts: Count = Field(8, description="Random starts; the best is kept.")
-    max_iterations: Count = Field(5000, description="Most iterations of a start.")
-    init_scale: Positive = Field(1.0, description="Standard deviation of the Gaussian start.")
     tied: bool = Field(False, description="One feature vector per class in place of one per sample.")
-
-    @property
-    def iterations(self) -> int:
-        return self.max_iterations
 
     def seconds(self, problems: int, depth: int, work: float) -> float:
         return 1500 * (1e-3 * depth + problems * self.starts * work / 4e10)
 
-    def run(self, problems: Sequence[Problem], seeds: Sequence[int], device: device) -> list[Result]:
-        from ncpipe.ufm.layout import Layout
-        from ncpipe.ufm.minimiser import Minimiser
-        from ncpipe.ufm.result import Recorder
-
-        layout = Layout.of(problems[0], self.tied)
-        size, tries = sum(layout.sizes), self.starts + (len(problems[0].decays) > 1)
-        rows = [(p, s, number) for p, s in zip(problems, seeds, strict=True) for number in range(tries)]
-        at_once = max(1, chunk(device) // size)
-        parts = [self._minimise(rows[i : i + at_once], layout, device) for i in range(0, len(rows), at_once)]
-        columns = [torch.cat(column) for column in zip(*parts, strict=True)]
-        vectors, values, norms, iterations, stationary, exhausted = columns
-        results = []
-        for number, problem in enumerate(problems):
-            own = slice(number * tries, (number + 1) * tries)
-            finite = values[own].nan_to_num(nan=torch.inf)
-            best = own.start + int(finite.argmin())
-            recorder = Recorder(problem)
-            point = Minimiser.unpack(problem, vectors[best], self.tied)
-            recorder.record(int(iterations[best]), point, float(values[best]), float(norms[best]))
-            reason = "gradient within tolerance" if stationary[best] else "stalled"
-            stop = f"{reason} after {iterations[best]} iterations"
-            limit = f"not converged within max_iterations={self.max_iterations}"
-            if best - own.start == self.starts:
-                stop = "the zero solution, better than all starts" + f", {limit}" * bool(exhausted[own].any())
-            elif exhausted[best]:
-                stop = limit
-            results.append(recorder.result(stop, values[own][: self.starts].tolist()))
-        return results
-
-    def _minimise(
-        self, rows: Sequence[tuple[Problem, int, int]], layout: Layout, device: device
-    ) -> tuple[Tensor, ...]:
-        """Ends of (problem, seed, number of the start): points, objectives, gradient norms, iterations, reasons."""
-        from ncpipe.ufm.layout import balancing_scales
-        from ncpipe.ufm.objective import Objective
-
-        objective = Objective.of([problem for problem, _, _ in rows], self.tied, device)
-        scales, balanced = balancing_scales(layout, objective.decays)
-        inner = type(objective)(layout, balanced)
-        size = sum(layout.sizes)
-        zero = np.zeros(size)
-        draws = [draw(size, seed, number) if number < self.starts else zero for _, seed, number in rows]
-        start = inner.start(torch.from_numpy(np.stack(draws)).to(device) * self.init_scale)
-        pairs = min(MEMORY, max(3, PAIRS_BUDGET // (2 * size)))
-        ends: Ends = lbfgs(inner, start, self.max_iterations, pairs)
-        vectors = objective.points(ends.points.div_(scales))
-        values, gradients = objective.evaluate(vectors)
-        found = (vectors, values, gradients.norm(dim=1), ends.iterations, ends.stationary, ends.exhausted)
-        return tuple(part.cpu() for part in found)
+    def descend(self, objective: Objective, start: Tensor) -> Ends:
+        pairs = min(MEMORY, max(3, PAIRS_BUDGET // (2 * start.shape[1])))
+        return lbfgs(objective, start, self.max_iterations, pairs)
 
 
 class Memory:
@@ -209,21 +150,7 @@ class Memory:
 
 
 @dataclass
-class Ends:
-    """Where the problems of a batch stopped, and why."""
-
-    points: Tensor
-    """(B, P)."""
-    iterations: Tensor
-    """(B,)."""
-    stationary: Tensor
-    """The gradient is within tolerance, (B,)."""
-    exhausted: Tensor
-    """The iterations were used up, (B,)."""
-
-
-@dataclass
-class State:
+class State(Rows):
     """Where every problem of a batch stands: its point, and the line search that leaves it."""
 
     number: Tensor
@@ -266,20 +193,13 @@ class State:
         self.high = self.high.masked_fill(chosen, torch.inf)
         self.trials = self.trials.masked_fill(chosen, 0)
 
-    def subset(self, indices: Tensor) -> State:
-        return State(*(value[indices] for value in self.tensors().values()))
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All of it, by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
-
 
 def unit_step(gradient: Tensor) -> Tensor:
     """A step along the gradient of length at most one."""
     return (1 / gradient.norm(dim=1)).clamp(max=1.0)
 
 
-def lbfgs(objective: Objective, start: Tensor, max_iterations: int, pairs: int = MEMORY) -> Ends:
+def lbfgs(objective: Batch, start: Tensor, max_iterations: int, pairs: int = MEMORY) -> Ends:
     """L-BFGS; every problem has its own steps and stops by itself.
 
     Steps are weak-Wolfe, found by bracketing and bisection (Lewis & Overton 2013); near convergence, where objectives
@@ -323,6 +243,16 @@ class Differentiable(Protocol):
 
     def along_bounds(self, point: Tensor, gradient: Tensor, direction: Tensor) -> Tensor:
         """The direction (B, P) without what would leave a bound."""
+
+
+class Batch(Differentiable, Protocol):
+    """A batch of problems that leave it one by one."""
+
+    def subset(self, indices: Tensor) -> Batch:
+        """Some of the problems."""
+
+    def tolerance(self, value: Tensor) -> Tensor:
+        """Gradient norm of a stationary point (B,), given its objective (B,)."""
 
 
 def lbfgs_round(objective: Differentiable, state: State, memory: Memory) -> Tensor:
@@ -373,7 +303,7 @@ def _weak_wolfe(state: State, value: Tensor, gradient: Tensor) -> tuple[Tensor, 
     return decrease & (new_slope >= WOLFE * slope) & ~state.stopped, decrease
 
 
-def _stop(objective: Objective, state: State, ends: Ends, max_iterations: int, stuck: Tensor) -> None:
+def _stop(objective: Batch, state: State, ends: Ends, max_iterations: int, stuck: Tensor) -> None:
     """Write down the problems that are done."""
     # not where a search along the gradient begins anew: it stands where the last look may have been
     look = (state.iterations % STALL_ITERATIONS == 0) & (state.trials == 0) & ~state.steepest
