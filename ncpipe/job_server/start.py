@@ -59,7 +59,7 @@ def job_behind(process: int) -> int | None:
     """The process of the job for which a process stands in, if it does."""
     try:
         return int(str(Path(os.environ[ADDRESS]).with_name(str(process)).readlink()))
-    except (KeyError, OSError):
+    except (KeyError, ValueError, OSError):
         return None
 
 

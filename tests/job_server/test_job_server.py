@@ -168,6 +168,17 @@ def test_a_job_stops_and_goes_on_with_its_process(place):
     assert job.wait(20) == -signal.SIGTERM
 
 
+def test_benchmarks_find_the_job_behind_a_process(place, monkeypatch):
+    job, pid = place.begun("time.sleep(60)")
+    monkeypatch.setenv(ADDRESS, place.environment[ADDRESS])
+    assert job_behind(job.pid) == pid
+    assert job_behind(os.getpid()) is None
+    for address in ("", "/elsewhere/socket"):
+        monkeypatch.setenv(ADDRESS, address)
+        assert job_behind(job.pid) is None
+    job.kill()
+
+
 def test_a_job_is_killed_with_its_process(place):
     job, pid = place.begun("time.sleep(60)")
     job.kill()
@@ -185,7 +196,6 @@ def test_the_jobs_of_a_killed_server_are_begun_anew_without_it(place):
 
 def test_a_server_ends_with_its_parent_but_waits_for_jobs(place):
     job, _ = place.begun("time.sleep(1); print('to its end')")
-    assert job_behind(job.pid) is None  # the address is not known here
     place.server.stdin.close()
     assert place.run("pass")[0] == "started"
     assert job.communicate(timeout=20)[0] == "to its end\n"
