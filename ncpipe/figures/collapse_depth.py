@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ncpipe.figures.drawing import style
-from ncpipe.figures.drawing.captions import counted, lost, not_drawn, plural
+from ncpipe.figures.drawing.captions import counted, lost, not_drawn
 from ncpipe.figures.drawing.definitions import definition
 from ncpipe.figures.drawing.panels import Panel, draw_panels
 from ncpipe.figures.drawing.runs import Tables, declared_ufms, few, labels, networks
@@ -20,6 +20,7 @@ from ncpipe.figures.drawing.series import Band, measured
 from ncpipe.records.reading import fits_of
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
+from ncpipe.system.words import plural
 
 USUAL = ("nc1_pinv",)
 PANEL_WIDTH, ROW_HEIGHT = 1.3, 1.7

@@ -13,13 +13,14 @@ from matplotlib.figure import Figure
 
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import mark_times, scale_time
-from ncpipe.figures.drawing.captions import counted, lost, plural
+from ncpipe.figures.drawing.captions import counted, lost
 from ncpipe.figures.drawing.definitions import definition
 from ncpipe.figures.drawing.panels import Panel, draw_panels
 from ncpipe.figures.drawing.runs import Tables, declared_ufms, labels, networks, zero_error_epochs
 from ncpipe.figures.drawing.series import Band, at_shared_times, last_time, measured
 from ncpipe.figures.drawing.style import Look
 from ncpipe.study.config import FigureOptions
+from ncpipe.system.words import plural
 
 USUAL = ("nc1_pinv",)
 MOST_LABELS, MOST_LEVELS = 6, 5

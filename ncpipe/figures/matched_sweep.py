@@ -19,11 +19,11 @@ from ncpipe.claims.evidence.claim import interval
 from ncpipe.claims.evidence.misfits import matched_signatures, misfit_values
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import scale_values
-from ncpipe.figures.drawing.captions import plural
 from ncpipe.figures.drawing.runs import Tables, networks
 from ncpipe.figures.drawing.series import Band
 from ncpipe.figures.drawing.style import Look
 from ncpipe.study.config import FigureOptions
+from ncpipe.system.words import plural
 
 KINDS = ("network",)
 PANELS = {

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import scale_values
-from ncpipe.figures.drawing.captions import counted, not_drawn, plural
+from ncpipe.figures.drawing.captions import counted, not_drawn
 from ncpipe.figures.drawing.gram_panels import add_gram_bar, colour_limit, draw_gram, unit_gram
 from ncpipe.figures.drawing.runs import Tables, few, labels
 from ncpipe.figures.drawing.style import Look
 from ncpipe.records.reading import fits_of, rows_of
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
+from ncpipe.system.words import plural
 
 KINDS = ("network",)
 MARKERS = {

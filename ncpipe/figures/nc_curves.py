@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from ncpipe.claims.evidence.curves import METRICS, NETWORKS, curve_distances, extended_ufms
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import mark_times, scale_time, scale_values
-from ncpipe.figures.drawing.captions import counted, lost, not_drawn, plural
+from ncpipe.figures.drawing.captions import counted, lost, not_drawn
 from ncpipe.figures.drawing.runs import Tables, few, labels
 from ncpipe.figures.drawing.series import bands, extremes, last_time, measured
 from ncpipe.figures.drawing.style import Look
 from ncpipe.study.config import FigureOptions
+from ncpipe.system.words import plural
 
 ROWS = dict(zip(METRICS, ("scatter", "means to OF", "classifier to OF", "product to OF")))
 UFMS = {"relu": "ReLU extended UFM", "linear": "linear extended UFM"}

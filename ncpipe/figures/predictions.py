@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from ncpipe.claims.evidence.claim import interval
 from ncpipe.claims.evidence.misfits import PREDICTED
 from ncpipe.figures.drawing import style
-from ncpipe.figures.drawing.captions import counted, not_drawn, plural
+from ncpipe.figures.drawing.captions import counted, not_drawn
 from ncpipe.figures.drawing.gram_panels import gram_distance, unit_gram
 from ncpipe.figures.drawing.runs import Tables, few, labels, networks
 from ncpipe.figures.matched_sweep import MODELS
 from ncpipe.records.reading import fits_of
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
+from ncpipe.system.words import plural
 
 KINDS = ("network",)
 SIZES = {

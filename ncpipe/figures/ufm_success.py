@@ -14,13 +14,14 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import heading, scale_values
-from ncpipe.figures.drawing.captions import lost, plural
+from ncpipe.figures.drawing.captions import lost
 from ncpipe.figures.drawing.runs import Tables, declared_ufms
 from ncpipe.figures.drawing.series import Band
 from ncpipe.figures.drawing.style import Look
 from ncpipe.records.reading import fits_of, unconstrained
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
+from ncpipe.system.words import plural
 
 KINDS = ("declared",)
 LEAST_WIDTH, HEIGHT = 1.55, 1.75

@@ -15,7 +15,6 @@ from markupsafe import Markup
 
 from ncpipe.collapse.metrics import METRICS
 from ncpipe.figures.collapse_curves import USUAL
-from ncpipe.figures.drawing.captions import plural
 from ncpipe.figures.drawing.definitions import HISTORY, definition
 from ncpipe.figures.drawing.runs import Tables, labels
 from ncpipe.figures.drawing.series import MEASURED, RECORDED
@@ -24,6 +23,7 @@ from ncpipe.records.reading import rows_of
 from ncpipe.report.formulas import as_html
 from ncpipe.report.templates import script
 from ncpipe.study.config import Split
+from ncpipe.system.words import plural
 
 DATA_BYTES = 1_500_000
 """What the data may weigh in the page; past it the explorer leaves out what ``_reductions`` names, in that order."""

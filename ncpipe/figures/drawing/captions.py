@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from ncpipe.figures.drawing.runs import MOST_LABELS, Tables, labels
+from ncpipe.system.words import plural
 
 
 def not_drawn(*kinds: pd.DataFrame, most: int = MOST_LABELS) -> str:
@@ -25,7 +26,3 @@ def lost(tables: Tables, kind: str, what: str) -> str:
     counts = tables["runs"].query("kind == @kind and status != 'done'")["status"].value_counts()
     parts = [f"{plural(count, what)} {status}" for status, count in sorted(counts.items())]
     return f" Not shown: {', '.join(parts)}." if parts else ""
-
-
-def plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
