@@ -21,6 +21,7 @@ from ncpipe.claims.evidence.selectors import (
     log10,
     log_change,
     measured,
+    of_partners,
     optimality,
     recorded,
     run_ids,
@@ -64,8 +65,7 @@ def _frozen_and_free(frames: Frames, values: Callable[[str], pd.Series]) -> pd.D
     set, model, loss and seed, by the frozen one; of several free ones the largest."""
     pair = alike(frames, "dataset", "model", "loss", "seed")
     frozen, free = (values(f"{TRAINED} and {SEVERAL} and fixed_etf == {is_frozen}") for is_frozen in (True, False))
-    best = free.groupby(pair.reindex(free.index)).max()
-    return pd.DataFrame({"frozen": frozen, "free": pair.reindex(frozen.index).map(best)}, dtype=float)
+    return pd.DataFrame({"frozen": frozen, "free": of_partners(frozen.index, free, pair, "max")}, dtype=float)
 
 
 def _accuracy_difference(frames: Frames) -> pd.Series:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from ncpipe.claims.evidence.bibliography import NEURIPS, Reference
 from ncpipe.claims.evidence.claim import Claim, ClaimsOf, Frames
-from ncpipe.claims.evidence.selectors import NETWORKS, Values, at_last_time, measured, run_ids
+from ncpipe.claims.evidence.selectors import NETWORKS, Values, at_last_time, measured, run_ids, statistic
 from ncpipe.records.reading import fits_of
 
 REFERENCE = Reference(
@@ -103,13 +103,11 @@ def _of_ufms(metric: str, layers: Layers) -> Values:
     return lambda frames: _largest(frames, _reached(frames), metric, layers)
 
 
-def _of_heads(metric: str, layers: Layers, classes: str) -> Values:
-    def values(frames: Frames) -> pd.Series:
-        chosen = frames["runs"].query(f"{HEADS} and classes {classes}")
-        runs = pd.Index(chosen.loc[chosen["head"].astype(str).str.startswith("hidden"), "run_id"])
-        return _largest(frames, runs, metric, layers)
-
-    return values
+@statistic
+def _of_heads(frames: Frames, metric: str, layers: Layers, classes: str) -> pd.Series:
+    chosen = frames["runs"].query(f"{HEADS} and classes {classes}")
+    runs = pd.Index(chosen.loc[chosen["head"].astype(str).str.startswith("hidden"), "run_id"])
+    return _largest(frames, runs, metric, layers)
 
 
 def _networks(number: str, classes: str, of: str) -> Iterator[Claim]:

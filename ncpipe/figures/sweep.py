@@ -15,11 +15,12 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
+from ncpipe.claims.evidence.selectors import flat_settings
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import LOG_FROM, heading, scale_values
 from ncpipe.figures.drawing.captions import counted, lost
 from ncpipe.figures.drawing.definitions import definition
-from ncpipe.figures.drawing.runs import Tables, flat_settings
+from ncpipe.figures.drawing.runs import Tables
 from ncpipe.figures.drawing.series import Band, extremes, measured
 from ncpipe.figures.drawing.style import Look
 from ncpipe.study.config import FigureOptions

@@ -18,6 +18,9 @@ CONFIDENCE = 0.95
 ROUNDING = 1e-9
 """Relative to the threshold: values as close as this lie on no side of it."""
 
+Values = Callable[[Frames], pd.Series]
+"""A statistic of every run that a claim speaks of, by run id."""
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -30,7 +33,7 @@ class Claim:
     statistic: str
     direction: Literal["below", "above"]
     threshold: float
-    values: Callable[[Frames], pd.Series]
+    values: Values
     """The statistic of every run that the claim speaks of, by run id; of what compares runs, by the id of one of
     them: that tells its seed and its data."""
     rounding: float = 0.0
@@ -111,7 +114,7 @@ class ClaimsOf:
         statement: str,
         statistic: str,
         threshold: float,
-        values: Callable[[Frames], pd.Series],
+        values: Values,
         direction: Literal["below", "above"] = "below",
         rounding: float = 0.0,
     ) -> Claim:
