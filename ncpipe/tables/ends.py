@@ -16,7 +16,12 @@ from ncpipe.records.writing import PERFECT
 from ncpipe.study.layout import RUNS_A_PART
 from ncpipe.study.study import Study
 
-LAST: dict[str, Any] = {"source": "net", "layer": "features", "metric": ["loss", "accuracy"], "split": ["train", "test"]}
+LAST: dict[str, Any] = {
+    "source": "net",
+    "layer": "features",
+    "metric": ["loss", "accuracy"],
+    "split": ["train", "test"],
+}
 """Rows of ``collapse`` with the losses and accuracies of networks."""
 QUANTITIES = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
 FIT = ["run_id", "kind", "network_id", "model", "loss", "bias", "classes", "samples", "dim", "activation", "seed"]

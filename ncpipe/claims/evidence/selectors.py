@@ -158,7 +158,7 @@ def of_partners(
 ) -> pd.Series:
     """For each run the value of its partner, which has the same ``pair``; of several the best, of none NaN."""
     by_pair = values.groupby(pair.reindex(values.index)).agg(best)
-    return pair.reindex(runs).map(by_pair)
+    return pd.Series(by_pair.reindex(pair.reindex(runs)).to_numpy(float), index=runs)
 
 
 def solved(frames: Frames, query: str) -> pd.DataFrame:

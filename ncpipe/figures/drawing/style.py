@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,11 +71,9 @@ RC: dict[str, Any] = {
 }
 
 
-@contextmanager
-def style() -> Iterator[None]:
+def style() -> AbstractContextManager[None]:
     """matplotlib with ncpipe's settings, for drawing and for saving."""
-    with mpl.rc_context(RC):  # type: ignore[arg-type]
-        yield
+    return mpl.rc_context(RC)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
