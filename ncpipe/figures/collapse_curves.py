@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ncpipe.figures.drawing import style
-from ncpipe.figures.drawing.axes import heading, mark_times, scale_time, scale_values
+from ncpipe.figures.drawing.axes import heading, scale_time, scale_values
 from ncpipe.figures.drawing.captions import counted, lost, not_drawn
 from ncpipe.figures.drawing.runs import Tables, declared_ufms, few, labels, networks, zero_error_epochs
-from ncpipe.figures.drawing.series import Band, bands, extremes, last_time, measured
+from ncpipe.figures.drawing.series import draw_bands, last_time, measured
 from ncpipe.figures.drawing.style import Look
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
@@ -43,14 +43,6 @@ class Column:
     runs: pd.DataFrame
     rows: pd.DataFrame
     marks: dict[str, float]
-
-    def draw(self, axes: Axes, metric: str, look: dict[str, Look]) -> list[Band]:
-        drawn = bands(self.rows, "metric", metric)
-        for label, band in drawn.items():
-            band.draw(axes, look[label])
-        scale_time(axes, last_time(self.rows))
-        mark_times(axes, ((time, look[label].colour) for label, time in self.marks.items()))
-        return list(drawn.values())
 
 
 def applies(study: Study) -> bool:
@@ -94,7 +86,11 @@ def _columns(tables: Tables, metrics: Sequence[str], split: str) -> list[Column]
 
 
 def _draw_metric(panels: Sequence[Axes], columns: Sequence[Column], metric: str, look: dict[str, Look]) -> None:
-    first, *of_ufms = (extremes(column.draw(axes, metric, look)) for axes, column in zip(panels, columns))
+    first, *of_ufms = (
+        draw_bands(axes, column.rows, "metric", metric, look, column.marks) for axes, column in zip(panels, columns)
+    )
+    for axes, column in zip(panels, columns):
+        scale_time(axes, last_time(column.rows))
     # Networks decide the scale: a UFM ends at the rounding error of its solver, decades below.
     lowest = min((float(values.min()) for values in first if len(values)), default=0.0)
     for axes in panels:

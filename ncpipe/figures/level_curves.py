@@ -16,7 +16,7 @@ from ncpipe.figures.drawing.axes import mark_times, scale_time
 from ncpipe.figures.drawing.captions import counted, lost
 from ncpipe.figures.drawing.definitions import definition
 from ncpipe.figures.drawing.panels import Panel, draw_panels
-from ncpipe.figures.drawing.runs import Tables, declared_ufms, labels, networks, zero_error_epochs
+from ncpipe.figures.drawing.runs import Tables, declared_ufms, evenly, labels, networks, zero_error_epochs
 from ncpipe.figures.drawing.series import Band, at_shared_times, last_time, measured
 from ncpipe.figures.drawing.style import Look
 from ncpipe.study.config import FigureOptions
@@ -123,9 +123,7 @@ def _of(rows: pd.DataFrame, label: str, metric: str) -> pd.DataFrame:
 
 def spread_levels(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of at most ``MOST_LEVELS`` depths, spread evenly, the first and the last among them."""
-    depths = np.unique(rows["depth"])
-    places = np.linspace(0, len(depths) - 1, min(MOST_LEVELS, len(depths)))
-    return rows[rows["depth"].isin(depths[places.round().astype(int)])]
+    return rows[rows["depth"].isin(evenly(sorted(rows["depth"].unique()), MOST_LEVELS))]
 
 
 def caption(tables: Tables, options: FigureOptions) -> str:

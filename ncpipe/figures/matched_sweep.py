@@ -19,7 +19,7 @@ from ncpipe.claims.evidence.claim import interval
 from ncpipe.claims.evidence.misfits import matched_signatures, misfit_values
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import scale_values
-from ncpipe.figures.drawing.runs import Tables, networks
+from ncpipe.figures.drawing.runs import Tables, evenly, networks
 from ncpipe.figures.drawing.series import Band
 from ncpipe.figures.drawing.style import Look
 from ncpipe.study.config import FigureOptions
@@ -144,8 +144,7 @@ def _scale_decays(axes: Axes, decays: NDArray[np.float64]) -> None:
     low, high = decays[0], decays[-1]
     room = (high / low) ** 0.08 if high > low else 2
     axes.set_xlim(low / room, high * room)
-    shown = decays[np.unique(np.linspace(0, len(decays) - 1, min(3, len(decays))).round().astype(int))]
-    axes.xaxis.set_major_locator(FixedLocator(list(shown)))
+    axes.xaxis.set_major_locator(FixedLocator(evenly(list(decays), 3)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda decay, _: f"{decay:g}"))
     axes.xaxis.set_minor_locator(FixedLocator(list(decays)))
     axes.xaxis.set_minor_formatter(NullFormatter())

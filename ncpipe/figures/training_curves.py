@@ -7,10 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ncpipe.figures.drawing import style
-from ncpipe.figures.drawing.axes import heading, mark_times, scale_values
+from ncpipe.figures.drawing.axes import heading, scale_values
 from ncpipe.figures.drawing.captions import counted, lost, not_drawn
 from ncpipe.figures.drawing.runs import Tables, few, labels, networks, zero_error_epochs
-from ncpipe.figures.drawing.series import bands, extremes, histories, last_time
+from ncpipe.figures.drawing.series import draw_bands, histories, last_time
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
 
@@ -36,17 +36,14 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     look, narrow = style.looks(tables["runs"]), options.width < NARROW
     figure = style.new_figure(options.width, ROW_HEIGHT * (4 if narrow else 2) + 0.15)
     grid = figure.subplots(4, 1).reshape(2, 2) if narrow else figure.subplots(2, 2)
-    marks = [(time, look[label].colour) for label, time in zero_error_epochs(nets).items()]
+    marks = zero_error_epochs(nets)
     for line, names in zip(grid, QUANTITIES):
-        drawn = {name: bands(rows, "quantity", name) for name in names}
+        left, right = (draw_bands(axes, rows, "quantity", name, look, marks) for axes, name in zip(line, names))
         for axes, name in zip(line, names):
-            for label, band in drawn[name].items():
-                band.draw(axes, look[label])
-            scale_values(axes, "y", extremes([band for by_label in drawn.values() for band in by_label.values()]))
+            scale_values(axes, "y", [*left, *right])
             heading(axes, name)
             axes.set_xlim(0, max(1, last_time(rows)) * 1.02)
             _mark_drops(axes, rows)
-            mark_times(axes, marks)
     for axes in grid[-1] if not narrow else [grid[-1][-1]]:
         axes.set_xlabel("epoch")
     style.add_legend(figure, style.label_handles(labels(nets), look) + _mark_handles(rows, bool(marks)))

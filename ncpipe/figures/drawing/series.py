@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from ncpipe.figures.drawing.axes import mark_times
 from ncpipe.figures.drawing.runs import Tables
 from ncpipe.figures.drawing.style import Look
 from ncpipe.records.reading import rows_of
@@ -83,6 +84,17 @@ def bands(rows: pd.DataFrame, column: str, name: str) -> dict[str, Band]:
     return {label: band for label, band in by_label.items() if len(band)}
 
 
+def draw_bands(
+    axes: Axes, rows: pd.DataFrame, column: str, name: str, look: Mapping[str, Look], marks: Mapping[str, float] = {}
+) -> list[NDArray[np.float64]]:
+    """Draw the band of every label, and its mark on the x axis; the values that the y axis has to hold."""
+    drawn = bands(rows, column, name)
+    for label, band in drawn.items():
+        band.draw(axes, look[label])
+    mark_times(axes, ((time, look[label].colour) for label, time in marks.items()))
+    return extremes(drawn.values())
+
+
 def at_shared_times(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows at the times that all runs of their label have; a run that ended before others stays where it ended.
 
@@ -99,6 +111,6 @@ def last_time(rows: pd.DataFrame) -> float:
     return float(rows["time"].max()) if len(rows) else 1.0
 
 
-def extremes(drawn: Iterator[Band] | list[Band]) -> list[NDArray[np.float64]]:
+def extremes(drawn: Iterable[Band]) -> list[NDArray[np.float64]]:
     """The values that an axis has to hold."""
     return [values for band in drawn for values in (band.low, band.high)]
