@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import heading, scale_time, scale_values
 from ncpipe.figures.drawing.captions import counted, lost, not_drawn
-from ncpipe.figures.drawing.runs import Tables, declared_ufms, few, labels, networks, zero_error_epochs
+from ncpipe.figures.drawing.runs import Tables, declared_ufms, few, has_networks, labels, networks, zero_error_epochs
 from ncpipe.figures.drawing.series import draw_bands, last_time, measured
 from ncpipe.figures.drawing.style import Look
 from ncpipe.study.config import FigureOptions
-from ncpipe.study.study import Study
 
+applies = has_networks
 USUAL = (
     "nc1_pinv",
     "nc3_duality",
@@ -43,10 +43,6 @@ class Column:
     runs: pd.DataFrame
     rows: pd.DataFrame
     marks: dict[str, float]
-
-
-def applies(study: Study) -> bool:
-    return bool(study.networks)
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:
@@ -122,5 +118,5 @@ def caption(tables: Tables, options: FigureOptions) -> str:
         " Lines are medians over seeds, bands their range; a triangle marks the first epoch without training error."
         " Time axes are logarithmic with a place for 0. Where the networks decide the scale, a UFM leaves the panel"
         " below on its way to rounding error."
-        f"{not_drawn(nets, ufms)}{lost(tables, 'network', 'network')}{lost(tables, 'declared', 'UFM')}"
+        f"{not_drawn(nets, ufms)}{lost(tables, 'network', 'declared')}"
     )

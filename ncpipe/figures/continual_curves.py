@@ -104,5 +104,5 @@ def caption(tables: Tables, options: FigureOptions) -> str:
         f"Class-incremental learning by the classifier alone on the frozen features of {counted}: test loss on the"
         " old classes, and test accuracy on old, new and all classes, decided among all, against steps of SGD; 0 is"
         " before the first. Colours: how the rows of the new classes start. Medians over seeds with their range;"
-        f" dashed: the network with its old classes alone.{more}{lost(tables, 'continual', 'run')}"
+        f" dashed: the network with its old classes alone.{more}{lost(tables, 'continual')}"
     )

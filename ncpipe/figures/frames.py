@@ -13,12 +13,12 @@ from matplotlib.ticker import MaxNLocator
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.captions import counted, lost, not_drawn
 from ncpipe.figures.drawing.definitions import definition, frame_gap
-from ncpipe.figures.drawing.runs import Tables, declared_ufms, few, labels, networks
+from ncpipe.figures.drawing.runs import Tables, declared_ufms, few, has_networks, labels, networks
 from ncpipe.figures.drawing.series import measured
 from ncpipe.figures.drawing.style import Look
 from ncpipe.study.config import FigureOptions
-from ncpipe.study.study import Study
 
+applies = has_networks
 PANELS = {
     "class means": ("nc2_means_of", "nc2_means_uncentred_etf"),
     "classifier weights": ("nc2_weights_of", "nc2_weights_etf"),
@@ -27,10 +27,6 @@ PANELS = {
 UFM_MARKER = "D"
 HALO = [withStroke(linewidth=1.8, foreground="white")]
 """About texts that points and paths may lie under."""
-
-
-def applies(study: Study) -> bool:
-    return bool(study.networks)
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:
@@ -150,5 +146,5 @@ def caption(tables: Tables, options: FigureOptions) -> str:
         f" (OF) and to a simplex ETF, {options.split} split: {counted(nets, 'network')}, circles at the last epoch"
         f" with their path from initialisation, and {counted(ufms, 'plain UFM')} by gradient descent, diamonds."
         f" Crosses are the exact frames, sqrt(2 - 2 sqrt((K-1)/K)) apart: {gaps}."
-        f"{not_drawn(nets, ufms)}{lost(tables, 'network', 'network')}"
+        f"{not_drawn(nets, ufms)}{lost(tables, 'network')}"
     )

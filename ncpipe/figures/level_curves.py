@@ -138,5 +138,5 @@ def caption(tables: Tables, options: FigureOptions) -> str:
         " Medians over seeds with their range; a triangle marks the first epoch without training error."
         " Time axes are logarithmic with a place for 0."
         f" Networks share one y axis, UFMs another.{more}"
-        f"{lost(tables, 'network', 'network')}{lost(tables, 'declared', 'UFM')}"
+        f"{lost(tables, 'network', 'declared')}"
     )

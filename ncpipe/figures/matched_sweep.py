@@ -15,12 +15,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
-from ncpipe.claims.evidence.claim import interval
 from ncpipe.claims.evidence.misfits import matched_signatures, misfit_values
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import scale_values
 from ncpipe.figures.drawing.runs import Tables, evenly, networks
-from ncpipe.figures.drawing.series import Band
+from ncpipe.figures.drawing.series import Band, draw_seeds
 from ncpipe.figures.drawing.style import Look
 from ncpipe.study.config import FigureOptions
 from ncpipe.system.words import plural
@@ -180,13 +179,8 @@ def _draw_misfits(place: SubFigure, every: Sequence[Sweep]) -> None:
                 continue
             look, guess = MODELS[model][1], float(of_model["guess_error"].mean())
             axes.vlines(guess, line + shift - 0.16, line + shift + 0.16, color=GUESS_COLOUR, linewidth=GUESS_WIDTH)
-            mean, (low, high) = float(of_model["error"].mean()), interval(of_model["error"])
-            tops += [mean, guess]
-            if low is not None and high is not None:
-                tops.append(min(high, 2 * mean))  # of two seeds it may be far out
-                axes.plot([low, high], [line + shift] * 2, color=look.colour, linewidth=1.1)
-            axes.plot(of_model["error"], [line + shift] * len(of_model), "|", color=look.colour, ms=3.5, mew=0.7)
-            axes.plot(mean, line + shift, look.marker, color=look.colour, ms=3.6, zorder=4)
+            mean, ends = float(of_model["error"].mean()), draw_seeds(axes, of_model["error"], line + shift, look, 3.5)
+            tops += [mean, guess, *(min(end, 2 * mean) for end in ends)]  # of two seeds it may be far out
     axes.set(ylim=(len(every) - 0.5, -0.5), xlim=(0, 1.08 * max(tops, default=0) or 1), xlabel="error (0: right)")
     axes.set_yticks(range(len(every)), [sweep.label for sweep in every])
     axes.tick_params(axis="y", length=0)

@@ -133,5 +133,5 @@ def caption(tables: Tables, options: FigureOptions) -> str:
         " over seeds, bands their range. Time axes are logarithmic with a place for 0; a UFM leaves the panel below"
         f" on its way to rounding error.{number if len(ufms) else ''}"
         f"{f' All networks are {shared}.' if shared else ''}{not_drawn(nets, ufms, most=MOST_LABELS)}"
-        f"{lost(tables, 'network', 'network')}{lost(tables, 'declared', 'UFM')}"
+        f"{lost(tables, 'network', 'declared')}"
     )

@@ -253,6 +253,5 @@ def caption(tables: Tables, options: FigureOptions) -> str:
     return (
         f"{shown} of the last features at the end of {counted(runs, 'run')}, against the setting"
         f" {options.over}. A line joins runs that differ in this setting and in their seed only:"
-        f" medians over seeds, and their range.{without}{lost(tables, 'network', 'network')}"
-        f"{lost(tables, 'declared', 'UFM')}"
+        f" medians over seeds, and their range.{without}{lost(tables, 'network', 'declared')}"
     )

@@ -192,5 +192,5 @@ def caption(tables: Tables, options: FigureOptions) -> str:
         " Success: the fraction of starts within 1e-8, relative, of the best known value, against the width, and at"
         " one width against the penalties over those from which on zero is optimal. Gain: how far the objective is"
         " below that of the zero solution, 1/2; lines are the closed-form optimum, points the best start of a fit."
-        f" Medians and ranges over {plural(shown['seed'].nunique(), 'seed')}.{lost(tables, 'declared', 'UFM')}"
+        f" Medians and ranges over {plural(shown['seed'].nunique(), 'seed')}.{lost(tables, 'declared')}"
     )

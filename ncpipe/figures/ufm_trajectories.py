@@ -51,26 +51,16 @@ class Row:
     """Definition of what is drawn; empty: that of the metric in the title."""
 
 
+def _of_and_etf(of: str, etf: str, about: str, frames: bool) -> Row:
+    return Row(f"{of}, {etf}", (Curve(of, "features", OF), Curve(etf, "features", ETF)), frames, about)
+
+
 USUAL = (
     Row("gap", (Curve("gap", None, NEUTRAL),)),
     Row("nc1_pinv", (Curve("nc1_pinv", "H1", FIRST), Curve("nc1_pinv", "features", NEUTRAL))),
-    Row(
-        "nc2_means_of, nc2_means_uncentred_etf",
-        (Curve("nc2_means_of", "features", OF), Curve("nc2_means_uncentred_etf", "features", ETF)),
-        frames=True,
-        about="uncentred means to OF, to ETF",
-    ),
-    Row(
-        "nc2_weights_of, nc2_weights_etf",
-        (Curve("nc2_weights_of", "features", OF), Curve("nc2_weights_etf", "features", ETF)),
-        frames=True,
-        about=r"$WW^\top$ to OF, to ETF",
-    ),
-    Row(
-        "nc3_of, nc3_etf",
-        (Curve("nc3_of", "features", OF), Curve("nc3_etf", "features", ETF)),
-        about=r"$W\bar M^\top$ to OF, $WM^\top$ to ETF",
-    ),
+    _of_and_etf("nc2_means_of", "nc2_means_uncentred_etf", "uncentred means to OF, to ETF", frames=True),
+    _of_and_etf("nc2_weights_of", "nc2_weights_etf", r"$WW^\top$ to OF, to ETF", frames=True),
+    _of_and_etf("nc3_of", "nc3_etf", r"$W\bar M^\top$ to OF, $WM^\top$ to ETF", frames=False),
 )
 
 
@@ -90,14 +80,11 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     for line, row in enumerate(rows * blocks):
         chosen = source.labels[line // len(rows) * columns :][:columns]
         _draw_row(grid[line], row, chosen, source)
-    for number in range(blocks * columns):
-        block, column = divmod(number, columns)
-        block_panels = grid[block * len(rows) : (block + 1) * len(rows), column]
-        if number < len(source.labels):
-            _name_column(block_panels, source.labels[number], int(13 * options.width / columns))
-        else:
-            for axes in block_panels:
-                axes.remove()
+    by_label = grid.reshape(blocks, len(rows), columns).transpose(0, 2, 1).reshape(-1, len(rows))
+    for panels, label in zip(by_label, source.labels):
+        _name_column(panels, label, int(13 * options.width / columns))
+    for axes in by_label[len(source.labels) :].flat:
+        axes.remove()
     style.add_legend(figure, _legend(rows))
     return figure
 
@@ -209,5 +196,5 @@ def caption(tables: Tables, options: FigureOptions) -> str:
         " iterations (logarithmic, with a place for 0). Medians over seeds with their range. Grey: the distance of"
         " one exact frame to the other, to which the distance of the frame that is not approached tends; triangles at"
         " the right edge are the ends of L-BFGS on the same problem."
-        f"{not_drawn(ufms, most=MOST_COLUMNS)}{lost(tables, 'declared', 'UFM')}"
+        f"{not_drawn(ufms, most=MOST_COLUMNS)}{lost(tables, 'declared')}"
     )

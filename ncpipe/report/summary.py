@@ -143,7 +143,7 @@ def _frames(tables: Tables) -> Iterator[str]:
         label_of = nets.set_index("run_id")["label"].reindex(difference.index)
         by_label = {label: difference[label_of == label] for label in labels(nets)}
         nearer = {label: _nearer(values) for label, values in by_label.items() if len(values)}
-        frames = _inverted(nearer)
+        frames = {frame: [n for n in nearer if nearer[n] == frame] for frame in dict.fromkeys(nearer.values())}
         if len(frames) == 1 and len(nearer) > 1:
             yield f"The {what} of all labels end nearer to {next(iter(frames))}."
         elif frames:
@@ -159,13 +159,6 @@ def _nearer(difference: pd.Series) -> str:
     if (difference < 0).all():
         return "an orthogonal frame"
     return "a simplex ETF" if (difference > 0).all() else "one or the other, by seed"
-
-
-def _inverted(by_label: dict[str, str]) -> dict[str, list[str]]:
-    inverted: dict[str, list[str]] = {}
-    for label, frame in by_label.items():
-        inverted.setdefault(frame, []).append(label)
-    return inverted
 
 
 def _claims(claims: pd.DataFrame) -> Iterator[str]:

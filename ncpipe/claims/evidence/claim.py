@@ -51,11 +51,7 @@ class Claim:
         verdict, reason = self.decide(values, by_seed, of_fits)
         return {
             "claim_id": self.id,
-            "source": self.source,
-            "statement": self.statement,
-            "statistic": self.statistic,
-            "direction": self.direction,
-            "threshold": self.threshold,
+            **{name: getattr(self, name) for name in ("source", "statement", "statistic", "direction", "threshold")},
             "effect": float(by_seed.mean()) if len(values) else None,
             "low": float(values.min()) if len(values) else None,
             "high": float(values.max()) if len(values) else None,

@@ -9,6 +9,7 @@ import pandas as pd
 from ncpipe.figures.drawing.runs import MOST_LABELS, Tables, labels
 from ncpipe.system.words import plural
 
+NOUNS = {"network": "network", "continual": "run", "declared": "UFM"}
 KINDS = {"network": "Networks", "continual": "Class-incremental learning", "declared": "UFMs"}
 
 
@@ -25,10 +26,10 @@ def counted(runs: pd.DataFrame, what: str) -> str:
     return f"{plural(len(runs), what)} ({plural(names, 'label')}, {plural(seeds, 'seed')})"
 
 
-def lost(tables: Tables, kind: str, what: str) -> str:
-    """A sentence on the runs that are in no figure, or nothing."""
-    counts = tables["runs"].query("kind == @kind and status != 'done'")["status"].value_counts()
-    parts = [f"{plural(count, what)} {status}" for status, count in sorted(counts.items())]
+def lost(tables: Tables, *kinds: str) -> str:
+    """A sentence on the runs of these kinds that are in no figure, or nothing."""
+    counts = tables["runs"].query("status != 'done'").groupby(["kind", "status"]).size()
+    parts = [f"{plural(counts[kind, s], NOUNS[kind])} {s}" for kind in kinds for k, s in counts.index if k == kind]
     return f" Not shown: {', '.join(parts)}." if parts else ""
 
 

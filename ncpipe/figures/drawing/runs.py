@@ -9,12 +9,17 @@ import numpy as np
 import pandas as pd
 
 from ncpipe.records.reading import Frames
+from ncpipe.study.study import Study
 
 Tables = Frames
 T = TypeVar("T")
 
 MOST_LABELS = 60
 """Labels that are drawn in a panel of lines."""
+
+
+def has_networks(study: Study) -> bool:
+    return bool(study.networks)
 
 
 def networks(tables: Tables) -> pd.DataFrame:

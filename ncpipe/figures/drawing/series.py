@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from ncpipe.claims.evidence.claim import interval
 from ncpipe.figures.drawing.axes import mark_times
 from ncpipe.figures.drawing.runs import Tables
 from ncpipe.figures.drawing.style import Look
@@ -105,6 +106,16 @@ def at_shared_times(rows: pd.DataFrame) -> pd.DataFrame:
     whole = pd.concat([rows, stays.drop(columns="end")]) if len(stays) else rows
     there, runs = (whole.groupby(by)["run_id"].transform("nunique") for by in (["label", "time"], "label"))
     return whole[there == runs]
+
+
+def draw_seeds(axes: Axes, values: pd.Series, line: float, look: Look, tick: float) -> list[float]:
+    """Values of the seeds as ticks of this size on a line, their mean as a mark, and Student's interval of it, of
+    which the ends are returned."""
+    ends = [end for end in interval(values) if end is not None]
+    axes.plot(ends, [line] * len(ends), color=look.colour)
+    axes.plot(values, [line] * len(values), "|", color=look.colour, ms=tick, mew=0.7)
+    axes.plot(values.mean(), line, look.marker, color=look.colour, ms=3.6, zorder=4, clip_on=False)
+    return ends
 
 
 def last_time(rows: pd.DataFrame) -> float:
