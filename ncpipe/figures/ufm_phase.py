@@ -270,7 +270,8 @@ def _mark_ranks(axes: Axes, phase: Phase, points: pd.DataFrame, x: Array, y: Arr
     axes.hlines(up[i + 1], right[j], right[j + 1], **look)
     box = {"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1.2}
     for rank in sorted(set(ranks[ranks > 0])):
-        x, y = (10 ** float(np.log10(points.loc[ranks == rank, place]).mean()) for place in "xy")
+        middle = points.loc[ranks == rank, ["x", "y"]].apply(np.log10).mean()
+        x, y = 10 ** middle["x"], 10 ** middle["y"]
         axes.text(x, y, f"rank {rank:.0f}", ha="center", va="center", size=style.SMALL, bbox=box, zorder=6)
 
 
