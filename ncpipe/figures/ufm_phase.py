@@ -271,8 +271,10 @@ def _mark_ranks(axes: Axes, phase: Phase, points: pd.DataFrame, x: Array, y: Arr
     box = {"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1.2}
     for rank in sorted(set(ranks[ranks > 0])):
         middle = points.loc[ranks == rank, ["x", "y"]].apply(np.log10).mean()
-        x, y = 10 ** middle["x"], 10 ** middle["y"]
-        axes.text(x, y, f"rank {rank:.0f}", ha="center", va="center", size=style.SMALL, bbox=box, zorder=6)
+        axes.text(
+            10 ** middle["x"], 10 ** middle["y"], f"rank {rank:.0f}", ha="center", va="center", size=style.SMALL,
+            bbox=box, zorder=6,
+        )  # fmt: skip
 
 
 def _differ(a: Array, b: Array) -> NDArray[np.bool_]:
