@@ -30,6 +30,7 @@ from ncpipe.claims.evidence.selectors import (
     terminal_change,
 )
 from ncpipe.records.reading import fits_of, unconstrained
+from ncpipe.ufm.misfit import frames_apart
 from ncpipe.ufm.settings import UfmSpec
 
 REFERENCE = Reference(
@@ -101,8 +102,6 @@ def _frame_difference(frames: Frames, query: str, of: str, etf: str) -> pd.Serie
 @statistic
 def _frame_distance(frames: Frames, query: str, *metrics: str, norms: tuple[str, ...] = WITH_NORM) -> pd.Series:
     """The largest of the distances, over that of an OF from a simplex ETF."""
-    from ncpipe.ufm.misfit import frames_apart  # with torch, which what reads tables does without
-
     runs = _networks(frames, query, *norms)
     largest = pd.concat([final(frames, runs, name) for name in metrics], axis=1).max(axis=1, skipna=False)
     return largest / [frames_apart(int(number)) for number in class_counts(frames, largest.index)]

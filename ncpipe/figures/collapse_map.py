@@ -22,8 +22,8 @@ from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import LOG_FROM, SMALLEST, scale_time
 from ncpipe.figures.drawing.captions import counted, lost
 from ncpipe.figures.drawing.definitions import definition
-from ncpipe.figures.drawing.runs import Tables, has_networks, labels, networks, zero_error_epochs
-from ncpipe.figures.drawing.series import at_shared_times, measured
+from ncpipe.figures.drawing.runs import Tables, has_networks, networks, zero_error_epochs
+from ncpipe.figures.drawing.series import at_shared_times, labels_with_value, measured
 from ncpipe.figures.level_curves import varied
 from ncpipe.study.config import FigureOptions
 
@@ -84,17 +84,11 @@ def _panels(tables: Tables, metric: str, split: str) -> Iterator[Panel]:
     nets = networks(tables)
     rows = at_shared_times(measured(tables, nets, [metric], split, layer=None))
     zero_error = zero_error_epochs(nets)
-    for label in varied(nets, _known(rows, nets))[:MOST_LABELS]:
+    for label in varied(nets, labels_with_value(rows, nets, times=2))[:MOST_LABELS]:
         of_label = rows[rows["label"] == label]
         medians = of_label.pivot_table(index="depth", columns="time", values="value", aggfunc="median", dropna=False)
         last = of_label.loc[of_label["depth"] == of_label["depth"].max(), "layer"].iloc[0]
         yield Panel(label, medians, str(last), zero_error.get(label))
-
-
-def _known(rows: pd.DataFrame, nets: pd.DataFrame) -> list[str]:
-    """Labels with the metric at two times or more, and a value."""
-    by = rows.dropna(subset="value").groupby("label")["time"].nunique()
-    return [label for label in labels(nets) if by.get(label, 0) > 1]
 
 
 def _draw_metric(figure: Any, metric: str, panels: Sequence[Panel], columns: int, letters: int) -> None:
@@ -138,7 +132,8 @@ def _depth_edges(depths: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def caption(tables: Tables, options: FigureOptions) -> str:
     nets, metrics = networks(tables), options.metrics or USUAL
-    names = _known(at_shared_times(measured(tables, nets, metrics, options.split, layer=None)), nets)
+    rows = at_shared_times(measured(tables, nets, metrics, options.split, layer=None))
+    names = labels_with_value(rows, nets, times=2)
     more = f" Shown are {MOST_LABELS} of {len(names)} labels." if len(names) > MOST_LABELS else ""
     return (
         f"{' and '.join(metrics)} over depth, from the first measured layer (bottom) to the last features (top), and"

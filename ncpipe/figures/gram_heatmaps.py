@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.captions import counted, lost
-from ncpipe.figures.drawing.gram_panels import add_gram_bar, colour_limit, draw_gram, gram_distance, unit_gram
+from ncpipe.figures.drawing.gram_panels import add_gram_bar, colour_limit, draw_gram, unit_gram
 from ncpipe.figures.drawing.runs import Tables, has_networks, labels, networks
 from ncpipe.figures.level_curves import varied
 from ncpipe.records.reading import fits_of, rows_of
 from ncpipe.study.config import FigureOptions
+from ncpipe.ufm.misfit import gram_distance
 
 KINDS = ("network",)
 applies = has_networks

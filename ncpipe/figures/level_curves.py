@@ -17,7 +17,7 @@ from ncpipe.figures.drawing.captions import counted, lost
 from ncpipe.figures.drawing.definitions import definition
 from ncpipe.figures.drawing.panels import Panel, draw_panels
 from ncpipe.figures.drawing.runs import Tables, declared_ufms, evenly, labels, networks, zero_error_epochs
-from ncpipe.figures.drawing.series import Band, at_shared_times, last_time, measured
+from ncpipe.figures.drawing.series import Band, at_shared_times, labels_with_value, last_time, measured
 from ncpipe.figures.drawing.style import Look
 from ncpipe.study.config import FigureOptions
 from ncpipe.system.words import plural
@@ -93,11 +93,12 @@ def _panels(tables: Tables, options: FigureOptions) -> Iterator[LevelPanel]:
     of_ufms = measured(tables, ufms, metrics, layer=list(UFM_LEVELS))
     zero_error = zero_error_epochs(nets)
     for metric in metrics:
-        for label in varied(nets, _measured_labels(of_nets, nets, metric))[:MOST_LABELS]:
-            rows = spread_levels(_of(of_nets, label, metric))
+        net_rows, ufm_rows = (rows[rows["metric"] == metric] for rows in (of_nets, of_ufms))
+        for label in varied(nets, labels_with_value(net_rows, nets))[:MOST_LABELS]:
+            rows = spread_levels(net_rows[net_rows["label"] == label])
             yield LevelPanel(label, metric, "epoch", rows, {}, zero_error.get(label))
-        for label in _measured_labels(of_ufms, ufms, metric):
-            rows, name = _of(of_ufms, label, metric), "UFM " + style.without_solver(label)
+        for label in labels_with_value(ufm_rows, ufms):
+            rows, name = ufm_rows[ufm_rows["label"] == label], "UFM " + style.without_solver(label)
             yield LevelPanel(name, metric, "iteration", rows, UFM_LEVELS)
 
 
@@ -105,20 +106,11 @@ def _extended_ufms(tables: Tables) -> pd.DataFrame:
     return declared_ufms(tables, "gradient_descent").query("model == 'extended' and activation == 'relu'")
 
 
-def _measured_labels(rows: pd.DataFrame, runs: pd.DataFrame, metric: str) -> list[str]:
-    with_value = set(rows.loc[(rows["metric"] == metric) & rows["value"].notna(), "label"])
-    return [label for label in labels(runs) if label in with_value]
-
-
 def varied(nets: pd.DataFrame, names: Sequence[str]) -> list[str]:
     """The labels, one of every data set, model, loss and bias first: a sweep of other settings comes after."""
     kinds = nets.drop_duplicates("label").set_index("label")[["dataset", "model", "loss", "bias"]].loc[list(names)]
     place = kinds.groupby(list(kinds), dropna=False).cumcount()
     return [str(name) for name in place.sort_values(kind="stable").index]
-
-
-def _of(rows: pd.DataFrame, label: str, metric: str) -> pd.DataFrame:
-    return rows[(rows["label"] == label) & (rows["metric"] == metric)]
 
 
 def spread_levels(rows: pd.DataFrame) -> pd.DataFrame:

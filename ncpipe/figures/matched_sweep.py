@@ -23,6 +23,7 @@ from ncpipe.figures.drawing.series import Band, draw_seeds
 from ncpipe.figures.drawing.style import Look
 from ncpipe.study.config import FigureOptions
 from ncpipe.system.words import plural
+from ncpipe.ufm.misfit import misfit
 
 KINDS = ("network",)
 PANELS = {
@@ -108,8 +109,6 @@ def _of_each(signatures: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
 
 def _long(signatures: pd.DataFrame) -> pd.DataFrame:
     """Distances of models and guess from the networks, and the networks' scatter, of which all predict none."""
-    from ncpipe.ufm.misfit import misfit
-
     rows: list[tuple[Any, ...]] = []
     for (_, seed, matched), fits in signatures.groupby(["sweep", "seed", "matched"], dropna=False, sort=False):
         misfits = misfit([*fits["predicted"]], [*fits["measured"]], fits["classifier"].iloc[0])

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import heading, scale_time, scale_values
 from ncpipe.figures.drawing.captions import counted, lost, not_drawn
-from ncpipe.figures.drawing.definitions import definition, frame_gap
+from ncpipe.figures.drawing.definitions import definition
 from ncpipe.figures.drawing.runs import Tables, declared_ufms, few, labels
 from ncpipe.figures.drawing.series import Band, at_shared_times, extremes, histories, last_time, measured
 from ncpipe.figures.drawing.style import Look
 from ncpipe.records.reading import fits_of
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
+from ncpipe.ufm.misfit import frames_apart
 
 KINDS = ("declared",)
 COLUMN_WIDTH, ROW_HEIGHT = 1.45, 1.05
@@ -160,7 +161,7 @@ def _draw_row(panels: Sequence[Axes], row: Row, chosen: Sequence[str], source: _
 def _draw_limits(axes: Axes, row: Row, classes: float, ends: Sequence[tuple[float, str]]) -> None:
     """The predicted distance of one exact frame to the other, and the end of L-BFGS at the right edge."""
     if row.frames:
-        axes.axhline(frame_gap(classes), color=style.GREY, linewidth=0.7, linestyle=(0, (4, 2)), zorder=1)
+        axes.axhline(frames_apart(classes), color=style.GREY, linewidth=0.7, linestyle=(0, (4, 2)), zorder=1)
     for value, colour in ends:
         axes.plot(
             1, value, "<", color=colour, ms=4, mew=0, clip_on=False, zorder=5, transform=axes.get_yaxis_transform()

@@ -15,9 +15,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from ncpipe.figures.drawing.definitions import frame_gap
 from ncpipe.figures.drawing.style import GREY, OKABE_ITO, SMALL, mark_handle
 from ncpipe.records.reading import Frames, rows_of
+from ncpipe.ufm.misfit import frames_apart
 from ncpipe.ufm.settings import UfmSpec
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def draw_transition(upper: Axes, lower: Axes, axis: BiasAxis, fits: pd.DataFrame
     """
     _draw_closed_form(upper, lower, axis, UfmSpec.model_validate_json(fits["settings"].iloc[0]))
     _draw_reached(upper, axis, fits, tables)
-    largest = frame_gap(float(fits["classes"].iloc[0]))
+    largest = frames_apart(float(fits["classes"].iloc[0]))
     upper.set(ylabel="Gram distance", ylim=(-0.03 * largest, 1.25 * largest))
     lower.set(xlabel="penalty of the bias", ylabel="objective")
     upper.yaxis.set_major_locator(MaxNLocator(4))

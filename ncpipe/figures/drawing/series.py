@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ncpipe.claims.evidence.claim import interval
 from ncpipe.figures.drawing.axes import mark_times
-from ncpipe.figures.drawing.runs import Tables
+from ncpipe.figures.drawing.runs import Tables, labels
 from ncpipe.figures.drawing.style import Look
 from ncpipe.records.reading import rows_of
 
@@ -83,6 +83,12 @@ def bands(rows: pd.DataFrame, column: str, name: str) -> dict[str, Band]:
     chosen = at_shared_times(rows[rows[column] == name])
     by_label = {str(label): Band.of(group) for label, group in chosen.groupby("label", sort=False)}
     return {label: band for label, band in by_label.items() if len(band)}
+
+
+def labels_with_value(rows: pd.DataFrame, runs: pd.DataFrame, times: int = 1) -> list[str]:
+    """Labels, in the order of ``runs``, that have a value at so many times."""
+    counts = rows.dropna(subset="value").groupby("label")["time"].nunique()
+    return [label for label in labels(runs) if counts.get(label, 0) >= times]
 
 
 def draw_bands(
