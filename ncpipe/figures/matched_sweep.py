@@ -12,12 +12,11 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
 from ncpipe.claims.evidence.misfits import matched_signatures, misfit_values
 from ncpipe.figures.drawing import style
-from ncpipe.figures.drawing.axes import scale_values
+from ncpipe.figures.drawing.axes import place_ticks, scale_values
 from ncpipe.figures.drawing.runs import Tables, evenly, networks
 from ncpipe.figures.drawing.series import Band, draw_seeds
 from ncpipe.figures.drawing.style import Look
@@ -142,10 +141,7 @@ def _scale_decays(axes: Axes, decays: NDArray[np.float64]) -> None:
     low, high = decays[0], decays[-1]
     room = (high / low) ** 0.08 if high > low else 2
     axes.set_xlim(low / room, high * room)
-    axes.xaxis.set_major_locator(FixedLocator(evenly(list(decays), 3)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda decay, _: f"{decay:g}"))
-    axes.xaxis.set_minor_locator(FixedLocator(list(decays)))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    place_ticks(axes.xaxis, {decay: f"{decay:g}" for decay in evenly(list(decays), 3)}, list(decays))
 
 
 def _draw_measured(axes: Axes, band: Band) -> None:

@@ -12,12 +12,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from ncpipe.claims.evidence.selectors import flat_settings
 from ncpipe.figures.drawing import style
-from ncpipe.figures.drawing.axes import LOG_FROM, heading, scale_values
+from ncpipe.figures.drawing.axes import LOG_FROM, heading, place_ticks, scale_values
 from ncpipe.figures.drawing.captions import counted, lost
 from ncpipe.figures.drawing.definitions import definition
 from ncpipe.figures.drawing.runs import Tables
@@ -86,9 +86,7 @@ class Scale:
             axes.set_xscale("log")
         room = max(2, int(inches / style.LETTER / (max(len(_text(value)) for value in self.values) + 2)))
         step = -(-len(self.values) // room)
-        axes.xaxis.set_major_locator(FixedLocator(self.values[::-1][::step]))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _text(value)))
-        axes.xaxis.set_minor_locator(NullLocator())
+        place_ticks(axes.xaxis, {value: _text(value) for value in self.values[::-1][::step]})
         axes.margins(x=0.06)
 
 

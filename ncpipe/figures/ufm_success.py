@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from ncpipe.figures.drawing import style
-from ncpipe.figures.drawing.axes import heading, scale_values
+from ncpipe.figures.drawing.axes import heading, place_ticks, scale_values
 from ncpipe.figures.drawing.captions import lost
 from ncpipe.figures.drawing.runs import Tables, declared_ufms
 from ncpipe.figures.drawing.series import Band
@@ -82,9 +82,7 @@ def _width_axis(axes: Axes, values: np.ndarray) -> None:
     axes.set_xlabel("width $d$")
     axes.set_xscale("log")
     ticks = sorted(set(values))
-    axes.xaxis.set_major_locator(FixedLocator(ticks[:: -(-len(ticks) // 6)]))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_locator(NullLocator())
+    place_ticks(axes.xaxis, {tick: f"{tick:g}" for tick in ticks[:: -(-len(ticks) // 6)]})
     axes.set_xlim(ticks[0] / 1.12, ticks[-1] * 1.12)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike
 
 from ncpipe.figures.drawing.definitions import definition
@@ -68,12 +68,13 @@ def _decade_ticks(axis: Axis, low: float, high: float, zero: bool, most: int = 5
         minor = [10.0**e for e in exponents] if step > 1 else _between(exponents)
         # The room for zero holds one label only.
         ticks = [t for t in ticks if not zero or len(exponents) < 4 or t > 10.0 ** (first + step / 3)]
-    _place_ticks(axis, [0.0] * zero + ticks, minor)
+    place_ticks(axis, _decade_texts([0.0] * zero + ticks), minor)
 
 
-def _place_ticks(axis: Axis, ticks: Sequence[float], minor: Sequence[float]) -> None:
-    axis.set_major_locator(FixedLocator(ticks))
-    axis.set_major_formatter(_decade_format([tick for tick in ticks if tick]))
+def place_ticks(axis: Axis, texts: Mapping[float, str], minor: Sequence[float] = ()) -> None:
+    """Ticks at these places with these texts, and small ones without."""
+    axis.set_major_locator(FixedLocator([*texts]))
+    axis.set_major_formatter(FixedFormatter([*texts.values()]))
     axis.set_minor_locator(FixedLocator(minor))
     axis.set_minor_formatter(NullFormatter())
 
@@ -82,18 +83,17 @@ def _between(exponents: range) -> list[float]:
     return [m * 10.0**e for e in exponents for m in range(2, 10)]
 
 
-def _decade_format(ticks: Sequence[float]) -> FuncFormatter:
+def _decade_texts(ticks: Sequence[float]) -> dict[float, str]:
     """Plain numbers where all are short, else powers of ten, and 0."""
-    plain = all(1e-3 * 0.99 < tick < 1e3 * 1.01 for tick in ticks)
+    if all(tick == 0 or 1e-3 * 0.99 < tick < 1e3 * 1.01 for tick in ticks):
+        return {tick: f"{tick:g}" for tick in ticks}
+    return {tick: _power(tick) if tick else "0" for tick in ticks}
 
-    def text(value: float, _position: int) -> str:
-        if value == 0 or plain:
-            return f"{value:g}"
-        exponent = math.floor(math.log10(value) + 1e-9)
-        factor = round(value / 10.0**exponent)
-        return f"$10^{{{exponent}}}$" if factor == 1 else f"${factor}\\!\\times\\!10^{{{exponent}}}$"
 
-    return FuncFormatter(text)
+def _power(tick: float) -> str:
+    exponent = math.floor(math.log10(tick) + 1e-9)
+    factor = round(tick / 10.0**exponent)
+    return f"$10^{{{exponent}}}$" if factor == 1 else f"${factor}\\!\\times\\!10^{{{exponent}}}$"
 
 
 def scale_time(axes: Axes, last: float, most: int = 4) -> None:
@@ -105,7 +105,8 @@ def scale_time(axes: Axes, last: float, most: int = 4) -> None:
     step = next(s for s in STEPS if s * most >= len(decades))
     # The 1 stands close to the 0: it is left out where labels are sparse.
     ticks = [10.0**e for e in decades if e % step == 0 and (e > 0 or step == 1)]
-    _place_ticks(axes.xaxis, [0.0, *ticks], _between(decades) if len(decades) < 4 else [10.0**e for e in decades])
+    minor = _between(decades) if len(decades) < 4 else [10.0**e for e in decades]
+    place_ticks(axes.xaxis, _decade_texts([0.0, *ticks]), minor)
 
 
 def heading(axes: Axes, name: str, about: str | None = None) -> None:

@@ -12,9 +12,10 @@ import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from ncpipe.figures.drawing.axes import place_ticks
 from ncpipe.figures.drawing.style import GREY, OKABE_ITO, SMALL, mark_handle
 from ncpipe.records.reading import Frames, rows_of
 from ncpipe.ufm.misfit import frames_apart
@@ -69,10 +70,7 @@ class BiasAxis:
         exponents = range(math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1)
         decades = [10.0**e for e in exponents][:: max(1, len(exponents) // 3)]
         ends = self.places(pd.Series(ENDS))
-        names = {float(ends[0]): "0", float(ends[1]): "∞"} | {x: f"{x:g}" for x in decades}
-        axes.xaxis.set_major_locator(FixedLocator(sorted(names)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: min(names.items(), key=lambda n: abs(n[0] - x))[1]))
-        axes.xaxis.set_minor_locator(NullLocator())
+        place_ticks(axes.xaxis, {ends[0]: "0", **{x: f"{x:g}" for x in decades}, ends[1]: "∞"})
 
 
 def draw_transition(upper: Axes, lower: Axes, axis: BiasAxis, fits: pd.DataFrame, tables: Frames) -> None:
