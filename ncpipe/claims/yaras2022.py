@@ -22,7 +22,7 @@ from ncpipe.claims.evidence.selectors import (
     optimality,
     run_ids,
     setting,
-    solved,
+    solved_end,
     statistic,
 )
 
@@ -132,10 +132,6 @@ def _extreme_ratio(frames: Frames, which: Literal["smallest", "largest"]) -> pd.
     return logs.reindex(extreme.index) - extreme["pair"].map(medians)
 
 
-def _ufm_means(frames: Frames) -> pd.Series:
-    return final(frames, pd.Index(solved(frames, UFM)["run_id"]), "nc2_means_etf")
-
-
 _yaras = ClaimsOf("yaras2022", REFERENCE)
 
 
@@ -167,6 +163,7 @@ CLAIMS = (
     # A theorem: what L-BFGS in float64 leaves, and the square root of it in the geometry.
     _yaras("5a", "The normalised UFM attains the least loss f* = log(1 + (K-1) exp(-tau K/(K-1))).",
            "| objective / f* - 1 | of UFMs by L-BFGS", 1e-8,
-           lambda frames: optimality(frames, UFM)),
-    _yaras("5b", "The normalised UFM ends at a simplex ETF.", "nc2_means_etf of UFMs by L-BFGS", 1e-3, _ufm_means),
+           optimality(UFM)),
+    _yaras("5b", "The normalised UFM ends at a simplex ETF.", "nc2_means_etf of UFMs by L-BFGS", 1e-3,
+           solved_end(UFM, "nc2_means_etf")),
 )  # fmt: skip

@@ -92,18 +92,12 @@ def sweeps(tables: Tables) -> list[Sweep]:
     if signatures.empty:
         return []
     by_run = dict(zip(tables["runs"]["run_id"], tables["runs"]["label"]))
-    values = misfit_values(tables)
-    names = {run: style.shared_words([by_run[other] for other in own["run_id"]]) for run, own in _of_each(signatures)}
-    signatures, values = (table.assign(name=table["run_id"].map(names)) for table in (signatures, values))
-    order = [name for name in dict.fromkeys(map(names.get, tables["runs"]["run_id"])) if name]
+    by_sweep = signatures.groupby("sweep", sort=False)["run_id"]
+    names = {sweep: style.shared_words([by_run[run] for run in ids.unique()]) for sweep, ids in by_sweep}
+    signatures, values = (t.assign(name=t["sweep"].map(names)) for t in (signatures, misfit_values(tables)))
+    named = dict(zip(signatures["run_id"], signatures["name"]))
+    order = [name for name in dict.fromkeys(map(named.get, by_run)) if name]
     return [Sweep(n, _long(signatures[signatures["name"] == n]), values[values["name"] == n]) for n in order]
-
-
-def _of_each(signatures: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Every network with the rows of its sweep."""
-    for _, rows in signatures.groupby("sweep", sort=False):
-        for run in rows["run_id"].unique():
-            yield str(run), rows
 
 
 def _long(signatures: pd.DataFrame) -> pd.DataFrame:
@@ -127,7 +121,9 @@ def _draw_quantity(axes: Axes, sweep: Sweep, quantity: str) -> None:
     axes.plot(guess.x, guess.middle, color=GUESS_COLOUR, linewidth=GUESS_WIDTH)
     for source, (_, look) in MODELS.items():
         Band.of(rows[rows["source"] == source], "decay").draw(axes, look)
-    _draw_measured(axes, Band.of(rows[rows["source"] == "measured"], "decay"))
+    band = Band.of(rows[rows["source"] == "measured"], "decay")
+    axes.vlines(band.x, band.low, band.high, color="black", linewidth=0.8, zorder=4)
+    axes.plot(band.x, band.middle, "o", color="black", ms=3, clip_on=False, zorder=4)
     scale_values(axes, "y", [rows["value"]])
     if rows.empty:
         axes.text(
@@ -142,12 +138,6 @@ def _scale_decays(axes: Axes, decays: NDArray[np.float64]) -> None:
     room = (high / low) ** 0.08 if high > low else 2
     axes.set_xlim(low / room, high * room)
     place_ticks(axes.xaxis, {decay: f"{decay:g}" for decay in evenly(list(decays), 3)}, list(decays))
-
-
-def _draw_measured(axes: Axes, band: Band) -> None:
-    if len(band):
-        axes.vlines(band.x, band.low, band.high, color="black", linewidth=0.8, zorder=4)
-        axes.plot(band.x, band.middle, "o", color="black", ms=3, clip_on=False, zorder=4)
 
 
 def _name_panels(grid: NDArray, shown_sweeps: Sequence[Sweep], shown: Mapping[str, str], columns: int) -> None:

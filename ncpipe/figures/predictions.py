@@ -82,9 +82,7 @@ def errors(tables: Tables) -> pd.DataFrame:
     for name in SIZES:
         predicted, measured = fits[f"predicted_{name}"].astype(float), fits[f"measured_{name}"].astype(float)
         fits[name] = 100 * (measured / predicted.where(predicted > 0) - 1)
-    fits = fits.drop(columns="seed").merge(nets, on="network_id")
-    place = dict(zip(nets["network_id"], range(len(nets))))
-    return fits.sort_values("network_id", key=lambda ids: ids.map(place), kind="stable")
+    return nets.merge(fits.drop(columns="seed"), on="network_id")
 
 
 def _distance(*grams: object) -> float:

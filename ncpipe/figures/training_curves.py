@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ncpipe.figures.drawing import style
@@ -32,17 +31,22 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     look, narrow = style.looks(tables["runs"]), options.width < NARROW
     figure = style.new_figure(options.width, ROW_HEIGHT * (4 if narrow else 2) + 0.15)
     grid = figure.subplots(4, 1).reshape(2, 2) if narrow else figure.subplots(2, 2)
-    marks = zero_error_epochs(nets)
+    marks, drops = zero_error_epochs(nets), learning_rate_drops(rows)
+    drops = drops if len(drops) <= MOST_DROPS else []
     for line, names in zip(grid, QUANTITIES):
         left, right = (draw_bands(axes, rows, "quantity", name, look, marks) for axes, name in zip(line, names))
         for axes, name in zip(line, names):
             scale_values(axes, "y", [*left, *right])
             heading(axes, name)
             axes.set_xlim(0, max(1, last_time(rows)) * 1.02)
-            _mark_drops(axes, rows)
+            for epoch in drops:
+                axes.axvline(epoch, color=style.GREY, alpha=0.5, linewidth=0.6, linestyle=(0, (1, 2)), zorder=0)
     for axes in grid[-1] if not narrow else [grid[-1][-1]]:
         axes.set_xlabel("epoch")
-    style.add_legend(figure, style.label_handles(labels(nets), look) + _mark_handles(rows, bool(marks)))
+    handles = style.label_handles(labels(nets), look)
+    handles += [style.mark_handle("zero training error", "^")] * bool(marks)
+    handles += [style.mark_handle("learning rate divided", "", line=":")] * bool(drops)
+    style.add_legend(figure, handles)
     return figure
 
 
@@ -60,19 +64,6 @@ def learning_rate_drops(rows: pd.DataFrame) -> list[int]:
     rates = rows[rows["quantity"] == "learning_rate"].sort_values(["run_id", "time"])
     before = rates.groupby("run_id")["value"].shift()
     return sorted({int(time) for time in rates["time"][rates["value"] < before * 2 / 3]})
-
-
-def _mark_drops(axes: Axes, rows: pd.DataFrame) -> None:
-    drops = learning_rate_drops(rows)
-    for epoch in drops if len(drops) <= MOST_DROPS else ():
-        axes.axvline(epoch, color=style.GREY, alpha=0.5, linewidth=0.6, linestyle=(0, (1, 2)), zorder=0)
-
-
-def _mark_handles(rows: pd.DataFrame, zero_error: bool) -> list:
-    handles = [style.mark_handle("zero training error", "^")] if zero_error else []
-    if 0 < len(learning_rate_drops(rows)) <= MOST_DROPS:
-        handles.append(style.mark_handle("learning rate divided", "", line=":"))
-    return handles
 
 
 def caption(tables: Tables, options: FigureOptions) -> str:

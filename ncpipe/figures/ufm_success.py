@@ -68,14 +68,12 @@ class Panel:
 
     def _draw_family(self, axes: Axes, family: Family) -> None:
         """The median with its range, or the line beside the values of every fit."""
-        shown = self._band(family, self.line or self.y)
+        rows = pd.DataFrame({"x": family.fits[self.x], "value": family.fits[self.line or self.y]}, dtype=float)
+        shown = Band.of(rows, "x")
         shown.draw(axes, family.look)
         x, y = (family.fits[self.x], family.fits[self.y]) if self.line else (shown.x, shown.middle)
         look = family.look
         axes.plot(x, y, look.marker, color=look.colour, ms=2.8, mew=0, clip_on=False, zorder=4)
-
-    def _band(self, family: Family, column: str) -> Band:
-        return Band.of(pd.DataFrame({"x": family.fits[self.x], "value": family.fits[column]}, dtype=float), "x")
 
 
 def _width_axis(axes: Axes, values: np.ndarray) -> None:

@@ -165,15 +165,10 @@ def _labels(runs: pd.DataFrame, all_runs: pd.DataFrame) -> list[dict[str, Any]]:
             "text": text,
             "kind": kinds.index(kind_of[text]),
             "colour": look[text].colour,
-            "dash": _dash(look[text].line),
+            "dash": [] if look[text].line == LINE_STYLES[0] else look[text].line[1],  # in widths of the line
         }
         for text in labels(runs)
     ]
-
-
-def _dash(line: Any) -> list[float]:
-    """A line style of matplotlib as dashes and gaps in widths of the line; empty for a whole line."""
-    return [] if line == LINE_STYLES[0] else list(line[1])
 
 
 def _encoded(content: dict[str, Any]) -> str:

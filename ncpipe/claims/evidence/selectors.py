@@ -166,10 +166,17 @@ def solved(frames: Frames, query: str) -> pd.DataFrame:
     return unconstrained(fits_of(frames, kind="declared", solver="lbfgs", status="done").query(query))
 
 
+@statistic
 def optimality(frames: Frames, query: str) -> pd.Series:
     """|objective - closed form| / closed form of the problems of ``solved`` that have a closed form."""
     known = solved(frames, query).dropna(subset=["gap", "optimum"]).set_index("run_id")
     return (known["gap"].astype(float) / known["optimum"].astype(float)).abs()
+
+
+@statistic
+def solved_end(frames: Frames, query: str, metric: str) -> pd.Series:
+    """Value of a metric of the last features at the last time of the problems of ``solved``."""
+    return final(frames, pd.Index(solved(frames, query)["run_id"]), metric)
 
 
 def log10(values: pd.Series) -> pd.Series:
