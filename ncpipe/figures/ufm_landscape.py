@@ -9,11 +9,12 @@ from matplotlib.ticker import MaxNLocator
 
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import heading
-from ncpipe.figures.drawing.captions import lost, plural
+from ncpipe.figures.drawing.captions import lost
 from ncpipe.figures.drawing.runs import Tables, declared_ufms
 from ncpipe.records.reading import critical_points
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
+from ncpipe.system.words import plural
 
 KINDS = ("declared",)
 LEAST_WIDTH, HEIGHT = 1.6, 1.75
@@ -82,5 +83,5 @@ def caption(tables: Tables, options: FigureOptions) -> str:
         " the optimum f* without negative curvature. Against the share of negative eigenvalues of the Hessian, on"
         " spheres of the Riemannian one; where no closed form tells f* it is the lowest objective found."
         + (f" {plural(kinks, 'point')} at kinks of a ReLU." if kinks else "")
-        + lost(tables, "declared", "UFM")
+        + lost(tables, "declared")
     )
