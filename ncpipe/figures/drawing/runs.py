@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -20,6 +20,11 @@ MOST_LABELS = 60
 
 def has_networks(study: Study) -> bool:
     return bool(study.networks)
+
+
+def solved_by(solver: str) -> Callable[[Study], bool]:
+    """Whether a study has problems for this solver."""
+    return lambda study: any(spec.solver.name == solver for spec in study.problems.values())
 
 
 def networks(tables: Tables) -> pd.DataFrame:
