@@ -185,19 +185,15 @@ def _draw_panel(axes: Axes, lines: Sequence[Line], values: pd.Series, scale: Sca
             _draw_level(axes, runs["value"], look[line.name])
             drawn.append(Band.of(runs.assign(place=0.0), "place"))
             continue
-        band = Band.of(runs, "place")
+        band, of_line = Band.of(runs, "place"), look[line.name]
         drawn.append(band)
         if scale.numeric:
-            _draw_line(axes, band, look[line.name])
+            band.draw(axes, of_line)
+            axes.plot(band.x, band.middle, of_line.marker, color=of_line.colour, ms=3.2, clip_on=False, zorder=4)
         else:
             offset = DODGE * ((number + 0.5) / len(lines) - 0.5)
-            _draw_categories(axes, band, offset, look[line.name])
+            _draw_categories(axes, band, offset, of_line)
     _scale_up(axes, extremes(drawn))
-
-
-def _draw_line(axes: Axes, band: Band, look: Look) -> None:
-    band.draw(axes, look)
-    axes.plot(band.x, band.middle, look.marker, color=look.colour, ms=3.2, clip_on=False, zorder=4)
 
 
 def _draw_categories(axes: Axes, band: Band, offset: float, look: Look) -> None:
