@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -57,15 +56,15 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     lines = -(-len(metrics) // groups)
     figure = style.new_figure(options.width, ROW_HEIGHT * lines + 0.25)
     grid = figure.subplots(lines, groups * len(columns), squeeze=False)
-    for number in range(lines * groups):
-        line, first = number // groups, number % groups * len(columns)
-        panels = list(grid[line, first : first + len(columns)])
-        if number < len(metrics):
-            _draw_metric(panels, columns, metrics[number], look)
-        else:
-            for axes in panels:
-                axes.remove()
-    _name_times(grid, columns, len(metrics), groups)
+    by_metric = grid.reshape(-1, len(columns))
+    for number, (panels, metric) in enumerate(zip(by_metric, metrics)):
+        _draw_metric(panels, columns, metric, look)
+        for axes, column in zip(panels, columns):
+            lowest = number + groups >= len(metrics)
+            axes.tick_params(labelbottom=lowest)
+            axes.set_xlabel(column.time if lowest else "")
+    for axes in by_metric[len(metrics) :].flat:
+        axes.remove()
     marked = [style.mark_handle("zero training error", "^")] if any(column.marks for column in columns) else []
     handles = [handle for c in columns for handle in style.label_handles(labels(c.runs), look, c.kind)]
     style.add_legend(figure, handles + marked)
@@ -81,7 +80,7 @@ def _columns(tables: Tables, metrics: Sequence[str], split: str) -> list[Column]
     return [column for column in columns if len(column.rows)]
 
 
-def _draw_metric(panels: Sequence[Axes], columns: Sequence[Column], metric: str, look: dict[str, Look]) -> None:
+def _draw_metric(panels: NDArray, columns: Sequence[Column], metric: str, look: dict[str, Look]) -> None:
     first, *of_ufms = (
         draw_bands(axes, column.rows, "metric", metric, look, column.marks) for axes, column in zip(panels, columns)
     )
@@ -94,17 +93,6 @@ def _draw_metric(panels: Sequence[Axes], columns: Sequence[Column], metric: str,
     for axes in panels[1:]:
         axes.tick_params(labelleft=False)
     heading(panels[0], metric)
-
-
-def _name_times(grid: NDArray, columns: Sequence[Column], metrics: int, groups: int) -> None:
-    """Times under the lowest panel of every column only."""
-    for number in range(metrics):
-        for offset, column in enumerate(columns):
-            axes = grid[number // groups, number % groups * len(columns) + offset]
-            if number + groups < metrics:
-                axes.tick_params(labelbottom=False)
-            else:
-                axes.set_xlabel(column.time)
 
 
 def caption(tables: Tables, options: FigureOptions) -> str:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from ncpipe.collapse.metrics import METRICS
 from ncpipe.figures.collapse_curves import USUAL
+from ncpipe.figures.drawing.captions import KINDS
 from ncpipe.figures.drawing.definitions import HISTORY, definition
 from ncpipe.figures.drawing.runs import Tables, labels
 from ncpipe.figures.drawing.series import MEASURED, RECORDED
@@ -26,12 +27,6 @@ DATA_BYTES = 1_500_000
 """What the data may weigh in the page; past it the explorer leaves out what ``_reductions`` names, in that order."""
 MOST_RUNS = 1000
 """Runs of a kind that are read: more do not fit in any case."""
-KINDS = {
-    "network": ("Networks", "epoch"),
-    "declared": ("UFMs", "iteration"),
-    "continual": ("Class-incremental learning", "step"),
-}
-"""Kinds of runs: name and unit of time."""
 LAST = "features"
 SPLITS = ("", *get_args(Split))
 """In the order in which they are offered; a history has none."""
@@ -132,7 +127,7 @@ def _content(rows: pd.DataFrame, runs: pd.DataFrame, tables: Tables) -> dict[str
         series = [place[run], depth, times.setdefault(time, len(times)), value]
         values.setdefault(quantity, {}).setdefault(split, {}).setdefault(layer, []).append(series)
     return {
-        "kinds": [{"name": name, "time": time} for name, time in KINDS.values()],
+        "kinds": [{"name": name, "time": time} for name, _, time in KINDS.values()],
         "labels": _labels(used, tables["runs"]),
         "runs": [
             [run_id, names.index(label), None if pd.isna(seed) else int(seed)]

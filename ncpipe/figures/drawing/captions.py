@@ -9,8 +9,12 @@ import pandas as pd
 from ncpipe.figures.drawing.runs import MOST_LABELS, Tables, labels
 from ncpipe.system.words import plural
 
-NOUNS = {"network": "network", "continual": "run", "declared": "UFM"}
-KINDS = {"network": "Networks", "continual": "Class-incremental learning", "declared": "UFMs"}
+KINDS = {
+    "network": ("Networks", "network", "epoch"),
+    "declared": ("UFMs", "UFM", "iteration"),
+    "continual": ("Class-incremental learning", "run", "step"),
+}
+"""Kinds of runs: name, one of them, and unit of time."""
 
 
 def not_drawn(*kinds: pd.DataFrame, most: int = MOST_LABELS) -> str:
@@ -29,7 +33,7 @@ def counted(runs: pd.DataFrame, what: str) -> str:
 def lost(tables: Tables, *kinds: str) -> str:
     """A sentence on the runs of these kinds that are in no figure, or nothing."""
     counts = tables["runs"].query("status != 'done'").groupby(["kind", "status"]).size()
-    parts = [f"{plural(counts[kind, s], NOUNS[kind])} {s}" for kind in kinds for k, s in counts.index if k == kind]
+    parts = [f"{plural(counts[kind, s], KINDS[kind][1])} {s}" for kind in kinds for k, s in counts.index if k == kind]
     return f" Not shown: {', '.join(parts)}." if parts else ""
 
 
@@ -43,7 +47,7 @@ def facts(tables: Tables, kinds: Sequence[str], scale: str = "") -> str:
         scale: size of the study; empty where it has only one.
     """
     done = tables["runs"].query("status == 'done'")
-    parts = [f"{KINDS[kind]}: {_data(runs)}" for kind in kinds if len(runs := done[done["kind"] == kind])]
+    parts = [f"{KINDS[kind][0]}: {_data(runs)}" for kind in kinds if len(runs := done[done["kind"] == kind])]
     if parts and scale:
         parts.append(f"Scale: {scale}")
     return "".join(f" {part}." for part in parts)
