@@ -35,7 +35,6 @@ from ncpipe.compare.wording import (
 from ncpipe.records.writing import write_rows
 from ncpipe.report.compare_page import write_compare_page
 from ncpipe.system.errors import UserError
-from ncpipe.system.words import plural
 
 Rows = list[dict[str, Any]]
 NET = "mlp MSE no bias-0"
@@ -398,7 +397,6 @@ def test_numbers_in_words():
     assert cells(pair(math.inf, math.inf)) == ("inf", "inf", "=", "–")
     assert pair(1e-200, 1e200)["log10_ratio"] == pytest.approx(400)
     assert (value(None), value(0.1), value([1, 2]), value(True)) == ("–", "0.1", "[1, 2]", "true")
-    assert (plural(1, "run"), plural(1200, "quantity")) == ("1 run", "1,200 quantities")
     assert number_or_inf(20010.0) == "20010"
 
 
