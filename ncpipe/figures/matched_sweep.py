@@ -122,8 +122,9 @@ def _draw_quantity(axes: Axes, sweep: Sweep, quantity: str) -> None:
     for source, (_, look) in MODELS.items():
         Band.of(rows[rows["source"] == source], "decay").draw(axes, look)
     band = Band.of(rows[rows["source"] == "measured"], "decay")
-    axes.vlines(band.x, band.low, band.high, color="black", linewidth=0.8, zorder=4)
-    axes.plot(band.x, band.middle, "o", color="black", ms=3, clip_on=False, zorder=4)
+    if len(band):  # an empty line that is not clipped has no finite extent, and breaks the layout
+        axes.vlines(band.x, band.low, band.high, color="black", linewidth=0.8, zorder=4)
+        axes.plot(band.x, band.middle, "o", color="black", ms=3, clip_on=False, zorder=4)
     scale_values(axes, "y", [rows["value"]])
     if rows.empty:
         axes.text(
