@@ -117,6 +117,9 @@ def at_shared_times(rows: pd.DataFrame) -> pd.DataFrame:
 def draw_seeds(axes: Axes, values: pd.Series, line: float, look: Look, tick: float) -> list[float]:
     """Values of the seeds as ticks of this size on a line, their mean as a mark, and Student's interval of it, of
     which the ends are returned."""
+    values = values.dropna()
+    if values.empty:
+        return []
     ends = [end for end in interval(values) if end is not None]
     axes.plot(ends, [line] * len(ends), color=look.colour)
     axes.plot(values, [line] * len(values), "|", color=look.colour, ms=tick, mew=0.7)
