@@ -7,7 +7,7 @@ OUT ?= results/gpu
 BIN := .venv/bin
 SETUP := .venv/.ncpipe-installed
 # By file, whose fixtures are made once. In the order of the files: by their number of tests the dearest would come last.
-TWO := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+TWO := --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 25
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test test-all test-slurm test-kubernetes test-faults lint format fuzz bench docs gpu audit ui lock
@@ -30,11 +30,11 @@ $(SETUP): requirements.lock pyproject.toml
 run: setup  ## run TARGET (all; models, tables, figures, report) of the study STUDY (config.yaml) on CORES (all) cores
 	$(BIN)/snakemake --cores $(CORES) $(TARGET) --configfile $(STUDY)
 
-test: setup  ## run the tests
+test: setup  ## run the tests, but for the dear ones, and print what takes longest
 	$(BIN)/python -m pytest $(TWO)
 
-test-all: setup  ## run these and the dear ones, and print what takes longest
-	$(BIN)/python -m pytest $(TWO) --durations 25 \
+test-all: setup  ## run these and the dear ones, with all cases of those that are drawn
+	$(BIN)/python -m pytest $(TWO) \
 	  -m 'not slurm and not kubernetes and not faults and not audit'
 
 test-slurm: setup  ## run a study on a SLURM cluster on this machine (as root)
@@ -55,10 +55,12 @@ lint: setup  ## check style, types and workflow
 	$(BIN)/snakemake --lint
 	$(BIN)/hadolint workflow/Containerfile
 
-format: setup  ## format code and workflow
+format: setup  ## format code and workflow, write the schema and what the docs lack
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow ncpipe/cli/template/Snakefile
+	$(BIN)/ncpipe schema workflow/schemas/study.schema.json
+	$(BIN)/python docs/reference.py
 
 fuzz: setup  ## run 10,000 cases of bad input and count their outcomes
 	PYTHONPATH=tests $(BIN)/python -m fuzz

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["MKL_CBWR"] = "AUTO,STRICT"  # as the ncpipe command does, before the first product
 
+import extent
 import pytest
 import torch
 
@@ -20,6 +23,22 @@ from ncpipe.data.settings import DatasetSpec
 torch.set_num_threads(1)
 # A shell ignores it in what it runs in the background, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if "not thorough" in config.option.markexpr:
+        extent.share = 0.25
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    cases: Counter[str] = Counter()
+    for item in items:
+        if every := item.get_closest_marker("every"):
+            test = item.nodeid.partition("[")[0]
+            if cases[test] % every.args[0]:
+                item.add_marker(pytest.mark.thorough)
+            cases[test] += 1
 
 
 HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
@@ -63,6 +82,21 @@ def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def digits(digits_folder: Path):
     return load(digits_folder)
+
+
+@pytest.fixture(scope="session")
+def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of ``finished.STUDY``, which all workers share: who changes them takes a copy."""
+    from finished import finish
+
+    own = tmp_path_factory.getbasetemp()
+    shared = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "finished"
+    with shared.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (done := shared / "done").exists():
+            finish(shared / "results")
+            done.touch()
+    return shared / "results"
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from processes import run_ranks
 from torch import Tensor
 
 Values = dict[str, Tensor]
@@ -62,7 +63,7 @@ def assert_close(found: Values, expected: Values, atol: float) -> None:
 def check_ranks(folder: Path, world_size: int, **arguments: Any) -> None:
     """``check_class`` in processes that share the batches."""
     where = f"file://{folder}/meeting"
-    torch.multiprocessing.spawn(_rank, (world_size, where, arguments), nprocs=world_size)
+    run_ranks(_rank, (world_size, where, arguments), world_size)
 
 
 def _rank(rank: int, world_size: int, where: str, arguments: dict[str, Any]) -> None:

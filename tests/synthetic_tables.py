@@ -244,3 +244,27 @@ CLAIM: Row = {
     "verdict": "supported",
     "reason": "the interval over seeds: on the stated side",
 }
+
+TWENTY = tuple(f"resnet18 MSE no bias dataset.name=mnist optimizer.lr={i}" for i in range(20))
+CASES = {
+    "ordinary": MadeUp(),
+    "nothing": MadeUp(labels=(), ufm=False),
+    "no UFM": MadeUp(ufm=False, matched=False),
+    "no networks": MadeUp(labels=()),
+    "one seed, one epoch": MadeUp(seeds=1, epochs=(0,)),
+    "two classes": MadeUp(classes=2),
+    "hundred classes": MadeUp(classes=100, labels=("a",), ufm=False),
+    "undefined": MadeUp(value=float("nan")),
+    "own epochs": MadeUp(seeds=3, own_epochs=(2, 4, 6)),
+    "one seed, own epoch": MadeUp(seeds=1, own_epochs=(2,)),
+    "exact": MadeUp(value=0.0),
+    "tiny": MadeUp(value=1e-300),
+    "diverged": MadeUp(status="diverged"),
+    "missing": MadeUp(status="missing", matched=False),
+    "predicts zero": MadeUp(prediction=0.0),
+    "weight decays": MadeUp.swept(),
+    "penalties": Penalties(),
+    "penalties, nothing done": Penalties(status="diverged"),
+    "twenty labels": MadeUp(labels=TWENTY, seeds=1, ufm=False),
+}
+"""Studies of any kind, for what has to draw them all."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from ncpipe.collapse import class_means
 from ncpipe.collapse.arguments import number_classes
-from ncpipe.data.storage import check_memory
+from ncpipe.data.places import check_memory
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_tensors, tensor_names
 

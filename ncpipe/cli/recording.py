@@ -41,8 +41,7 @@ def record(
     """Measure checkpoints of your own network, and record them as a run: the tables of a study without a study."""
     import torch
 
-    from ncpipe.recording.checkpoints import find_checkpoints, open_data, record_checkpoints
-    from ncpipe.recording.network_file import build
+    from ncpipe.recording.checkpoints import build, find_checkpoints, open_data, record_checkpoints
     from ncpipe.recording.recorder import Recorder
     from ncpipe.training.computation import choose_device
 

@@ -2,4 +2,4 @@ from .dataset import Dataset as Dataset
 from .dataset import Split as Split
 from .dataset import load as load
 from .preparation import prepare as prepare
-from .shape import nominal_shape as nominal_shape
+from .source import nominal_shape as nominal_shape

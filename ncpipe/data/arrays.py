@@ -16,7 +16,7 @@ import numpy as np
 from ncpipe.data.containers import CLASS_NAMES, Member, open_members
 from ncpipe.data.hugging_face import is_saved, saved_members
 from ncpipe.data.imagefolder import in_order
-from ncpipe.data.places import find_path
+from ncpipe.data.places import check_memory, find_path
 from ncpipe.system.errors import UserError
 
 FEW_CHANNELS = (1, 3, 4)
@@ -112,6 +112,9 @@ class ArrayFile:
             raise UserError(f"{self.path}: training and test labels are of different form")
         named = self._members.get(CLASS_NAMES)
         names = None if named is None else tuple(map(str, named.read().ravel()))
+        if names and len({*names}) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise UserError(f"{self.path}: {CLASS_NAMES!r} has {twice!r} twice; give every class a name of its own")
         if raw[0].ndim == 2:
             names = names or tuple(map(str, range(raw[0].shape[1])))
             found = [self._tags(labels, split, len(names)) for labels, split in zip(raw, self._splits)]
@@ -193,8 +196,6 @@ class ArrayFile:
 
     def _images(self, key: str) -> np.ndarray:
         """(N, C, H, W) or (N, d), uint8 or finite float32."""
-        from ncpipe.data.storage import check_memory
-
         shape, channels_last = self._layout(key)
         if shape != self.image_shape:
             raise UserError(f"{self.path}: {key!r} has samples {shape}, those of training are {self.image_shape}")

@@ -26,7 +26,8 @@ class Member(NamedTuple):
     """An array of a file, not yet read."""
 
     shape: tuple[int, ...]
-    read: Callable[[], np.ndarray]
+    read: Callable[[], Any]
+    """Gives the array, of an opened file with errors in a line."""
     is_uint8: bool = False
 
 
@@ -40,12 +41,11 @@ def open_members(path: Path, label: str | None = None) -> dict[str, Member]:
     ending = path.suffix.lower()
     if label is not None and ending not in TABLES:
         raise UserError(f"{path} is no table and has no column {label!r}: leave dataset.label out")
+    if ending not in (*TABLES, *OPENERS):
+        raise UserError(f"{path}: arrays are read from {', '.join((*OPENERS, *TABLES))}; save them as one of these")
     with _whole(path):
-        if ending in TABLES:
-            return _of_table(path, TABLES[ending], label)
-        if ending in OPENERS:
-            return OPENERS[ending](path)
-    raise UserError(f"{path}: arrays are read from {', '.join((*OPENERS, *TABLES))}; save them as one of these")
+        found = _of_table(path, TABLES[ending], label) if ending in TABLES else OPENERS[ending](path)
+    return {name: member._replace(read=partial(_read, path, member)) for name, member in found.items()}
 
 
 @contextmanager
@@ -57,18 +57,13 @@ def _whole(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # readers of foreign files raise anything at damaged ones
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        reason = reason.rpartition("file?: ")[2].partition(". This file can")[0]  # pyarrow's and torch's advice
+        reason = reason.rpartition("file?: ")[2]  # pyarrow's advice
         raise UserError(f"cannot read {path}: {reason}; give a whole file of plain arrays or tensors") from None
 
 
-def _reading(path: Path, read: Callable[[], Any]) -> Callable[[], np.ndarray]:
-    """``read`` with its errors in a line."""
-
-    def whole() -> np.ndarray:
-        with _whole(path):
-            return np.asarray(read())
-
-    return whole
+def _read(path: Path, member: Member) -> np.ndarray:
+    with _whole(path):
+        return np.asarray(member.read())
 
 
 def _of_npz(path: Path) -> dict[str, Member]:
@@ -81,7 +76,7 @@ def _of_npz(path: Path) -> dict[str, Member]:
             name = file.removesuffix(".npy")
             if dtype.hasobject:
                 raise UserError(f"{path}: {name!r} holds Python objects: save plain numbers or text")
-            members[name] = Member(shape, _reading(path, partial(_npz_array, path, name)), dtype == np.uint8)
+            members[name] = Member(shape, partial(_npz_array, path, name), dtype == np.uint8)
     return members
 
 
@@ -102,17 +97,31 @@ def _of_safetensors(path: Path) -> dict[str, Member]:
     with safe_open(path, framework="numpy") as file:
         parts = {name: file.get_slice(name) for name in sorted(file.keys())}
         members = {
-            name: Member(tuple(part.get_shape()), _reading(path, partial(tensor, name)), part.get_dtype() == "U8")
+            name: Member(tuple(part.get_shape()), partial(tensor, name), part.get_dtype() == "U8")
             for name, part in parts.items()
         }
         names = (file.metadata() or {}).get(CLASS_NAMES)
-    return members | ({} if names is None else {CLASS_NAMES: _of_list(json.loads(names))})
+    if names is not None:
+        members[CLASS_NAMES] = Member((len(json.loads(names)),), partial(json.loads, names))
+    return members
+
+
+def read_torch(path: Path) -> Any:
+    """What ``torch.save`` wrote, of which nothing but plain data is read; ``UserError`` where that is not all."""
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # of a damaged file anything
+        foreign = "can still be loaded" in str(error) or "TorchScript" in str(error)
+        why = "it holds objects beside plain data" if foreign else "it is damaged or was not written by torch.save"
+        raise UserError(f"cannot read {path}: {why}; save plain tensors by name, as model.state_dict()") from None
 
 
 def _of_torch(path: Path) -> dict[str, Member]:
     import torch
 
-    found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    found = read_torch(path)
     if not isinstance(found, dict):
         raise UserError(f"{path} holds a {type(found).__name__}: save a dict of tensors by name")
     members = {}
@@ -121,12 +130,8 @@ def _of_torch(path: Path) -> dict[str, Member]:
             tensor = value.detach().float() if value.dtype == torch.bfloat16 else value.detach()
             members[str(name)] = Member(tuple(value.shape), tensor.numpy, value.dtype == torch.uint8)
         elif isinstance(value, list):
-            members[str(name)] = _of_list(value)
+            members[str(name)] = Member((len(value),), partial(np.asarray, value))
     return members
-
-
-def _of_list(values: list[Any]) -> Member:
-    return Member((len(values),), lambda: np.asarray(values))
 
 
 OPENERS: dict[str, Callable[[Path], dict[str, Member]]] = {
@@ -142,7 +147,7 @@ def _of_table(path: Path, kind: str, label: str | None) -> dict[str, Member]:
     import pyarrow.dataset as ds
 
     table = ds.dataset(path, format=kind)
-    if label not in table.schema.names:
+    if label is None or label not in table.schema.names:
         wanted = f"no column {label!r}" if label is not None else "labels in one of its columns"
         there = ", ".join(table.schema.names)
         raise UserError(f"{path} has {wanted}: name it in dataset.label; there are {there}")
@@ -153,10 +158,15 @@ def _of_table(path: Path, kind: str, label: str | None) -> dict[str, Member]:
     if kind == "csv":  # whose types are guessed from its first lines
         fields = [field.with_type(pa.float64()) if field.name in columns else field for field in table.schema]
         table = ds.dataset(path, format=kind, schema=pa.schema(fields))
+
+    def read(names: list[str]) -> list[np.ndarray]:
+        whole = table.to_table(names)
+        return [_column(path, whole, name) for name in names]
+
     rows = table.count_rows()
     return {
-        "vectors": Member((rows, len(columns)), _reading(path, lambda: _numbers(path, table.to_table(columns)))),
-        "labels": Member((rows,), _reading(path, lambda: _column(path, table.to_table([label]), label).to_numpy())),
+        "vectors": Member((rows, len(columns)), lambda: np.column_stack(read(columns))),
+        "labels": Member((rows,), lambda: read([label])[0]),
     }
 
 
@@ -168,12 +178,9 @@ def _is_number(kind: Any) -> bool:
     )  # a column that begins with empty cells is of no type
 
 
-def _numbers(path: Path, table: Any) -> np.ndarray:
-    return np.column_stack([_column(path, table, name).to_numpy() for name in table.column_names])
-
-
-def _column(path: Path, table: Any, name: str | None) -> Any:
+def _column(path: Path, table: Any, name: str) -> np.ndarray:
     column = table[name]
     if column.null_count:
         raise UserError(f"{path}: column {name!r} has {column.null_count} empty cells: fill them or drop the rows")
-    return column
+    array: np.ndarray = column.to_numpy()
+    return array

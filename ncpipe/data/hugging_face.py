@@ -46,8 +46,7 @@ def _of_split(path: Path, split: Any, label: str | None) -> dict[str, Member]:
     if len(labels) != 1 or labels[0] not in kinds:
         raise UserError(f"{path}: name the column of the labels in dataset.label; there are {', '.join(kinds)}")
     of = split.with_format("numpy")
-    read = partial(_column, of, labels[0])
-    members = {"labels": Member((len(split),), read)}
+    members = {"labels": Member((len(split),), lambda: np.asarray(of[:][labels[0]]))}
     if kinds[labels[0]] == "ClassLabel":
         names = split.features[labels[0]].names
         members[CLASS_NAMES] = Member((len(names),), partial(np.asarray, names))
@@ -63,10 +62,6 @@ def _of_split(path: Path, split: Any, label: str | None) -> dict[str, Member]:
             raise UserError(f"{path}: column {name!r} holds no numbers: remove it (remove_columns) or encode it")
     width = sum(int(np.size(row[name])) for name in columns)
     return members | {"vectors": Member((len(split), width), partial(_vectors, of, columns))}
-
-
-def _column(split: Any, name: str) -> np.ndarray:
-    return np.asarray(split[:][name])
 
 
 def _vectors(split: Any, columns: list[str]) -> np.ndarray:

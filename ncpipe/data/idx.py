@@ -9,17 +9,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from ncpipe.data import places
 from ncpipe.data.originals import Originals
 from ncpipe.data.settings import DatasetSpec
-from ncpipe.data.source import DataSet, NominalShape, Source, SourceSplit
+from ncpipe.data.source import DataSet, NominalShape, Source, SourceSplit, Tensor, torch
 from ncpipe.system.errors import UserError
 from ncpipe.system.vision import import_torchvision
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 IDX_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -103,11 +102,6 @@ def read_idx_pair(images_path: Path, labels_path: Path) -> tuple[Tensor, Tensor]
 
 def read_idx(path: Path, ndim: int) -> Tensor:
     """The uint8 array of an idx file, which must have ``ndim`` dimensions."""
-    import numpy as np
-    import torch
-
-    from ncpipe.data.storage import check_memory
-
     remedy = "replace the file by the published one"
     try:
         with path.open("rb") as stream:
@@ -121,7 +115,7 @@ def read_idx(path: Path, ndim: int) -> Tensor:
             shape = struct.unpack(f">{ndim}I", header[4:])
             if prod(shape) > MOST_UNPACKED * path.stat().st_size:
                 raise UserError(f"{path} holds less data than {prod(shape)} bytes; {remedy}")
-            check_memory(str(path), prod(shape), remedy)
+            places.check_memory(str(path), prod(shape), remedy)
             content = stream.read(prod(shape) + 1)  # and no more, whatever a packed file unfolds to
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"cannot read {path}: {error}; {remedy}") from None

@@ -19,12 +19,18 @@ from itertools import takewhile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from ncpipe.data.places import find_path
 from ncpipe.system.errors import UserError
+from ncpipe.system.lazy import lazily
 
 if TYPE_CHECKING:
-    from PIL.Image import Image as PilImage
     from torch import Tensor
+
+    from ncpipe.data import images as pictures
+else:  # Pillow is not loaded to list images
+    pictures = lazily("ncpipe.data.images")
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm"})
 OF_8_BITS = frozenset({".jpg", ".jpeg", ".bmp", ".webp"})
@@ -148,7 +154,6 @@ class ImageFolder:
         Values of more than 8 bits are taken to have so many ``bits``. Raises ``UserError`` naming the first image
         that cannot be read.
         """
-        import numpy as np
         import torch
 
         images = np.empty((len(names), *size, 3), dtype=np.uint8)
@@ -156,28 +161,24 @@ class ImageFolder:
         def fill(row: int, stream: IO[bytes]) -> None:
             content = stream.read()
             self.digests[names[row]] = self._digest(content)
-            images[row] = np.asarray(_decode(content, size, bits))
+            images[row] = np.asarray(pictures.decode(content, size, bits))
 
         self._each(names, fill)
         return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
 
     def bits(self, names: Sequence[str]) -> int:
         """The fewest bits that hold the values of all images that are stored with more than 8; 8 where none is."""
-        from ncpipe.data.images import bits_of
-
         deep = [name for name in names if _suffix(name) not in OF_8_BITS]
         found = [8] * len(deep)
 
         def look(row: int, stream: IO[bytes]) -> None:
-            found[row] = bits_of(stream)
+            found[row] = pictures.bits_of(stream)
 
         self._each(deep, look)
         return max(found, default=8)
 
     def _each(self, names: Sequence[str], use: Callable[[int, IO[bytes]], None]) -> None:
         """Call ``use`` with the row and the opened file of every name."""
-        from ncpipe.data.images import NOT_READABLE
-
         # Threads: Pillow decodes and resizes without Python's lock.
         with self._opener() as opened, ThreadPoolExecutor() as pool:
 
@@ -186,7 +187,7 @@ class ImageFolder:
                     try:
                         with opened(names[row]) as stream:
                             use(row, stream)
-                    except (*NOT_READABLE, zlib.error, zipfile.BadZipFile) as error:
+                    except (*pictures.NOT_READABLE, zlib.error, zipfile.BadZipFile) as error:
                         reason = next(iter(str(error).splitlines()), type(error).__name__)
                         where = f"{names[row]} in {self.path}"
                         raise UserError(f"cannot read {where}: {reason}; replace or remove it") from None
@@ -219,12 +220,6 @@ def in_order(names: Iterable[str]) -> list[str]:
     if all(name.isascii() and name.isdigit() for name in found):
         return sorted(found, key=lambda name: (len(name.lstrip("0")), name.lstrip("0"), name))
     return sorted(found)
-
-
-def _decode(content: bytes, size: tuple[int, int], bits: int | None = None) -> PilImage:
-    from ncpipe.data.images import decode  # Pillow is not loaded to list images
-
-    return decode(content, size, bits)
 
 
 # --- splits and classes -----------------------------------------------------------------------------

@@ -21,10 +21,14 @@ from ncpipe.data.registry import DATASETS
 from ncpipe.settings.identity import digest
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import replacing, sha256
+from ncpipe.system.lazy import lazily
 from ncpipe.system.progress import progress
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
+else:  # a study is read without pyarrow
+    pa, pq = lazily("pyarrow"), lazily("pyarrow.parquet")
 
 RECORD = "originals.parquet"
 """No declared output: it outlives a job that fails, and tells the next one what has changed."""
@@ -141,8 +145,6 @@ COLUMNS = ("size", "stamp", "digest")
 
 
 def _table(files: Originals) -> pa.Table:
-    import pyarrow as pa
-
     entries = files.files.values()
     columns = {
         "name": pa.array(map(as_bytes, files.files), pa.binary()),  # which need not be UTF-8
@@ -153,9 +155,6 @@ def _table(files: Originals) -> pa.Table:
 
 
 def _write(folder: Path, files: Originals, digests: Mapping[str, str], metadata: Mapping[bytes, bytes]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     known = pa.array([digests.get(name) for name in files.files], pa.string())
     table = _table(files).append_column("digest", known).replace_schema_metadata(metadata)
     with replacing(folder / RECORD) as temporary:
@@ -163,12 +162,9 @@ def _write(folder: Path, files: Originals, digests: Mapping[str, str], metadata:
 
 
 def _read(folder: Path) -> pa.Table | None:
-    """The record; None without it, as of earlier versions, or where it is damaged."""
+    """The record; None where it is missing or damaged."""
     if not (folder / RECORD).exists():
         return None
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
         table = pq.read_table(folder / RECORD, partitioning=None, page_checksum_verification=True)
     except (OSError, ValueError, pa.ArrowException):

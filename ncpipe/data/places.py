@@ -1,4 +1,4 @@
-"""Where the files of published data sets are: the search path, Debian's packages, the cache of downloads.
+"""Where the files of data sets are (the search path, Debian's packages, the cache of downloads), and room for them.
 
 Imports no torch: whether files have changed is asked while a workflow is planned.
 """
@@ -6,6 +6,7 @@ Imports no torch: whether files have changed is asked while a workflow is planne
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ SYSTEM_FOLDERS = (Path("/usr/share/datasets"),)
 """Where Debian's data-set packages put their files."""
 DOWNLOAD_TIMEOUT = 60.0
 """Seconds without an answer after which a download is given up."""
+MEMORY_SHARE = 0.6
+"""Share of the free memory that images may take: training needs some too."""
 
 
 def cache_folder(name: str) -> Path:
@@ -58,3 +61,26 @@ def downloading(name: str, files: str) -> Iterator[Path]:
         ) from None
     finally:
         socket.setdefaulttimeout(timeout)
+
+
+def check_disk(folder: Path, needed: int) -> None:
+    """``UserError`` where the disk of ``folder``, which need not exist yet, has fewer than ``needed`` bytes free."""
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise UserError(
+            f"the images take {needed / 2**30:.1f} GiB in {folder}, but {free / 2**30:.1f} GiB are free:"
+            " make room or choose another study.results"
+        )
+
+
+def check_memory(name: str, needed: int, remedy: str) -> None:
+    """``UserError`` where ``needed`` bytes of images would take more than ``MEMORY_SHARE`` of the free memory."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    if needed > MEMORY_SHARE * free:
+        raise UserError(
+            f"the images of {name} take {needed / 2**30:.1f} GiB, too much for {free / 2**30:.1f} GiB of free memory:"
+            f" {remedy}"
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from math import comb, prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,12 +14,11 @@ from torch import Tensor
 from ncpipe.data.dataset import RECORD
 from ncpipe.data.originals import version, write_record
 from ncpipe.data.pairs import tag_sets, with_pairs
+from ncpipe.data.places import check_disk, check_memory
 from ncpipe.data.registry import DATASETS
 from ncpipe.data.settings import DatasetSpec
-from ncpipe.data.shape import image_shape
-from ncpipe.data.source import Source, SourceSplit, kept_classes
-from ncpipe.data.statistics import ChannelStatistics
-from ncpipe.data.storage import PIECE, check_disk, check_memory, split_bytes, write_split
+from ncpipe.data.source import Source, SourceSplit, image_shape, kept_classes
+from ncpipe.data.storage import PIECE, split_bytes, write_split
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import write_json
 from ncpipe.system.progress import progress
@@ -52,18 +51,24 @@ def prepare(spec: DatasetSpec, folder: Path, search_path: Sequence[Path] = ()) -
     labels = _corrupted(train.labels, len(classes), spec)
     bits = max(subset.source.bits(subset.rows) for subset in (train, test))
     subsets = {"train": train._replace(labels=labels, bits=bits), "test": test._replace(bits=bits)}
-    contents = (_streamed if spec.stream else _in_memory)(spec, subsets, len(classes), image_shape(spec, search_path))
+    shape = image_shape(spec, search_path)
+    if not spec.stream:
+        _check_memory(spec, subsets, len(classes), shape)
+    contents = {name: _content(spec, name, subset, len(classes), shape) for name, subset in subsets.items()}
     check_disk(folder, sum(split_bytes(content.shape, content.dtype) for content in contents.values()))
     (folder / RECORD).unlink(missing_ok=True)
     written = {name: write_split(folder / f"{name}.safetensors", *content) for name, content in contents.items()}
-    mean, std = _normalisation(spec, written["train"][1])
+    mean, std = written["train"][1].mean_and_deviation()
+    if not spec.is_normalized:
+        mean, std = [0.0] * len(mean), [1.0] * len(std)
     sets = source.tag_sets if spec.pairs is None else tag_sets(len(classes))
+    kinds = len(sets or classes)
     origin = {"kind": source.kind, "sha256": source.checksums, "skipped": source.skipped, "bits": bits}
     record = {
         "name": spec.slug,
         "classes": classes,
         "image_shape": contents["train"].shape[1:],
-        "counts": {name: _counts(content.labels, len(sets or classes)) for name, content in contents.items()},
+        "counts": {name: part.labels.bincount(minlength=kinds).tolist() for name, part in contents.items()},
         "mean": mean,
         "std": std,
         "sha256": {name: checksum for name, (checksum, _) in written.items()},
@@ -74,12 +79,6 @@ def prepare(spec: DatasetSpec, folder: Path, search_path: Sequence[Path] = ()) -
     if source.originals is not None:
         write_record(folder, made_of, source.originals)
     write_json(folder / RECORD, record | ({} if sets is None else {"tag_sets": sets}))
-
-
-def _normalisation(spec: DatasetSpec, statistics: ChannelStatistics) -> tuple[list[float], list[float]]:
-    """Mean and deviation by channel; 0 and 1 where nothing is normalised."""
-    mean, std = statistics.mean_and_deviation()
-    return (mean, std) if spec.is_normalized else ([0.0] * len(mean), [1.0] * len(std))
 
 
 # --- images to write --------------------------------------------------------------------------------
@@ -108,34 +107,23 @@ class Content(NamedTuple):
     dtype: torch.dtype
 
 
-def _in_memory(
-    spec: DatasetSpec, subsets: dict[str, Subset], num_classes: int, shape: tuple[int, ...]
-) -> dict[str, Content]:
-    """All images, with ``pairs`` also those of the pairs."""
-    per_pair = {"train": spec.pairs, "test": spec.test_pairs}
-    count = sum(len(subset.rows) + (per_pair[name] or 0) * comb(num_classes, 2) for name, subset in subsets.items())
+def _check_memory(spec: DatasetSpec, subsets: dict[str, Subset], num_classes: int, shape: tuple[int, ...]) -> None:
+    per_pair = {"train": spec.pairs or 0, "test": spec.test_pairs or 0}
+    count = sum(len(subset.rows) + per_pair[name] * comb(num_classes, 2) for name, subset in subsets.items())
     remedy = "set dataset.stream: true" if DATASETS[spec.name].can_stream else "lower dataset.samples_per_class"
-    remedy = remedy if spec.pairs is None else "lower dataset.pairs"
-    check_memory(spec.slug, count * prod(shape), remedy)
-    contents = {}
-    for name, subset in subsets.items():
-        images, labels = subset.read(subset.rows), subset.labels
-        if (number := per_pair[name]) is not None:
-            stream = TRAIN_PAIRS if name == "train" else TEST_PAIRS
-            images, labels = with_pairs(images, labels, num_classes, number, (spec.seed, stream))
-        pieces = images.split(max(1, PIECE // prod(shape)))
-        contents[name] = Content(tuple(images.shape), pieces, labels, images.dtype)
-    return contents
+    check_memory(spec.slug, count * prod(shape), remedy if spec.pairs is None else "lower dataset.pairs")
 
 
-def _streamed(
-    spec: DatasetSpec, subsets: dict[str, Subset], num_classes: int, shape: tuple[int, ...]
-) -> dict[str, Content]:
-    """Images that are read piece by piece while they are written."""
-    return {
-        name: Content((len(subset.rows), *shape), _pieces(subset, shape, name), subset.labels, torch.uint8)
-        for name, subset in subsets.items()
-    }
+def _content(spec: DatasetSpec, name: str, subset: Subset, num_classes: int, shape: tuple[int, ...]) -> Content:
+    """All images of a split, with ``pairs`` also those of the pairs; those of a streamed set are read piece by piece
+    while they are written."""
+    if spec.stream:
+        return Content((len(subset.rows), *shape), _pieces(subset, shape, name), subset.labels, torch.uint8)
+    images, labels = subset.read(subset.rows), subset.labels
+    per_pair, stream = (spec.pairs, TRAIN_PAIRS) if name == "train" else (spec.test_pairs, TEST_PAIRS)
+    if per_pair is not None:
+        images, labels = with_pairs(images, labels, num_classes, per_pair, (spec.seed, stream))
+    return Content(tuple(images.shape), images.split(max(1, PIECE // prod(shape))), labels, images.dtype)
 
 
 def _pieces(subset: Subset, shape: tuple[int, ...], name: str) -> Iterator[Tensor]:
@@ -216,8 +204,3 @@ def _with_noise(labels: np.ndarray, num_classes: int, fraction: float, random: n
         replaced = random.permutation(members)[: round(fraction * len(members))]
         noisy[replaced] = (label + random.integers(1, max(num_classes, 2), len(replaced))) % num_classes
     return noisy
-
-
-def _counts(labels: Tensor, num_classes: int) -> list[int]:
-    counts: Any = torch.bincount(labels, minlength=num_classes).tolist()
-    return counts

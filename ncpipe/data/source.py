@@ -1,6 +1,6 @@
 """A data set by its name: its published size, the files that it is made of, and how they are read.
 
-Imports no torch, nor do the modules of ``ncpipe.data.sets`` before they read: a study is planned without it.
+Modules that read data sets have torch from here, where it is imported when it is used: a study is planned without it.
 """
 
 from __future__ import annotations
@@ -8,15 +8,21 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import comb
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ncpipe.data.originals import Originals
+from ncpipe.data.registry import DATASETS
 from ncpipe.data.settings import DatasetSpec
 from ncpipe.system.errors import UserError
+from ncpipe.system.lazy import lazily
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+else:
+    torch, Tensor = lazily("torch"), Any
 
 DIGIT_NAMES = tuple("0123456789")
 
@@ -97,17 +103,17 @@ class DataSet(ABC):
 
     def image(self, spec: DatasetSpec, search_path: Sequence[Path]) -> tuple[int, ...]:
         """Channels, height and width of an image, or the length of a vector alone."""
-        return self._published().image
+        assert self.published is not None
+        return self.published.image
 
-    def value_bytes(self, spec: DatasetSpec, search_path: Sequence[Path]) -> int:
-        """Bytes of a value: 1 of uint8, 4 of float32."""
-        return 1
-
-    def samples(self, spec: DatasetSpec, search_path: Sequence[Path]) -> tuple[int, int, int]:
-        """Number of the classes that are kept, and of their training and test images."""
-        _, available, train, test, _ = self._published()
+    def size(self, spec: DatasetSpec, search_path: Sequence[Path]) -> NominalShape:
+        """Its size with the classes that are kept, and all of their images."""
+        assert self.published is not None
+        image, available, train, test, value_bytes = self.published
         classes = kept_classes(spec, available)
-        return classes, round(train * classes / available), round(test * classes / available)
+        return NominalShape(
+            image, classes, round(train * classes / available), round(test * classes / available), value_bytes
+        )
 
     def left_out(self, path: str, search_path: Sequence[Path]) -> str:
         """The files at the path that are not read, in words; empty where there is none."""
@@ -118,13 +124,36 @@ class DataSet(ABC):
         """Whether images can be read while training."""
         return "stream" in self.takes
 
-    def _published(self) -> NominalShape:
-        assert self.published is not None
-        return self.published
-
 
 def kept_classes(spec: DatasetSpec, available: int) -> int:
     """Number of classes that are kept of those ``available``. Raises ``UserError`` where more are asked for."""
     if spec.classes is not None and spec.classes > available:
         raise UserError(f"{spec.slug} has {available} classes: lower dataset.classes = {spec.classes}")
     return spec.classes or available
+
+
+def image_shape(spec: DatasetSpec, search_path: Sequence[Path] = ()) -> tuple[int, ...]:
+    """Channels, height and width of a prepared data set, with ``pairs`` of canvases of twice the sides; (d,) of
+    vectors.
+
+    Raises ``UserError`` where that stands in a file that is missing or damaged, and for ``pairs`` of vectors.
+    """
+    image: tuple[int, ...] = DATASETS[spec.name].image(spec, search_path)
+    if spec.pairs is None:
+        return image
+    if len(image) == 1:
+        raise UserError(f"{spec.slug} has vectors, and 'pairs' composes images: take dataset.pairs out")
+    return image[0], *(2 * side for side in image[1:])
+
+
+def nominal_shape(spec: DatasetSpec, search_path: Sequence[Path] = ()) -> NominalShape:
+    """The size that a prepared data set will have: published sizes, or what its files tell without their images. Of
+    some of the classes it is their share of the published size.
+
+    Raises ``UserError`` where files are missing or of another layout, or have fewer classes than are kept.
+    """
+    _, classes, train, test, value_bytes = DATASETS[spec.name].size(spec, search_path)
+    train = train if spec.samples_per_class is None else spec.samples_per_class * classes
+    test = test if spec.test_samples_per_class is None else spec.test_samples_per_class * classes
+    train, test = (n + (each or 0) * comb(classes, 2) for n, each in ((train, spec.pairs), (test, spec.test_pairs)))
+    return NominalShape(image_shape(spec, search_path), classes, train, test, value_bytes)

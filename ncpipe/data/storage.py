@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import zlib
 from collections.abc import Callable, Iterable
 from math import prod
@@ -22,8 +21,6 @@ from ncpipe.system.files import replacing
 IMAGES, LABELS, CHECKSUMS = "images", "labels", "checksums"
 PIECE = 64 * 1024**2
 """Bytes of images that are read or decoded at once."""
-MEMORY_SHARE = 0.6
-"""Share of the free memory that images may take: training needs some too."""
 
 
 def split_bytes(shape: tuple[int, ...], dtype: torch.dtype = torch.uint8) -> int:
@@ -72,19 +69,15 @@ DTYPES = {torch.uint8: "U8", torch.float32: "F32"}
 """Types of images, with safetensors' names for them."""
 
 
-def _header(shape: tuple[int, ...], dtype: torch.dtype = torch.uint8, checked: bool = True) -> bytes:
-    """Header of a safetensors file: its length as 8 bytes, little-endian, and JSON, padded to a multiple of 8.
-
-    Files of earlier versions are not ``checked``: they hold no checksums.
-    """
+def _header(shape: tuple[int, ...], dtype: torch.dtype = torch.uint8) -> bytes:
+    """Header of a safetensors file: its length as 8 bytes, little-endian, and JSON, padded to a multiple of 8."""
     size = dtype.itemsize * prod(shape)
     ends = 8 * shape[0], 8 * shape[0] + size, 12 * shape[0] + size
     tensors: dict[str, dict[str, object]] = {
         LABELS: {"dtype": "I64", "shape": shape[:1], "data_offsets": (0, ends[0])},
         IMAGES: {"dtype": DTYPES[dtype], "shape": shape, "data_offsets": ends[:2]},
+        CHECKSUMS: {"dtype": "U8", "shape": (shape[0], 4), "data_offsets": ends[1:]},
     }
-    if checked:
-        tensors[CHECKSUMS] = {"dtype": "U8", "shape": (shape[0], 4), "data_offsets": ends[1:]}
     content = json.dumps(tensors, separators=(",", ":")).encode()
     content += b" " * (-len(content) % 8)
     return len(content).to_bytes(8, "little") + content
@@ -110,9 +103,8 @@ class StoredImages:
                 length = stream.read(8)
                 header = stream.read(int.from_bytes(length, "little"))
             self.shape: tuple[int, ...] = tuple(json.loads(header)[IMAGES]["shape"])
-            checked = length + header == _header(self.shape)
-            size = len(length + header) + (12 if checked else 8) * self.shape[0] + prod(self.shape)
-            whole = (checked or length + header == _header(self.shape, checked=False)) and path.stat().st_size == size
+            size = split_bytes(self.shape)
+            whole = length + header == _header(self.shape) and path.stat().st_size == size
         except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError):
             whole = False
         if not whole:
@@ -120,7 +112,7 @@ class StoredImages:
         start, count = len(length + header), self.shape[0]
         self._mapped = np.memmap(path, np.uint8, "r", start + 8 * count, self.shape)
         self._labels = np.fromfile(path, "<i8", count, offset=start)
-        self._checksums = np.fromfile(path, "<u4", count if checked else 0, offset=size - 4 * count)
+        self._checksums = np.fromfile(path, "<u4", count, offset=size - 4 * count)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -128,7 +120,7 @@ class StoredImages:
     def __getitem__(self, rows: np.ndarray) -> Tensor:
         """Images (n, C, H, W) of the ``rows`` (n,); a ``UserError`` where one was altered."""
         images = np.asarray(self._mapped)[rows]
-        if len(self._checksums) and (_checksums(images, self._labels[rows]) != self._checksums[rows]).any():
+        if (_checksums(images, self._labels[rows]) != self._checksums[rows]).any():
             raise altered(self.path)
         return torch.from_numpy(images)
 
@@ -144,26 +136,3 @@ def read_labels(path: Path) -> Tensor:
     """The labels (N,) of a split's file, without its images."""
     with safe_open(path, framework="pt") as file:
         return file.get_tensor(LABELS)
-
-
-def check_disk(folder: Path, needed: int) -> None:
-    """``UserError`` where the disk of ``folder``, which need not exist yet, has fewer than ``needed`` bytes free."""
-    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(there).free
-    if needed > free:
-        raise UserError(
-            f"the images take {needed / 2**30:.1f} GiB in {folder}, but {free / 2**30:.1f} GiB are free:"
-            " make room or choose another study.results"
-        )
-
-
-def check_memory(name: str, needed: int, remedy: str) -> None:
-    """``UserError`` where ``needed`` bytes of images would take more than ``MEMORY_SHARE`` of the free memory."""
-    import psutil
-
-    free = psutil.virtual_memory().available
-    if needed > MEMORY_SHARE * free:
-        raise UserError(
-            f"the images of {name} take {needed / 2**30:.1f} GiB, too much for {free / 2**30:.1f} GiB of free memory:"
-            f" {remedy}"
-        )

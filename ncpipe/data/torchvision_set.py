@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from ncpipe.data import places
 from ncpipe.data.originals import Originals
 from ncpipe.data.settings import DatasetSpec
-from ncpipe.data.source import DIGIT_NAMES, DataSet, NominalShape, Source, SourceSplit
+from ncpipe.data.source import DIGIT_NAMES, DataSet, NominalShape, Source, SourceSplit, Tensor, torch
 from ncpipe.system.errors import UserError
 from ncpipe.system.vision import import_torchvision
-
-if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
 
 BY_FLAG = ({"train": True}, {"train": False})
 BY_NAME = ({"split": "train"}, {"split": "test"})
@@ -75,13 +73,8 @@ class TorchvisionSet(DataSet):
 
 
 def _channels_first(images: np.ndarray) -> Tensor:
-    import torch
-
     return torch.from_numpy(images if images.shape[1] == 3 else images.transpose(0, 3, 1, 2)).contiguous()
 
 
 def _labels(split: Any) -> Tensor:
-    import numpy as np
-    import torch
-
     return torch.as_tensor(np.asarray(split.targets if hasattr(split, "targets") else split.labels)).long()

@@ -38,7 +38,6 @@ from ncpipe.system.provenance import in_json, origin_of
 from ncpipe.system.stopwatch import work
 from ncpipe.training.computation import Computation, compiled_if_possible
 from ncpipe.training.full_batch import FullBatch
-from ncpipe.training.loading import open_batches
 from ncpipe.training.losses import (
     classifier_decay,
     classifier_stationarity,
@@ -49,6 +48,7 @@ from ncpipe.training.losses import (
 from ncpipe.training.predicted import predicted_optimum
 from ncpipe.training.settings import AugmentSpec, NetworkRun, measured_layers
 from ncpipe.training.state import checkpoint_name, with_zero_error
+from ncpipe.training.streams import open_batches
 from ncpipe.training.trainer import EVALUATION_BATCH, new_network
 
 MEMORY_BUDGET = 2 * 1024**3

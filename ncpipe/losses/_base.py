@@ -11,9 +11,10 @@ import numpy as np
 from ncpipe.system.lazy import lazily
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
-
-torch = lazily("torch")
+else:  # a study is read without torch
+    torch, Tensor = lazily("torch"), Any
 
 
 def parameter(default: Any, needs: str = "", fits: Callable[[Any], bool] = lambda value: True) -> Any:

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from ncpipe.losses._base import SampleLoss
-from ncpipe.system.lazy import lazily
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-torch = lazily("torch")
+from ncpipe.losses._base import SampleLoss, Tensor, torch
 
 STEP, TOLERANCE = 1e-6, 1e-5
 """Step of a difference quotient in float64, and how far, relative, a derivative may be from it."""

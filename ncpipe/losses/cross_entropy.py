@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from ncpipe.losses._base import SampleLoss, excess, sigmoid, softplus
-from ncpipe.system.lazy import lazily
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-torch = lazily("torch")
+from ncpipe.losses._base import SampleLoss, Tensor, excess, sigmoid, softplus, torch
 
 
-@dataclass(frozen=True)
 class Loss(SampleLoss):
     """-log p_y = log sum_j exp(z_j) - z_y, as log(1 + sum_{j != y} exp(z_j - z_y)), which keeps the digits of a small
     loss."""

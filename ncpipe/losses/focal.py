@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from ncpipe.losses._base import SampleLoss, excess, parameter, power, sigmoid, softplus
-from ncpipe.system.lazy import lazily
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-torch = lazily("torch")
+from ncpipe.losses._base import SampleLoss, Tensor, excess, parameter, power, sigmoid, softplus, torch
 
 
 @dataclass(frozen=True)

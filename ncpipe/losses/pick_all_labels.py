@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from ncpipe.losses._base import SampleLoss, sigmoid, softplus
-from ncpipe.system.lazy import lazily
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-torch = lazily("torch")
+from ncpipe.losses._base import SampleLoss, Tensor, sigmoid, softplus, torch
 
 
-@dataclass(frozen=True)
 class Loss(SampleLoss):
     """-sum_{k in S} log p_k over the tags S of a sample, or the same over |S|, if normalised (Li et al. 2024).
 

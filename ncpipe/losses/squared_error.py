@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from ncpipe.losses._base import SampleLoss, one_hot, parameter
-from ncpipe.system.lazy import lazily
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-torch = lazily("torch")
+from ncpipe.losses._base import SampleLoss, Tensor, one_hot, parameter, torch
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """An architecture: settings, the layers that they name, and the network that they build.
 
-The modules of ``ncpipe.networks.architectures`` import no torch before they build: a study is read without it.
+The modules of ``ncpipe.networks.architectures`` have torch's ``nn`` and the pieces of ``ncpipe.networks.layers`` from
+here, where they are imported when something is built: a study is read without torch.
 """
 
 from __future__ import annotations
@@ -12,18 +13,19 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from ncpipe.settings.base import Settings
+from ncpipe.settings.base import Count, Settings
+from ncpipe.system.lazy import lazily
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from ncpipe.networks import layers as pieces
+else:  # a study is read without torch
+    nn, pieces = lazily("torch.nn"), lazily("ncpipe.networks.layers")
+
 Shape = tuple[int, ...]
 """Channels, height and width of images, or the length of vectors alone."""
 Depth = Annotated[int, Field(ge=1, le=1000)]
-DepthFactor = Annotated[
-    float,
-    Field(gt=0, le=64, description="Times the published number of blocks of every stage, rounded, at least one."),
-]
 Stem = Annotated[
     Literal["small", "published"],
     Field(
@@ -98,6 +100,35 @@ class Architecture(Settings):
         return self.build(image_shape)
 
 
+class Scaled(Architecture):
+    """Base of published networks at any width and depth.
+
+    Attributes:
+        published: blocks of every stage, by name.
+    """
+
+    published: ClassVar[Mapping[str, tuple[int, ...]]]
+
+    width: Count = Field(64, description="Channels of the first stage; 64 is the published network.")
+    depth_factor: Annotated[float, Field(gt=0, le=64)] = Field(
+        1.0, description="Times the published number of blocks of every stage, rounded, at least one."
+    )
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Number of blocks of every stage."""
+        return scaled(self.published[self.name], self.depth_factor)
+
+    @property
+    def depth_slug(self) -> str:
+        """The factor as a part of an id; empty for the published depth."""
+        return "" if self.depth_factor == 1 else f"x{self.depth_factor:g}"
+
+    @property
+    def slug(self) -> str:
+        return f"{self.name.removesuffix('_bn')}w{self.width}{self.depth_slug}"
+
+
 def numbered(name: str, count: int) -> list[str]:
     """Names of ``count`` layers: name1, name2, .., features."""
     return [*(f"{name}{i}" for i in range(1, count)), "features"]
@@ -106,8 +137,3 @@ def numbered(name: str, count: int) -> list[str]:
 def scaled(blocks: tuple[int, ...], factor: float) -> tuple[int, ...]:
     """Numbers of blocks times the factor, rounded, each at least one."""
     return tuple(max(1, round(count * factor)) for count in blocks)
-
-
-def depth_slug(factor: float) -> str:
-    """The factor as a part of an id; empty for the published depth."""
-    return "" if factor == 1 else f"x{factor:g}"

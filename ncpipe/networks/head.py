@@ -34,7 +34,7 @@ class Classifier(nn.Linear):
         return F.linear(features, *self.effective())
 
 
-def simplex_etf(num_classes: int, dim: int) -> Tensor:
+def random_simplex_etf(num_classes: int, dim: int) -> Tensor:
     """Simplex ETF in a random orientation, from torch's current generator.
 
     Returns (K, d) float64: unit-norm rows that sum to zero, with inner products -1/(K-1) between any two.
@@ -56,7 +56,7 @@ def classifier(head: HeadSpec, dim: int, num_classes: int) -> Classifier:
     """Linear classifier (d to K) with torch's default initialisation; a fixed ETF takes no gradient."""
     layer = Classifier(dim, num_classes, bias=head.bias, temperature=head.temperature)
     if head.fixed_etf:
-        layer.weight.requires_grad_(False).copy_(simplex_etf(num_classes, dim))
+        layer.weight.requires_grad_(False).copy_(random_simplex_etf(num_classes, dim))
     return layer
 
 

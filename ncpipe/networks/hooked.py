@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -17,6 +17,30 @@ LAST = "features"
 """Name of what the classifier reads."""
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
 """Of logits against the classifier's product, relative to the largest: float32 may be computed as TF32."""
+
+
+@contextmanager
+def watching(
+    model: nn.Module,
+    outputs_of: Iterable[str] = (),
+    left: Callable[[str, Any], None] = lambda name, output: None,
+    inputs_of: Iterable[str] = (),
+    entered: Callable[[str, Any], None] = lambda name, given: None,
+) -> Iterator[None]:
+    """Hooks that are there only within: ``left`` is told name and output of modules that end, ``entered`` name and
+    first argument (None without one) of modules that begin."""
+    with ExitStack() as stack:
+        for name in outputs_of:
+            hook = model.get_submodule(name).register_forward_hook(
+                lambda _module, _inputs, output, name=name: left(name, output)
+            )
+            stack.callback(hook.remove)
+        for name in inputs_of:
+            hook = model.get_submodule(name).register_forward_pre_hook(
+                lambda _module, inputs, name=name: entered(name, inputs[0] if inputs else None)
+            )
+            stack.callback(hook.remove)
+        yield
 
 
 class Reading(NamedTuple):
@@ -204,27 +228,17 @@ class ReadNetwork:
         outputs: list[Output] = []
         entered: dict[str, list[Tensor]] = {}
 
-        def left(name: str) -> Callable[..., None]:
-            def hook(_module: nn.Module, _arguments: Any, output: Any) -> None:
-                # at once, since the next layer may change it in place
-                shape = tuple(output.shape) if isinstance(output, Tensor) else ()
-                outputs.append((name, _pooled_or_why(output, self.pooling), shape))
+        def left(name: str, output: Any) -> None:
+            # at once, since the next layer may change it in place
+            shape = tuple(output.shape) if isinstance(output, Tensor) else ()
+            outputs.append((name, _pooled_or_why(output, self.pooling), shape))
 
-            return hook
+        def reads(name: str, given: Any) -> None:
+            if isinstance(given, Tensor):
+                runs = entered.pop(name, [])  # last in the order is what ran last
+                entered[name] = [*runs, given.clone()]
 
-        def reads(name: str) -> Callable[..., None]:
-            def hook(_module: nn.Module, arguments: Any) -> None:
-                if arguments and isinstance(arguments[0], Tensor):
-                    runs = entered.pop(name, [])  # last in the order is what ran last
-                    entered[name] = [*runs, arguments[0].clone()]
-
-            return hook
-
-        with ExitStack() as stack:
-            for name in read:
-                stack.callback(self._modules[name].register_forward_hook(left(name)).remove)
-            for name in classifiers:
-                stack.callback(self._modules[name].register_forward_pre_hook(reads(name)).remove)
+        with watching(self.model, read, left, classifiers, reads):
             output = self.model(**inputs) if isinstance(inputs, Mapping) else self.model(inputs)
         logits = getattr(output, "logits", output)
         if not isinstance(logits, Tensor) or logits.ndim != 2:

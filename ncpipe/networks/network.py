@@ -40,7 +40,7 @@ class Network(nn.Module):
         tapped = [part for stage in stages.values() for part in stage.modules() if isinstance(part, TappedBackbone)]
         # In a tuple, or torch would take it for a module of this one too.
         self._tapped = tuple(tapped)
-        self.layer_names = (*(name for part in tapped for name in part.layer_names), *self._own_names)
+        self.layer_names = (*(name for part in tapped for name in part.taps), *self._own_names)
         # torch allows no dot in the name of a module.
         self.stages = nn.ModuleDict({name.replace(".", "_"): stage for name, stage in stages.items()})
         self.hidden = nn.ModuleDict(hidden)

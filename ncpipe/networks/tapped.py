@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple, cast
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from ncpipe.networks.hooked import LAST, Pooling, ReadNetwork, pooled
+from ncpipe.networks.hooked import LAST, Pooling, ReadNetwork, pooled, watching
 from ncpipe.networks.layers import first_and_only_matrix
 
 PROBES = 8
@@ -25,14 +25,9 @@ class TappedBackbone(nn.Module):
     def __init__(
         self, model: nn.Module, taps: Mapping[str, str], readers: Mapping[str, str], pooling: Pooling | None
     ) -> None:
-        """``taps``: layer -> module; ``readers``: layer -> the module whose input it is, where there is one."""
+        """``taps``: layer -> module, as they run; ``readers``: layer -> the module whose input it is, if any."""
         super().__init__()
         self.model, self.taps, self.readers, self.pooling = model, dict(taps), dict(readers), pooling
-
-    @property
-    def layer_names(self) -> tuple[str, ...]:
-        """Layers below the last, in the order of execution."""
-        return tuple(self.taps)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model(images.contiguous())
@@ -41,16 +36,12 @@ class TappedBackbone(nn.Module):
     def tapping(self) -> Iterator[dict[str, Tensor]]:
         """A dict that a forward pass within fills: layer -> map (N, c, h, w) or vectors (N, d), copied."""
         found: dict[str, Tensor] = {}
+        layers = {module: layer for layer, module in self.taps.items()}
 
-        def hook(layer: str) -> Callable[..., None]:
-            def seen(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-                found[layer] = output.clone() if output.ndim == 4 else pooled(output, self.pooling)
+        def left(module: str, output: Tensor) -> None:
+            found[layers[module]] = output.clone() if output.ndim == 4 else pooled(output, self.pooling)
 
-            return seen
-
-        with ExitStack() as stack:
-            for layer, module in self.taps.items():
-                stack.callback(self.model.get_submodule(module).register_forward_hook(hook(layer)).remove)
+        with watching(self.model, layers, left):
             yield found
 
     def reading_weights(self) -> dict[str, Tensor]:
@@ -66,31 +57,21 @@ class TappedBackbone(nn.Module):
         return self
 
 
-class Taken(NamedTuple):
-    """A module taken apart."""
-
-    backbone: TappedBackbone
-    classifier: nn.Module
-    """Linear, with the weights that it had."""
-
-    @property
-    def weight(self) -> Tensor:
-        """The classifier's, (K, d)."""
-        return cast(Tensor, self.classifier.weight)
-
-
 def take_apart(
     model: nn.Module,
     image_shape: Sequence[int],
     layers: Sequence[str] | None,
     classifier: str | None,
     pooling: Pooling | None,
-) -> Taken:
-    """A module without its classifier, the layers below tapped; arguments are those of ``ReadNetwork``.
+) -> tuple[TappedBackbone, Any]:
+    """A module without its classifier, the layers below tapped, and the linear classifier.
+
+    Arguments are those of ``ReadNetwork``, which looks through torch's wrappers.
 
     Raises ``ValueError`` where it cannot be read so, or works no more without its classifier.
     """
     network = ReadNetwork(model, layers, classifier, pooling)
+    model = network.model
     images = torch.randn(PROBES, *image_shape, generator=torch.Generator().manual_seed(0))
     with network.evaluation():
         features = network(images).layers[LAST]
@@ -105,7 +86,7 @@ def take_apart(
         name = network.classifier
         assert name
         parent, _, leaf = name.rpartition(".")
-        head = model.get_submodule(name)
+        head: Any = model.get_submodule(name)
         setattr(model.get_submodule(parent), leaf, nn.Identity())
         readers = _readers(model, taps, [*taps.values(), *network.same_as_last], images)
         backbone = TappedBackbone(model, taps, readers, pooling)
@@ -117,29 +98,23 @@ def take_apart(
         raise ValueError(
             f"its output is not that of its classifier {name!r} alone: return what {name!r} gives, as it is"
         )
-    return Taken(backbone, head)
+    return backbone, head
 
 
 def _readers(model: nn.Module, taps: Mapping[str, str], modules: Sequence[str], images: Tensor) -> dict[str, str]:
     """Layer -> the first of the modules whose input is the layer's output itself, unchanged."""
     outputs: dict[str, tuple[Tensor, int]] = {}
     readers: dict[str, str] = {}
+    layers = {module: layer for layer, module in taps.items()}
 
-    def left(layer: str) -> Callable[..., None]:
-        return lambda _module, _inputs, output: outputs.update({layer: (output, output._version)})
+    def left(name: str, output: Tensor) -> None:
+        outputs[layers[name]] = output, output._version
 
-    def entered(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, inputs: Any) -> None:
-            for layer, (output, stamp) in outputs.items():
-                if inputs and inputs[0] is output and output._version == stamp:
-                    readers.setdefault(layer, name)
+    def entered(name: str, given: Any) -> None:
+        for layer, (output, stamp) in outputs.items():
+            if given is output and output._version == stamp:
+                readers.setdefault(layer, name)
 
-        return hook
-
-    with ExitStack() as stack:
-        for layer, name in taps.items():
-            stack.callback(model.get_submodule(name).register_forward_hook(left(layer)).remove)
-        for name in modules:
-            stack.callback(model.get_submodule(name).register_forward_pre_hook(entered(name)).remove)
+    with watching(model, layers, left, modules, entered):
         model(images)
     return readers

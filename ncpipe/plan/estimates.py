@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from ncpipe.data.shape import nominal_shape
-from ncpipe.data.source import NominalShape
+from ncpipe.data.source import NominalShape, nominal_shape
 from ncpipe.plan.calibration import Calibration, Costs
 from ncpipe.plan.fitting_time import STARTUP, fitting_time
 from ncpipe.plan.memory import available_memory, features_memory, training_memory

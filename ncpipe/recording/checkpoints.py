@@ -15,7 +15,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ncpipe.data.arrays import ArraySplit, read_arrays
+from ncpipe.data.containers import read_torch
+from ncpipe.networks.hooked import unwrapped
 from ncpipe.recording.recorder import Recorder
+from ncpipe.settings.source import source_of
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_tensors
 from ncpipe.system.progress import progress
@@ -96,6 +99,30 @@ def _tensors(path: Path, split: ArraySplit, normalisation: Normalisation | None)
     return TensorDataset(images, labels)
 
 
+def build(target: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """The network that a class, or a function, makes of the arguments, out of torch's wrappers. Runs the user's code.
+
+    Args:
+        target: ``mynet.py:MyNet`` of a file, ``my.package:MyNet`` of an installed module.
+        arguments: by keyword.
+
+    Raises:
+        UserError: there is no such thing, it fails, or what it makes is no ``nn.Module``.
+    """
+    place, _, name = target.rpartition(":")
+    if not place:
+        raise UserError(f"{target}: name a file and a class, as mynet.py:MyNet, or a module, as my.package:MyNet")
+    try:
+        source = source_of(*((place, None) if place.endswith(".py") else (None, place)))
+        source.require(name)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    network = source.call(name, lambda made: made(**arguments))
+    if not isinstance(network, nn.Module):
+        raise UserError(f"{target} makes a {type(network).__name__}, no torch.nn.Module")
+    return unwrapped(network)
+
+
 # --- names ---------------------------------------------------------------------------------------
 
 
@@ -155,12 +182,7 @@ def read_weights(path: Path) -> tuple[Weights, list[str]]:
     """
     if path.suffix == ".safetensors":
         return read_tensors(path)[0], []
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of a damaged file anything
-        foreign = "weights_only" in str(error).lower()
-        why = "it holds objects beside plain data" if foreign else "it is missing or damaged"
-        raise UserError(f"cannot read {path}: {why}; save model.state_dict() by torch.save") from None
+    content = read_torch(path)
     notes: list[str] = []
     while isinstance(content, Mapping) and not _are_weights(content):
         key = next((name for name in NESTED if isinstance(content.get(name), Mapping)), None)

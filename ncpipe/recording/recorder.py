@@ -182,4 +182,6 @@ def _folder() -> Any:
 def mean_of(name: str) -> Loss:
     """The mean loss of that name, as studies have it."""
     spec = validated(LossSpec, {"name": name}, "loss")
+    if spec.sample_loss.multi_label:
+        raise UserError(f"loss: {name!r} is of several labels a sample, a recorded run has one; take 'ce' or 'mse'")
     return lambda logits, labels: mean_loss(spec, logits, labels)

@@ -83,6 +83,6 @@ def matches_any(layer: str, patterns: Iterable[str]) -> bool:
 
 
 def log_spaced(points: int, last: int) -> tuple[int, ...]:
-    """0, 1 and ``last`` with about ``points`` integers in all, the positive ones evenly spaced in the logarithm."""
-    steps = max(1, points - 2)
+    """0, ``last`` and integers log-spaced from 1 on between, at most ``points`` in all, but the two ends always."""
+    steps = points - 2
     return tuple(sorted({0, last, *(round(math.exp(math.log(last) * i / steps)) for i in range(steps))}))

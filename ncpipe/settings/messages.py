@@ -38,7 +38,8 @@ def one_line(error: ValidationError, values: Any, where: str) -> str:
     keys = _keys(first, values)
     place = ".".join(keys if where == "config" and keys else [where, *keys])
     others = len({entry["loc"][:1] for entry in errors}) - 1
-    return f"{place}: {_plain(first)}" + (f" (and {others} more)" if others else "")
+    plain = _wrong(first) + _as_yaml_reads(first["input"], first.get("ctx", {}).get("tag"))
+    return f"{place}: {plain}" + (f" (and {others} more)" if others else "")
 
 
 def _keys(error: Any, values: Any) -> list[str]:
@@ -57,10 +58,6 @@ def _keys(error: Any, values: Any) -> list[str]:
 def _is_mapping_for_a_name(error: Any) -> bool:
     """Whether it says of a mapping that it is none of the known names: the mapping was meant."""
     return error["type"] == "literal_error" and isinstance(error["input"], dict)
-
-
-def _plain(error: Any) -> str:
-    return _wrong(error) + _as_yaml_reads(error["input"], error.get("ctx", {}).get("tag"))
 
 
 def _as_yaml_reads(got: Any, tag: str | None) -> str:

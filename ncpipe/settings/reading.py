@@ -48,7 +48,7 @@ def read_config(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8-sig")
         config = json.loads(text, object_pairs_hook=_without_repeats) if is_json else _from_yaml(text)
     except OSError as error:
-        raise UserError(f"cannot read {_shown(path)}: {error.strerror}") from None
+        raise UserError(f"cannot read {_cut(ascii(str(path))[1:-1])}: {error.strerror}") from None
     except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
         kind = "JSON" if is_json else "YAML"
         raise UserError(f"{path} is not valid {kind}: {_one_line(error)}") from None
@@ -106,10 +106,6 @@ def _check_scalar(place: str, value: Any) -> None:
 
 def _cut(text: str) -> str:
     return text if len(text) <= MAX_KEY else f"{text[:MAX_KEY]}..."
-
-
-def _shown(path: Path) -> str:
-    return _cut(ascii(str(path)).strip("'"))
 
 
 def _one_line(error: Exception) -> str:
@@ -176,14 +172,12 @@ OTHER_BASE = re.compile(r"[-+]?(?P<minutes>[0-9][0-9_]*:)|[-+]?0[0-7_]+$")
 
 
 def _check_events(events: Iterable[Any]) -> None:
-    """Raise ``YAMLError`` for nesting, aliases and documents beyond what a config needs."""
+    """Raise ``YAMLError`` for nesting and aliases beyond what a config needs."""
     sizes: dict[str, int] = {}  # of what an anchor marks
     open_nodes: list[tuple[str | None, int]] = []  # anchor, and the count before it
-    count = documents = 0
+    count = 0
     for event in events:
-        if isinstance(event, yaml.DocumentStartEvent):
-            documents += 1
-        elif isinstance(event, yaml.AliasEvent):
+        if isinstance(event, yaml.AliasEvent):
             if any(event.anchor == anchor for anchor, _ in open_nodes):
                 raise yaml.YAMLError(f"the alias *{event.anchor} stands within what it means")
             count += sizes.get(event.anchor or "", 1)
@@ -205,8 +199,6 @@ def _check_events(events: Iterable[Any]) -> None:
             raise yaml.YAMLError(f"with its aliases it has more than {MAX_VALUES:,} values")
         if len(open_nodes) > MAX_DEPTH:
             raise yaml.YAMLError(f"more than {MAX_DEPTH} levels, one within the other")
-        if documents > 1:
-            raise yaml.YAMLError("it holds more than one document")
 
 
 # --- JSON ------------------------------------------------------------------------------------------

@@ -68,11 +68,11 @@ class Source:
             yield
         except UserError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             more = "NCPIPE_TRACEBACK=1 shows where from"
             raise UserError(f"{self.place}{self.line(error)}: {told(error)}; {more}") from error
 
-    def line(self, error: Exception) -> str:
+    def line(self, error: BaseException) -> str:
         """The last line of this code on the way to an error."""
         numbers, step = [], error.__traceback__
         while step is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, GetJsonSchemaHandler
@@ -22,8 +22,10 @@ MAX_RUNS = 250_000
 def expand(block: Block, where: str) -> list[Tree]:
     """The settings of every run of a block, in the order of declaration; ``where`` names the block in errors."""
     sweep, base = block.sweep, block.base
-    _check_number(sweep, where)
-    runs = [laid_over(base, variation) for variation in _product(sweep, where)]
+    axes = _axes(sweep, where)
+    _check_number([*map(len, axes)], len(sweep.include), where)
+    combinations = itertools.product(*axes) if axes or not sweep.include else ()
+    runs = [laid_over(base, {key: value for part in parts for key, value in part.items()}) for parts in combinations]
     for pattern in sweep.exclude:
         kept = [run for run in runs if not _matches(run, pattern)]
         if len(kept) == len(runs):
@@ -35,10 +37,8 @@ def expand(block: Block, where: str) -> list[Tree]:
     return runs
 
 
-def _check_number(sweep: Sweep, where: str) -> None:
-    zips = (sweep.zip,) if isinstance(sweep.zip, dict) else sweep.zip
-    lengths = [*map(len, sweep.grid.values()), *(len(next(iter(columns.values()), ())) for columns in zips)]
-    if (runs := math.prod(lengths) + len(sweep.include)) > MAX_RUNS:
+def _check_number(lengths: list[int], included: int, where: str) -> None:
+    if (runs := math.prod(lengths) + included) > MAX_RUNS:
         product = " x ".join(map(str, lengths[:8])) + (" x .." if len(lengths) > 8 else "")
         number = f"{runs:,}" if runs < 10**15 else f"over 10^{int(math.log10(runs))}"
         raise UserError(f"{where}.sweep: {product} is {number} runs, at most {MAX_RUNS:,}; shorten a list")
@@ -60,14 +60,11 @@ def laid_over(base: Tree, changes: Mapping[str, Any]) -> Tree:
     return tree
 
 
-def _product(sweep: Sweep, where: str) -> Iterator[Tree]:
+def _axes(sweep: Sweep, where: str) -> list[list[Tree]]:
+    """What varies independently: the values of every key of the grid, the rows of every zip."""
     zips = (sweep.zip,) if isinstance(sweep.zip, dict) else sweep.zip
     axes = [[{key: value} for value in values] for key, values in sweep.grid.items()]
-    axes += [_zipped(columns, where) for columns in zips]
-    if not axes and sweep.include:
-        return
-    for parts in itertools.product(*axes):
-        yield {key: value for part in parts for key, value in part.items()}
+    return axes + [_zipped(columns, where) for columns in zips]
 
 
 def _zipped(columns: Columns, where: str) -> list[Tree]:
@@ -104,8 +101,6 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 Values = Annotated[tuple[Any, ...], Field(min_length=1)]
-
-
 Columns = dict[str, Values]
 
 

@@ -22,7 +22,7 @@ from ncpipe.system.progress import progress
 from ncpipe.system.provenance import origin_of
 from ncpipe.system.stopwatch import work
 from ncpipe.training.computation import Computation
-from ncpipe.training.loading import open_batches
+from ncpipe.training.streams import open_batches
 from ncpipe.training.trainer import EVALUATION_BATCH, new_network
 
 DIVERGED = Learnt("diverged", 0, 0, [])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ncpipe.data.registry import DATASETS
 from ncpipe.data.settings import DatasetSpec
-from ncpipe.data.shape import image_shape
+from ncpipe.data.source import image_shape
 from ncpipe.settings.source import is_own, short_name, source_of
 from ncpipe.settings.sweep import Block
 from ncpipe.study.config import PAPERS, MeasureSpec

@@ -13,11 +13,6 @@ from torch.nn import functional as F
 from ncpipe.training.settings import AugmentSpec
 
 
-def is_on(augment: AugmentSpec) -> bool:
-    """Whether anything is random."""
-    return augment != AugmentSpec()
-
-
 def draw(count: int, augment: AugmentSpec, height: int, width: int, generator: torch.Generator) -> Tensor:
     """(6, count) int64: whether to flip; top and left of the crop; row and column of the centre of the cut; the seed
     of the resized crop.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ncpipe.data import Dataset
-from ncpipe.training.augmentation import cut_out, draw, flipped_and_cropped, is_on
+from ncpipe.training.augmentation import cut_out, draw, flipped_and_cropped
 from ncpipe.training.computation import laid_out
 from ncpipe.training.settings import AugmentSpec
 
@@ -89,7 +89,7 @@ class Batches(ABC):
         for seed in seeds:
             generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
             order = torch.randperm(len(self), generator=generator)[None]
-            if is_on(augment):
+            if augment != AugmentSpec():
                 _, height, width = self.image_shape
                 order = torch.cat([order, draw(len(self), augment, height, width, generator)])
             members.append(order)

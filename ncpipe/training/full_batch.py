@@ -6,8 +6,8 @@ Where N images do not fit in memory they are streamed in chunks, one pass for ev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ncpipe.networks import Network
+from ncpipe.networks.hooked import watching
 from ncpipe.training.batches import Batches
 from ncpipe.training.losses import correct, feature_penalty, sample_losses
 from ncpipe.training.optimization import parameter_decays
@@ -79,9 +80,8 @@ class FullBatch:
         sizes = torch.tensor([parameter.numel() for parameter in self._trained])
         each = torch.tensor([decays[name] for name, _ in named], dtype=torch.float64)
         self.decay = each.repeat_interleave(sizes).to(device)
-        self.norms: list[Norm] = []
-        self._given: dict[Norm, tuple[Tensor, Tensor]] = {}
-        self._wanted: Callable[[Norm, Tensor], None] = lambda norm, inputs: None
+        self.norms: dict[str, Norm] = {}
+        self._given: dict[str, tuple[Tensor, Tensor]] = {}
         self._own_batch = False
         fitting = self._trace()
         self.chunk = chunk or fitting
@@ -111,7 +111,7 @@ class FullBatch:
         """Objective and gradient at the network's parameters."""
         with self._own_norms():
             if mode == "evaluation":
-                self._given = {norm: _running(norm) for norm in self.norms}
+                self._given = {name: _running(norm) for name, norm in self.norms.items()}
                 return self._penalised(self._through_all([]))
             self._own_batch = self._held is not None
             whole = self._own_batch or not self.norms
@@ -121,9 +121,9 @@ class FullBatch:
     def set_statistics(self) -> None:
         """Give BatchNorm the statistics of all training images as running ones: evaluation mode is the objective."""
         with self._own_norms():
-            for norm, (mean, variance) in self._statistics().items():
-                cast(Tensor, norm.running_mean).copy_(mean)
-                cast(Tensor, norm.running_var).copy_(variance)
+            for name, (mean, variance) in self._statistics().items():
+                cast(Tensor, self.norms[name].running_mean).copy_(mean)
+                cast(Tensor, self.norms[name].running_var).copy_(variance)
 
     def _through_all(self, statistics: list[Tensor]) -> _Pass:
         """One pass over the data, with the gradient in the parameters and in ``statistics``."""
@@ -152,14 +152,14 @@ class FullBatch:
         """A pass by chunks: the mean and variance of every BatchNorm are variables of their own, from the last to
         the first of which the gradient is handed down."""
         self._statistics()
-        statistics = [tensor.requires_grad_() for norm in self.norms for tensor in self._given[norm]]
+        statistics = [tensor.requires_grad_() for name in self.norms for tensor in self._given[name]]
         done = self._through_all(statistics)
-        for number, norm in reversed([*enumerate(self.norms)]):
+        for number, name in reversed([*enumerate(self.norms)]):
             leaves = [*self._trained, *statistics[: 2 * number]]
             sums = [*done.gradients, *done.slopes[: 2 * number]]
             in_mean, in_variance = done.slopes[2 * number : 2 * number + 2]
             mean = statistics[2 * number].detach()
-            for inputs, count in self._inputs_of(norm):
+            for inputs, count in self._inputs_of(name):
                 rows = _by_channel(inputs)
                 carried = (rows @ in_mean + (rows - mean).square() @ in_variance).sum() / count
                 for total, part in zip(sums, _gradients(carried, leaves), strict=True):
@@ -167,46 +167,40 @@ class FullBatch:
         return done
 
     @torch.no_grad()
-    def _statistics(self) -> dict[Norm, tuple[Tensor, Tensor]]:
+    def _statistics(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Mean and variance of all BatchNorms over all images: from one pass where all fit, else each from passes up
         to it."""
         self._given = {}
+
+        def take(name: str, inputs: Tensor) -> None:
+            variance, mean = torch.var_mean(_by_channel(inputs), dim=0, correction=0)
+            self._given[name] = mean, variance
+
         if self._held is not None:
-            self._wanted = self._take_statistics
             self._own_batch = True
-            self.network.forward(self._held[0][0])
-            self._wanted = lambda norm, inputs: None
+            with watching(self.network, inputs_of=self.norms, entered=take):
+                self.network.forward(self._held[0][0])
             return self._given
-        for norm in self.norms:
+        for name, norm in self.norms.items():
             mean, variance = torch.zeros_like(norm.weight), torch.zeros_like(norm.weight)
-            for inputs, count in self._inputs_of(norm):
+            for inputs, count in self._inputs_of(name):
                 mean += _by_channel(inputs).sum(dim=0) / count
-            for inputs, count in self._inputs_of(norm):
+            for inputs, count in self._inputs_of(name):
                 variance += (_by_channel(inputs) - mean).square().sum(dim=0) / count
-            self._given[norm] = mean, variance
+            self._given[name] = mean, variance
         return self._given
 
-    def _take_statistics(self, norm: Norm, inputs: Tensor) -> None:
-        variance, mean = torch.var_mean(_by_channel(inputs), dim=0, correction=0)
-        self._given[norm] = mean, variance
-
-    def _inputs_of(self, norm: Norm) -> Iterator[tuple[Tensor, int]]:
+    def _inputs_of(self, norm: str) -> Iterator[tuple[Tensor, int]]:
         """Inputs of a BatchNorm chunk by chunk, and how many values a channel has over all of them."""
         for images, labels in self._chunks():
             seen: list[Tensor] = []
 
-            def take(at: Norm, inputs: Tensor, seen: list[Tensor] = seen) -> None:
-                if at is norm:
-                    seen.append(inputs)
-                    raise _Reached
+            def take(name: str, inputs: Tensor, seen: list[Tensor] = seen) -> None:
+                seen.append(inputs)
+                raise _Reached
 
-            self._wanted = take
-            try:
+            with suppress(_Reached), watching(self.network, inputs_of=[norm], entered=take):
                 self.network.forward(images)
-            except _Reached:
-                pass
-            finally:
-                self._wanted = lambda at, inputs: None
             yield seen[0], _by_channel(seen[0]).shape[0] // len(labels) * len(self.data)
 
     def _chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -221,20 +215,20 @@ class FullBatch:
     @contextmanager
     def _own_norms(self) -> Iterator[None]:
         """BatchNorms with the statistics of this object in place of their own."""
-        for norm in self.norms:
-            norm.forward = lambda inputs, norm=norm: self._normalised(norm, inputs)  # type: ignore[method-assign, misc]
+        for name, norm in self.norms.items():
+            norm.forward = lambda inputs, name=name: self._normalised(name, inputs)  # type: ignore[method-assign, misc]
         try:
             yield
         finally:
             self._given, self._own_batch = {}, False
-            for norm in self.norms:
+            for norm in self.norms.values():
                 del norm.forward
 
-    def _normalised(self, norm: Norm, inputs: Tensor) -> Tensor:
-        self._wanted(norm, inputs)
+    def _normalised(self, name: str, inputs: Tensor) -> Tensor:
+        norm = self.norms[name]
         if self._own_batch:
             return F.batch_norm(inputs, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
-        mean, variance = self._given[norm]
+        mean, variance = self._given[name]
         shape = (1, -1, *[1] * (inputs.ndim - 2))
         scale = norm.weight / (variance + norm.eps).sqrt()
         return (inputs - mean.view(shape)) * scale.view(shape) + norm.bias.view(shape)
@@ -242,21 +236,19 @@ class FullBatch:
     @torch.no_grad()
     def _trace(self) -> int:
         """Find the BatchNorms in the order in which they compute; returns how many images fit in memory at once."""
-        elements, handles = [0], []
+        elements = 0
+        leaves = {name: module for name, module in self.network.named_modules() if not list(module.children())}
 
-        def seen(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            elements[0] += output.numel()
-            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-                self.norms.append(module)
+        def left(name: str, output: Tensor) -> None:
+            nonlocal elements
+            elements += output.numel()
+            if isinstance(leaves[name], Norm):
+                self.norms[name] = leaves[name]
 
-        for module in self.network.modules():
-            if not list(module.children()):
-                handles.append(module.register_forward_hook(seen))
         images, _ = next(self.data.in_order(1))
-        self.network.forward(images.double())
-        for handle in handles:
-            handle.remove()
-        return max(1, MEMORY_BUDGET // (COPIES * 8 * elements[0]))
+        with watching(self.network, leaves, left):
+            self.network.forward(images.double())
+        return max(1, MEMORY_BUDGET // (COPIES * 8 * elements))
 
 
 def _running(norm: Norm) -> tuple[Tensor, Tensor]:

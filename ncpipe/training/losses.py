@@ -75,7 +75,7 @@ def squared_error_penalties(spec: NetworkSpec, num_classes: int) -> tuple[float,
     training minimises no penalised squared error in the classifier: another or a rescaled loss, decoupled decay, a
     frozen or a normalised classifier.
     """
-    if not spec.loss.is_plain_mse or not _penalises_classifier(spec):
+    if (spec.loss.name, spec.loss.rescale) != ("mse", (1, 1)) or not _penalises_classifier(spec):
         return None
     factor = 1.0 if spec.loss.scaling == "half" else num_classes / 2
     return spec.optimizer.classifier_decay * factor, spec.optimizer.bias_decay * factor

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,66 +19,45 @@ from ncpipe.networks import Network, Output
 from ncpipe.system.errors import UserError
 
 
-class Members(Protocol):
-    """M networks of one architecture."""
-
-    @property
-    def skeleton(self) -> Network:
-        """A network whose parameters' names and shapes are those of every member."""
-
-    @property
-    def parameters(self) -> Mapping[str, Tensor]:
-        """What is optimised, by name."""
-
-    def train(self, mode: bool = True) -> None: ...
-
-    def __call__(self, images: Tensor) -> Output:
-        """Outputs (M, N, ...) of images (M, N, C, H, W)."""
-
-    def state(self, member: int) -> dict[str, Tensor]:
-        """The state dict of a member, as that of a network of its own."""
-
-    def load(self, member: int, state: Mapping[str, Tensor]) -> None: ...
-
-    def own_part(self, member: int, value: Tensor, parameter: str) -> Tensor:
-        """The member's part of what the optimiser keeps for a parameter."""
-
-    def joined(self, parts: Sequence[Tensor], parameter: str) -> Tensor:
-        """What the optimiser keeps for a parameter, from the parts of all members."""
-
-    def finite(self) -> Tensor:
-        """Whether all weights of each member are finite, (M,) bool."""
-
-
 class Single:
-    """One network; ``forward`` may be wrapped, for several processes."""
+    """One network; ``forward`` may be wrapped, for several processes.
+
+    Attributes:
+        skeleton: a network whose parameters' names and shapes are those of every member.
+        parameters: what is optimised, by name.
+    """
 
     def __init__(self, network: Network, wrapped: nn.Module | None = None) -> None:
         self.skeleton = network
         self.wrapped = wrapped or network
-        self.parameters = dict(network.named_parameters())
+        self.parameters: dict[str, Tensor] = dict(network.named_parameters())
 
     def train(self, mode: bool = True) -> None:
         self.wrapped.train(mode)
 
     def __call__(self, images: Tensor) -> Output:
+        """Outputs (M, N, ...) of images (M, N, C, H, W)."""
         module = self.wrapped if self.wrapped.training else self.skeleton
         logits, head_input = module(images[0])
         return Output(logits[None], head_input[None])
 
     def state(self, member: int) -> dict[str, Tensor]:
+        """The state dict of a member, as that of a network of its own."""
         return self.skeleton.state_dict()
 
     def load(self, member: int, state: Mapping[str, Tensor]) -> None:
         self.skeleton.load_state_dict(state)
 
     def own_part(self, member: int, value: Tensor, parameter: str) -> Tensor:
+        """The member's part of what the optimiser keeps for a parameter."""
         return value
 
     def joined(self, parts: Sequence[Tensor], parameter: str) -> Tensor:
+        """What the optimiser keeps for a parameter, from the parts of all members."""
         return parts[0]
 
     def finite(self) -> Tensor:
+        """Whether all weights of each member are finite, (M,) bool."""
         values = self.skeleton.state_dict().values()
         return torch.stack([value.isfinite().all() for value in values]).all()[None]
 
@@ -93,7 +72,8 @@ class _MixedBatchNorm(TorchFunctionMode):
 
 
 class Stack:
-    """M networks as one: parameters have a leading dimension M, and ``torch.func.vmap`` runs over it.
+    """M networks as one, with the methods of ``Single``: parameters have a leading dimension M, over which
+    ``torch.func.vmap`` runs.
 
     What is computed for a member depends on that member alone, so that it equals separate training up to the order
     of sums; a member that diverges leaves the others as they are.
@@ -140,3 +120,6 @@ class Stack:
     def finite(self) -> Tensor:
         values = [*self.parameters.values(), *self.buffers.values()]
         return torch.stack([value.isfinite().reshape(len(value), -1).all(dim=1) for value in values]).all(dim=0)
+
+
+Members = Single | Stack

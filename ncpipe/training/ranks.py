@@ -36,10 +36,6 @@ class Ranks:
         """Whether this process writes the records."""
         return self.rank == 0
 
-    @property
-    def share(self) -> tuple[int, int]:
-        return self.rank, self.world
-
     def sum(self, value: Tensor) -> Tensor:
         """Replace ``value`` by its sum over the processes; returns it."""
         if self.world > 1:
@@ -106,18 +102,12 @@ def launch(arguments: Sequence[str], world: int, visible: Sequence[int] | None) 
     with stop_requests() as stop:
         process = subprocess.Popen([*command, "-m", "ncpipe", *arguments], env=environment)
         told: set[int] = set()
-        while (code := _wait(process)) is None:
+        while (code := process.poll()) is None:
             if stop:
                 told |= _tell_ranks(process.pid, told)
+            time.sleep(0.1)
     if code and not stop:
         raise UserError(f"training in {world} processes failed (code {code}): the reason stands above")
-
-
-def _wait(process: subprocess.Popen[bytes]) -> int | None:
-    try:
-        return process.wait(timeout=0.2)
-    except subprocess.TimeoutExpired:
-        return None
 
 
 def _tell_ranks(torchrun: int, told: set[int]) -> set[int]:

@@ -42,11 +42,6 @@ class LossSpec(Settings):
         """The loss of a sample, with its parameters."""
         return loss_of(self.name, self)
 
-    @property
-    def is_plain_mse(self) -> bool:
-        """Squared error on one-hot targets of weight one."""
-        return self.name == "mse" and self.rescale == (1, 1)
-
 
 class OptimizerSpec(Settings):
     """The optimiser; weight decay adds ``weight_decay * w`` to the gradient (``adamw``: decoupled)."""
@@ -229,14 +224,14 @@ def measured_times(wanted: int | tuple[int, ...], spec: NetworkSpec) -> tuple[in
     epochs = measured_epochs(wanted, spec.epochs)
     if spec.terminal is None:
         return epochs
-    iterations = log_spaced(max(2, len(epochs)), spec.terminal.iterations)
+    iterations = log_spaced(max(3, len(epochs)), spec.terminal.iterations)
     return (*epochs, *(spec.epochs + iteration for iteration in iterations if iteration))
 
 
 def measured_epochs(wanted: int | tuple[int, ...], last: int) -> tuple[int, ...]:
-    """Epochs that are measured: log-spaced for a number, the listed ones up to ``last`` (and it) otherwise."""
+    """Epochs that are measured: log-spaced for a number, 0, 1 and ``last`` always, else the listed up to ``last``."""
     if isinstance(wanted, int):
-        return log_spaced(wanted, last)
+        return log_spaced(max(3, wanted), last)
     return tuple(sorted({last, *(epoch for epoch in wanted if epoch <= last)}))
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -15,6 +17,27 @@ from torch import Tensor
 from ncpipe.records.writing import PERFECT
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_tensors, replacing, write_tensors
+
+SAVE_INTERVAL, SAVE_SHARE = 20.0, 20.0
+"""Seconds of training that a kill can cost, and how many times as long as saving the work between takes at least."""
+
+
+class SaveClock:
+    """When a run is saved again."""
+
+    def __init__(self) -> None:
+        self._saved_at, self._takes = time.monotonic(), 0.0
+
+    def is_time(self) -> bool:
+        return time.monotonic() - self._saved_at > max(SAVE_INTERVAL, SAVE_SHARE * self._takes)
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Around what saves."""
+        start = time.monotonic()
+        yield
+        self._saved_at = time.monotonic()
+        self._takes = self._saved_at - start
 
 
 @dataclass
@@ -52,13 +75,15 @@ class SavedState:
     """States of torch's generators, by device type."""
 
 
+TRAINING = "state.safetensors"
+
+
 class StateFolder:
     """``<run>/.state``: Snakemake deletes the declared outputs of a failed job, but not this folder."""
 
     def __init__(self, run_folder: Path, digest: str, measured: Sequence[int]) -> None:
         self.folder = run_folder / ".state"
         self.digest, self.measured = digest, measured
-        self.file = self.folder / "state.safetensors"
 
     def checkpoint(self, epoch: int) -> Path:
         return self.folder / "checkpoints" / checkpoint_name(epoch)
@@ -70,38 +95,41 @@ class StateFolder:
         tensors |= {f"random/{device}": value for device, value in state.random.items()}
         if state.totals is not None:
             tensors["totals"] = state.totals
-        metadata = {"digest": self.digest, "progress": json.dumps(asdict(state.progress))}
-        write_tensors(self.file, tensors, metadata)
+        self.write(TRAINING, tensors, state.progress)
 
     def load(self) -> SavedState:
         """What was saved for the same settings and code; otherwise a new beginning. Changes nothing on disk."""
-        if not self.file.exists():
+        found = self.read(TRAINING, "training")
+        if found is None:
             return SavedState()
-        try:
-            tensors, metadata = read_tensors(self.file)
-        except UserError as error:
-            print(f"{error}; training starts again", flush=True)
-            return SavedState()
-        if metadata.get("digest") != self.digest:
-            return SavedState()
-        progress = Progress(**json.loads(metadata["progress"]))
-        if not self.has_checkpoints(progress):
-            return SavedState()
+        tensors, progress, _ = found
         optimizer: dict[str, dict[str, Tensor]] = {}
-        for key, value in _below(tensors, "optimizer/").items():
+        for key, value in below(tensors, "optimizer/").items():
             parameter, name = key.rsplit("/", 1)
             optimizer.setdefault(parameter, {})[name] = value
-        return SavedState(
-            progress,
-            _below(tensors, "network/"),
-            optimizer,
-            tensors.get("totals"),
-            _below(tensors, "random/"),
-        )
+        network, random = below(tensors, "network/"), below(tensors, "random/")
+        return SavedState(progress, network, optimizer, tensors.get("totals"), random)
 
-    def has_checkpoints(self, progress: Progress) -> bool:
-        """Whether those of all epochs behind are there."""
-        return all(self.checkpoint(epoch).exists() for epoch in self.epochs_behind(progress))
+    def write(self, file: str, tensors: Mapping[str, Tensor], progress: Progress, ended: str = "") -> None:
+        """Write a file of the folder: what goes on from there, how far the run has come, and why it ended."""
+        about = {"digest": self.digest, "progress": json.dumps(asdict(progress)), "ended": ended}
+        write_tensors(self.folder / file, tensors, about)
+
+    def read(self, file: str, what: str) -> tuple[dict[str, Tensor], Progress, str] | None:
+        """What ``write`` wrote for the same settings and code; None without it, or without a checkpoint behind it."""
+        path = self.folder / file
+        if not path.exists():
+            return None
+        try:
+            tensors, about = read_tensors(path)
+        except UserError as error:
+            print(f"{error}; {what} starts again", flush=True)
+            return None
+        if about.get("digest") != self.digest:
+            return None
+        progress = Progress(**json.loads(about["progress"]))
+        whole = all(self.checkpoint(epoch).exists() for epoch in self.epochs_behind(progress))
+        return (tensors, progress, about.get("ended", "")) if whole else None
 
     def epochs_behind(self, progress: Progress) -> list[int]:
         """Times that have a checkpoint: measured ones, the first without training error, and the end where the end
@@ -131,7 +159,7 @@ class StateFolder:
             raise UserError(f"no {missing[0]} in {target}: another job trained this network; run again")
 
     def remove(self) -> None:
-        self.file.unlink(missing_ok=True)  # first: without its checkpoints it is worth nothing
+        (self.folder / TRAINING).unlink(missing_ok=True)  # first: without its checkpoints it is worth nothing
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -165,5 +193,6 @@ def checkpoint_name(epoch: int) -> str:
     return f"epoch{epoch:06d}.safetensors"
 
 
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin so, by the rest of their names."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

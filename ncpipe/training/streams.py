@@ -22,12 +22,18 @@ from ncpipe.data import Dataset
 from ncpipe.data.storage import StoredImages
 from ncpipe.system.errors import UserError
 from ncpipe.system.vision import import_torchvision
-from ncpipe.training.batches import Batches
+from ncpipe.training.batches import Batches, ImageBatches
 from ncpipe.training.settings import AugmentSpec
 
 MOST_WORKERS = 8
 GRACE = 30
 """Seconds that a worker outlives a signal to end, in which the run is saved."""
+
+
+def open_batches(dataset: Dataset, split: Literal["train", "test"], device: torch.device) -> Batches:
+    """The batches of a split: of images in memory, copied to the device, or streamed from disk."""
+    in_memory = isinstance(dataset.split(split).images, Tensor)
+    return (ImageBatches if in_memory else StreamedBatches)(dataset, split, device)
 
 
 class StreamedBatches(Batches):

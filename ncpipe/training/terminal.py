@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 
 import torch
 from torch import Tensor
 
 from ncpipe.records.writing import PERFECT
-from ncpipe.system.errors import UserError
-from ncpipe.system.files import read_tensors, write_tensors
+from ncpipe.system.files import write_tensors
 from ncpipe.system.progress import progress as progress_bar
 from ncpipe.training.batches import Batches
 from ncpipe.training.full_batch import Evaluation, FullBatch
@@ -20,14 +17,13 @@ from ncpipe.training.losses import correct, sample_losses
 from ncpipe.training.optimization import before_normalisation
 from ncpipe.training.preemption import Preempted, StopRequest
 from ncpipe.training.settings import NetworkRun
-from ncpipe.training.state import Progress, StateFolder
+from ncpipe.training.state import Progress, SaveClock, StateFolder, below
 from ncpipe.ufm.solvers.lbfgs import Memory, State, lbfgs_round
 
 PAIRS, PAIRS_BUDGET = 40, 2**27
 """Steps and gradient changes that L-BFGS keeps, and numbers that they may hold: large networks keep fewer."""
-SAVE_INTERVAL, SAVE_SHARE = 20.0, 20.0
-"""Seconds that a kill can cost, and how many times as long as saving the work between takes at least."""
 TEST_BATCH = 512
+SAVED = "terminal.safetensors"
 
 
 class EndPhase:
@@ -36,6 +32,8 @@ class EndPhase:
     Weights whose scale a BatchNorm takes away are measured in units of the norm of their rows at the start, since a
     step's effect goes with it. At every checkpoint BatchNorm's running statistics are those of all images.
     """
+
+    last: Evaluation
 
     def __init__(
         self,
@@ -50,15 +48,13 @@ class EndPhase:
         self.run, self.full, self.test, self.states, self.log = run, full, test, states, log
         self.limits, self.progress = run.spec.terminal, progress
         self.scales = _row_norms(full)
-        self.file = states.folder / "terminal.safetensors"
-        self.last: Evaluation | None = None
         start = full.parameters / self.scales
         self.memory = Memory(min(PAIRS, max(3, PAIRS_BUDGET // (2 * len(start)))), start[None], alone=True)
         self.ended = ""
         if not self._restore():
             self.state = State.at(start[None], *self.evaluate(start[None]))
             self._end()
-        self._saved_at, self._saving_takes = time.monotonic(), 0.0
+        self.clock = SaveClock()
 
     @property
     def iterations(self) -> int:
@@ -90,7 +86,8 @@ class EndPhase:
                 if self.iterations > before:
                     self._end()
                     self._record(time.perf_counter() - start)
-                    report(self.iterations, self._summary())
+                    value, gradient = self.last.value, self.full.relative_gradient(self.last.gradient)
+                    report(self.iterations, f"objective {value:.4e} gradient {gradient:.1e}")
                 if stuck and not self.ended:
                     self.ended = "no step descends further"
                     self.evaluate(self.state.point)  # the last was of a step that was not taken
@@ -99,14 +96,13 @@ class EndPhase:
                 if stop and not self.ended:
                     self.save()
                     raise Preempted(f"{stop.name}: saved at iteration {self.iterations}; run again to go on")
-                if self.ended or self._is_time_to_save():
+                if self.ended or self.clock.is_time():
                     self.save()
         self._stand_at_the_point()
         print(f"{self.run.id}: {self.ended} after {self.iterations} iterations", flush=True)
 
     def _end(self) -> None:
         """Say why the phase ends here, if it does."""
-        assert self.last is not None
         if self.full.relative_gradient(self.last.gradient) <= self.limits.tolerance:
             self.ended = "gradient within tolerance"
         elif self.iterations >= self.limits.iterations:
@@ -114,7 +110,6 @@ class EndPhase:
 
     def _record(self, seconds: float) -> None:
         """History and a checkpoint where the iteration is measured, is the first without error, and at the end."""
-        assert self.last is not None
         last, now = self.last, self.run.spec.epochs + self.iterations
         self.progress.epoch = now
         first_perfect = last.accuracy >= PERFECT and self.progress.zero_error_epoch is None
@@ -158,45 +153,26 @@ class EndPhase:
             hits += int(correct(logits, targets).sum())
         return loss / len(self.test), hits / len(self.test)
 
-    def _summary(self) -> str:
-        assert self.last is not None
-        return f"objective {self.last.value:.4e} gradient {self.full.relative_gradient(self.last.gradient):.1e}"
-
     # --- what is saved --------------------------------------------------------------------------------
-
-    def _is_time_to_save(self) -> bool:
-        return time.monotonic() - self._saved_at > max(SAVE_INTERVAL, SAVE_SHARE * self._saving_takes)
 
     def save(self) -> None:
         """Write all that the next step depends on."""
-        start = time.monotonic()
-        tensors = {f"state/{name}": value for name, value in self.state.tensors().items()}
-        tensors |= {f"memory/{name}": value for name, value in self.memory.tensors().items()}
-        about = {"digest": self.states.digest, "progress": json.dumps(asdict(self.progress)), "ended": self.ended}
-        write_tensors(self.file, tensors | {"scales": self.scales}, about)
-        self._saved_at = time.monotonic()
-        self._saving_takes = self._saved_at - start
+        with self.clock.saving():
+            tensors = {f"state/{name}": value for name, value in self.state.tensors().items()}
+            tensors |= {f"memory/{name}": value for name, value in self.memory.tensors().items()}
+            self.states.write(SAVED, tensors | {"scales": self.scales}, self.progress, self.ended)
 
     def _restore(self) -> bool:
         """Go on from what was saved for the same settings; False where there is nothing."""
-        if not self.file.exists():
+        found = self.states.read(SAVED, "the end phase")
+        if found is None:
             return False
-        try:
-            tensors, about = read_tensors(self.file)
-        except UserError as error:
-            print(f"{error}; the end phase starts again", flush=True)
-            return False
-        progress = Progress(**json.loads(about.get("progress", "{}")))
-        if about.get("digest") != self.states.digest or not self.states.has_checkpoints(progress):
-            return False
-        device = self.scales.device
-        parts = {name: value.to(device) for name, value in tensors.items()}
-        self.scales = parts["scales"]
-        self.state = State(**{n.removeprefix("state/"): v for n, v in parts.items() if n.startswith("state/")})
-        for name in self.memory.tensors():
-            setattr(self.memory, name, parts[f"memory/{name}"])
+        tensors, progress, self.ended = found
+        parts = {name: value.to(self.scales.device) for name, value in tensors.items()}
+        self.scales, self.state = parts["scales"], State(**below(parts, "state/"))
+        for name, value in below(parts, "memory/").items():
+            setattr(self.memory, name, value)
         self.progress.__dict__.update(progress.__dict__)
-        self.ended = about["ended"]
         return True
 
 

@@ -22,21 +22,24 @@ from ncpipe.system.progress import silent
 from ncpipe.system.provenance import origin_of
 from ncpipe.training.computation import Computation, device_kind
 from ncpipe.training.full_batch import FullBatch
-from ncpipe.training.loading import open_batches
 from ncpipe.training.losses import correct, feature_penalty, sample_losses
 from ncpipe.training.members import Members, Single, Stack
 from ncpipe.training.optimization import build_optimizer, learning_rate
 from ncpipe.training.preemption import Preempted, StopRequest
 from ncpipe.training.ranks import Ranks
 from ncpipe.training.settings import NetworkRun, NetworkSpec
-from ncpipe.training.state import Progress, SavedState, StateFolder, generator_states, restore_generators
+from ncpipe.training.state import (
+    Progress,
+    SaveClock,
+    SavedState,
+    StateFolder,
+    generator_states,
+    restore_generators,
+)
+from ncpipe.training.streams import open_batches
 from ncpipe.training.terminal import EndPhase
 
-SAVE_INTERVAL = 20.0
-"""Seconds of training that a kill can cost; more where saving takes long."""
 EVALUATION_BATCH = 512
-SAVE_SHARE = 20.0
-"""Training takes at least so many times as long as saving."""
 REPORT_INTERVAL = 1.0
 """Seconds between two reports of progress within an epoch."""
 STOP_CHECK = 16
@@ -79,7 +82,7 @@ class Trainer:
         self.logs = [EpochLog(folder) for folder in folders] if ranks.is_first else []
         for log, progress in zip(self.logs, self.progress):
             log.begin(history | timing for history, timing in zip(progress.history, progress.timings))
-        self._saved_at, self._saving_takes = time.monotonic(), 0.0
+        self.clock = SaveClock()
 
     @property
     def is_done(self) -> bool:
@@ -112,7 +115,7 @@ class Trainer:
                 report(self.epochs * steps, f"epoch {self.epochs} {summary}")
                 measured = self._checkpoint(self.epochs)
                 diverged = any(p.diverged and p.epoch == self.epochs for p in self.progress)
-                if measured or diverged or self.is_done or self._is_time_to_save():
+                if measured or diverged or self.is_done or self.clock.is_time():
                     self.save()
 
     def epoch(self, stop: StopRequest, report: Callable[[int], None] = lambda step: None) -> str:
@@ -140,7 +143,8 @@ class Trainer:
         """The steps of an epoch that are not behind. Nothing here waits for the device."""
         self.members.train()
         seeds, size = [run.spec.seed for run in self.runs], self.spec.batch_size
-        batches = self.train_data.shuffled(size, self.spec.augment, seeds, epoch, self.step, self.ranks.share)
+        share = self.ranks.rank, self.ranks.world
+        batches = self.train_data.shuffled(size, self.spec.augment, seeds, epoch, self.step, share)
         reported = time.monotonic()
         for images, labels in batches:
             self.totals += self.ranks.sum(self._train_step(images, labels))
@@ -149,7 +153,7 @@ class Trainer:
                 self.save()
                 at = f"epoch {epoch}, step {self.step}"
                 raise Preempted(f"{stop.name or 'a signal'}: saved at {at}; run again to go on")
-            if self._is_time_to_save():
+            if self.clock.is_time():
                 self.save()
             if time.monotonic() - reported > REPORT_INTERVAL:
                 report(self.step)
@@ -219,20 +223,14 @@ class Trainer:
         taken = self.epochs * self.train_data.steps(self.spec.batch_size) + self.step
         return taken % STOP_CHECK == 0 and self.ranks.any(bool(stop), self.device)
 
-    def _is_time_to_save(self) -> bool:
-        return time.monotonic() - self._saved_at > max(SAVE_INTERVAL, SAVE_SHARE * self._saving_takes)
-
     def save(self) -> None:
         """Write the state of every member; one that diverged before keeps what was written then."""
-        start = time.monotonic()
-        if self.ranks.is_first:
+        with self.clock.saving():
             for member, (folder, progress) in enumerate(zip(self.states, self.progress)):
                 went_on = progress.diverged and self.step > 0
-                if progress.epoch == self.epochs and not went_on:
+                if self.ranks.is_first and progress.epoch == self.epochs and not went_on:
                     progress.step = self.step
                     folder.save(self._state(member))
-        self._saved_at = time.monotonic()
-        self._saving_takes = self._saved_at - start
 
     def _state(self, member: int) -> SavedState:
         names = {id(value): name for name, value in self.members.parameters.items()}

@@ -8,19 +8,12 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from plugins import install
-from synthetic_tables import METADATA, MadeUp
 
 from ncpipe.claims import Claim, claim_rows
 from ncpipe.claims.evidence.claim import interval
 from ncpipe.claims.evidence.misfits import PREDICTED, misfit_values, misfits
 from ncpipe.claims.evidence.selectors import BARE, NORMED, ONE_BELOW, batch_norms
-from ncpipe.records.schemas import CLAIMS
-from ncpipe.records.writing import write_rows
-from ncpipe.report import write_report
-from ncpipe.study.config import PAPERS, StudyInfo
-from ncpipe.study.study import Study
-from ncpipe.system.errors import UserError
+from ncpipe.study.config import PAPERS
 from ncpipe.ufm import Problem
 
 MLP = {"name": "mlp", "batch_norm": True}
@@ -422,35 +415,3 @@ def test_ufm_claims_leave_out_runs_stopped_early_and_features_that_are_constrain
     )
     row = claim("1").row({"runs": runs, "collapse": table, "ufm": fits})
     assert (row["count"], row["effect"]) == (1, 0.01)
-
-
-A_PROBLEM = {
-    "study": {"name": "x"},
-    "ufm": {"matched": [], "base": {"classes": 3, "samples": 2, "dim": 3, "solver": {"name": "lbfgs"}}},
-}
-MINE = """
-from ncpipe.claims.evidence.bibliography import ICML, Reference
-from ncpipe.claims.evidence.claim import ClaimsOf
-from ncpipe.claims.evidence.selectors import final, run_ids
-
-REFERENCE = Reference("Mine 2026", ("Mine, Me",), "Means That Stay", ICML, 2026)
-CLAIMS = (
-    ClaimsOf("mine2026", REFERENCE)("1", "Means stay.", "last nc2_means_of", 0.01,
-        lambda tables: final(tables, run_ids(tables, "kind == 'declared'"), "nc2_means_of")),
-)
-"""
-
-
-def test_a_paper_of_another_package_is_one_of_ours(tmp_path, monkeypatch):
-    install(PAPERS, "mine2026", MINE, tmp_path / "package", monkeypatch)
-    assert Study(A_PROBLEM | {"claims": ["mine2026", "li2024"]}).config.claims == ("mine2026", "li2024")
-    with pytest.raises(UserError, match=r"^claims\.0: unknown value 'mine2025'; did you mean 'mine2026'\?$"):
-        Study(A_PROBLEM | {"claims": ["mine2025"]})
-    (row,) = claim_rows(frames(("plain", "features", 1, 9, "nc2_means_of", 0.001)), ["mine2026"])
-    assert (row["claim_id"], row["source"], row["verdict"]) == ("mine2026-1", "Mine 2026", "supported")
-    tables = MadeUp().write(tmp_path / "tables")
-    write_rows(tables / "claims.parquet", CLAIMS, [row], METADATA)
-    write_report(StudyInfo(name="x"), tables, {}, tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "Means stay." in page
-    assert "{Means That Stay}" in page

@@ -49,14 +49,6 @@ def row(claims: tuple[Claim, ...], number: str, tables: Frames) -> dict[str, Any
     return next(claim for claim in claims if claim.id.split("-")[1] == number).row(tables)
 
 
-@pytest.mark.parametrize("claims", [han2022.CLAIMS, sukenik2023.CLAIMS], ids=["han2022", "sukenik2023"])
-def test_claims_without_runs_are_undecided(claims):
-    for tables in (frames([]), frames([NET | {"run_id": "a", "loss": "ce", "head": None}])):
-        for claim in claims:
-            assert claim.row(tables)["verdict"] == "undecided"
-            assert claim.row(tables)["count"] == 0
-
-
 # --- Han, Papyan & Donoho ------------------------------------------------------------------------
 
 

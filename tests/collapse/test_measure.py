@@ -22,6 +22,7 @@ from brute_force import (
     sample,
     simplex_etf,
 )
+from extent import cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -52,7 +53,7 @@ GEOMETRY = (
 )
 SCALED = {"unc3": 2, "nc4_bias": 1}
 """Metrics that change with the scale of features and its power in them; without a bias all others do not."""
-properties = settings(max_examples=20, deadline=None, derandomize=True)
+properties = settings(max_examples=cases(20), deadline=None, derandomize=True)
 
 
 def assert_agree(measured, expected, rel=1e-10, abs=1e-13):
@@ -683,7 +684,7 @@ def drawn_input(draw) -> dict:
     return found | ({"train_means": means} if draw(st.booleans()) else {})
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=cases(80), deadline=None, derandomize=True)
 @given(st.data())
 def test_every_nan_has_a_reason_and_every_reason_a_nan(data):
     row = ncpipe.measure(**drawn_input(data.draw))

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 from brute_force import definitions, sample
+from extent import cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import run_ranks
 from test_streaming import (
     BATCHES,
     BIAS,
@@ -72,7 +74,7 @@ def test_wide_features_are_multiplied_in_blocks(monkeypatch):
     assert_after_one_pass(first)
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=cases(20), deadline=None, derandomize=True)
 @given(splits(), st.booleans())
 def test_any_split_into_batches_and_metrics_gives_the_same(both, reverse):
     first, other = see(one_pass_of(), both[0][::2]), see(one_pass_of(), both[0][1::2])
@@ -269,7 +271,7 @@ def measured_rank(rank: int, folder: str) -> None:
     reason="this PyTorch has no gloo",
 )
 def test_ranks_agree_on_the_whole(tmp_path):
-    torch.multiprocessing.spawn(measured_rank, (str(tmp_path),), nprocs=2)
+    run_ranks(measured_rank, (str(tmp_path),), 2)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     np.testing.assert_equal(first, second)
     for row in first.values():

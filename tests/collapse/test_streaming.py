@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 from brute_force import sample
+from extent import cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import run_ranks
 
 import ncpipe
 from ncpipe import CollapseMetrics  # before torchmetrics, which imports torchvision
@@ -110,7 +112,7 @@ def splits(draw):
     return found
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=cases(20), deadline=None, derandomize=True)
 @given(splits())
 def test_any_split_into_batches_gives_the_same(both):
     metric = see(metric_of(train_means=WEIGHT), both[0])
@@ -599,7 +601,7 @@ def measured_rank(rank: int, case: str, folder: str) -> None:
 )
 @pytest.mark.parametrize("case", SHARES)
 def test_processes_agree_on_the_whole(case, tmp_path):
-    torch.multiprocessing.spawn(measured_rank, (case, str(tmp_path)), nprocs=2)
+    run_ranks(measured_rank, (case, str(tmp_path)), 2)
     ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     assert ranks[0]["row"] == ranks[1]["row"]
     for found, share in zip(ranks, SHARES[case]):

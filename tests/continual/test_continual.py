@@ -11,12 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import yaml
+from finished import STUDY
 from stand_in import NAME, stand_in
 
 from ncpipe.claims.evidence.claim import Claim
 from ncpipe.claims.harun2025 import CLAIMS
-from ncpipe.cli import stages as cli
 from ncpipe.continual.initialisation import Head, Samples, class_mean_rows, least_squares, new_rows
 from ncpipe.continual.learning import learn, measured_steps, rehearsal_pool
 from ncpipe.continual.settings import ContinualSpec
@@ -213,27 +212,6 @@ def test_divergence_is_a_result():
 
 # --- the study ----------------------------------------------------------------------------------------
 
-STUDY: dict[str, Any] = {
-    "study": {"name": "tiny"},
-    "datasets": {"base": {"name": "digits", "samples_per_class": 20, "test_samples_per_class": 10, "classes": 6}},
-    "networks": {
-        "base": {
-            "model": {"name": "mlp", "depth": 2, "width": 16},
-            "loss": {"name": "ce"},
-            "optimizer": {"lr": 0.05},
-            "epochs": 3,
-            "batch_size": 32,
-        },
-        "sweep": {"grid": {"seed": [0, 1]}},
-    },
-    "continual": {
-        "base": {"steps": 100, "rehearsal": 5, "points": 5},
-        "sweep": {"grid": {"init": ["random", "class_mean", "least_squares"]}},
-    },
-    "measure": {"epochs": 2},
-    "claims": ["harun2025"],
-}
-
 
 def study_of(**changes: Any) -> Study:
     return Study(laid_over(STUDY, {key.replace("__", "."): value for key, value in changes.items()}))
@@ -246,7 +224,7 @@ def test_plan_has_the_whole_data_set_and_a_job_per_network():
     assert {i for stage, i in planned if stage == "dataset"} == {*study.datasets, *whole.datasets}
     assert [i for stage, i in planned if stage == "continual"] == list(study.networks)
     assert all(len(run.ways) == 3 for run in study.continual.values())
-    assert len({i for run in study.continual.values() for i in run.ways}) == 6
+    assert len({i for run in study.continual.values() for i in run.ways}) == 9
     assert "continual_curves" in study.figures
 
 
@@ -277,27 +255,17 @@ def test_bad_settings_are_one_line(changes, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("study")
-    file = folder / "study.yaml"
-    file.write_text(yaml.safe_dump(laid_over(STUDY, {"study.results": str(folder / "results")})))
-    study = Study.read(file)
-    for name in study.prepared:
-        cli.dataset(file, name)
-    for run in study.networks:
-        cli.train(file, run, device="cpu")
-        cli.continual(file, run, device="cpu")
-    cli.tables(file)
-    return study
+@pytest.fixture
+def finished(finished_study):
+    return Study.read(finished_study / "study.json")
 
 
 def test_stage_writes_a_row_and_a_history_per_way(finished):
     tables = read_tables(finished.layout.tables)
     runs = tables["runs"].query("kind == 'continual'")
-    assert len(runs) == 6
-    assert set(runs["status"]) == {"done"}
     assert set(runs["network_id"]) == set(finished.networks)
+    assert sorted(runs["status"]) == ["diverged"] * 3 + ["done"] * 6
+    runs = runs.query("status == 'done'")
     assert set(runs["classes"]) == {DATASETS["digits"].published.classes}
     assert set(runs["train_samples"]) == {6 * 5 + 4 * 20}
     assert set(runs["label"]) == {"continual random", "continual class mean", "continual least squares"}

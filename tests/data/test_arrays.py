@@ -26,7 +26,7 @@ from ncpipe.data.originals import find_originals, has_changed
 from ncpipe.data.settings import DatasetSpec
 from ncpipe.study.study import Study
 from ncpipe.system.errors import UserError
-from ncpipe.training.loading import open_batches
+from ncpipe.training.streams import open_batches
 
 RANDOM = np.random.default_rng(0)
 VECTORS = RANDOM.normal(size=(12, 4)) + 3
@@ -154,6 +154,7 @@ MISTAKES = {
         "labels": LABELS,
         "class_names": ["a", "b"],
     },
+    "'class_names' has 'a' twice": {"vectors": VECTORS, "labels": LABELS, "class_names": ["a", "b", "a"]},
     "test label '3' is not among the training labels": {
         "train_vectors": VECTORS,
         "train_labels": LABELS,
@@ -194,7 +195,7 @@ def test_a_file_of_another_kind_is_told_in_a_line(ending: str, tmp_path: Path) -
 
 def test_pickled_objects_are_not_loaded(tmp_path: Path) -> None:
     torch.save({"vectors": torch.nn.Linear(2, 2)}, tmp_path / "a.pt")
-    with pytest.raises(UserError, match="of plain arrays or tensors"):
+    with pytest.raises(UserError, match="objects beside plain data; save plain tensors"):
         read_arrays(tmp_path / "a.pt")
 
 

@@ -23,7 +23,6 @@ from PIL import Image
 from ncpipe.data import Dataset, Split, load, nominal_shape, prepare
 from ncpipe.data import places as places_module
 from ncpipe.data import preparation as preparation_module
-from ncpipe.data import storage as storage_module
 from ncpipe.data.imagefolder import ImageFolder
 from ncpipe.data.pairs import tag_sets, with_pairs
 from ncpipe.data.settings import DatasetSpec
@@ -614,7 +613,7 @@ def test_a_full_disk_is_foreseen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_images_beyond_memory_are_foreseen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_tree(tmp_path / "images", IMAGE_TREE)
-    limit = 6 * 3 * 4 * 4 / storage_module.MEMORY_SHARE
+    limit = 6 * 3 * 4 * 4 / places_module.MEMORY_SHARE
     free = psutil.virtual_memory()
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free._replace(available=limit - 1))
     with pytest.raises(UserError, match=r"images of images take .*set dataset\.stream: true"):

@@ -252,7 +252,7 @@ def test_the_plan_has_all_behind_a_changed_data_set_to_do(tmp_path):
     assert not any(unit.done for unit in units(study))
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_workflow_makes_anew_what_changed_and_all_behind_it(tmp_path):
     photos(tmp_path / "photos")
     place = Workplace(tmp_path / "study")

@@ -26,8 +26,8 @@ from ncpipe.stages.train import train
 from ncpipe.study.config import MeasureSpec
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_tensors
-from ncpipe.training.loading import open_batches
 from ncpipe.training.losses import classifier_decay, mean_loss, squared_error_penalties
+from ncpipe.training.streams import open_batches
 from ncpipe.training.trainer import new_network
 
 

@@ -19,7 +19,7 @@ from ncpipe.study.config import MeasureSpec
 from ncpipe.study.study import Study
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_tensors, write_tensors
-from ncpipe.training.loading import open_batches
+from ncpipe.training.streams import open_batches
 from ncpipe.training.trainer import new_network
 
 SIZE = (2, 3, 3)

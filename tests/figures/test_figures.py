@@ -1,4 +1,4 @@
-"""Every figure from ordinary and from degenerate tables; equal bytes on redraw; scales and looks."""
+"""Figures one by one: what they draw from tables in which the answer is known; scales and looks; the command."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
-from plugins import install
-from synthetic_tables import GRID, MISSED, SAMPLES, MadeUp, Penalties
+from synthetic_tables import GRID, MISSED, SAMPLES, TWENTY, MadeUp
 from typer.testing import CliRunner
 
 from ncpipe.claims.evidence.curves import curve_distances
@@ -41,69 +40,14 @@ from ncpipe.figures.training_curves import learning_rate_drops
 from ncpipe.figures.ufm_phase import phases, threshold
 from ncpipe.records.reading import read_tables
 from ncpipe.records.schemas import TABLES
-from ncpipe.report import write_report
-from ncpipe.study.config import FIGURES, FigureOptions, StudyInfo
-from ncpipe.study.study import Study
+from ncpipe.study.config import FIGURES, FigureOptions
 from ncpipe.system.errors import UserError
 from ncpipe.ufm import Problem, snr_law
 from ncpipe.ufm.misfit import frames_apart
 
-A_PROBLEM = {
-    "study": {"name": "x"},
-    "ufm": {"matched": [], "base": {"classes": 3, "samples": 2, "dim": 3, "solver": {"name": "lbfgs"}}},
-}
-TWENTY = tuple(f"resnet18 MSE no bias dataset.name=mnist optimizer.lr={i}" for i in range(20))
-CASES = {
-    "ordinary": MadeUp(),
-    "nothing": MadeUp(labels=(), ufm=False),
-    "no UFM": MadeUp(ufm=False, matched=False),
-    "no networks": MadeUp(labels=()),
-    "one seed, one epoch": MadeUp(seeds=1, epochs=(0,)),
-    "two classes": MadeUp(classes=2),
-    "hundred classes": MadeUp(classes=100, labels=("a",), ufm=False),
-    "undefined": MadeUp(value=float("nan")),
-    "own epochs": MadeUp(seeds=3, own_epochs=(2, 4, 6)),
-    "one seed, own epoch": MadeUp(seeds=1, own_epochs=(2,)),
-    "exact": MadeUp(value=0.0),
-    "tiny": MadeUp(value=1e-300),
-    "diverged": MadeUp(status="diverged"),
-    "missing": MadeUp(status="missing", matched=False),
-    "predicts zero": MadeUp(prediction=0.0),
-    "weight decays": MadeUp.swept(),
-    "penalties": Penalties(),
-    "penalties, nothing done": Penalties(status="diverged"),
-    "twenty labels": MadeUp(labels=TWENTY, seeds=1, ufm=False),
-}
-
-
-@pytest.fixture(scope="module")
-def studies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, pd.DataFrame]]:
-    return {name: read_tables(case.write(tmp_path_factory.mktemp("tables"))) for name, case in CASES.items()}
-
 
 def texts(figure: Figure) -> str:
     return " ".join(text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")))
-
-
-def options_of(name: str, **more) -> FigureOptions:
-    return FigureOptions(name=name, over="optimizer.lr" if name == "sweep" else None, **more)
-
-
-THIRD = [
-    pytest.param(name, case, marks=() if (row + column) % 3 == 0 else pytest.mark.thorough)
-    for row, name in enumerate(FIGURES)
-    for column, case in enumerate(CASES)
-]
-"""Every figure from a third of the tables, and all tables by a third of the figures."""
-
-
-@pytest.mark.parametrize(("name", "case"), THIRD)
-def test_draws_from_any_tables(studies, name, case):
-    options = options_of(name)
-    with style():  # without the layout, which takes most of the time
-        figure = FIGURES[name].draw(studies[case], options)
-    assert figure.get_size_inches()[0] == pytest.approx(options.width)
-    assert caption(studies[case], options)
 
 
 def with_predictions(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
@@ -118,7 +62,7 @@ def with_predictions(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]
 @pytest.mark.parametrize("name", ["matched_ufm", "gram_heatmaps", "matched_sweep"])
 def test_models_with_nothing_matched_are_drawn(studies, name):
     tables = with_predictions(studies["weight decays"])
-    shown = texts(draw(tables, options_of(name)))
+    shown = texts(draw(tables, FigureOptions(name=name)))
     if name == "matched_ufm":
         assert "predicted" in shown
         assert "matched extended" in shown
@@ -262,18 +206,6 @@ def test_panels_keep_within_the_figure(studies, case):
     assert top <= figure.bbox.height
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_one_column_test_split(studies, name):
-    draw(studies["ordinary"], options_of(name, width=3.25, split="test"))
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_nothing_to_show_is_one_line(studies, name):
-    figure = draw(studies["nothing"], options_of(name))
-    assert not figure.axes
-    assert texts(figure).startswith(f"{name}: no ")
-
-
 @pytest.mark.parametrize("name", ["collapse_curves", "collapse_depth", "ufm_trajectories"])
 def test_metrics_can_be_chosen(studies, name):
     figure = draw(studies["ordinary"], FigureOptions(name=name, metrics=("nc3_duality", "nc3_of")))
@@ -281,8 +213,8 @@ def test_metrics_can_be_chosen(studies, name):
     assert "nc1_pinv" not in texts(figure)
 
 
-def test_files_are_equal_on_redraw_and_carry_the_caption(tmp_path: Path):
-    tables = MadeUp().write(tmp_path / "tables")
+def test_files_are_equal_on_redraw_and_carry_the_caption(studies, tmp_path: Path):
+    tables = studies.folder("ordinary")
     first = save_figure("frames", tables, tmp_path / "one" / "frames")
     again = save_figure(FigureOptions(name="frames"), tables, tmp_path / "two" / "frames")
     assert [path.name for path in first] == ["frames.svg", "frames.pdf", "frames.png"]
@@ -359,13 +291,13 @@ def test_trajectories_of_many_labels_are_thinned_and_the_caption_says_so(studies
     assert len(draw(studies["ordinary"], options).axes) == whole / 2
 
 
-def test_phase_figure_says_what_has_no_closed_form_and_redraws_equal(tmp_path: Path):
-    tables = Penalties().write(tmp_path / "tables")
-    paths = [save_figure("ufm_phase", tables, tmp_path / str(i) / "u") for i in range(2)]
-    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*paths, strict=True))
-    figure = draw(read_tables(tables), FigureOptions(name="ufm_phase"))
-    assert "no closed form" in texts(figure)
-    assert "no closed form" in caption(read_tables(tables), FigureOptions(name="ufm_phase"))
+def test_phase_figure_says_what_has_no_closed_form_and_redraws_equal(studies, tmp_path: Path):
+    drawn = [
+        save_figure("ufm_phase", studies.folder("penalties"), tmp_path / str(i) / "u", ["svg"])[0] for i in range(2)
+    ]
+    assert drawn[0].read_bytes() == drawn[1].read_bytes()
+    assert "no closed form" in texts(draw(studies["penalties"], FigureOptions(name="ufm_phase")))
+    assert "no closed form" in caption(studies["penalties"], FigureOptions(name="ufm_phase"))
 
 
 def test_bias_transition_has_the_closed_form_of_both_ends_and_its_change():
@@ -418,12 +350,6 @@ def test_levels_are_spread_from_the_first_layer_to_the_last():
     rows = pd.DataFrame({"depth": np.repeat(np.arange(1, 18), 2)})
     assert spread_levels(rows)["depth"].unique().tolist() == [1, 5, 9, 13, 17]
     assert len(spread_levels(rows[rows["depth"] < 4])) == 6
-
-
-def test_matched_figure_svg_is_equal_on_redraw(tmp_path: Path):
-    tables = MadeUp().write(tmp_path / "tables")
-    paths = [save_figure("matched_ufm", tables, tmp_path / str(i) / "m")[0] for i in range(2)]
-    assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
 def test_diverged_runs_are_counted_in_the_caption(studies):
@@ -766,55 +692,6 @@ def test_map_of_one_epoch_says_why_there_is_none(studies):
     assert texts(figure) == "collapse_map: no network with nc1_pinv at two epochs or more"
 
 
-@pytest.mark.parametrize("name", ["gram_heatmaps", "collapse_map"])
-def test_maps_are_equal_on_redraw(tmp_path: Path, name):
-    tables = MadeUp().write(tmp_path / "tables")
-    paths = [save_figure(name, tables, tmp_path / str(i) / "m") for i in range(2)]
-    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*paths, strict=True))
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_every_figure_has_its_place_in_the_docs(name):
-    docs = Path(__file__).resolve().parents[2] / "docs"
-    assert f"### `{name}`\n" in (docs / "figures.md").read_text(encoding="utf-8")
-    assert (
-        f"`{name}`" in (docs / "config.md").read_text(encoding="utf-8").split("### `figures`")[1].split("\n| key")[0]
-    )
-
-
-DOTS = '''"""Figure: the seeds of the classes that were learned."""
-from ncpipe.figures.drawing.style import new_figure
-
-KINDS = ("network",)
-
-def applies(study):
-    return bool(study.problems)
-
-def draw(tables, options):
-    figure = new_figure(options.width, 2.0)
-    figure.subplots().scatter(tables["runs"]["classes"], tables["runs"]["seed"])
-    return figure
-
-def caption(tables, options):
-    return "Seeds against classes."
-'''
-
-
-def test_a_figure_of_another_package_is_one_of_ours(tmp_path: Path, monkeypatch):
-    install(FIGURES, "dots", DOTS, tmp_path / "package", monkeypatch)
-    assert list(Study(A_PROBLEM).figures) == ["dots"]
-    listed = {"figures": ["dots", {"name": "dots", "file": "wide", "width": 9}]}
-    assert list(Study(A_PROBLEM | listed).figures) == ["dots", "wide"]
-    with pytest.raises(UserError, match=r"^figures\.0: unknown value 'dtos'; did you mean 'dots'\?$"):
-        Study(A_PROBLEM | {"figures": ["dtos"]})
-    assert "dots  " in command("--list")[0]
-    tables, target = MadeUp().write(tmp_path / "tables"), tmp_path / "dots"
-    assert command("dots", "--tables", tables, "--output", target)[1] == ""
-    write_report(StudyInfo(name="x"), tables, {"dots": target}, tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "Seeds against classes. Networks: " in page
-
-
 # --- the command ---------------------------------------------------------------------------------
 
 
@@ -827,8 +704,8 @@ def command(*arguments: object) -> tuple[str, str]:
     return done.stdout, mistake
 
 
-def test_command_draws_any_figure_from_tables(tmp_path: Path, monkeypatch):
-    tables = MadeUp().write(tmp_path / "tables")
+def test_command_draws_any_figure_from_tables(studies, tmp_path: Path, monkeypatch):
+    tables = studies.folder("ordinary")
     monkeypatch.chdir(tmp_path)
     assert command("frames", "--tables", tables)[0].split() == [
         "wrote", "frames.svg", "wrote", "frames.pdf", "wrote", "frames.png"
@@ -860,9 +737,8 @@ def test_command_lists_all_figures_with_a_line_each():
         (["frames", "--study", "study.json"], "ncpipe figure frames --tables results/tables"),
     ],
 )
-def test_command_tells_mistakes_in_one_line(tmp_path: Path, arguments, message):
-    tables = MadeUp().write(tmp_path / "tables")
-    assert message in command(*arguments, "--tables", tables)[1]
+def test_command_tells_mistakes_in_one_line(studies, arguments, message):
+    assert message in command(*arguments, "--tables", studies.folder("ordinary"))[1]
 
 
 def test_command_needs_tables_and_leaves_options_to_the_study(tmp_path: Path):

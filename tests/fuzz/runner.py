@@ -45,7 +45,7 @@ class Surface:
     count: int
     """Cases of ``make fuzz``."""
     sample: int
-    """Cases of ``make test``."""
+    """Cases of ``make test-all``; ``make test`` has a quarter."""
     prepare: Callable[[Path], None] = lambda folder: None
     """Puts files that all cases read into the working folder."""
     writes: Callable[[Any], Iterable[str]] = lambda case: ["results"]

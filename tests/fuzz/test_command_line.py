@@ -12,6 +12,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from extent import cases
 from hypothesis import strategies as st
 from synthetic_tables import MadeUp
 from typer.main import get_command
@@ -172,4 +173,4 @@ SURFACES = (Surface("command line", commands(), act, 1200, 25, prepare, _written
 
 @pytest.mark.parametrize("surface", SURFACES, ids=str)
 def test_a_command_does_its_work_or_refuses_in_one_line(surface, tmp_path):
-    fuzz(surface, tmp_path, surface.sample)
+    fuzz(surface, tmp_path, cases(surface.sample))

@@ -16,6 +16,7 @@ from typing import Any
 import matplotlib.figure  # noqa: F401 - it makes folders, which a plan would do in its sandbox
 import pytest
 import yaml
+from extent import cases
 from hypothesis import strategies as st
 
 from fuzz.runner import ACCEPTED, FAILED, Outcome, Surface, fuzz, refusal
@@ -312,4 +313,4 @@ SURFACES = (
 
 @pytest.mark.parametrize("surface", SURFACES, ids=str)
 def test_a_config_is_planned_or_refused_in_one_line(surface, tmp_path):
-    fuzz(surface, tmp_path, surface.sample)
+    fuzz(surface, tmp_path, cases(surface.sample))

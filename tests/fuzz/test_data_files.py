@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from extent import cases
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import save
@@ -386,4 +387,4 @@ SURFACES: Iterable[Surface] = (
 
 @pytest.mark.parametrize("surface", SURFACES, ids=str)
 def test_a_data_file_is_read_or_refused_in_one_line(surface, tmp_path):
-    fuzz(surface, tmp_path, surface.sample)
+    fuzz(surface, tmp_path, cases(surface.sample))

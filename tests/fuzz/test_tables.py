@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from extent import cases
 from hypothesis import strategies as st
 from synthetic_tables import MadeUp, Penalties
 
@@ -185,4 +186,4 @@ SURFACES = (
 
 @pytest.mark.parametrize("surface", SURFACES, ids=str)
 def test_tables_are_read_or_refused_in_one_line(surface, tmp_path):
-    fuzz(surface, tmp_path, surface.sample)
+    fuzz(surface, tmp_path, cases(surface.sample))

@@ -67,6 +67,20 @@ class Failing(OwnNetwork):
         raise ValueError("no luck\ntoday")
 
 
+class Leaving(OwnNetwork):
+    def __init__(self, **arguments: object) -> None:
+        raise SystemExit
+
+
+class LeavingLater(OwnNetwork):
+    def forward(self, images: Tensor) -> Tensor:
+        raise SystemExit("enough")
+
+
+def parallel(image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    return nn.DataParallel(OwnNetwork(image_shape, num_classes))
+
+
 class Blind(OwnNetwork):
     def forward(self, images: Tensor) -> Tensor:
         return super().forward(images[:, :, :0])

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from test_network_contract import FULL_HEAD, images_of
 from torch import nn
 from torch.nn import functional as F
 
@@ -20,18 +21,13 @@ from ncpipe.networks.architectures.resnet import ResNet
 from ncpipe.networks.architectures.timm import Timm
 from ncpipe.networks.architectures.vgg import Vgg
 from ncpipe.networks.architectures.vit import Vit
-from ncpipe.networks.head import simplex_etf
+from ncpipe.networks.head import random_simplex_etf
 from ncpipe.networks.head_settings import HeadSpec
 from ncpipe.system.errors import UserError
 from ncpipe.system.vision import import_torchvision
 from ncpipe.training.settings import NetworkSpec
 
 MLP = Mlp(name="mlp", depth=3, width=16)
-FULL_HEAD = {"bias": False, "feature_dim": 6, "hidden": 2, "hidden_width": 7, "temperature": 3.0}
-
-
-def images_of(shape: tuple[int, int, int], count: int = 2) -> torch.Tensor:
-    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(0))
 
 
 def build(
@@ -160,7 +156,7 @@ def test_he_initialisation() -> None:
 
 @pytest.mark.parametrize(("classes", "dim"), [(2, 1), (4, 3), (4, 4), (10, 64), (100, 128)])
 def test_simplex_etf(classes: int, dim: int) -> None:
-    etf = simplex_etf(classes, dim)
+    etf = random_simplex_etf(classes, dim)
     gram = (classes * torch.eye(classes) - 1).double() / (classes - 1)
     torch.testing.assert_close(etf @ etf.T, gram, rtol=0, atol=1e-13)
 

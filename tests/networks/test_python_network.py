@@ -90,6 +90,14 @@ def test_layers_are_what_hooks_read_of_the_users_module(model: dict[str, Any], n
         torch.testing.assert_close(logits, expected.logits)
 
 
+def test_a_wrapper_for_several_devices_is_looked_through() -> None:
+    both = [ARCHITECTURES["python"].model_validate({**OWN, "class": name}) for name in ("OwnNetwork", "parallel")]
+    plain, wrapped = (build_network(settings, HeadSpec(), (1, 8, 8), 3, 0).eval() for settings in both)
+    assert wrapped.layer_names == plain.layer_names
+    images = torch.randn(5, 1, 8, 8)
+    assert torch.equal(wrapped(images).logits, plain(images).logits)
+
+
 def test_whatever_training_and_measuring_can_do(tmp_path: Path) -> None:
     everything = study(
         tmp_path,
@@ -193,6 +201,11 @@ def test_a_file_that_is_no_python(tmp_path: Path) -> None:
     ("model", "message"),
     [
         ({"class": "Failing"}, r"own_network.py, line \d+: ValueError: no luck today; NCPIPE_TRACEBACK=1"),
+        ({"class": "Leaving"}, r"own_network.py, line \d+: SystemExit; NCPIPE_TRACEBACK=1"),
+        (
+            {"class": "LeavingLater"},
+            r"does not read images .*own_network.py, line \d+: SystemExit: enough",
+        ),
         ({"class": "number"}, "number gives int, no nn.Module"),
         ({"arguments": {"depth": 3}}, r"TypeError: .*unexpected keyword argument 'depth'"),
         (

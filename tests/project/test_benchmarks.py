@@ -161,7 +161,7 @@ for heavy in ("snakemake", "mlflow", "sklearn", "yaml", "typer", "rich", "duckdb
 """
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_gpu_needs_little_and_keeps_what_it_has(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     code = f"{STOP}from benchmarks.gpu import main; main(sys.argv[1:])"

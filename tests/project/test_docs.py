@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import doctest
 import itertools
-import json
 import re
+import runpy
 import shlex
 from inspect import isabstract
 from pathlib import Path
@@ -14,43 +14,15 @@ import numpy as np
 import pytest
 import yaml
 from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
 
 import ncpipe
-from ncpipe.collapse.metrics import METRICS
-from ncpipe.continual.settings import ContinualSpec
-from ncpipe.data.settings import DatasetSpec, MixtureSpec
-from ncpipe.networks.architectures import ARCHITECTURES
-from ncpipe.networks.head_settings import HeadSpec
 from ncpipe.records.parts import write_parts
 from ncpipe.records.schemas import TABLES
 from ncpipe.records.writing import write_rows
 from ncpipe.settings.base import Settings
-from ncpipe.settings.registry import names_in_settings
-from ncpipe.settings.sweep import Block, Sweep, expand
-from ncpipe.study.config import (
-    Config,
-    FigureOptions,
-    KeepSpec,
-    MeasureSpec,
-    NetworksBlock,
-    SelectSpec,
-    StudyInfo,
-    TrackingSpec,
-    UfmBlock,
-)
+from ncpipe.settings.sweep import Block, expand
 from ncpipe.study.study import Study
-from ncpipe.training.settings import (
-    AugmentSpec,
-    ComputeSpec,
-    LossSpec,
-    NetworkSpec,
-    OptimizerSpec,
-    ScheduleSpec,
-    TerminalSpec,
-)
-from ncpipe.ufm.settings import UfmSpec
-from ncpipe.ufm.solvers import SOLVERS, BaseSolver
+from ncpipe.ufm.solvers import BaseSolver
 
 PROVENANCE = dict.fromkeys(("git_commit", "ncpipe_version", "study_hash"), "") | {"provenance": "{}"}
 """Metadata that ``write_tables`` adds to the study's name and the schema's version."""
@@ -128,62 +100,22 @@ def test_every_metric_is_defined():
     assert quantities == set(table_rows(sections(document)["Quantities of the history table"]))
 
 
-def metric_rows(document: str) -> dict[str, dict[str, str]]:
-    """First row of every name in the tables of docs/metrics.md, by the heads of its columns."""
-    rows: dict[str, dict[str, str]] = {}
-    for table in re.findall(r"^\| name \| definition .*\n(?:\|.*\n)+", document, flags=re.MULTILINE):
-        head = [cell.strip() for cell in table.partition("\n")[0].split("|")[1:-1]]
-        for name, cells in table_rows(table).items():
-            plain = (cell.replace("\\|", "|") for cell in cells)
-            rows.setdefault(name, dict(zip(head, plain, strict=True)))
-    return rows
+REFERENCE = runpy.run_path(str(DOCS / "reference.py"))
 
 
-@pytest.mark.parametrize("name", METRICS)
-def test_metrics_have_the_rows_that_they_declare(name):
-    row, quantity = metric_rows(text("metrics"))[name], METRICS[name].quantities[name]
-    assert row["definition"] == quantity.definition
-    etf, of = row.get("at ETF", row.get("at collapse", "–")), row.get("at OF", row.get("at collapse", "–"))
-    assert (etf or "–", etf if of == "the same" else of or "–") == (
-        quantity.at_etf,
-        quantity.at_of or quantity.at_etf,
-    )
-    assert (row["range"], row["source"]) == (quantity.range, quantity.source)
+@pytest.mark.parametrize("name", REFERENCE["PAGES"])
+def test_pages_hold_all_that_the_code_declares(name):
+    page = text(name)
+    assert REFERENCE["PAGES"][name](page) == page, "run `make format`, which writes what is missing"
+
+
+def test_every_package_has_its_line_in_the_tree_and_its_folder_of_tests():
+    packages = {path.parent.name for path in DOCS.parent.glob("ncpipe/*/__init__.py")}
+    assert set(table_rows(sections(text("architecture"))["The tree"])) == packages | {"ncpipe/"}
+    assert packages <= {path.name for path in DOCS.parent.glob("tests/*")}
 
 
 # --- the config ----------------------------------------------------------------------------------
-
-HEADINGS = {
-    Config: "The top level",
-    StudyInfo: "`study`",
-    Block: "`datasets` and `networks`",
-    Sweep: "`sweep`",
-    DatasetSpec: "Keys of a data set",
-    MixtureSpec: "`mixture`",
-    NetworkSpec: "Keys of a network",
-    **{
-        kind: f"`model`: {', '.join(f'`{name}`' for name in names_in_settings(kind))}"
-        for kind in ARCHITECTURES.values()
-    },
-    HeadSpec: "`head`",
-    LossSpec: "`loss`",
-    OptimizerSpec: "`optimizer`",
-    ScheduleSpec: "`schedule`",
-    TerminalSpec: "`terminal`",
-    AugmentSpec: "`augment`",
-    NetworksBlock: "`networks`",
-    SelectSpec: "`networks.select`",
-    ComputeSpec: "`compute`",
-    UfmBlock: "`ufm`",
-    ContinualSpec: "`continual`",
-    UfmSpec: "Keys of a UFM problem",
-    **{solver: f"`solver`: `{name}`" for name, solver in SOLVERS.items()},
-    MeasureSpec: "`measure`",
-    KeepSpec: "`measure.keep`",
-    FigureOptions: "`figures`",
-    TrackingSpec: "`tracking`",
-}
-"""Where docs/config.md has the table of a group of settings."""
 
 
 def subclasses(model: type[BaseModel]) -> set[type[BaseModel]]:
@@ -197,29 +129,7 @@ def ours(kind: type) -> bool:
 
 def test_every_group_of_settings_has_a_section():
     concrete = {kind for kind in subclasses(Settings) if ours(kind) and not isabstract(kind)}
-    assert concrete - {Settings, BaseSolver} == set(HEADINGS)
-    assert set(HEADINGS.values()) <= set(sections(text("config")))
-
-
-@pytest.mark.parametrize("model", HEADINGS, ids=lambda model: model.__name__)
-def test_every_setting_stands_in_its_section_with_its_default(model):
-    rows = table_rows(sections(text("config"))[HEADINGS[model]])
-    fields = {field.alias or name: field for name, field in model.model_fields.items()}
-    assert set(rows) == set(fields)
-    for name, field in fields.items():
-        assert rows[name][2] == written_default(field), f"{model.__name__}.{name}"
-
-
-def written_default(field) -> str:
-    """As in YAML; a group of settings or an empty collection has none of its own."""
-    if field.is_required():
-        return "required"
-    default = field.default if field.default is not PydanticUndefined else field.default_factory()
-    if isinstance(default, BaseModel) or default in ({}, ()):
-        return "–"
-    if isinstance(default, tuple) and all(isinstance(v, float) for v in default):
-        return "`[1/3, 2/3]`" if default == (1 / 3, 2 / 3) else f"`{list(default)}`"
-    return f"`{json.dumps(default)}`" if not isinstance(default, str) or default == "" else f"`{default}`"
+    assert concrete - {Settings, BaseSolver} == set(REFERENCE["HEADINGS"])
 
 
 def test_sweeps_expand_to_what_the_document_says():

@@ -70,7 +70,7 @@ def installed(folder: Path) -> Path:
     return folder / "installed"
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_wheel_alone_runs_a_project(tmp_path):
     packages = installed(tmp_path)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])

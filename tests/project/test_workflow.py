@@ -82,6 +82,7 @@ def test_a_change_runs_what_reads_it_and_no_more(finished):
     finished.configure({})
 
 
+@pytest.mark.thorough
 def test_a_failed_job_says_why_and_the_rest_goes_on(tmp_path):
     place = Workplace(tmp_path / "study")
     (tmp_path / "images").mkdir()
@@ -163,6 +164,7 @@ def run_in(folder: Path, *options: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.thorough
 def test_it_runs_where_it_is_deployed(tmp_path):
     deploy(tmp_path, SMALLEST, declared("ncpipe", "config", "", ""))
     run_in(tmp_path)

@@ -16,13 +16,19 @@ from typer.testing import CliRunner
 from ncpipe import Recorder
 from ncpipe.cli.main import app
 from ncpipe.features.extraction import extract_features
-from ncpipe.recording.checkpoints import Normalisation, find_checkpoints, open_data, read_weights, record_checkpoints
-from ncpipe.recording.network_file import build
+from ncpipe.recording.checkpoints import (
+    Normalisation,
+    build,
+    find_checkpoints,
+    open_data,
+    read_weights,
+    record_checkpoints,
+)
 from ncpipe.stages.collapse import write_collapse
 from ncpipe.stages.train import train
 from ncpipe.study.config import MeasureSpec
 from ncpipe.system.errors import UserError
-from ncpipe.training.loading import open_batches
+from ncpipe.training.streams import open_batches
 from ncpipe.training.trainer import new_network
 
 CODE = """
@@ -40,6 +46,10 @@ class MyNet(nn.Module):
 
 def nothing():
     return 3
+
+
+def leave():
+    raise SystemExit(3)
 
 
 def broken():
@@ -158,12 +168,14 @@ def test_mistakes_are_told_in_one_line(place):
     torch.save({"epoch": 3}, "empty2.pt")
     torch.save(torch.nn.Linear(2, 2), "pickled3.pt")
     Path("damaged4.pt").write_bytes(b"abc")
+    Path("noise7.pt").write_bytes(bytes(range(128, 256)) * 20)
     torch.save(build("mynet.py:MyNet", {"width": 9}).state_dict(), "other5.pt")
     torch.save({"body.0.weight": torch.zeros(8, 4), "x": torch.zeros(1)}, "part6.pt")
     for name, message in (
         ("empty2.pt", "holds no state_dict"),
-        ("pickled3.pt", "objects beside plain data; save model.state_dict"),
-        ("damaged4.pt", "missing or damaged"),
+        ("pickled3.pt", "objects beside plain data; save plain tensors"),
+        ("damaged4.pt", "not written by torch.save"),
+        ("noise7.pt", "not written by torch.save"),
     ):
         with pytest.raises(UserError, match=message):
             read_weights(Path(name))
@@ -174,6 +186,7 @@ def test_mistakes_are_told_in_one_line(place):
         ("no_such_module:MyNet", "no_such_module"),
         ("mynet.py:nothing", "no torch.nn.Module"),
         ("mynet.py:broken", "RuntimeError: no more"),
+        ("mynet.py:leave", "line \\d+: SystemExit: 3"),
     ):
         with pytest.raises(UserError, match=message):
             build(target, {})

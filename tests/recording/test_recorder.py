@@ -129,6 +129,7 @@ def test_many_runs_write_into_one_folder_at_once(tmp_path):
         (lambda at: Recorder(at, "study-x"), "must not be called 'study-x'"),
         (lambda at: Recorder(at, "x", settings={"learning_rate": "big"}), "'learning_rate' fills a column of type"),
         (lambda at: Recorder(at, "x", loss="cee"), "did you mean 'ce'"),
+        (lambda at: Recorder(at, "x", loss="pick_all_labels"), "is of several labels a sample"),
         (lambda at: Recorder(at, "one", settings={"lr": 2}), "recorded with the settings {'lr': 1}, not {'lr': 2}"),
         (lambda at: Recorder(at, "x").measure(MyNet(), {"test": batches()}, 0), "no 'train'"),
         (lambda at: Recorder(at, "x").measure(MyNet(), LOADERS | {"val": batches()}, 0), "loaders has 'val'"),

@@ -142,14 +142,20 @@ def test_what_casts_without_loss_is_read_as_it_was(tables, tmp_path, name):
     assert read_claims(tmp_path / "results").claims == tuple(pq.read_table(tables / "claims.parquet").to_pylist())
 
 
+@pytest.fixture(scope="module")
+def drawn(tables: Path) -> dict[str, bytes]:
+    """Figures of the tables as they were written."""
+    figures = ("collapse_curves", "gram_heatmaps", "matched_ufm")
+    return {name: save_figure(name, tables, tables.parent / name, ["svg"])[0].read_bytes() for name in figures}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["pandas", "duckdb, int32", "string_view", "categories", "float as whole"])
-def test_figures_report_and_comparison_of_rewritten_tables(tables, tmp_path, name):
+def test_figures_report_and_comparison_of_rewritten_tables(tables, drawn, tmp_path, name):
     folder = rewritten(REWRITTEN[name], tables, tmp_path / "results/tables")
-    for figure in ("collapse_curves", "gram_heatmaps", "matched_ufm"):
-        (ours,) = save_figure(figure, tables, tmp_path / f"ours-{figure}", ["png"])
-        (theirs,) = save_figure(figure, folder, tmp_path / f"theirs-{figure}", ["png"])
-        assert ours.read_bytes() == theirs.read_bytes()
+    for figure, ours in drawn.items():
+        (theirs,) = save_figure(figure, folder, tmp_path / figure, ["svg"])
+        assert theirs.read_bytes() == ours
     write_report(StudyInfo(name="a"), folder, {}, tmp_path / "report.html")
     beside_itself, beside_theirs = (
         compare(str(tables.parent), str(p)) for p in (tables.parent, tmp_path / "results")

@@ -176,27 +176,7 @@ def test_words():
     assert r"\|W\|" in markdown([claim("x", "1", statement="|W| falls.")])
 
 
-# --- the papers and the workflow ----------------------------------------------------------------------
-
-
-def test_every_paper_is_cited_in_bibtex():
-    for paper in PAPERS:
-        entry = PAPERS[paper].REFERENCE.bibtex(paper)
-        assert re.match(rf"@\w+\{{{paper},\n", entry)
-        assert entry.count("{") == entry.count("}")
-        assert {"title", "author", "year"} <= set(re.findall(r"^  (\w+) +=", entry, re.M))
-        assert str(PAPERS[paper].REFERENCE.year) == paper[-4:]
-
-
-@pytest.mark.parametrize("paper", PAPERS)
-def test_the_study_of_a_paper_is_as_the_workflow_expects_it(paper):
-    file = ROOT / f"studies/{paper}.yaml"
-    config = yaml.safe_load(file.read_text())
-    assert {"small", "paper"} <= set(config["scales"])
-    for scale in config["scales"]:
-        study = Study.read(file, scale)
-        assert study.layout.results == Path(f"results/{paper}-{scale}")
-        assert paper in study.config.claims
+# --- the workflow ----------------------------------------------------------------------
 
 
 class Workplace:
@@ -239,7 +219,7 @@ def test_all_studies_are_planned_and_nothing_of_the_default_one(tmp_path):
     assert stats == {"claims": "1", "study_claims": "9", "total": "10"}
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_study_runs_in_a_snakemake_of_its_own_at_its_scale(tmp_path):
     place = Workplace(tmp_path)
     place.study("han2022", samples="many")

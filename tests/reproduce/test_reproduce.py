@@ -24,30 +24,6 @@ from ncpipe.reproduce.stages import commands_of
 from ncpipe.reproduce.tensors import compare_tensors, deviation
 from ncpipe.study.study import Study
 
-CONFIG = {
-    "study": {"name": "tiny"},
-    "datasets": {
-        "base": {"name": "digits", "classes": 5, "samples_per_class": 20, "test_samples_per_class": 10},
-    },
-    "networks": {
-        "base": {
-            "model": {"name": "mlp", "depth": 2, "width": 8},
-            "loss": {"name": "mse"},
-            "optimizer": {"lr": 0.05, "weight_decay": 1e-2},
-            "epochs": 4,
-            "batch_size": 20,
-        },
-        "sweep": {"grid": {"optimizer.lr": [0.05, 1e12]}},
-    },
-    "ufm": {
-        "base": {"classes": 3, "samples": 4, "dim": 5, "weight_decay": 5e-3, "feature_decay": 1e-3,
-                 "solver": {"name": "lbfgs"}},
-        "sweep": {"grid": {"seed": [0, 1]}},
-    },
-    "continual": {"base": {"init": "random", "steps": 20, "rehearsal": 5}},
-    "measure": {"epochs": [0, 2, 4]},
-    "tracking": {"enabled": False},
-}  # fmt: skip
 THREADS_AND_DEVICE = ["--threads", "1", "--device", "cpu"]
 """As recorded."""
 
@@ -73,7 +49,7 @@ def study_of(results: Path) -> Study:
 
 
 def run_ids(study: Study) -> dict[str, str]:
-    network, diverged = study.networks
+    network, _, diverged = study.networks
     return {
         "network": network,
         "diverged": diverged,
@@ -83,35 +59,16 @@ def run_ids(study: Study) -> dict[str, str]:
     }
 
 
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Results of a study with every kind of run, one of them diverged."""
-    results = tmp_path_factory.mktemp("recorded") / "results"
-    results.mkdir()
-    config = CONFIG | {"study": {"name": "tiny", "results": str(results)}}
-    (results / "study.json").write_text(json.dumps(config))
-    study, done = study_of(results), set()
-    for run_id in (*study.networks, run_ids(study)["matched"], *study.continual_ids, *study.problems):
-        for command in commands_of(study, results / "study.json", run_id, 1, "cpu"):
-            if command not in done:
-                assert ncpipe(*command).exit_code == 0
-                done.add(command)
-    for network in study.networks:
-        assert ncpipe("match", str(results / "study.json"), network).exit_code == 0
-    assert ncpipe("tables", str(results / "study.json")).exit_code == 0
-    return results
-
-
 @pytest.fixture
-def results(recorded: Path, tmp_path: Path) -> Path:
+def results(finished_study: Path, tmp_path: Path) -> Path:
     """A copy to tamper with; its study.json names the place of the original."""
-    return Path(shutil.copytree(recorded, tmp_path / "results"))
+    return Path(shutil.copytree(finished_study, tmp_path / "results"))
 
 
 @pytest.mark.parametrize("kind", ["network", "diverged", "matched", "declared", "continual"])
-def test_a_run_made_again_is_equal(recorded: Path, kind: str) -> None:
-    run_id = run_ids(study_of(recorded))[kind]
-    done = ncpipe("reproduce", f"{recorded}/{run_id}")
+def test_a_run_made_again_is_equal(finished_study: Path, kind: str) -> None:
+    run_id = run_ids(study_of(finished_study))[kind]
+    done = ncpipe("reproduce", f"{finished_study}/{run_id}")
     assert done.exit_code == 0, done.output
     verdict, surroundings = done.stdout.splitlines()[:2]
     assert verdict.startswith("Equal, bit for bit: ")
@@ -119,8 +76,8 @@ def test_a_run_made_again_is_equal(recorded: Path, kind: str) -> None:
     assert surroundings == "Code, packages and hardware are as recorded."
 
 
-def test_the_rerun_is_what_the_workflow_runs(recorded: Path) -> None:
-    study, file = study_of(recorded), Path("study.json")
+def test_the_rerun_is_what_the_workflow_runs(finished_study: Path) -> None:
+    study, file = study_of(finished_study), Path("study.json")
     ids = run_ids(study)
     names = {
         kind: [command[0] for command in commands_of(study, file, run_id, 1, "cpu")] for kind, run_id in ids.items()
@@ -294,7 +251,7 @@ def edit_status(results: Path, run_id: str) -> None:
     pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), results / "tables/runs.parquet")
 
 
-def test_the_rerun_can_be_kept(recorded: Path, tmp_path: Path) -> None:
-    run_id = run_ids(study_of(recorded))["declared"]
-    assert ncpipe("reproduce", f"{recorded}/{run_id}", "--keep", str(tmp_path / "kept")).exit_code == 0
+def test_the_rerun_can_be_kept(finished_study: Path, tmp_path: Path) -> None:
+    run_id = run_ids(study_of(finished_study))["declared"]
+    assert ncpipe("reproduce", f"{finished_study}/{run_id}", "--keep", str(tmp_path / "kept")).exit_code == 0
     assert list((tmp_path / "kept/ufm").glob("*/fits.parquet"))

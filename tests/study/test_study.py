@@ -127,7 +127,14 @@ def test_measured_epochs_are_log_spaced_with_both_ends():
     assert 1 in epochs
     assert len(epochs) <= 12
     assert measured_epochs((5, 900), 200) == (5, 200)
-    assert log_spaced(12, 1) == (0, 1)
+
+
+@pytest.mark.parametrize(("last", "points"), [(1, 12), (100, 1), (100, 2), (100, 3), (10, 40), (100_000, 40)])
+def test_log_spaced_numbers_are_no_more_than_asked_for(last: int, points: int) -> None:
+    found = log_spaced(points, last)
+    assert (found[0], found[-1]) == (0, last)
+    assert found == tuple(sorted(set(found)))
+    assert len(found) <= max(points, 2)
 
 
 def test_batches_hold_problems_of_one_shape_and_solver():

@@ -487,7 +487,7 @@ def failing_at(count: int, method: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-@pytest.mark.parametrize("calls", [0, 1])
+@pytest.mark.parametrize("calls", [0, pytest.param(1, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("method", ["create_run", "log_image", "log_artifacts", "log_batch", "set_terminated"])
 def test_an_interrupted_sync_is_mended(
     study: Study, mirrored: Study, monkeypatch: pytest.MonkeyPatch, method: str, calls: int

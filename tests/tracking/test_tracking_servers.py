@@ -45,7 +45,7 @@ from ncpipe.training.computation import Computation
 from ncpipe.training.preemption import StopRequest
 from ncpipe.training.trainer import Trainer
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.thorough
 
 RUNS, STUDIES = 5, 4
 START_SECONDS = 120

@@ -21,9 +21,8 @@ from ncpipe.data import Dataset, Split
 from ncpipe.system.errors import UserError
 from ncpipe.training.augmentation import cut_out, draw, flipped_and_cropped
 from ncpipe.training.batches import ImageBatches
-from ncpipe.training.loading import open_batches
 from ncpipe.training.settings import AugmentSpec
-from ncpipe.training.streams import StreamedBatches, _default_workers
+from ncpipe.training.streams import StreamedBatches, _default_workers, open_batches
 
 CPU = torch.device("cpu")
 PLAIN = AugmentSpec()

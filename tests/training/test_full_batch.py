@@ -6,9 +6,9 @@ from networks_in_training import CPU, planned
 from torch import Tensor
 
 from ncpipe.training.full_batch import FullBatch
-from ncpipe.training.loading import open_batches
 from ncpipe.training.losses import feature_penalty, sample_losses
 from ncpipe.training.optimization import before_normalisation, parameter_decays
+from ncpipe.training.streams import open_batches
 from ncpipe.training.trainer import new_network
 
 NETS = {

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from logits import K, logits_and_targets
 from torch import nn
 from torch.nn import functional as F
 
@@ -19,7 +20,6 @@ from ncpipe.training.losses import (
     classifier_stationarity,
     correct,
     feature_penalty,
-    loss_slopes,
     mean_loss,
     sample_losses,
     squared_error_penalties,
@@ -34,38 +34,10 @@ NETWORK = {
     "optimizer": {"lr": 0.05, "weight_decay": 1e-2},
     "epochs": 6,
 }
-K = 4
-SINGLE_LABEL = [
-    LossSpec(name="mse"),
-    LossSpec(name="mse", scaling="mean"),
-    LossSpec(name="mse", rescale=(3, 0.3)),
-    LossSpec(name="mse", rescale=(1, 0.3), scaling="mean"),
-    LossSpec(name="ce"),
-    LossSpec(name="label_smoothing", smoothing=0.2),
-    LossSpec(name="focal", gamma=0.5),
-    LossSpec(name="focal", gamma=3),
-]
-MULTI_LABEL = [LossSpec(name="pick_all_labels"), LossSpec(name="pick_all_labels_normalized")]
-
-
-def loss_id(loss: LossSpec) -> str:
-    return " ".join(str(value) for value in loss.model_dump(exclude_defaults=True).values())
 
 
 def planned(**changes: object) -> NetworkSpec:
     return NetworkSpec.model_validate(laid_over(NETWORK, {k.replace("__", "."): v for k, v in changes.items()}))
-
-
-def logits_and_targets(loss: LossSpec) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of 12 samples in float64; tags of one to three classes."""
-    generator = torch.Generator().manual_seed(0)
-    logits = 2 * torch.randn(12, K, dtype=torch.float64, generator=generator)
-    labels = torch.arange(12) % K
-    if loss in SINGLE_LABEL:
-        return logits, labels
-    tags = F.one_hot(labels, K)
-    tags[4:8, 0], tags[8:, 1:3] = 1, 1
-    return logits, tags.float()
 
 
 def test_losses_follow_their_definitions() -> None:
@@ -89,11 +61,13 @@ def test_losses_follow_their_definitions() -> None:
 
 
 def test_pick_all_labels_sums_over_the_tags() -> None:
-    logits, tags = logits_and_targets(MULTI_LABEL[0])
+    loss = LossSpec(name="pick_all_labels")
+    logits, tags = logits_and_targets(loss)
     parts = torch.stack([F.cross_entropy(logits, torch.full((12,), k), reduction="none") for k in range(K)], dim=1)
     expected = (parts * tags).sum(dim=1)
-    torch.testing.assert_close(sample_losses(MULTI_LABEL[0], logits, tags), expected)
-    torch.testing.assert_close(sample_losses(MULTI_LABEL[1], logits, tags), expected / tags.sum(dim=1).double())
+    torch.testing.assert_close(sample_losses(loss, logits, tags), expected)
+    normalized = sample_losses(LossSpec(name="pick_all_labels_normalized"), logits, tags)
+    torch.testing.assert_close(normalized, expected / tags.sum(dim=1).double())
 
 
 def test_a_label_is_right_where_its_logit_is_largest() -> None:
@@ -163,38 +137,6 @@ def test_penalties_of_the_split_follow_the_settings(
 )
 def test_decay_of_the_classifier_follows_the_settings(changes: dict[str, object], expected: float | None) -> None:
     assert classifier_decay(planned(**changes)) == expected
-
-
-@pytest.mark.parametrize("loss", SINGLE_LABEL + MULTI_LABEL, ids=loss_id)
-def test_stationarity_of_the_classifier_is_the_gradient_of_the_penalised_loss(loss: LossSpec) -> None:
-    torch.manual_seed(0)
-    _, targets = logits_and_targets(loss)
-    features = torch.randn(12, 3, dtype=torch.float64)
-    weight = torch.randn(K, 3, dtype=torch.float64, requires_grad=True)
-    bias, decay = torch.randn(K, dtype=torch.float64), 0.1
-
-    def penalised() -> torch.Tensor:
-        return mean_loss(loss, features @ weight.T + bias, targets) + decay / 2 * weight.square().sum()
-
-    def residual() -> float:
-        slopes = loss_slopes(loss, features @ weight.detach().T + bias, targets)
-        found = classifier_stationarity(slopes.T @ features / 12, weight.detach(), decay)
-        assert found is not None
-        return found
-
-    (gradient,) = torch.autograd.grad(penalised(), weight)
-    assert residual() == pytest.approx(float(gradient.norm() / (decay * weight.detach().norm())), rel=1e-12)
-    assert residual() > 0.1
-    solver = torch.optim.LBFGS([weight], max_iter=500, tolerance_grad=1e-12, tolerance_change=0)
-
-    def closure() -> torch.Tensor:
-        solver.zero_grad()
-        value = penalised()
-        value.backward()
-        return value
-
-    solver.step(closure)
-    assert residual() < 1e-6
 
 
 def test_stationarity_is_undefined_at_zero_and_where_training_diverged() -> None:

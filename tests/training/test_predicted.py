@@ -72,6 +72,7 @@ def test_a_projection_gives_any_architecture_its_model() -> None:
     assert projected.widths == (16,)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("kind", ["predicted", "predicted_extended"])
 def test_predictions_hold_at_the_end_of_the_end_phase(kind, digits, tmp_path) -> None:
     """Norms and objective without a parameter, to 1 %."""

@@ -16,9 +16,9 @@ from ncpipe.study.config import MeasureSpec
 from ncpipe.system.files import read_json, read_tensors
 from ncpipe.training import terminal
 from ncpipe.training.full_batch import FullBatch
-from ncpipe.training.loading import open_batches
 from ncpipe.training.preemption import Preempted, StopRequest
 from ncpipe.training.settings import measured_times
+from ncpipe.training.streams import open_batches
 from ncpipe.training.trainer import Trainer, new_network
 
 MODEL = {"name": "mlp", "depth": 2, "width": 32}
@@ -89,8 +89,8 @@ def test_killed_and_resumed_it_is_the_same_bit_for_bit(chunk, digits, tmp_path, 
         monkeypatch.setattr(FullBatch, "_trace", lambda self, trace=FullBatch._trace: min(chunk, trace(self)))
     run = run_of(12 if chunk else 40)
     train(run, digits, tmp_path / "whole", CPU)
-    monkeypatch.setattr(terminal, "SAVE_INTERVAL", 0.0)
-    monkeypatch.setattr(terminal, "SAVE_SHARE", 0.0)
+    monkeypatch.setattr("ncpipe.training.state.SAVE_INTERVAL", 0.0)
+    monkeypatch.setattr("ncpipe.training.state.SAVE_SHARE", 0.0)
     rounds = []
     for kill in (3, 9, 10_000):
 

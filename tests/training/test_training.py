@@ -19,6 +19,7 @@ import psutil
 import pytest
 import torch
 from networks_in_training import CPU, NETWORK, content, planned
+from processes import Command
 from safetensors import SafetensorError
 
 from ncpipe.cli.main import app, main
@@ -37,12 +38,12 @@ from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_json, read_tensors, write_text
 from ncpipe.tables.ends import zero_error_epochs
 from ncpipe.training.computation import Computation, compiled_if_possible, repays_compiling, training_flops
-from ncpipe.training.loading import open_batches
 from ncpipe.training.losses import mean_loss
 from ncpipe.training.members import Stack
 from ncpipe.training.optimization import learning_rate
 from ncpipe.training.preemption import StopRequest
 from ncpipe.training.settings import ScheduleSpec
+from ncpipe.training.streams import open_batches
 from ncpipe.training.trainer import Trainer, new_network, state_folder
 
 
@@ -101,8 +102,8 @@ def test_a_killed_run_resumes_to_the_same_bytes(optimizer, model, digits, tmp_pa
     steps = []
     for step in (3, 9, 12):  # of 7 an epoch, counted from where the run goes on
         with monkeypatch.context() as patch:
-            patch.setattr("ncpipe.training.trainer.SAVE_INTERVAL", 0.0)
-            patch.setattr("ncpipe.training.trainer.SAVE_SHARE", 0.0)
+            patch.setattr("ncpipe.training.state.SAVE_INTERVAL", 0.0)
+            patch.setattr("ncpipe.training.state.SAVE_SHARE", 0.0)
             killed_at(step, patch)
             with pytest.raises(Killed):
                 train(run, digits, tmp_path / "killed", CPU)
@@ -154,14 +155,14 @@ def test_divergence_is_a_result(digits, tmp_path):
     assert trace.times == [0]
 
 
-def study_file(folder: Path, **changes: object) -> tuple[Path, Study]:
+def study_file(folder: Path, measured: tuple[int, ...] = (0, 100, 200, 300), **changes: object) -> tuple[Path, Study]:
     """A study of one small network, its data set prepared."""
     network = laid_over({k: v for k, v in NETWORK.items() if k != "dataset"}, {"epochs": 400} | changes)
     study = {
         "study": {"name": "signals", "results": str(folder / "results")},
         "datasets": {"base": NETWORK["dataset"]},
         "networks": {"base": network},
-        "measure": {"epochs": [0, 100, 200, 300]},
+        "measure": {"epochs": measured},
         "ufm": {"matched": []},
     }
     config = folder / "study.json"
@@ -181,23 +182,12 @@ def command(config: Path, run_id: str, *options: str) -> list[str]:
     return [sys.executable, "-m", "ncpipe", "train", str(config), run_id, *options]
 
 
-def stopped_process(arguments: list[str], name: str, at_work: Path) -> tuple[int, str]:
-    """Exit code and errors of a command that gets a signal once a file is there."""
-    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    while not at_work.exists():
-        assert process.poll() is None
-        time.sleep(0.005)
-    process.send_signal(getattr(signal, name))
-    _, errors = process.communicate(timeout=60)
-    return process.returncode, errors
-
-
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
 def test_a_signal_saves_and_ends_with_a_code_of_its_own(name, tmp_path, monkeypatch, capsys):
-    config, study = study_file(tmp_path)
+    config, study = study_file(tmp_path, measured=(0, 5))
     (run_id,) = study.networks
     folder, original = study.layout.run(run_id), Trainer.epoch
-    at_work = folder / ".state/checkpoints/epoch000100.safetensors"
+    at_work = folder / ".state/checkpoints/epoch000005.safetensors"
 
     def signalled(self, *arguments):
         if at_work.exists():
@@ -205,8 +195,11 @@ def test_a_signal_saves_and_ends_with_a_code_of_its_own(name, tmp_path, monkeypa
         return original(self, *arguments)
 
     if name == "SIGTERM":
-        code, errors = stopped_process(command(config, run_id), name, at_work)
-    else:  # in this process, which is started sooner
+        process = Command(tmp_path / "log", "train", config, run_id)
+        process.wait_for(at_work)
+        process.signal(signal.SIGTERM)
+        code, errors = process.ended()
+    else:  # in this process
         monkeypatch.setattr(Trainer, "epoch", signalled)
         monkeypatch.setattr(sys, "argv", ["ncpipe", "train", str(config), run_id])
         with pytest.raises(SystemExit) as stopped:
@@ -218,7 +211,7 @@ def test_a_signal_saves_and_ends_with_a_code_of_its_own(name, tmp_path, monkeypa
     assert last.startswith(f"ncpipe: {name}: saved at epoch ")
     assert last.endswith("run again to go on")
     progress = state_folder(study.networks[run_id], folder, data_of(study)).load().progress
-    assert progress.epoch >= 99
+    assert progress.epoch >= 4
     assert f"epoch {progress.epoch + 1}, step {progress.step};" in last
     assert not (folder / "spec.json").exists()
 
@@ -342,8 +335,8 @@ def test_a_diverged_member_keeps_its_state_while_the_others_train_on(digits, tmp
         return original(self, images, labels)
 
     monkeypatch.setattr(Trainer, "_train_step", step)
-    monkeypatch.setattr("ncpipe.training.trainer.SAVE_INTERVAL", 0.0)
-    monkeypatch.setattr("ncpipe.training.trainer.SAVE_SHARE", 0.0)
+    monkeypatch.setattr("ncpipe.training.state.SAVE_INTERVAL", 0.0)
+    monkeypatch.setattr("ncpipe.training.state.SAVE_SHARE", 0.0)
     train_ensemble(runs[first], {second: runs[second]}, digits, first, CPU)
     state = state_folder(runs[second], second, digits).load()
     assert state.progress.diverged
@@ -357,8 +350,8 @@ def test_a_killed_ensemble_goes_on_and_a_diverged_member_leaves_the_others_alone
     first, second, third = runs
     siblings = {second: runs[second], third: runs[third]}
     with monkeypatch.context() as patch:
-        patch.setattr("ncpipe.training.trainer.SAVE_INTERVAL", 0.0)
-        patch.setattr("ncpipe.training.trainer.SAVE_SHARE", 0.0)
+        patch.setattr("ncpipe.training.state.SAVE_INTERVAL", 0.0)
+        patch.setattr("ncpipe.training.state.SAVE_SHARE", 0.0)
         killed_at(10, patch)
         with pytest.raises(Killed):
             train_ensemble(runs[first], siblings, digits, first, CPU)
@@ -398,9 +391,9 @@ def test_jobs_of_an_ensemble_train_it_once(tmp_path):
     settings["compute"] = {"ensemble": 3}
     config.write_text(json.dumps(settings))
     study = Study.read(config)
-    jobs = [subprocess.Popen(command(config, run_id), stderr=subprocess.PIPE, text=True) for run_id in study.networks]
-    logs = [job.communicate(timeout=120)[1] for job in jobs]
-    assert [job.returncode for job in jobs] == [0, 0, 0], logs
+    jobs = [Command(tmp_path / run_id, "train", config, run_id) for run_id in study.networks]
+    codes, logs = zip(*(job.ended() for job in jobs))
+    assert codes == (0, 0, 0), logs
     assert sum("and 2 more" in log for log in logs) == 1
     assert all((study.layout.run(run_id) / "spec.json").exists() for run_id in study.networks)
     assert not any(study.layout.run(run_id).joinpath(".state").exists() for run_id in study.networks)
@@ -443,6 +436,7 @@ def test_two_processes_agree_on_the_zero_error_epoch(tmp_path):
     assert names == [f"epoch{epoch:06d}.safetensors" for epoch in (0, zero, 20)]
 
 
+@pytest.mark.thorough
 def test_two_processes_told_to_stop_save_and_go_on(tmp_path):
     config, study = study_file(tmp_path, gpus=2, epochs=3000)
     (run_id,) = study.networks
@@ -477,14 +471,11 @@ COMPILERS = {
 }
 
 
-FASTEST = {("missing", "train"), ("of no use", "features")}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("compiler", "stage"),
     [
-        pytest.param(compiler, stage, marks=() if (compiler, stage) in FASTEST else pytest.mark.thorough)
+        pytest.param(compiler, stage, marks=() if compiler + stage == "missingtrain" else pytest.mark.thorough)
         for compiler in COMPILERS
         for stage in ("train", "features")
     ],
@@ -523,7 +514,7 @@ def test_what_fails_compiled_or_not_is_no_fault_of_compiling(monkeypatch, capsys
     assert capsys.readouterr().out.count("torch.compile does not work") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_compiled_training_agrees_with_eager(digits, tmp_path):
     run = planned(optimizer__lr=0.01, epochs=2)
     run = replace(run, epochs=(0, 2))
@@ -600,15 +591,12 @@ def test_two_jobs_of_one_run_train_it_once(tmp_path):
     config, study = study_file(tmp_path, epochs=300)
     (run_id,) = study.networks
     folder = study.layout.run(run_id)
-    first = subprocess.Popen(command(config, run_id), stderr=subprocess.DEVNULL)
-    while not (folder / ".state/state.safetensors").exists():
-        assert first.poll() is None
-        time.sleep(0.005)
-    second = subprocess.run(command(config, run_id), capture_output=True, text=True, timeout=120)
-    assert first.wait(timeout=60) == 0
-    assert second.returncode == 0
-    assert "another job trains" in second.stdout
-    assert "was trained by another job" in second.stdout
+    first = Command(tmp_path / "first", "train", config, run_id)
+    first.wait_for(folder / ".state/state.safetensors")
+    code, said = Command(tmp_path / "second", "train", config, run_id).ended()
+    assert (code, first.ended()[0]) == (0, 0)
+    assert "another job trains" in said
+    assert "was trained by another job" in said
     epochs = sorted({0, 100, 200, 300, read_json(folder / "spec.json")["zero_error_epoch"]})
     assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == [
         f"epoch{epoch:06d}.safetensors" for epoch in epochs
@@ -705,8 +693,8 @@ def test_on_a_gpu_a_killed_run_resumes_to_the_same_bytes_in_deterministic_mode(
     run = planned((0, 3, 6), augment__flip=True, augment__crop=1, **SEEDS)
     train(run, digits, tmp_path / "whole", gpu)
     with monkeypatch.context() as patch:
-        patch.setattr("ncpipe.training.trainer.SAVE_INTERVAL", 0.0)
-        patch.setattr("ncpipe.training.trainer.SAVE_SHARE", 0.0)
+        patch.setattr("ncpipe.training.state.SAVE_INTERVAL", 0.0)
+        patch.setattr("ncpipe.training.state.SAVE_SHARE", 0.0)
         killed_at(9, patch)
         with pytest.raises(Killed):
             train(run, digits, tmp_path / "killed", gpu)

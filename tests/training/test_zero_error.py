@@ -20,11 +20,10 @@ from ncpipe.study.config import MeasureSpec
 from ncpipe.study.study import Study
 from ncpipe.system.files import read_json, read_tensors
 from ncpipe.tables.ends import zero_error_epochs
-from ncpipe.training import terminal
 from ncpipe.training.full_batch import FullBatch
-from ncpipe.training.loading import open_batches
 from ncpipe.training.settings import NetworkRun
 from ncpipe.training.state import Progress, StateFolder
+from ncpipe.training.streams import open_batches
 from ncpipe.training.terminal import EndPhase
 from ncpipe.training.trainer import Trainer, new_network, state_folder
 
@@ -234,8 +233,8 @@ def test_killed_right_after_it_the_end_phase_goes_on(digits, tmp_path, monkeypat
     run = with_end_phase()
     train(run, digits, tmp_path / "whole", CPU)
     zero = zero_error(tmp_path / "whole")
-    monkeypatch.setattr(terminal, "SAVE_INTERVAL", 0.0)
-    monkeypatch.setattr(terminal, "SAVE_SHARE", 0.0)
+    monkeypatch.setattr("ncpipe.training.state.SAVE_INTERVAL", 0.0)
+    monkeypatch.setattr("ncpipe.training.state.SAVE_SHARE", 0.0)
     original = EndPhase.save
 
     def deadly(self):

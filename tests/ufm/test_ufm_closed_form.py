@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from extent import cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
@@ -157,7 +158,7 @@ def test_check_values(name: str) -> None:
 
 
 @given(closed_form_problems())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=cases(150), deadline=None)
 def test_construction_attains_the_optimum_and_balances_the_penalties(problem: Problem) -> None:
     optimum, point = problem.optimum(), problem.construct()
     assert point.value() == pytest.approx(optimum.value, rel=1e-11, abs=1e-14)
@@ -179,7 +180,7 @@ def single_tag_means(problem: Problem, rows: torch.Tensor) -> torch.Tensor:
 
 
 @given(closed_form_problems())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=cases(150), deadline=None)
 def test_all_that_an_optimum_tells_is_true_of_the_construction(problem: Problem) -> None:
     optimum, point = problem.optimum(), problem.construct()
     close = {"rtol": 1e-10, "atol": 1e-12}
@@ -205,7 +206,7 @@ def test_all_that_an_optimum_tells_is_true_of_the_construction(problem: Problem)
 
 
 @given(closed_form_problems(), st.sampled_from([0.98, 1.02]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=cases(150), deadline=None)
 def test_zero_is_optimal_from_the_zero_threshold_on(problem: Problem, factor: float) -> None:
     threshold = problem.optimum().zero_threshold
     assert (threshold <= 1) == problem.optimum().is_zero
@@ -310,6 +311,7 @@ def numerical_minimum(problem: Problem, starts: int) -> float:
     return min(fit.fun for fit in fits)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", TINY)
 def test_numerical_minimisation_ends_at_the_closed_form(name: str) -> None:
     fields = {"classes": 3, "samples": 2, "dim": 4} | TINY[name]
@@ -445,7 +447,7 @@ def test_nonnegative_check_values(
 
 
 @given(nonnegative_problems(), st.integers(0, 2**31))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=cases(100), deadline=None)
 def test_nothing_feasible_around_a_nonnegative_optimum_is_below_it(problem: Problem, seed: int) -> None:
     optimum, point = problem.optimum(), problem.construct()
     assert optimum.is_global
@@ -462,7 +464,7 @@ def test_nothing_feasible_around_a_nonnegative_optimum_is_below_it(problem: Prob
 
 
 @given(nonnegative_problems())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=cases(50), deadline=None)
 def test_a_bias_that_costs_all_or_nothing_makes_the_limits_of_a_penalised_one(problem: Problem) -> None:
     unfitted = replace(problem, loss="mse", smoothing=0, samples=3)
     for penalty, bias in [(1e-13, "free"), (1e13, "none")]:
@@ -528,7 +530,7 @@ def test_both_sides_of_the_zero_threshold(problem: Problem, threshold: float, ze
 
 
 @given(st.floats(1e-6, 2), st.integers(1, 5))
-@settings(deadline=None)
+@settings(max_examples=cases(100), deadline=None)
 def test_shrunken_fit_is_the_minimum(strength: float, depth: int) -> None:
     def phi(x: float) -> float:
         return ((x - 1) ** 2 + (depth + 1) * strength * x ** (2 / (depth + 1))) / 2

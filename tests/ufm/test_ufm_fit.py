@@ -7,20 +7,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from extent import cases
 from hypothesis import HealthCheck, given, settings
 from test_ufm_closed_form import CHECK_VALUES, closed_form_problems, nonnegative_problems
 from test_ufm_objective import by_formula, formula_at
 
 from ncpipe.collapse import Moment, layer_statistics, nc3_rows, subspace_alignment
+from ncpipe.settings.base import log_spaced
 from ncpipe.stages.collapse import collapse_rows
 from ncpipe.ufm import Problem, Result, fit
 from ncpipe.ufm.minimiser import centred_fit
-from ncpipe.ufm.solvers._base import log_spaced
 
 BATCH = [Problem(3, 4, 5, weight_decay=0.01 * k, feature_decay=1e-3) for k in (1, 2, 3)]
 DESCENT: dict[str, Any] = {"steps": 300, "points": 10, "init_scale": 0.5}
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("name", CHECK_VALUES)
 def test_lbfgs_reaches_the_check_values(name: str, tied: bool) -> None:
@@ -37,13 +39,14 @@ def test_lbfgs_reaches_the_check_values(name: str, tied: bool) -> None:
 
 
 @given(closed_form_problems(deepest=2))
-@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=cases(30), deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 def test_lbfgs_reaches_every_closed_form_and_never_passes_below(problem: Problem) -> None:
     result = fit(problem, starts=8, seed=1, tied=True)
     assert result.gap is not None
     assert -1e-12 * problem.optimum().value <= result.gap <= 1e-8 * problem.optimum().value
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize(
     "problem",
     [
@@ -92,6 +95,7 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("factor", [0.9, 1.1])
 @pytest.mark.parametrize("name", THRESHOLDS)
 def test_fit_agrees_on_both_sides_of_every_threshold(name: str, factor: float) -> None:
@@ -137,7 +141,7 @@ def test_tied_features_lose_nothing_without_a_closed_form() -> None:
 
 
 @given(nonnegative_problems(spare=2))
-@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=cases(15), deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 def test_fits_of_nonnegative_features_reach_the_closed_form(problem: Problem) -> None:
     result = fit(problem, starts=8, seed=2)
     assert float(result.features.min()) >= 0
@@ -216,19 +220,10 @@ def test_gradient_descent_converges_with_an_honest_history() -> None:
     assert result.gap is not None
     assert 0 <= result.gap < 1e-8 * result.value
     assert result.converged
-    assert result.history.iterations == log_spaced(6000, 12)
+    assert result.history.iterations == [*log_spaced(12, 6000)]
     assert result.history.value[-1] == result.value
     assert all(a >= b for a, b in zip(result.history.value[1:], result.history.value[2:]))
     assert result.history.gradient_norm[-1] == result.gradient_norm < 1e-4 < result.history.gradient_norm[0]
-
-
-@pytest.mark.parametrize(("steps", "points"), [(1, 2), (100, 2), (100, 3), (10, 40), (100_000, 40)])
-def test_log_spaced_steps(steps: int, points: int) -> None:
-    found = log_spaced(steps, points)
-    assert found[0] == 0
-    assert found[-1] == steps
-    assert found == sorted(set(found))
-    assert len(found) <= points
 
 
 def same(a: Result, b: Result) -> bool:

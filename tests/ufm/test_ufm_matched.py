@@ -86,6 +86,7 @@ def test_nuclear_norm_rule_needs_nothing_of_the_layer_between() -> None:
     assert by_input.weight_norm > 0.1
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize(
     "problem",
     [
@@ -168,6 +169,7 @@ def test_metrics_are_those_of_the_predicted_features() -> None:
     assert matched.metrics()["nc2_means_uncentred_etf"] < 1e-12
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize(
     "problem",
     [

@@ -31,6 +31,7 @@ def device():
         yield waits
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
 def test_lbfgs(problem):
     options = {"starts": 1, "max_iterations": 30}
@@ -39,6 +40,7 @@ def test_lbfgs(problem):
     assert not isinstance(here.features, OnDevice)  # results are the host's
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("options", [{}, {"momentum": 0.9}], ids=str)
 @pytest.mark.parametrize("name", ["mse", "extended relu", "spheres", "non-negative"])
 def test_gradient_descent(name, options):

@@ -16,6 +16,7 @@ def matrices(rows: int, columns: int, transposed: bool, seed: int) -> torch.Tens
     return drawn.mT if transposed else drawn
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize(("left_transposed", "right_transposed"), list(product((False, True), repeat=2)))
 @pytest.mark.parametrize("contracted", [*SIZES, 1003])
 def test_bits_do_not_depend_on_the_batch(contracted: int, left_transposed: bool, right_transposed: bool) -> None:

@@ -11,7 +11,7 @@ from ncpipe.data.arrays import ArrayFile, Arrays
 from ncpipe.data.originals import Originals
 from ncpipe.data.places import find_path
 from ncpipe.data.settings import DatasetSpec
-from ncpipe.data.source import DataSet, Source, SourceSplit, kept_classes
+from ncpipe.data.source import DataSet, NominalShape, Source, SourceSplit, kept_classes, torch
 from ncpipe.system.errors import UserError
 
 
@@ -21,8 +21,6 @@ class OwnArrays(DataSet):
     published, needs, takes = None, ("path",), ("label", "test_fraction", "several_labels")
 
     def open(self, spec: DatasetSpec, search_path: Sequence[Path]) -> Source:
-        import torch
-
         file = _found(spec, search_path)
         originals = _originals(file)  # as they are before they are read
         found, (train, test, _) = file.read(), _labels(spec, file)
@@ -46,15 +44,12 @@ class OwnArrays(DataSet):
     def image(self, spec: DatasetSpec, search_path: Sequence[Path]) -> tuple[int, ...]:
         return _found(spec, search_path).image_shape
 
-    def value_bytes(self, spec: DatasetSpec, search_path: Sequence[Path]) -> int:
-        return _found(spec, search_path).value_bytes
-
-    def samples(self, spec: DatasetSpec, search_path: Sequence[Path]) -> tuple[int, int, int]:
-        train, test, names = _labels(spec, _found(spec, search_path))
-        if spec.several_labels:
-            return len(names), len(train), len(test)
-        classes = kept_classes(spec, len(names))
-        return classes, int((train < classes).sum()), int((test < classes).sum())
+    def size(self, spec: DatasetSpec, search_path: Sequence[Path]) -> NominalShape:
+        file = _found(spec, search_path)
+        *splits, names = _labels(spec, file)
+        classes = len(names) if spec.several_labels else kept_classes(spec, len(names))
+        train, test = (len(part) if spec.several_labels else int((part < classes).sum()) for part in splits)
+        return NominalShape(file.image_shape, classes, train, test, file.value_bytes)
 
 
 WHAT = "file of arrays"

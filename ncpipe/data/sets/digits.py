@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from ncpipe.data.settings import DatasetSpec
-from ncpipe.data.source import DIGIT_NAMES, DataSet, NominalShape, Source, SourceSplit
+from ncpipe.data.source import DIGIT_NAMES, DataSet, NominalShape, Source, SourceSplit, torch
 
 
 class Digits(DataSet):
@@ -15,8 +17,6 @@ class Digits(DataSet):
     published = NominalShape((1, 8, 8), 10, 1_437, 360)
 
     def open(self, spec: DatasetSpec, search_path: Sequence[Path]) -> Source:
-        import numpy as np
-        import torch
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
 

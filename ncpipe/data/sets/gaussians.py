@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ncpipe.data.places import check_memory
 from ncpipe.data.settings import DatasetSpec, MixtureSpec
-from ncpipe.data.source import DataSet, Source, SourceSplit, kept_classes
+from ncpipe.data.source import DataSet, NominalShape, Source, SourceSplit, kept_classes, torch
 
 MEANS, AXES, TRAIN, TEST = range(10, 14)
 """Streams of random numbers of a seed, beside those of ``ncpipe.data.preparation``."""
@@ -39,13 +40,11 @@ class Gaussians(DataSet):
         assert spec.mixture is not None
         return (spec.mixture.dimension,)
 
-    def value_bytes(self, spec: DatasetSpec, search_path: Sequence[Path]) -> int:
-        return 4
-
-    def samples(self, spec: DatasetSpec, search_path: Sequence[Path]) -> tuple[int, int, int]:
+    def size(self, spec: DatasetSpec, search_path: Sequence[Path]) -> NominalShape:
         assert spec.mixture is not None
         classes = kept_classes(spec, spec.mixture.classes)
-        return classes, classes * (spec.samples_per_class or 0), classes * (spec.test_samples_per_class or 0)
+        train, test = (classes * (each or 0) for each in (spec.samples_per_class, spec.test_samples_per_class))
+        return NominalShape(self.image(spec, search_path), classes, train, test, 4)
 
 
 def mixture(spec: MixtureSpec, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -69,10 +68,6 @@ def mixture(spec: MixtureSpec, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _drawn(means: np.ndarray, root: np.ndarray, count: int, seed: int, stream: int) -> SourceSplit:
     """``count`` samples of every class, the classes in turn."""
-    import torch
-
-    from ncpipe.data.storage import check_memory
-
     classes, dimension = means.shape
     check_memory("gaussians", 8 * classes * count * dimension, "lower dataset.samples_per_class")
     values = np.empty((count, classes, dimension), np.float32)

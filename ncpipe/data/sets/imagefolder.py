@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ncpipe.data.imagefolder import ImageFolder
 from ncpipe.data.originals import Originals
 from ncpipe.data.settings import DatasetSpec
-from ncpipe.data.source import DataSet, Source, SourceSplit, kept_classes
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from ncpipe.data.source import DataSet, NominalShape, Source, SourceSplit, Tensor, kept_classes, torch
 
 
 class Images(DataSet):
@@ -37,12 +33,12 @@ class Images(DataSet):
         assert path is not None
         return Originals.of_images(ImageFolder.find(path, search_path))
 
-    def samples(self, spec: DatasetSpec, search_path: Sequence[Path]) -> tuple[int, int, int]:
+    def size(self, spec: DatasetSpec, search_path: Sequence[Path]) -> NominalShape:
         assert spec.path is not None
         folder = ImageFolder.find(spec.path, search_path)
         classes = kept_classes(spec, len(folder.class_names))
         train, test = (sum(label < classes for _, label in folder.members(name)) for name in ("train", "test"))
-        return classes, train, test
+        return NominalShape(self.image(spec, search_path), classes, train, test)
 
     def left_out(self, path: str, search_path: Sequence[Path]) -> str:
         return ImageFolder.find(path, search_path).left_out()
@@ -55,8 +51,6 @@ def _size(spec: DatasetSpec) -> tuple[int, int]:
 
 
 def _split(folder: ImageFolder, name: str, size: tuple[int, int]) -> SourceSplit:
-    import torch
-
     names, labels = zip(*folder.members(name), strict=True)
 
     def of(rows: Tensor) -> list[str]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from ncpipe.networks.architecture import Architecture, Backbone, Depth, Shape, numbered
+from ncpipe.networks.architecture import Architecture, Backbone, Depth, Shape, nn, numbered, pieces
 from ncpipe.settings.base import Count
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 class ConvStack(Architecture):
@@ -36,24 +33,20 @@ class ConvStack(Architecture):
         The first block is two 2x2 convolutions of stride 2, each with BatchNorm, and a ReLU after the second. The
         last block is averaged over positions. ``UserError`` for images below 4x4.
         """
-        from torch import nn
 
-        from ncpipe.networks.layers import PositionMean, conv3x3, kaiming_init, require_side
-
-        require_side("conv_stack", image_shape, 4)
+        pieces.require_side("conv_stack", image_shape, 4)
         stages: dict[str, nn.Module] = {}
         for name in self.layers():
             if stages:
-                stages[name] = conv3x3(self.width, self.width, batch_norm=self.batch_norm)
+                stages[name] = pieces.conv3x3(self.width, self.width, batch_norm=self.batch_norm)
             else:
                 halvings = self._halving(image_shape[0]), self._halving(self.width)
                 stages[name] = nn.Sequential(*halvings[0], *halvings[1], nn.ReLU(inplace=True))
-            kaiming_init(stages[name])
-        stages["features"] = nn.Sequential(stages["features"], PositionMean())
+            pieces.kaiming_init(stages[name])
+        stages["features"] = nn.Sequential(stages["features"], pieces.PositionMean())
         return Backbone(stages, self.width)
 
     def _halving(self, channels: int) -> list[nn.Module]:
-        from torch import nn
 
         convolution = nn.Conv2d(channels, self.width, 2, stride=2, bias=not self.batch_norm)
         return [convolution, nn.BatchNorm2d(self.width)] if self.batch_norm else [convolution]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ncpipe.networks.architecture import Architecture, Backbone, Shape, numbered
+from ncpipe.networks.architecture import Architecture, Backbone, Shape, nn, numbered, pieces
 from ncpipe.settings.base import Count
 
 
@@ -29,16 +29,13 @@ class Convnet(Architecture):
 
     def build(self, image_shape: Shape) -> Backbone:
         """Blocks of 3x3 convolution, BatchNorm, ReLU; from the second on with stride 2 and twice the channels."""
-        from torch import nn
-
-        from ncpipe.networks.layers import PositionMean, conv3x3, kaiming_init
 
         stages: dict[str, nn.Module] = {}
         channels, width = image_shape[0], self.width
         for number, name in enumerate(self.layers()):
             width = self.width * 2**number
-            stages[name] = conv3x3(channels, width, stride=2 if number else 1, batch_norm=self.batch_norm)
-            kaiming_init(stages[name])
+            stages[name] = pieces.conv3x3(channels, width, stride=2 if number else 1, batch_norm=self.batch_norm)
+            pieces.kaiming_init(stages[name])
             channels = width
-        stages["features"] = nn.Sequential(stages["features"], PositionMean())
+        stages["features"] = nn.Sequential(stages["features"], pieces.PositionMean())
         return Backbone(stages, width)

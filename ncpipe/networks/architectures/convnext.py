@@ -6,31 +6,27 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ncpipe.networks.architecture import Architecture, Backbone, DepthFactor, Shape, depth_slug, scaled
+from ncpipe.networks.architecture import Backbone, Scaled, Shape, nn, pieces
 from ncpipe.settings.base import Count
 from ncpipe.system.vision import import_torchvision
 
 BLOCKS = {"convnext_tiny": (3, 3, 9, 3), "convnext_small": (3, 3, 27, 3)}
 
 
-class ConvNeXt(Architecture):
+class ConvNeXt(Scaled):
     """torchvision's ConvNeXt, without stochastic depth; a layer ends with each stage."""
 
+    published = BLOCKS
     vmap = "torch has no batching rule for aten::as_strided_, and takes the networks one by one there"
     last_norm = "none"
 
     name: Literal["convnext_tiny", "convnext_small"]
     width: Count = Field(96, description="Channels of the first stage; 96 is the published network.")
-    depth_factor: DepthFactor = 1.0
     stem: Literal["small", "published"] = Field("small", description="Patches of 2 (small) or 4 pixels (published).")
 
     @property
-    def blocks(self) -> tuple[int, ...]:
-        return scaled(BLOCKS[self.name], self.depth_factor)
-
-    @property
     def slug(self) -> str:
-        return f"{self.name.replace('_', '-')}-w{self.width}" + depth_slug(self.depth_factor)
+        return f"{self.name.replace('_', '-')}-w{self.width}{self.depth_slug}"
 
     def layers(self) -> list[str]:
         return ["stem", "stage1", "stage2", "stage3", "features"]
@@ -41,12 +37,9 @@ class ConvNeXt(Architecture):
         From the second group on a stage begins with the convolution that halves the side; ``UserError`` for images
         too small to be halved as often. The last stage ends in average pooling and LayerNorm.
         """
-        from torch import nn
-
-        from ncpipe.networks.layers import require_side
 
         patch = 2 if self.stem == "small" else 4
-        require_side(f"{self.name} with the {self.stem} stem", image_shape, 8 * patch)
+        pieces.require_side(f"{self.name} with the {self.stem} stem", image_shape, 8 * patch)
         convnext: Any = import_torchvision().models.convnext
         widths = [self.width * 2**i for i in range(4)]
         sizes = zip(widths, [*widths[1:], None], self.blocks, strict=True)

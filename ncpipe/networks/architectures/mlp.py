@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ncpipe.networks.architecture import Architecture, Backbone, Depth, Shape, numbered
+from ncpipe.networks.architecture import Architecture, Backbone, Depth, Shape, nn, numbered, pieces
 from ncpipe.settings.base import Count
 
 
@@ -35,9 +35,6 @@ class Mlp(Architecture):
 
     def build(self, image_shape: Shape) -> Backbone:
         """``depth`` hidden layers of ``width`` units; all features are vectors (N, width)."""
-        from torch import nn
-
-        from ncpipe.networks.layers import kaiming_init, linear
 
         stages: dict[str, nn.Module] = {}
         inputs = prod(image_shape)
@@ -45,8 +42,8 @@ class Mlp(Architecture):
             if self.batch_norm == "all_but_last" and name == "features":
                 stages[name] = nn.Sequential(nn.Linear(inputs, self.width, bias=False), nn.ReLU(inplace=True))
             else:
-                stages[name] = linear(inputs, self.width, batch_norm=bool(self.batch_norm))
-            kaiming_init(stages[name], "fan_in")
+                stages[name] = pieces.linear(inputs, self.width, batch_norm=bool(self.batch_norm))
+            pieces.kaiming_init(stages[name], "fan_in")
             inputs = self.width
         first = next(iter(stages))
         stages[first] = nn.Sequential(nn.Flatten(), stages[first])

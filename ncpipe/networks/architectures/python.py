@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, PrivateAttr, model_validator
 
-from ncpipe.networks.architecture import Architecture, Backbone, Shape
+from ncpipe.networks.architecture import Architecture, Backbone, Shape, nn
 from ncpipe.settings.base import PathText
 from ncpipe.settings.source import Source, source_of, told
 from ncpipe.system.errors import UserError
@@ -83,7 +83,6 @@ class Python(Architecture):
 
         ``UserError`` where the code fails, the module does not read such images, or it cannot be taken apart.
         """
-        from torch import nn
 
         from ncpipe.networks.tapped import take_apart
 
@@ -92,20 +91,20 @@ class Python(Architecture):
         if not isinstance(model, nn.Module):
             raise UserError(f"{self._source.place}: {self.class_name} gives {type(model).__name__}, no nn.Module")
         try:
-            taken = take_apart(model, image_shape, self.tapped, self.classifier, self.pooling)
-        except Exception as error:
+            backbone, classifier = take_apart(model, image_shape, self.tapped, self.classifier, self.pooling)
+        except (Exception, SystemExit) as error:
             line = self._source.line(error)
             if isinstance(error, ValueError) and not line:  # not of the user's code
                 raise UserError(f"{self.class_name}: {error}") from error
             reason, size = f"{self._source.place}{line}: {told(error)}", "x".join(map(str, image_shape))
             raise UserError(f"{self.class_name} does not read images of {size} ({reason})") from error
-        found, width = taken.weight.shape
+        found, width = classifier.weight.shape
         if found != num_classes:
             raise UserError(
                 f"{self.class_name} gives {found} logits, the data have {num_classes} classes: let its constructor"
                 " take 'num_classes', or set it in model.arguments"
             )
-        return Backbone({"features": taken.backbone}, width, taken.classifier)
+        return Backbone({"features": backbone}, width, classifier)
 
     def _arguments(self, make: Any, offered: dict[str, Any]) -> dict[str, Any]:
         named = inspect.signature(make).parameters

@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field
-
-from ncpipe.networks.architecture import Architecture, Backbone, DepthFactor, Shape, Stem, depth_slug, scaled
-from ncpipe.settings.base import Count
+from ncpipe.networks.architecture import Backbone, Scaled, Shape, Stem, nn, pieces
 from ncpipe.system.vision import import_torchvision
 
-if TYPE_CHECKING:
-    from torch import nn
-
-BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
 PUBLISHED_WIDTH = 64
 """Channels of the first stage in the published networks."""
 
+BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
 
-class ResNet(Architecture):
+
+class ResNet(Scaled):
     """torchvision's ResNet; every residual block is a layer."""
 
+    published = BLOCKS
     last_norm = "positions"
 
     name: Literal["resnet18", "resnet34", "resnet50"]
-    width: Count = Field(PUBLISHED_WIDTH, description="Channels of the first stage; 64 is the published network.")
-    depth_factor: DepthFactor = 1.0
     stem: Stem = "small"
-
-    @property
-    def blocks(self) -> tuple[int, ...]:
-        return scaled(BLOCKS[self.name], self.depth_factor)
-
-    @property
-    def slug(self) -> str:
-        return f"{self.name}w{self.width}" + depth_slug(self.depth_factor)
 
     def layers(self) -> list[str]:
         names = [f"layer{s}.{b}" for s, n in enumerate(self.blocks, start=1) for b in range(n)]
@@ -42,18 +28,15 @@ class ResNet(Architecture):
 
     def build(self, image_shape: Shape) -> Backbone:
         """The stem with its pooling and every residual block are a stage each."""
-        from torch import nn
-
-        from ncpipe.networks.layers import PositionMean, kaiming_init, stem
 
         network = self._scaled()
         groups = (network.layer1, network.layer2, network.layer3, network.layer4)
         blocks = [residual for group in groups for residual in group]
-        first = stem(image_shape[0], self.width, published=self.stem == "published")
+        first = pieces.stem(image_shape[0], self.width, published=self.stem == "published")
         stages: dict[str, nn.Module] = dict(zip(self.layers(), [first, *blocks], strict=True))
         for stage in stages.values():
-            kaiming_init(stage)
-        stages["features"] = nn.Sequential(stages["features"], PositionMean())
+            pieces.kaiming_init(stage)
+        stages["features"] = nn.Sequential(stages["features"], pieces.PositionMean())
         return Backbone(stages, network.inplanes)
 
     def _scaled(self) -> Any:
@@ -61,11 +44,11 @@ class ResNet(Architecture):
         resnet: Any = import_torchvision().models.resnet
         width = self.width
 
-        class Scaled(resnet.ResNet):
+        class Network(resnet.ResNet):
             def _make_layer(self, block: Any, planes: int, blocks: int, stride: int = 1, dilate: bool = False) -> Any:
                 if planes == PUBLISHED_WIDTH:  # the first stage reads the stem, which has our width
                     self.inplanes = width
                 return super()._make_layer(block, planes // PUBLISHED_WIDTH * width, blocks, stride, dilate)
 
         block = resnet.Bottleneck if self.name == "resnet50" else resnet.BasicBlock
-        return Scaled(block, list(self.blocks), num_classes=1)
+        return Network(block, list(self.blocks), num_classes=1)

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from ncpipe.networks.architecture import Architecture, Backbone, Shape
+from ncpipe.networks.architecture import Architecture, Backbone, Shape, nn
 from ncpipe.system.errors import UserError
 from ncpipe.system.vision import import_torchvision
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
 
 class Timm(Architecture):

@@ -4,37 +4,25 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
-
-from ncpipe.networks.architecture import Architecture, Backbone, DepthFactor, Shape, depth_slug, scaled
-from ncpipe.settings.base import Count
+from ncpipe.networks.architecture import Backbone, Scaled, Shape, nn, pieces
 from ncpipe.system.vision import import_torchvision
 
-CONVOLUTIONS = {
+BLOCKS = {
     "vgg11_bn": (1, 1, 2, 2, 2),
     "vgg13_bn": (2, 2, 2, 2, 2),
     "vgg16_bn": (2, 2, 3, 3, 3),
     "vgg19_bn": (2, 2, 4, 4, 4),
 }
+"""Convolutions of every stage."""
 
 
-class Vgg(Architecture):
+class Vgg(Scaled):
     """torchvision's VGG with BatchNorm and no hidden fully connected layers; a stage ends before its pooling."""
 
+    published = BLOCKS
     last_norm = "positions"
 
     name: Literal["vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"]
-    width: Count = Field(64, description="Channels of the first stage; 64 is the published network.")
-    depth_factor: DepthFactor = 1.0
-
-    @property
-    def blocks(self) -> tuple[int, ...]:
-        """Convolutions by stage."""
-        return scaled(CONVOLUTIONS[self.name], self.depth_factor)
-
-    @property
-    def slug(self) -> str:
-        return f"{self.name.removesuffix('_bn')}w{self.width}" + depth_slug(self.depth_factor)
 
     def layers(self) -> list[str]:
         return ["stage1", "stage2", "stage3", "stage4", "features"]
@@ -45,9 +33,6 @@ class Vgg(Architecture):
         Stages 2 to 5 begin with the pooling, so that a stage's features are those before it. A map of side 1,
         which an 8x8 image has become by the fourth stage, is not pooled further.
         """
-        from torch import nn
-
-        from ncpipe.networks.layers import PositionMean, kaiming_init
 
         make_layers: Any = import_torchvision().models.vgg.make_layers
         stages: dict[str, nn.Module] = {}
@@ -57,8 +42,8 @@ class Vgg(Architecture):
             pooling = ["M"] if stages and side > 1 else []
             stage = make_layers([*pooling, *[width] * convolutions], batch_norm=True)
             stage[len(pooling)] = nn.Conv2d(channels, width, 3, padding=1)  # make_layers presumes 3 channels
-            kaiming_init(stage)
+            pieces.kaiming_init(stage)
             stages[name] = stage
             channels, side = width, side // 2 if pooling else side
-        stages["features"] = nn.Sequential(stages["features"], PositionMean())
+        stages["features"] = nn.Sequential(stages["features"], pieces.PositionMean())
         return Backbone(stages, channels)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ncpipe.networks.architecture import Architecture, Backbone, Shape, numbered, scaled
+from ncpipe.networks.architecture import Architecture, Backbone, Shape, nn, numbered, pieces, scaled
 from ncpipe.settings.base import Count
 from ncpipe.system.errors import UserError
 from ncpipe.system.vision import import_torchvision
@@ -49,9 +49,6 @@ class Vit(Architecture):
         The last stage ends in LayerNorm and gives the class token alone. ``UserError`` for images that are not
         square or that patches do not fill.
         """
-        from torch import nn
-
-        from ncpipe.networks.layers import ClassToken, Tokens
 
         channels, height, width = image_shape
         if height != width or height % self.patch:
@@ -65,7 +62,7 @@ class Vit(Architecture):
         convolution = nn.Conv2d(channels, self.width, self.patch, stride=self.patch)
         nn.init.trunc_normal_(convolution.weight, std=(channels * self.patch**2) ** -0.5)
         nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
-        tokens = Tokens(convolution, network.class_token, network.encoder.pos_embedding)
+        tokens = pieces.Tokens(convolution, network.class_token, network.encoder.pos_embedding)
         stages: dict[str, nn.Module] = dict(zip(self.layers(), [tokens, *network.encoder.layers], strict=True))
-        stages["features"] = nn.Sequential(stages["features"], network.encoder.ln, ClassToken())
+        stages["features"] = nn.Sequential(stages["features"], network.encoder.ln, pieces.ClassToken())
         return Backbone(stages, self.width)

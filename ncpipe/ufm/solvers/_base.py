@@ -121,11 +121,6 @@ def draw(size: int, seed: int, number: int) -> np.ndarray:
     return np.random.default_rng([seed, number]).standard_normal(size)
 
 
-def log_spaced(steps: int, points: int) -> list[int]:
-    """0, ``steps`` and whole numbers log-spaced between, at most ``points`` in all."""
-    return [0, *np.unique(np.geomspace(steps, 1, points - 1).round().astype(int)).tolist()]
-
-
 def chunk(device: torch.device) -> int:
     """Parameters of the problems that are solved at once."""
     return CHUNK if device.type == "cpu" else GPU_CHUNK

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from ncpipe.settings.base import Count, Positive
+from ncpipe.settings.base import Count, Positive, log_spaced
 from ncpipe.system.lazy import lazily
-from ncpipe.ufm.solvers._base import BaseSolver, Points, draw, log_spaced
+from ncpipe.ufm.solvers._base import BaseSolver, Points, draw
 
 if TYPE_CHECKING:
     from torch import Tensor, device
@@ -73,7 +73,7 @@ class Solver(BaseSolver):
             for recorder, (vector, value, norm) in zip(recorders, rows, strict=True):
                 recorder.record(iteration, Minimiser.unpack(recorder.problem, vector), value, norm)
 
-        times = log_spaced(self.steps, self.points)
+        times = log_spaced(self.points, self.steps)
         gradient_descent(objective, starts, self.step_size, self.momentum, times, record)
         return [recorder.result(f"after {self.steps} steps") for recorder in recorders]
 

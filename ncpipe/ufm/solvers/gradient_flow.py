@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from ncpipe.settings.base import Count, Positive
+from ncpipe.settings.base import Count, Positive, log_spaced
 from ncpipe.system.lazy import lazily
 from ncpipe.ufm.model import Model
-from ncpipe.ufm.solvers._base import BaseSolver, Points, log_spaced
+from ncpipe.ufm.solvers._base import BaseSolver, Points
 
 if TYPE_CHECKING:
     from torch import Tensor, device
@@ -70,7 +70,7 @@ class Solver(BaseSolver):
     def run(self, problems: Sequence[Problem], seeds: Sequence[int], device: device) -> list[Result]:
         from ncpipe.ufm.result import Recorder
 
-        iterations = log_spaced(self.steps, self.points)
+        iterations = log_spaced(self.points, self.steps)
         results = []
         for problem in problems:
             recorder = Recorder(problem)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from logits import K, logits_and_targets
 from plugins import install
 from pydantic import ValidationError
 from torch import Tensor
@@ -16,13 +18,12 @@ from typer.testing import CliRunner
 
 from ncpipe.cli.main import app
 from ncpipe.losses import LOSSES, SampleLoss, loss_mistakes, loss_of, multi_label
-from ncpipe.training.losses import loss_slopes, mean_loss, sample_losses
+from ncpipe.training.losses import classifier_stationarity, loss_slopes, mean_loss, sample_losses
 from ncpipe.training.settings import LossSpec
 from ncpipe.ufm import NoClosedForm, Problem, fit
 from ncpipe.ufm.minimiser import centred_fit
 from ncpipe.ufm.settings import UfmSpec
 
-K = 4
 NEEDED: dict[str, dict[str, Any]] = {"label_smoothing": {"smoothing": 0.2}, "focal": {"gamma": 3.0}}
 VARIANTS: list[dict[str, Any]] = [
     {"name": "mse", "scaling": "mean"},
@@ -32,18 +33,6 @@ VARIANTS: list[dict[str, Any]] = [
 ]
 SPECS = [LossSpec(**given) for given in [*({"name": name} | NEEDED.get(name, {}) for name in LOSSES), *VARIANTS]]
 every_loss = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: str(spec.model_dump(exclude_defaults=True)))
-
-
-def logits_and_targets(spec: LossSpec) -> tuple[Tensor, Tensor]:
-    """Logits of 12 samples in float64 with labels, or tags of one to three classes."""
-    generator = torch.Generator().manual_seed(0)
-    logits = 2 * torch.randn(12, K, dtype=torch.float64, generator=generator)
-    labels = torch.arange(12) % K
-    if not spec.sample_loss.multi_label:
-        return logits, labels
-    tags = F.one_hot(labels, K)
-    tags[4:8, 0], tags[8:, 1:3] = 1, 1
-    return logits, tags.float()
 
 
 def in_columns(spec: LossSpec) -> tuple[Tensor, Tensor]:
@@ -95,6 +84,38 @@ def test_slopes_of_a_sample_without_loss_are_finite(spec: LossSpec) -> None:
     assert loss_slopes(spec, logits, targets).isfinite().all()
 
 
+@every_loss
+def test_stationarity_of_the_classifier_is_the_gradient_of_the_penalised_loss(spec: LossSpec) -> None:
+    torch.manual_seed(0)
+    _, targets = logits_and_targets(spec)
+    features = torch.randn(12, 3, dtype=torch.float64)
+    weight = torch.randn(K, 3, dtype=torch.float64, requires_grad=True)
+    bias, decay = torch.randn(K, dtype=torch.float64), 0.1
+
+    def penalised() -> torch.Tensor:
+        return mean_loss(spec, features @ weight.T + bias, targets) + decay / 2 * weight.square().sum()
+
+    def residual() -> float:
+        slopes = loss_slopes(spec, features @ weight.detach().T + bias, targets)
+        found = classifier_stationarity(slopes.T @ features / 12, weight.detach(), decay)
+        assert found is not None
+        return found
+
+    (gradient,) = torch.autograd.grad(penalised(), weight)
+    assert residual() == pytest.approx(float(gradient.norm() / (decay * weight.detach().norm())), rel=1e-12)
+    assert residual() > 0.1
+    solver = torch.optim.LBFGS([weight], max_iter=500, tolerance_grad=1e-12, tolerance_change=0)
+
+    def closure() -> torch.Tensor:
+        solver.zero_grad()
+        value = penalised()
+        value.backward()
+        return value
+
+    solver.step(closure)
+    assert residual() < 1e-6
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_fit_reaches_the_closed_form_or_there_is_none(name: str) -> None:
     samples = {1: 3, 2: 1} if name in multi_label() else 3
@@ -120,6 +141,16 @@ def test_a_loss_says_what_its_parameters_need(name: str) -> None:
     for needed in NEEDED.get(name, {}):
         (mistake,) = loss_mistakes(name, usual)
         assert mistake.startswith(f"{needed}: got 0.0 with loss '{name}'; it is ")
+
+
+def test_every_parameter_of_a_loss_is_a_setting_with_its_default() -> None:
+    parameters = {field.name: field.default for loss in LOSSES.values() for field in fields(loss)}
+    parameters.pop("name")
+    for settings in (LossSpec, UfmSpec):
+        defaults = {name: field.default for name, field in settings.model_fields.items()}
+        expected = parameters if settings is LossSpec else {n: v for n, v in parameters.items() if n != "scaling"}
+        assert expected.items() <= defaults.items()
+    assert LossSpec.model_fields.keys() == {"name", *parameters}
 
 
 NEW = '''
