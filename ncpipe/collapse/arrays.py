@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -25,7 +24,6 @@ from ncpipe.collapse.least_squares import check_penalties
 from ncpipe.collapse.measurement import Measurement
 from ncpipe.collapse.moments import class_means
 from ncpipe.collapse.statistics import SecondPass
-from ncpipe.collapse.strands import by_one_thread
 
 
 def measure(
@@ -131,11 +129,9 @@ def _measured(
     if not torch.isfinite(means[counts > 0]).all():
         require_finite("features", h)
     products = products or penalties is not None
-    about = partial(SecondPass, counts, means, weight=w, bias=b, train_means=t, products=products)
-    seen = by_one_thread(means, about)(h, y)
-    computed = partial(
-        collapse_metrics,
-        seen,
+    second = SecondPass(counts, means, weight=w, bias=b, train_means=t, products=products)
+    row = collapse_metrics(
+        second(h, y),
         w,
         b,
         train_means=t,
@@ -144,7 +140,6 @@ def _measured(
         per_class=per_class,
         present_only=present_only,
     )
-    row = computed() if products else by_one_thread(means, computed)  # d x d are worth more threads
     if remedy and not counts.all():
         row.advise(missing_means(counts, means), remedy)
     return row

@@ -14,6 +14,7 @@ from ncpipe.collapse.least_squares import check_penalties
 from ncpipe.collapse.measurement import Measurement
 from ncpipe.collapse.metrics import families
 from ncpipe.collapse.statistics import LayerStatistics
+from ncpipe.collapse.strands import by_one_thread
 
 
 def collapse_metrics(
@@ -49,8 +50,13 @@ def collapse_metrics(
     """
     whole = _layer(stats.cpu(), weight, bias, next_weight, train_means, penalties, ood_mean)
     layer, row = whole.of_present() if present_only else whole, Measurement()
-    for metric in families():
-        metric.fill(row, layer)
+
+    def fill() -> None:
+        for metric in families():
+            metric.fill(row, layer)
+
+    # d x d are worth more threads
+    fill() if stats.within_products is not None else by_one_thread(layer.means, fill)
     sizes = layer.singular_values
     row["rank"] = float(len(sizes))
     row.fill(("condition",), layer.lacks("frame"), lambda: {"condition": float(sizes[-1] / sizes[0])}, "")
