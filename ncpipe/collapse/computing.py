@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ncpipe.collapse.arguments import of_shape
+from ncpipe.collapse.arguments import MOST_IN_PAIRS, of_shape
 from ncpipe.collapse.breakdown import add_breakdown
 from ncpipe.collapse.frames import require_same_width
 from ncpipe.collapse.layer import Layer
@@ -46,8 +46,11 @@ def collapse_metrics(
         present_only: leave classes without a sample out, as in ``measure``.
 
     Raises:
-        ValueError: both weights are given, ``next_weight`` does not read the layer, or an array has another shape.
+        ValueError: both weights are given, ``next_weight`` does not read the layer, an array has another shape, or
+            ``per_class`` is asked for more than 30,000 classes.
     """
+    if per_class and len(stats.counts) > MOST_IN_PAIRS:
+        raise ValueError(f"per_class holds K x K tables: at most {MOST_IN_PAIRS:,} classes, got {len(stats.counts):,}")
     whole = _layer(stats.cpu(), weight, bias, next_weight, train_means, penalties, ood_mean)
     layer, row = whole.of_present() if present_only else whole, Measurement()
 

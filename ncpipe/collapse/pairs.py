@@ -63,13 +63,13 @@ class Products:
         starts, symmetric = range(0, len(self.first), BLOCK), self.second is None
         places = [(a, b) for a in starts for b in starts if a <= b or not symmetric]
         blocks = [Block(slice(a, a + BLOCK), slice(b, b + BLOCK), 1 + (symmetric and a != b)) for a, b in places]
-        return torch.stack(
-            in_order(self.first, blocks, lambda block: work(block, self._table(block, len(blocks) == 1)))
-        )
+        return torch.stack(in_order(self.first, blocks, lambda block: work(block, self._table(block))))
 
-    def _table(self, block: Block, whole: bool) -> Tensor:
+    def _table(self, block: Block) -> Tensor:
+        if len(self.first) <= BLOCK:
+            return self._whole
         second = self.first if self.second is None else self.second
-        return self._whole if whole else self.first[block.rows] @ second[block.columns].T
+        return self.first[block.rows] @ second[block.columns].T
 
     @cached_property
     def _whole(self) -> Tensor:
@@ -77,7 +77,12 @@ class Products:
 
     @cached_property
     def norm(self) -> float:
-        """|A B^T|_F."""
+        """|A B^T|_F: of many classes by d x d, where that keeps 11 digits."""
+        first, second = self.first, self.first if self.second is None else self.second
+        if len(first) > max(BLOCK, first.shape[1]):
+            squared = float(((first.T @ first) * (second.T @ second)).sum())
+            if squared > 1e-5 * float(first.square().sum() * second.square().sum()):
+                return math.sqrt(squared)
         return math.sqrt(self.over_blocks(lambda block, table: block.weight * table.square().sum()).sum())
 
     def frame_distances(self) -> tuple[float, float]:

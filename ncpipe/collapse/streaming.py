@@ -452,8 +452,7 @@ def _unpacked(packed: Tensor) -> ClassMoments:
 
 def _add(packed: Tensor, features: Tensor, labels: Tensor) -> None:
     present, own = labels.unique(return_inverse=True)  # of many classes, a batch has few
-    batch = _packed(class_moments(features, own, len(present)))
-    packed[present] = _merge(torch.stack([packed[present], batch]))
+    packed[present] = _packed(_unpacked(packed[present]) + class_moments(features, own, len(present)))
 
 
 def _add_with_products(packed: Tensor, features: Tensor, labels: Tensor) -> None:
