@@ -50,7 +50,7 @@ def collapse_metrics(
             ``per_class`` is asked for more than 30,000 classes.
     """
     if per_class and len(stats.counts) > MOST_IN_PAIRS:
-        raise ValueError(f"per_class holds K x K tables: at most {MOST_IN_PAIRS:,} classes, got {len(stats.counts):,}")
+        raise ValueError(f"per_class holds K x K tables: at most {MOST_IN_PAIRS:,} classes, got {len(stats.counts)}")
     whole = _layer(stats.cpu(), weight, bias, next_weight, train_means, penalties, ood_mean)
     layer, row = whole.of_present() if present_only else whole, Measurement()
 

@@ -142,7 +142,9 @@ def distances(vectors: Tensor) -> Tensor:
 
 def moments(block: Block, values: Tensor) -> Tensor:
     """Number, mean and variance (ddof = 0) of the values of a block, which ``pooled`` merges."""
-    number = values.new_tensor(block.weight * values.numel())
+    if not len(values):  # one class is left over in the last block
+        return values.new_zeros(3)
+    number = values.new_tensor(block.weight * len(values))
     return torch.stack([number, values.mean(), values.var(correction=0)])
 
 
