@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ncpipe.collapse.arguments import as_tensor
 from ncpipe.collapse.rows import Rows
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import ALTERED, read_tensors, stored_checksum, unreadable
@@ -94,10 +95,15 @@ def of_parquet(path: Path, name: str) -> Rows:
 
 
 def _listed(path: Path, name: str, column: Any) -> Tensor:
-    values = column.flatten().to_numpy(zero_copy_only=False) if hasattr(column, "flatten") else column.to_numpy()
-    if column.null_count or len(values) % len(column) or (len({*map(len, column)}) != 1):
+    from pyarrow import compute, types
+
+    kind = column.type
+    if not (types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)):
+        raise UserError(f"{path}: {name} must hold lists of numbers, got {kind}")
+    values = column.flatten()
+    if column.null_count + values.null_count or len(compute.list_value_length(column).unique()) != 1:
         raise UserError(f"{path}: {name} must be lists of numbers of one length, without nulls")
-    return torch.from_numpy(values.reshape(len(column), -1).copy())
+    return as_tensor(name, values.to_numpy(zero_copy_only=False)).view(len(column), -1)
 
 
 def _npy_header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
