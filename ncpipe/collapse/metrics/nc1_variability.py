@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ncpipe.collapse.frames import NAN, mean_cdnv
-from ncpipe.collapse.layer import NO_SECOND_PASS, Layer
-from ncpipe.collapse.metrics._base import Metric, Quantity
+from ncpipe.collapse.layer import NO_SECOND_PASS
+from ncpipe.collapse.metrics import Layer, Metric, Quantity
 
 if TYPE_CHECKING:
     from torch import Tensor

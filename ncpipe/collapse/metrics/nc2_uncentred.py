@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ncpipe.collapse.layer import Layer
-from ncpipe.collapse.metrics._base import Metric, Quantity
+from ncpipe.collapse.metrics import Layer, Metric, Quantity
 from ncpipe.collapse.pairs import Products
 
 

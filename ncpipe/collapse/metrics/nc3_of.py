@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ncpipe.collapse.layer import Layer
-from ncpipe.collapse.metrics._base import Metric, Quantity
+from ncpipe.collapse.metrics import Layer, Metric, Quantity
 from ncpipe.collapse.pairs import Products
 
 
@@ -21,7 +20,7 @@ METRIC = Metric(
             at_of="0",
             range="[0, 2]",
             source="Dang et al. 2023",
-        ),
+        )
     },
     _value,
     needs=("gram", "weight"),
