@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from ncpipe.collapse import collapse_metrics, frames, layer_statistics, pairs, statistics, strands
+import ncpipe
+from ncpipe.collapse import collapse_metrics, frames, layer_statistics, pairs, rows, statistics, strands
 
 RNG = np.random.default_rng(0)
 GENERIC = RNG.standard_normal((23, 6))
@@ -88,6 +89,25 @@ def test_metrics_of_many_classes_are_those_of_few(counts, block, monkeypatch):
     assert len(defined) > 25
     for name in defined:
         assert row[name] == pytest.approx(expected[name], rel=1e-10), name
+
+
+def test_rows_that_are_read_in_pieces_are_measured_as_arrays(monkeypatch):
+    monkeypatch.setattr(rows, "PIECE", 8)
+    data = brute_force.sample([4, 7, 6], 5)
+    features, sizes = torch.from_numpy(data.features), []
+
+    def read(size: int):
+        sizes.append(size)
+        yield from features.split(size)
+
+    stored = rows.Rows(features, read)
+    arguments = {"ridge": 0.1, "bias_decay": 0.2, "ood_features": data.features[:3]}
+    found = ncpipe.measure(stored, *data.arguments[1:], **arguments)
+    assert found == pytest.approx(ncpipe.measure(*data.arguments, **arguments), rel=1e-10)
+    assert sizes == [3, 3]  # no fewer than classes, in two reads
+    features[10, 2] = torch.nan
+    with pytest.raises(ValueError, match="features from row 9 on has 1 non-finite values"):
+        ncpipe.measure(stored, *data.arguments[1:])
 
 
 def test_threads_do_not_change_a_bit(block):
