@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -75,13 +75,17 @@ def _member(path: Path) -> Iterator[Any]:
         yield stream
 
 
+def _stream(path: Path) -> BinaryIO:
+    return path.open("rb")
+
+
 def _read_folder(path: Path) -> dict[str, Any]:
     """Arrays of ``np.save`` by the names of their files."""
     files = {file.stem: file for file in sorted(path.glob("*.npy"))}
     arrays: dict[str, Any] = dict.fromkeys(files)
     for name in files.keys() & {*NAMES}:
         with _numpy_errors(files[name]):
-            rows = of_npy(files[name], partial(files[name].open, "rb")) if name == "features" else None
+            rows = of_npy(files[name], partial(_stream, files[name])) if name == "features" else None
             arrays[name] = rows or _entry(files[name], {name: files[name]}, name)
     return arrays
 
@@ -116,9 +120,9 @@ def _read_safetensors(path: Path, of: str | None) -> dict[str, Any]:
         names = tensor_names(path)
         kept = [name for name in names if (found := KEPT.fullmatch(name)) and f"labels/{found['split']}" in names]
         if not kept and of is None:
-            found = read_tensors(path, ({*NAMES} - {"features"}).__contains__)[0]
+            whole = read_tensors(path, ({*NAMES} - {"features"}).__contains__)[0]
             features = {"features": of_safetensors(path, "features")} if "features" in names else {}
-            return dict.fromkeys(names) | found | features
+            return dict.fromkeys(names) | whole | features
     chosen = _chosen(path, kept, of)
     place, split = chosen.rsplit("/", 1)
     training = f"{place}/train"

@@ -29,7 +29,8 @@ STRANDS, STRAND_ELEMENTS, SUM_ELEMENTS = 8, 1 << 20, 1 << 23
 """Most strands, elements that one is worth, and elements of all their sums. The number of threads decides none of
 these, so that it does not decide the result's last digits."""
 Chunks = Iterator[tuple[slice, "Tensor"]]
-Part, Item = TypeVar("Part"), TypeVar("Item")
+Part = TypeVar("Part")
+Item = TypeVar("Item")
 _here = local()
 
 

@@ -121,7 +121,7 @@ def test_measure_refuses_what_is_altered_or_cut_between_its_passes(arrays, tmp_p
     write_npy(arrays, tmp_path / "folder")
     cut = tmp_path / "folder" / "features.npy"
     cut.write_bytes(cut.read_bytes()[:-8])
-    with pytest.raises(UserError, match="features.npy: it is truncated"):
+    with pytest.raises(UserError, match=r"features\.npy: it is truncated"):
         run("measure", tmp_path / "folder")
     table = pa.table({"features": [[1.0, 2.0], [3.0]], "labels": [0, 1]})
     parquet.write_table(table, tmp_path / "uneven.parquet")
