@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import sys
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,16 +16,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ncpipe.cli.stored_rows import of_npy, of_parquet, of_safetensors
+from ncpipe.cli.stored_rows import legible, of_npy, of_parquet, of_safetensors
 from ncpipe.collapse.arguments import number_classes
 from ncpipe.collapse.arrays import stored_means
 from ncpipe.data.storage import check_memory
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_tensors, tensor_names
 
-BROKEN = (zipfile.BadZipFile, zlib.error, KeyError, TypeError, SyntaxError, NotImplementedError, UnicodeError)
-"""What NumPy and zipfile raise for damaged files."""
-LESS = "measure fewer samples"
 NAMES = ("features", "labels", "weight", "bias", "train_means", "ood_features")
 
 
@@ -57,16 +53,12 @@ def read_arrays(path: Path, of: str | None = None) -> dict[str, Any]:
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
-    with _numpy_errors(path), np.load(path, allow_pickle=False) as file:
-        sizes = {info.filename.removesuffix(".npy"): info.file_size for info in file.zip.infolist()}
+    with legible(path), np.load(path, allow_pickle=False) as file:
         rows = of_npy(path, partial(_member, path)) if "features" in file.files else None
-        check_memory(str(path), sum(size for n, size in sizes.items() if not rows or n != "features"), LESS)
-        whole = {
-            name: _entry(path, file, name)
-            for name in file.files
-            if name in NAMES and (not rows or name != "features")
-        }
-        return dict.fromkeys(file.files) | whole | ({"features": rows} if rows else {})
+        held = {*NAMES} - ({"features"} if rows else set())
+        sizes = {info.filename.removesuffix(".npy"): info.file_size for info in file.zip.infolist()}
+        check_memory(str(path), sum(size for name, size in sizes.items() if name in held), "measure fewer samples")
+        return {name: _entry(path, file, name) if name in held else rows for name in file.files}
 
 
 @contextmanager
@@ -84,7 +76,7 @@ def _read_folder(path: Path) -> dict[str, Any]:
     files = {file.stem: file for file in sorted(path.glob("*.npy"))}
     arrays: dict[str, Any] = dict.fromkeys(files)
     for name in files.keys() & {*NAMES}:
-        with _numpy_errors(files[name]):
+        with legible(files[name]):
             rows = of_npy(files[name], partial(_stream, files[name])) if name == "features" else None
             arrays[name] = rows or _entry(files[name], {name: files[name]}, name)
     return arrays
@@ -92,25 +84,13 @@ def _read_folder(path: Path) -> dict[str, Any]:
 
 def _read_parquet(path: Path) -> dict[str, Any]:
     """Of columns: ``features``, lists of numbers, and ``labels``."""
-    from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
-    try:
-        with ParquetFile(path) as file:
-            arrays: dict[str, Any] = dict.fromkeys(file.schema_arrow.names)
-            if "labels" in arrays:
-                arrays["labels"] = file.read(columns=["labels"])["labels"].to_numpy()
+    with legible(path), ParquetFile(path) as file:
+        arrays: dict[str, Any] = dict.fromkeys(file.schema_arrow.names)
+        if "labels" in arrays:
+            arrays["labels"] = file.read(columns=["labels"])["labels"].to_numpy()
         return arrays | ({"features": of_parquet(path, "features")} if "features" in arrays else {})
-    except (OSError, ArrowException) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
-
-
-@contextmanager
-def _numpy_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, EOFError, ValueError, AttributeError, MemoryError, RuntimeError, *BROKEN) as error:
-        raise UserError(f"cannot read {path}: {error or 'an array is larger than the memory'}") from None
 
 
 def _read_safetensors(path: Path, of: str | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -17,11 +18,13 @@ from ncpipe.collapse.arguments import as_tensor
 from ncpipe.collapse.rows import Rows
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import ALTERED, read_tensors, stored_checksum, unreadable
-from ncpipe.system.progress import progress
+from ncpipe.system.progress import progress, silent
 
 TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Types of features in safetensors; others are read whole, and refused by ``ncpipe.measure``."""
 PASSES = 2
+BROKEN = (zipfile.BadZipFile, zlib.error, KeyError, TypeError, SyntaxError, NotImplementedError, UnicodeError)
+"""What NumPy and zipfile raise for damaged files."""
 
 Opened = Callable[[], AbstractContextManager[BinaryIO]]
 """The stream of a file, at the first row."""
@@ -129,17 +132,35 @@ def _raw(path: Path, opened: Opened, like: Tensor, size: int) -> Iterator[memory
 
 def _shown(path: Path, rows: Rows) -> Rows:
     """The same with a bar for each pass over more than one piece."""
-    passes = iter(range(1, 1 << 30))
+    passes = iter(range(1, 1 + PASSES))
 
     def read(size: int) -> Iterator[Tensor]:
-        if size >= len(rows.like):
-            yield from rows.read(size)
-            return
-        done = 0
-        with progress(f"{path.name}, pass {next(passes)} of {PASSES}", len(rows.like)) as update:
+        number, done = next(passes, PASSES), 0
+        show = progress if size < len(rows.like) else silent
+        with legible(path), show(f"{path.name}, pass {number} of {PASSES}", len(rows.like)) as update:
             for piece in rows.read(size):
                 yield piece
                 done += len(piece)
                 update(done, "rows")
 
     return Rows(rows.like, read)
+
+
+@contextmanager
+def legible(path: Path) -> Iterator[None]:
+    """``UserError`` for what is raised of a file that is damaged, or no file of that kind."""
+    from pyarrow import ArrowException
+
+    try:
+        yield
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        AttributeError,
+        MemoryError,
+        RuntimeError,
+        ArrowException,
+        *BROKEN,
+    ) as error:
+        raise UserError(f"cannot read {path}: {error or 'an array is larger than the memory'}") from None

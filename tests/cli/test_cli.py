@@ -123,6 +123,12 @@ def test_measure_refuses_what_is_altered_or_cut_between_its_passes(arrays, tmp_p
     cut.write_bytes(cut.read_bytes()[:-8])
     with pytest.raises(UserError, match=r"features\.npy: it is truncated"):
         run("measure", tmp_path / "folder")
+    np.savez(tmp_path / "x.npz", **arrays)
+    content = (tmp_path / "x.npz").read_bytes()
+    place = content.index(arrays["features"].tobytes())
+    (tmp_path / "x.npz").write_bytes(content[: place + 8] + b"abcd" + content[place + 12 :])
+    with pytest.raises(UserError, match="Bad CRC-32"):
+        run("measure", tmp_path / "x.npz")
     table = pa.table({"features": [[1.0, 2.0], [3.0]], "labels": [0, 1]})
     parquet.write_table(table, tmp_path / "uneven.parquet")
     with pytest.raises(UserError, match="features must be lists of numbers of one length"):
