@@ -89,8 +89,9 @@ def of_parquet(path: Path, name: str) -> Rows:
 
     def read(size: int) -> Iterator[Tensor]:
         with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(size, columns=[name]):
-                yield _listed(path, name, batch.column(0))
+            for group in range(file.num_row_groups):  # all at once would stay in memory
+                for batch in file.iter_batches(size, row_groups=[group], columns=[name]):
+                    yield _listed(path, name, batch.column(0))
 
     with parquet.ParquetFile(path) as file:
         first = next(read(1), torch.zeros(0, 0))
