@@ -10,6 +10,7 @@ from ncpipe.claims.evidence.claim import ClaimsOf, Frames
 from ncpipe.claims.evidence.selectors import (
     NETWORKS,
     TRAINED,
+    class_counts,
     log_change,
     measured,
     past_zero_error,
@@ -80,9 +81,9 @@ def _law_error(frames: Frames) -> pd.Series:
 def _exponent_error(frames: Frames) -> pd.Series:
     """Largest |d log w / d log t - 1/4| between recorded times, where the growth is late in all directions."""
     rows = _snr(frames, "snr").sort_values("time")
-    classes = rows["run_id"].map(frames["runs"].set_index("run_id")["classes"]).astype(float)
     smallest = rows.groupby(["run_id", "time"])["value"].transform("min")
-    rows = rows[(smallest**2 >= LATE * classes) & (rows["time"] > 0)]
+    late = smallest**2 >= LATE * class_counts(frames, rows["run_id"]).set_axis(rows.index)
+    rows = rows[late & (rows["time"] > 0)]
     logs = rows.assign(time=np.log(rows["time"].astype(float)), value=np.log(rows["value"]))[["time", "value"]]
     steps = logs.groupby([rows["run_id"], rows["direction"]]).diff().dropna()
     return (steps["value"] / steps["time"] - 0.25).abs().groupby(rows["run_id"]).max()

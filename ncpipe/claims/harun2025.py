@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-
 import pandas as pd
 
 from ncpipe.claims.evidence.bibliography import Reference
 from ncpipe.claims.evidence.claim import Claim, ClaimsOf, Frames
-from ncpipe.claims.evidence.selectors import Values, log10, recorded
+from ncpipe.claims.evidence.selectors import Values, alike, log10, of_partners, recorded, setting, statistic
+from ncpipe.system.words import plural
 
 REFERENCE = Reference(
     "Harun & Kanan 2025",
@@ -24,84 +22,65 @@ SPIKE_STEPS = 100
 NO_SPIKE = 1e-9
 """A smaller rise of the loss counts as this, so that a ratio to it exists."""
 
-Statistic = Callable[[Frames, pd.Index], pd.Series]
-"""A quantity of runs, by run id."""
+
+def _learnings(frames: Frames) -> pd.DataFrame:
+    """Rows of ``runs`` of class-incremental learning that ended well, by run id."""
+    return frames["runs"].query("kind == 'continual' and status == 'done'").set_index("run_id")
 
 
-def at_step(quantity: str, step: int) -> Statistic:
+@statistic
+def at_step(frames: Frames, quantity: str, step: int) -> pd.Series:
     """The quantity at a step; powers of ten are always among the recorded steps of runs that are long enough."""
-
-    def values(frames: Frames, runs: pd.Index) -> pd.Series:
-        rows = recorded(frames, runs, quantity)
-        return rows[rows["time"] == step].set_index("run_id")["value"]
-
-    return values
+    rows = recorded(frames, _learnings(frames).index, quantity)
+    return rows[rows["time"] == step].set_index("run_id")["value"]
 
 
-def spike(frames: Frames, runs: pd.Index) -> pd.Series:
+def spike(frames: Frames) -> pd.Series:
     """How far the loss on old classes rises in the first steps above that before the switch."""
-    rows = recorded(frames, runs, "old_loss")
+    rows = recorded(frames, _learnings(frames).index, "old_loss")
     highest = rows[rows["time"] <= SPIKE_STEPS].groupby("run_id")["value"].max()
-    return (highest - at_step("before_old_loss", 0)(frames, runs)).clip(lower=NO_SPIKE)
+    return (highest - at_step("before_old_loss", 0)(frames)).clip(lower=NO_SPIKE)
 
 
-def against_random(init: str, statistic: Statistic, compare: Callable[[pd.Series, pd.Series], pd.Series]) -> Values:
-    """``compare(started, random)`` of the runs that start by ``init`` with those that start at random on the same
-    network, with the same seed and otherwise equal settings; by the id of the former."""
-
-    def values(frames: Frames) -> pd.Series:
-        runs = frames["runs"].query("kind == 'continual' and status == 'done'")
-        settings = [json.loads(text) for text in runs["settings"]]
-        table = pd.DataFrame(
-            {
-                "init": [setting.pop("init") for setting in settings],
-                # the ridge is of least squares alone
-                "rest": [json.dumps({**setting, "ridge": None}, sort_keys=True) for setting in settings],
-                "network_id": runs["network_id"].to_numpy(),
-                "value": statistic(frames, pd.Index(runs["run_id"])).reindex(runs["run_id"]).to_numpy(),
-            },
-            index=pd.Index(runs["run_id"]),
-        )
-        baseline = table[table["init"] == "random"].groupby(["network_id", "rest"])["value"].first()
-        started = table[table["init"] == init]
-        partners = pd.MultiIndex.from_frame(started[["network_id", "rest"]])
-        return compare(started["value"], pd.Series(baseline.reindex(partners).to_numpy(), index=started.index))
-
-    return values
+def _beside_random(frames: Frames, init: str, values: Values) -> tuple[pd.Series, pd.Series]:
+    """Values of the runs that start by ``init``, and of those that start at random on the same network, with the same
+    seed and otherwise equal settings; by the id of the former."""
+    runs = _learnings(frames)
+    by_run, starts = values(frames).reindex(runs.index), setting(frames, "init").reindex(runs.index)
+    # the ridge is of least squares alone
+    pair = runs["network_id"] + alike(frames, without=("init", "ridge")).reindex(runs.index)
+    started = by_run[starts == init]
+    return started, of_partners(started.index, by_run[starts == "random"], pair, "first")
 
 
-def _ratio(started: pd.Series, random: pd.Series) -> pd.Series:
+@statistic
+def _ratio(frames: Frames, init: str, values: Values) -> pd.Series:
+    started, random = _beside_random(frames, init, values)
     return log10(started / random)
 
 
-def _difference(started: pd.Series, random: pd.Series) -> pd.Series:
+@statistic
+def _difference(frames: Frames, init: str, values: Values) -> pd.Series:
+    started, random = _beside_random(frames, init, values)
     return started - random
 
 
 _harun = ClaimsOf("harun2025", REFERENCE)
+STEPS = {"a": 1, "b": 10, "c": 100}
 WORDS = {"least_squares": "least-squares", "class_mean": "class-mean"}
 
 
 # Thresholds are the signs of the comparisons: the paper states an order, and sizes depend on data and learning rate.
-def _smaller(number: str, init: str, statement: str, statistic: str, values: Statistic) -> Claim:
-    return _harun(
-        number,
-        statement.format(WORDS[init]),
-        f"log10 of {statistic}, {WORDS[init]} over random",
-        0.0,
-        against_random(init, values, _ratio),
-    )
+def _smaller(number: str, init: str, statement: str, quantity: str, values: Values) -> Claim:
+    compared = f"log10 of {quantity}, {WORDS[init]} over random"
+    return _harun(number, statement.format(WORDS[init]), compared, 0.0, _ratio(init, values))
 
 
 def _higher(number: str, init: str, steps: int) -> Claim:
-    return _harun(
-        number,
-        f"With {WORDS[init]} rows accuracy after {steps} step{'s' * (steps > 1)} is higher than with random ones.",
-        f"test_accuracy at step {steps}, {WORDS[init]} minus random",
-        0.0,
-        against_random(init, at_step("test_accuracy", steps), _difference),
-        "above",
-    )
+    claimed = f"accuracy after {plural(steps, 'step')} is higher than with random ones."
+    compared = f"test_accuracy at step {steps}, {WORDS[init]} minus random"
+    values = _difference(init, at_step("test_accuracy", steps))
+    return _harun(number, f"With {WORDS[init]} rows {claimed}", compared, 0.0, values, "above")
 
 
 _SPIKE = "New {} rows raise the loss on old classes less than random ones."
@@ -114,11 +93,7 @@ CLAIMS = (
     _smaller("1b", "class_mean", _SPIKE, _RISE, spike),
     _smaller("2a", "least_squares", _START, _AT_START, at_step("train_loss", 0)),
     _smaller("2b", "class_mean", _START, _AT_START, at_step("train_loss", 0)),
-    _higher("3a", "least_squares", 1),
-    _higher("3b", "least_squares", 10),
-    _higher("3c", "least_squares", 100),
-    _higher("4a", "class_mean", 1),
-    _higher("4b", "class_mean", 10),
-    _higher("4c", "class_mean", 100),
+    *(_higher(f"3{letter}", "least_squares", steps) for letter, steps in STEPS.items()),
+    *(_higher(f"4{letter}", "class_mean", steps) for letter, steps in STEPS.items()),
 )
 """Pairs of runs are compared that share network, buffer and batches."""

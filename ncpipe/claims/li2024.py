@@ -21,10 +21,11 @@ from ncpipe.claims.evidence.selectors import (
     log10,
     log_change,
     measured,
+    of_partners,
     optimality,
     recorded,
     run_ids,
-    solved,
+    solved_end,
     terminal_change,
 )
 from ncpipe.losses import multi_label
@@ -45,10 +46,6 @@ def _end(metric: str) -> Values:
     return lambda frames: final(frames, run_ids(frames, FREE), metric)
 
 
-def _ufm_end(metric: str) -> Values:
-    return lambda frames: final(frames, pd.Index(solved(frames, SEVERAL)["run_id"]), metric)
-
-
 def _angle_over_training(frames: Frames) -> pd.Series:
     return log_change(ends(measured(frames, run_ids(frames, FREE), "tagwise_angle")))
 
@@ -64,8 +61,7 @@ def _frozen_and_free(frames: Frames, values: Callable[[str], pd.Series]) -> pd.D
     set, model, loss and seed, by the frozen one; of several free ones the largest."""
     pair = alike(frames, "dataset", "model", "loss", "seed")
     frozen, free = (values(f"{TRAINED} and {SEVERAL} and fixed_etf == {is_frozen}") for is_frozen in (True, False))
-    best = free.groupby(pair.reindex(free.index)).max()
-    return pd.DataFrame({"frozen": frozen, "free": pair.reindex(frozen.index).map(best)}, dtype=float)
+    return pd.DataFrame({"frozen": frozen, "free": of_partners(frozen.index, free, pair, "max")}, dtype=float)
 
 
 def _accuracy_difference(frames: Frames) -> pd.Series:
@@ -109,9 +105,9 @@ CLAIMS = (
         "tag_sets_1nn - test accuracy, at the last epoch", -0.05, _nearest_neighbour, "above"),
     # Theorems: what L-BFGS in float64 leaves, and the square root of it in the geometry.
     _li("5a", "The pick-all-labels UFM attains the closed form.", "| objective / closed form - 1 | of UFMs by L-BFGS",
-        1e-8, lambda frames: optimality(frames, SEVERAL)),
+        1e-8, optimality(SEVERAL)),
     _li("5b", "In the pick-all-labels UFM the class means of one tag are a simplex ETF.",
-        "nc2_means_etf of UFMs by L-BFGS", 1e-3, _ufm_end("nc2_means_etf")),
+        "nc2_means_etf of UFMs by L-BFGS", 1e-3, solved_end(SEVERAL, "nc2_means_etf")),
     _li("5c", "In the pick-all-labels UFM the mean of two tags is a multiple of the sum of the means of its tags.",
-        "tagwise_angle of UFMs by L-BFGS, degrees", 0.1, _ufm_end("tagwise_angle")),
+        "tagwise_angle of UFMs by L-BFGS, degrees", 0.1, solved_end(SEVERAL, "tagwise_angle")),
 )  # fmt: skip

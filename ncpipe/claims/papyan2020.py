@@ -6,7 +6,7 @@ import pandas as pd
 
 from ncpipe.claims.evidence.bibliography import PNAS, Reference
 from ncpipe.claims.evidence.claim import ClaimsOf, Frames
-from ncpipe.claims.evidence.selectors import Values, past_zero_error, terminal_change
+from ncpipe.claims.evidence.selectors import past_zero_error, statistic, terminal_change
 
 REFERENCE = Reference(
     "Papyan, Han & Donoho 2020",
@@ -24,12 +24,10 @@ SMALLEST_RISE = 1e-9
 """Share of samples, below one sample of any data set, so that 'no rise' counts and rounding does not."""
 
 
-def _difference(metric: str, split: str = "train") -> Values:
-    def values(frames: Frames) -> pd.Series:
-        ends = past_zero_error(frames, metric, split=split)
-        return ends["last"] - ends["first"]
-
-    return values
+@statistic
+def _difference(frames: Frames, metric: str, split: str = "train") -> pd.Series:
+    ends = past_zero_error(frames, metric, split=split)
+    return ends["last"] - ends["first"]
 
 
 _papyan = ClaimsOf("papyan2020", REFERENCE)

@@ -11,13 +11,13 @@ from ncpipe.claims.evidence.bibliography import ICML, Reference
 from ncpipe.claims.evidence.claim import ClaimsOf, Frames
 from ncpipe.claims.evidence.selectors import (
     NETWORKS,
-    Values,
     at_last_time,
     ends,
     final,
     log_change,
     measured,
     run_ids,
+    statistic,
 )
 
 REFERENCE = Reference(
@@ -56,12 +56,10 @@ def gamma(rows: pd.DataFrame) -> float:
     return float((signs * depth).sum() / told) if told else float("nan")
 
 
-def _with_depth(metric: str) -> Values:
-    def values(frames: Frames) -> pd.Series:
-        rows = at_last_time(_layers(frames, metric))
-        return pd.Series({run: gamma(group) for run, group in rows.groupby("run_id")}, dtype=float)
-
-    return values
+@statistic
+def _with_depth(frames: Frames, metric: str) -> pd.Series:
+    rows = at_last_time(_layers(frames, metric))
+    return pd.Series({run: gamma(group) for run, group in rows.groupby("run_id")}, dtype=float)
 
 
 def _share_over_training(frames: Frames) -> pd.Series:

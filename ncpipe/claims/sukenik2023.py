@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pandas as pd
 
 from ncpipe.claims.evidence.bibliography import NEURIPS, Reference
 from ncpipe.claims.evidence.claim import Claim, ClaimsOf, Frames
-from ncpipe.claims.evidence.selectors import NETWORKS, Values, at_last_time, measured, run_ids
+from ncpipe.claims.evidence.selectors import NETWORKS, Values, at_last_time, measured, run_ids, statistic
 from ncpipe.records.reading import fits_of
 
 REFERENCE = Reference(
@@ -76,40 +76,26 @@ def _success_gain(frames: Frames) -> pd.Series:
     return pd.Series(gains, dtype=float)
 
 
-def _behind_relu(layers: pd.Series) -> pd.Series:
-    """Features behind a ReLU. H1 and the products W1H1 are not unique at the optimum, nor is the input of a head."""
-    return layers.astype(str).str.fullmatch(r"features|H([2-9]|\d\d+)|head\d+")
+IN_HEAD, BEHIND_RELU, EVERYWHERE = r"features|head_input|head\d+", r"features|H([2-9]|\d\d+)|head\d+", ".*"
+"""Layers. H1 and the products W1H1 are not unique at the optimum, nor is the input of a head."""
 
 
-def _in_head(layers: pd.Series) -> pd.Series:
-    return layers.astype(str).str.fullmatch(r"features|head_input|head\d+")
-
-
-def _everywhere(layers: pd.Series) -> pd.Series:
-    return layers.notna()
-
-
-Layers = Callable[[pd.Series], pd.Series]
-
-
-def _largest(frames: Frames, runs: pd.Index, metric: str, layers: Layers) -> pd.Series:
+def _largest(frames: Frames, runs: pd.Index, metric: str, layers: str) -> pd.Series:
     """Largest value over the layers at the last time, by run; NaN if it is undefined in one of them."""
     rows = at_last_time(measured(frames, runs, metric, layer=None))
-    rows = rows[layers(rows["layer"])]
+    rows = rows[rows["layer"].astype(str).str.fullmatch(layers)]
     return rows.groupby("run_id")["value"].apply(lambda values: values.max(skipna=False))
 
 
-def _of_ufms(metric: str, layers: Layers) -> Values:
+def _of_ufms(metric: str, layers: str) -> Values:
     return lambda frames: _largest(frames, _reached(frames), metric, layers)
 
 
-def _of_heads(metric: str, layers: Layers, classes: str) -> Values:
-    def values(frames: Frames) -> pd.Series:
-        chosen = frames["runs"].query(f"{HEADS} and classes {classes}")
-        runs = pd.Index(chosen.loc[chosen["head"].astype(str).str.startswith("hidden"), "run_id"])
-        return _largest(frames, runs, metric, layers)
-
-    return values
+@statistic
+def _of_heads(frames: Frames, metric: str, layers: str, classes: str) -> pd.Series:
+    chosen = frames["runs"].query(f"{HEADS} and classes {classes}")
+    runs = pd.Index(chosen.loc[chosen["head"].astype(str).str.startswith("hidden"), "run_id"])
+    return _largest(frames, runs, metric, layers)
 
 
 def _networks(number: str, classes: str, of: str) -> Iterator[Claim]:
@@ -117,15 +103,15 @@ def _networks(number: str, classes: str, of: str) -> Iterator[Claim]:
     yield _sukenik(f"{number}a", f"In networks of {of} with a head of hidden layers every layer of the head ends"
                    " collapsed (DNC1).",
                    "largest nc1_pinv of a layer of the head at the end", 0.1,
-                   _of_heads("nc1_pinv", _in_head, classes))  # fmt: skip
+                   _of_heads("nc1_pinv", IN_HEAD, classes))  # fmt: skip
     yield _sukenik(f"{number}b", f"Class means of {of} behind the hidden layers of such a head end as an orthogonal"
                    " frame (DNC2).",
                    "largest nc2_means_of of a layer of the head behind its input", 0.2,
-                   _of_heads("nc2_means_of", _behind_relu, classes))  # fmt: skip
+                   _of_heads("nc2_means_of", BEHIND_RELU, classes))  # fmt: skip
     yield _sukenik(f"{number}c", f"Weight rows of such a head of {of} end collinear with the class means that they"
                    " read (DNC3).",
                    "largest nc3_rows of a layer of the head behind its input", 0.1,
-                   _of_heads("nc3_rows", _behind_relu, classes))  # fmt: skip
+                   _of_heads("nc3_rows", BEHIND_RELU, classes))  # fmt: skip
 
 
 _sukenik = ClaimsOf("sukenik2023", REFERENCE)
@@ -139,11 +125,11 @@ CLAIMS = (
              "| gap | / optimum of the best fit of a seed over the widths", 1e-8, _gap),
     _sukenik("2", "At the optimum every layer is collapsed (DNC1).",
              "largest nc1_trace_ratio of a layer at the last iteration", 1e-6,
-             _of_ufms("nc1_trace_ratio", _everywhere)),
+             _of_ufms("nc1_trace_ratio", EVERYWHERE)),
     _sukenik("3", "At the optimum class means behind every ReLU are an orthogonal frame (DNC2).",
-             "largest nc2_means_of of a layer behind a ReLU", 1e-4, _of_ufms("nc2_means_of", _behind_relu)),
+             "largest nc2_means_of of a layer behind a ReLU", 1e-4, _of_ufms("nc2_means_of", BEHIND_RELU)),
     _sukenik("4", "At the optimum weight rows are collinear with the class means that they read (DNC3).",
-             "largest nc3_rows of a layer behind a ReLU", 1e-4, _of_ufms("nc3_rows", _behind_relu)),
+             "largest nc3_rows of a layer behind a ReLU", 1e-4, _of_ufms("nc3_rows", BEHIND_RELU)),
     _sukenik("5a", "Above the threshold of the penalties zero is optimal.",
              "| objective / (1/2) - 1 |", 1e-8, _zero_error),
     _sukenik("5b", "Below the threshold of the penalties zero is not optimal.",

@@ -21,15 +21,17 @@ from ncpipe.claims.evidence.selectors import (
     Values,
     at_last_time,
     batch_norms,
-    by_class_count,
+    class_counts,
     final,
     log10,
     measured,
     run_ids,
     setting,
+    statistic,
     terminal_change,
 )
 from ncpipe.records.reading import fits_of, unconstrained
+from ncpipe.ufm.misfit import frames_apart
 from ncpipe.ufm.settings import UfmSpec
 
 REFERENCE = Reference(
@@ -46,16 +48,13 @@ FRAME_ROUNDING = 1e-4
 """What a frame of a model without a closed form is known to."""
 
 
-def _ufm(model: str, activation: str, bias: str) -> str:
-    return (
-        f"kind == 'declared' and optimizer == 'gradient_descent' and loss == 'mse' and status == 'done'"
-        f" and model == '{model}' and activation == '{activation}' and bias == '{bias}'"
-    )
-
-
 def _ufm_runs(frames: Frames, model: str, activation: str, bias: str) -> pd.Index:
     """Runs of the model, without those stopped more than 0.1 % above their optimum: theorems speak of its end."""
-    runs, fits = run_ids(frames, _ufm(model, activation, bias)), fits_of(frames, kind="declared")
+    query = (
+        "kind == 'declared' and optimizer == 'gradient_descent' and loss == 'mse' and status == 'done'"
+        f" and model == '{model}' and activation == '{activation}' and bias == '{bias}'"
+    )
+    runs, fits = run_ids(frames, query), fits_of(frames, kind="declared")
     constrained = ~fits["run_id"].isin(unconstrained(fits)["run_id"])
     return runs[~runs.isin(fits.loc[constrained | (fits["gap"] > EARLY * fits["optimum"]), "run_id"])]
 
@@ -67,7 +66,7 @@ def _ufm_metric(model: str, activation: str, bias: str, metric: str, layer: str 
 def _free_bias_error(frames: Frames) -> pd.Series:
     # At the optimum mu_G = 0 and b = 1/K, so |W mu_G + b| = 1/sqrt(K).
     values = _ufm_metric("plain", "linear", "free", "nc4_bias")(frames)
-    return (values * np.sqrt(by_class_count(frames, values)) - 1).abs()
+    return (values * np.sqrt(class_counts(frames, values.index)) - 1).abs()
 
 
 def _both_levels(frames: Frames) -> pd.Series:
@@ -94,27 +93,19 @@ def _networks(frames: Frames, query: str, *norms: str) -> pd.Index:
     return ended if len(ended) else runs
 
 
-def _frame_difference(query: str, of: str, etf: str) -> Values:
+@statistic
+def _frame_difference(frames: Frames, query: str, of: str, etf: str) -> pd.Series:
     """Distance to the OF minus distance to the ETF, with BatchNorm: negative where the frame is nearer an OF."""
-
-    def values(frames: Frames) -> pd.Series:
-        runs = _networks(frames, query, *WITH_NORM)
-        return final(frames, runs, of) - final(frames, runs, etf)
-
-    return values
+    runs = _networks(frames, query, *WITH_NORM)
+    return final(frames, runs, of) - final(frames, runs, etf)
 
 
-def _frame_distance(query: str, *metrics: str, norms: tuple[str, ...] = WITH_NORM) -> Values:
+@statistic
+def _frame_distance(frames: Frames, query: str, *metrics: str, norms: tuple[str, ...] = WITH_NORM) -> pd.Series:
     """The largest of the distances, over that of an OF from a simplex ETF."""
-
-    def values(frames: Frames) -> pd.Series:
-        from ncpipe.ufm.misfit import frames_apart  # with torch, which what reads tables does without
-
-        runs = _networks(frames, query, *norms)
-        largest = pd.concat([final(frames, runs, name) for name in metrics], axis=1).max(axis=1, skipna=False)
-        return largest / [frames_apart(int(number)) for number in by_class_count(frames, largest)]
-
-    return values
+    runs = _networks(frames, query, *norms)
+    largest = pd.concat([final(frames, runs, name) for name in metrics], axis=1).max(axis=1, skipna=False)
+    return largest / [frames_apart(int(number)) for number in class_counts(frames, largest.index)]
 
 
 def _depth_ratio(frames: Frames) -> pd.Series:
@@ -139,28 +130,21 @@ def _matched_fits(frames: Frames, model: str) -> pd.DataFrame:
     return fits[fits["network_id"].isin(_networks(frames, NETWORKS, *WITH_NORM))]
 
 
-def _matched(model: str, column: str) -> Values:
+@statistic
+def _matched(frames: Frames, model: str, column: str) -> pd.Series:
     """Distance between the unit-norm Grams, predicted and measured, by network."""
-
-    def values(frames: Frames) -> pd.Series:
-        return _matched_fits(frames, model).set_index("run_id")[f"{column}_error"].dropna().astype(float)
-
-    return values
+    return _matched_fits(frames, model).set_index("run_id")[f"{column}_error"].dropna().astype(float)
 
 
 SIZES = ("weight_norm", "feature_norm", "objective")
 
 
-def _size_error(model: str) -> Values:
+@statistic
+def _size_error(frames: Frames, model: str) -> pd.Series:
     """The largest of | measured / predicted - 1 | over |W|, |H| and the objective, by network."""
-
-    def values(frames: Frames) -> pd.Series:
-        fits = _matched_fits(frames, model).set_index("run_id")
-        ratios = [(fits[f"measured_{name}"] / fits[f"predicted_{name}"]).astype(float) for name in SIZES]
-        errors = [(ratio - 1).abs() for ratio in ratios]
-        return pd.concat(errors, axis=1).max(axis=1, skipna=False)
-
-    return values
+    fits = _matched_fits(frames, model).set_index("run_id")
+    ratios = {name: fits[f"measured_{name}"] / fits[f"predicted_{name}"] for name in SIZES}
+    return (pd.DataFrame(ratios, dtype=float) - 1).abs().max(axis=1, skipna=False)
 
 
 def _misfits(frames: Frames, model: str, *norms: str) -> pd.DataFrame:
@@ -211,14 +195,11 @@ def _of_the_paper(settings: dict[str, Any]) -> bool:
     return isinstance(settings["samples"], int) and usual
 
 
-def _objective_error(query: str) -> Values:
+@statistic
+def _objective_error(frames: Frames, query: str) -> pd.Series:
     """| objective / closed form - 1 |, of both signs: a value below would refute the closed form."""
-
-    def values(frames: Frames) -> pd.Series:
-        fits = _solved(frames, query)
-        return (fits["gap"] / fits["optimum"]).abs().astype(float)
-
-    return values
+    fits = _solved(frames, query)
+    return (fits["gap"] / fits["optimum"]).abs().astype(float)
 
 
 PENALISED = "model == 'plain' and bias not in ('none', 'free')"

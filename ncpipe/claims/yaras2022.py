@@ -12,17 +12,19 @@ from ncpipe.claims.evidence.claim import ClaimsOf, Frames
 from ncpipe.claims.evidence.landscape import TRAPS, traps
 from ncpipe.claims.evidence.selectors import (
     TRAINED,
-    Values,
     alike,
     at_last_time,
     by_run,
+    class_counts,
     final,
     log10,
     measured,
+    of_partners,
     optimality,
     run_ids,
     setting,
-    solved,
+    solved_end,
+    statistic,
 )
 
 REFERENCE = Reference(
@@ -63,18 +65,16 @@ def _middle(frames: Frames) -> pd.DataFrame:
     return temperatures(frames).query("place == 'middle'")
 
 
-def _unnormalised_end(frames: Frames, metric: str) -> pd.Series:
-    """Final value of the unnormalised network, by pair; of several the lowest."""
+def _unnormalised_end(frames: Frames, runs: pd.Index, metric: str) -> pd.Series:
+    """Final value of the unnormalised network of the pair, for each of these runs; of several the lowest."""
     values = final(frames, run_ids(frames, UNNORMALISED), metric)
-    return values.groupby(_pairs(frames).reindex(values.index)).min()
+    return of_partners(runs, values, _pairs(frames), "min")
 
 
-def _end_ratio(metric: str) -> Values:
-    def values(frames: Frames) -> pd.Series:
-        middle = _middle(frames)
-        return log10(final(frames, middle.index, metric) / middle["pair"].map(_unnormalised_end(frames, metric)))
-
-    return values
+@statistic
+def _end_ratio(frames: Frames, metric: str) -> pd.Series:
+    runs = _middle(frames).index
+    return log10(final(frames, runs, metric) / _unnormalised_end(frames, runs, metric))
 
 
 def _reached(rows: pd.DataFrame, level: pd.Series) -> pd.Series:
@@ -89,13 +89,12 @@ def _reached(rows: pd.DataFrame, level: pd.Series) -> pd.Series:
 def _time_ratio(frames: Frames) -> pd.Series:
     """log10 of the epoch at which a network reaches the lowest final NC1 of its unnormalised partner, over the
     partner's."""
-    middle, partners = _middle(frames), run_ids(frames, UNNORMALISED)
-    level = _unnormalised_end(frames, "nc1_pinv")
-    reached = _reached(measured(frames, middle.index, "nc1_pinv"), middle["pair"].map(level))
-    pairs = _pairs(frames).reindex(partners)
-    theirs = _reached(measured(frames, partners, "nc1_pinv"), pairs.map(level))
-    earliest = theirs.groupby(pairs.reindex(theirs.index)).min()
-    return log10(reached / middle["pair"].map(earliest))
+    runs, partners = _middle(frames).index, run_ids(frames, UNNORMALISED)
+    reached, theirs = (
+        _reached(measured(frames, ids, "nc1_pinv"), _unnormalised_end(frames, ids, "nc1_pinv"))
+        for ids in (runs, partners)
+    )
+    return log10(reached / of_partners(runs, theirs, _pairs(frames), "min"))
 
 
 def floor(classes: pd.Series, temperature: pd.Series) -> pd.Series:
@@ -109,7 +108,7 @@ def floor(classes: pd.Series, temperature: pd.Series) -> pd.Series:
 def _over_floor(frames: Frames, rows: pd.DataFrame) -> pd.Series:
     """loss / f* - 1 of rows of normalised networks."""
     runs = rows["run_id"]
-    classes = runs.map(frames["runs"].set_index("run_id")["classes"]).astype(float)
+    classes = class_counts(frames, runs).set_axis(rows.index)
     return rows["value"] / floor(classes, runs.map(temperatures(frames)["temperature"]).astype(float)) - 1
 
 
@@ -123,22 +122,15 @@ def _end_over_floor(frames: Frames) -> pd.Series:
     return by_run(rows.assign(value=_over_floor(frames, rows)))
 
 
-def _extreme_ratio(which: Literal["smallest", "largest"]) -> Values:
+@statistic
+def _extreme_ratio(frames: Frames, which: Literal["smallest", "largest"]) -> pd.Series:
     """Against the median over the middle temperatures: the best of several would be lower by chance alone."""
-
-    def values(frames: Frames) -> pd.Series:
-        table = temperatures(frames)
-        logs = log10(final(frames, table.index, "nc1_pinv"))
-        middle = table[table["place"] == "middle"]
-        medians = logs.reindex(middle.index).groupby(middle["pair"]).median()
-        extreme = table[table["place"] == which]
-        return logs.reindex(extreme.index) - extreme["pair"].map(medians)
-
-    return values
-
-
-def _ufm_means(frames: Frames) -> pd.Series:
-    return final(frames, pd.Index(solved(frames, UFM)["run_id"]), "nc2_means_etf")
+    table = temperatures(frames)
+    logs = log10(final(frames, table.index, "nc1_pinv"))
+    middle = table[table["place"] == "middle"]
+    medians = logs.reindex(middle.index).groupby(middle["pair"]).median()
+    extreme = table[table["place"] == which]
+    return logs.reindex(extreme.index) - extreme["pair"].map(medians)
 
 
 _yaras = ClaimsOf("yaras2022", REFERENCE)
@@ -172,8 +164,9 @@ CLAIMS = (
     # A theorem: what L-BFGS in float64 leaves, and the square root of it in the geometry.
     _yaras("5a", "The normalised UFM attains the least loss f* = log(1 + (K-1) exp(-tau K/(K-1))).",
            "| objective / f* - 1 | of UFMs by L-BFGS", 1e-8,
-           lambda frames: optimality(frames, UFM)),
-    _yaras("5b", "The normalised UFM ends at a simplex ETF.", "nc2_means_etf of UFMs by L-BFGS", 1e-3, _ufm_means),
+           optimality(UFM)),
+    _yaras("5b", "The normalised UFM ends at a simplex ETF.", "nc2_means_etf of UFMs by L-BFGS", 1e-3,
+           solved_end(UFM, "nc2_means_etf")),
     _yaras("6", "Every critical point of the normalised UFM above the optimum is a strict saddle.",
            TRAPS, 0.5,
            traps("feature_decay != feature_decay")),

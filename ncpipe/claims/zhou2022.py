@@ -7,7 +7,7 @@ import pandas as pd
 from ncpipe.claims.evidence.bibliography import NEURIPS, Reference
 from ncpipe.claims.evidence.claim import ClaimsOf, Frames
 from ncpipe.claims.evidence.landscape import TRAPS, traps
-from ncpipe.claims.evidence.selectors import NETWORKS, TRAINED, Values, alike, final, terminal_change
+from ncpipe.claims.evidence.selectors import NETWORKS, TRAINED, Values, alike, final, statistic, terminal_change
 
 REFERENCE = Reference(
     "Zhou et al. 2022",
@@ -40,21 +40,18 @@ def spreads(frames: Frames) -> pd.DataFrame:
     return spread.to_frame().join(names).reset_index().set_index("run_id")
 
 
-def _spread_change(along: tuple[str, ...]) -> Values:
+@statistic
+def _spread_change(frames: Frames, along: tuple[str, ...]) -> pd.Series:
     """Spread where all of ``along`` are largest minus where all are smallest, the rest fixed; by the larger run."""
-
-    def values(frames: Frames) -> pd.Series:
-        table = spreads(frames)
-        changes = {}
-        for _, group in table.groupby(["rest", *({"width", "epochs"} - set(along))]):
-            extents = group[list(along)]
-            large, small = (extents == extents.max()).all(axis=1), (extents == extents.min()).all(axis=1)
-            if large.any() and small.any() and (extents.max() > extents.min()).all():
-                larger, smaller = group[large].iloc[0], group[small].iloc[0]
-                changes[larger.name] = larger["spread"] - smaller["spread"]
-        return pd.Series(changes, dtype=float)
-
-    return values
+    table = spreads(frames)
+    changes = {}
+    for _, group in table.groupby(["rest", *({"width", "epochs"} - set(along))]):
+        extents = group[list(along)]
+        large, small = (extents == extents.max()).all(axis=1), (extents == extents.min()).all(axis=1)
+        if large.any() and small.any() and (extents.max() > extents.min()).all():
+            larger, smaller = group[large].iloc[0], group[small].iloc[0]
+            changes[larger.name] = larger["spread"] - smaller["spread"]
+    return pd.Series(changes, dtype=float)
 
 
 _zhou = ClaimsOf("zhou2022", REFERENCE)

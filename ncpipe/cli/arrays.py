@@ -24,7 +24,8 @@ Command = TypeVar("Command", bound=Callable[..., None])
 
 @app.command(rich_help_panel=PEOPLE)
 def measure(
-    file: Annotated[Path, typer.Argument(help="safetensors or npz file with 'features' (N, d) and 'labels' (N,);"
+    file: Annotated[Path, typer.Argument(help="safetensors, npz or Parquet file, or folder of npy files, with"
+                                              " 'features' (N, d) and 'labels' (N,);"
                                               " optional 'weight' (K, d), 'bias' (K,), 'train_means' (K, d) and"
                                               " 'ood_features' (N', d); or the features.safetensors of a run.")],
     of: Annotated[str | None, typer.Option(help="Of a run's kept features: epoch/layer/split; default: the last"

@@ -1,26 +1,28 @@
-"""Arrays to measure from files: safetensors or NumPy's npz, never pickles; features that a study has kept."""
+"""Arrays to measure from files, of which features are read a piece at a time; features that a study has kept.
+
+Files of safetensors, NumPy's npz or Parquet, or a folder of NumPy's npy, never pickles.
+"""
 
 from __future__ import annotations
 
 import re
 import sys
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from ncpipe.collapse import class_means
+from ncpipe.cli.stored_rows import legible, of_npy, of_parquet, of_safetensors
 from ncpipe.collapse.arguments import number_classes
+from ncpipe.collapse.arrays import stored_means
 from ncpipe.data.places import check_memory
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_tensors, tensor_names
 
-BROKEN = (zipfile.BadZipFile, zlib.error, KeyError, TypeError, SyntaxError, NotImplementedError, UnicodeError)
-"""What NumPy and zipfile raise for damaged files."""
 NAMES = ("features", "labels", "weight", "bias", "train_means", "ood_features")
 
 
@@ -34,7 +36,12 @@ def read_arrays(path: Path, of: str | None = None) -> dict[str, Any]:
     Of features that a study has kept these are those ``of`` an epoch, layer and split, by default the last epoch's
     last layer on training images; on others with the means of the training classes, where these are kept.
     """
-    arrays = _read_npz(path) if path.suffix == ".npz" else _read_safetensors(path, of)
+    if path.is_dir():
+        arrays = _read_folder(path)
+    elif path.suffix in (".npz", ".parquet"):
+        arrays = (_read_npz if path.suffix == ".npz" else _read_parquet)(path)
+    else:
+        arrays = _read_safetensors(path, of)
     missing = {"features", "labels"} - set(arrays)
     if missing:
         raise UserError(
@@ -46,33 +53,67 @@ def read_arrays(path: Path, of: str | None = None) -> dict[str, Any]:
 
 
 def _read_npz(path: Path) -> dict[str, Any]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            check_memory(str(path), sum(info.file_size for info in file.zip.infolist()), "measure fewer samples")
-            return {name: _entry(path, file, name) if name in NAMES else None for name in file.files}
-    except (OSError, EOFError, ValueError, AttributeError, MemoryError, RuntimeError, *BROKEN) as error:
-        raise UserError(f"cannot read {path}: {error or 'an array is larger than the memory'}") from None
+    with legible(path), np.load(path, allow_pickle=False) as file:
+        rows = of_npy(path, partial(_member, path)) if "features" in file.files else None
+        held = {*NAMES} - ({"features"} if rows else set())
+        sizes = {info.filename.removesuffix(".npy"): info.file_size for info in file.zip.infolist()}
+        check_memory(str(path), sum(size for name, size in sizes.items() if name in held), "measure fewer samples")
+        return {name: _entry(path, file, name) if name in held else rows for name in file.files}
+
+
+@contextmanager
+def _member(path: Path) -> Iterator[Any]:
+    with zipfile.ZipFile(path) as file, file.open("features.npy") as stream:
+        yield stream
+
+
+def _stream(path: Path) -> BinaryIO:
+    return path.open("rb")
+
+
+def _read_folder(path: Path) -> dict[str, Any]:
+    """Arrays of ``np.save`` by the names of their files."""
+    files = {file.stem: file for file in sorted(path.glob("*.npy"))}
+    arrays: dict[str, Any] = dict.fromkeys(files)
+    for name in files.keys() & {*NAMES}:
+        with legible(files[name]):
+            rows = of_npy(files[name], partial(_stream, files[name])) if name == "features" else None
+            arrays[name] = rows or _entry(files[name], {name: files[name]}, name)
+    return arrays
+
+
+def _read_parquet(path: Path) -> dict[str, Any]:
+    """Of columns: ``features``, lists of numbers, and ``labels``."""
+    from pyarrow.parquet import ParquetFile
+
+    with legible(path), ParquetFile(path) as file:
+        arrays: dict[str, Any] = dict.fromkeys(file.schema_arrow.names)
+        if "labels" in arrays:
+            arrays["labels"] = file.read(columns=["labels"])["labels"].to_numpy()
+        return arrays | ({"features": of_parquet(path, "features")} if "features" in arrays else {})
 
 
 def _read_safetensors(path: Path, of: str | None) -> dict[str, Any]:
     if path.suffix != ".safetensors":
-        raise UserError(f"{path}: expected a .safetensors or .npz file; numpy.savez or safetensors write them")
+        raise UserError(f"{path}: expected a .safetensors, .npz or .parquet file, or a folder of .npy files")
     with _legible(path):
         names = tensor_names(path)
-    kept = [name for name in names if (found := KEPT.fullmatch(name)) and f"labels/{found['split']}" in names]
-    if not kept and of is None:
-        with _legible(path):
-            return dict(read_tensors(path)[0])
+        kept = [name for name in names if (found := KEPT.fullmatch(name)) and f"labels/{found['split']}" in names]
+        if not kept and of is None:
+            whole = read_tensors(path, ({*NAMES} - {"features"}).__contains__)[0]
+            features = {"features": of_safetensors(path, "features")} if "features" in names else {}
+            return dict.fromkeys(names) | whole | features
     chosen = _chosen(path, kept, of)
     place, split = chosen.rsplit("/", 1)
     training = f"{place}/train"
     with _legible(path):
-        tensors = read_tensors(path, {chosen, training, f"labels/{split}", "labels/train"}.__contains__)[0]
+        labels = read_tensors(path, {f"labels/{split}", "labels/train"}.__contains__)[0]
+        arrays: dict[str, Any] = {"features": of_safetensors(path, chosen), "labels": labels[f"labels/{split}"]}
+        trained = of_safetensors(path, training) if split != "train" and training in names else None
     print(f"{path}: {chosen}, of {len(kept)} kept; --of names another", file=sys.stderr)
-    arrays: dict[str, Any] = {"features": tensors[chosen], "labels": tensors[f"labels/{split}"]}
-    if split != "train" and training in tensors:
-        labels = tensors["labels/train"]
-        arrays["train_means"] = class_means(tensors[training], labels, int(labels.max()) + 1)[1]
+    if trained is not None:
+        of_train = labels["labels/train"]
+        arrays["train_means"] = stored_means(trained, of_train, int(of_train.max()) + 1)[1]
     return arrays
 
 
@@ -104,7 +145,7 @@ def _chosen(path: Path, kept: list[str], of: str | None) -> str:
 
 def _entry(path: Path, file: Any, name: str) -> Any:
     try:
-        return file[name]
+        return np.load(file[name], allow_pickle=False) if isinstance(file[name], Path) else file[name]
     except ValueError as error:
         if "allow_pickle" not in str(error):
             raise

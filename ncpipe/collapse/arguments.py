@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 Array = Tensor | np.ndarray
-MOST_CLASSES = 30_000
-"""Distances between all classes are held, 7 GB of them for this many."""
+MOST_CLASSES = 300_000
+"""As many as the largest vocabularies: pairs of so many take hours, and a larger label is hardly a class."""
+MOST_IN_PAIRS = 30_000
+"""Classes of which tables of pairs are held, each of 7 GB for this many."""
 NO_VALUES = "a meta tensor has no values, compute it on a device"
 REPLACED = "; a parameter that to_empty() has replaced is passed as a function that returns it"
 MANY_CLASSES = 1000
@@ -28,7 +30,7 @@ def as_count(value: Any) -> int:
     if isinstance(value, bool) or count < 1:
         raise ValueError(f"num_classes must be at least 1, got {value}")
     if count > MOST_CLASSES:
-        raise ValueError(f"num_classes must be at most {MOST_CLASSES:,}, got {count}: K x K distances are held")
+        raise ValueError(f"num_classes must be at most {MOST_CLASSES:,}, got {count}: pairs of all are measured")
     return count
 
 

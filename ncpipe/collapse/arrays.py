@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import reduce
+from itertools import starmap
 from typing import NamedTuple
 
 import torch
@@ -23,13 +24,13 @@ from ncpipe.collapse.computing import collapse_metrics
 from ncpipe.collapse.layer import missing_means
 from ncpipe.collapse.least_squares import check_penalties
 from ncpipe.collapse.measurement import Measurement
-from ncpipe.collapse.moments import class_means
-from ncpipe.collapse.statistics import SecondPass
-from ncpipe.collapse.strands import by_one_thread
+from ncpipe.collapse.moments import ClassMoments, class_means
+from ncpipe.collapse.rows import Rows
+from ncpipe.collapse.statistics import LayerStatistics, SecondPass
 
 
 def measure(
-    features: Array,
+    features: Array | Rows,
     labels: Array,
     weight: Array | None = None,
     bias: Array | None = None,
@@ -46,7 +47,7 @@ def measure(
     """Neural-collapse metrics of features, exact in float64 whatever their type; arrays are NumPy's or Torch's.
 
     Args:
-        features: (N, d), one sample a row; floating point, on any device.
+        features: (N, d), one sample a row; floating point, on any device; or ``Rows``, read twice from a file.
         labels: (N,) integers in [0, K).
         weight: classifier W (K, d) that reads the features; adds NC2 of the weights, NC3 and NC4.
         bias: its bias b (K,).
@@ -67,16 +68,36 @@ def measure(
     >>> measure(torch.eye(3), torch.arange(3)).undefined["nc1_pinv"]
     'one sample only of class 0, 1, 2: it has no variability'
     """
-    given = _checked(features, labels, weight, bias, num_classes, train_means)
+    given = _checked(_rows(features), labels, weight, bias, num_classes, train_means)
     penalties = _penalties(given, ridge, bias_decay)
-    outside = None if ood_features is None else _mean_outside(ood_features, given.features)
+    outside = None if ood_features is None else _mean_outside(ood_features, given.rows.like)
     return _measured(given, products, penalties, outside, per_class, present_only)
+
+
+def stored_means(features: Array | Rows, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """``class_means`` of an array or of rows that are read a piece at a time."""
+    rows = _rows(features)
+
+    def moments(where: slice, piece: Tensor) -> ClassMoments:
+        counts, means = class_means(piece, labels[where], num_classes)
+        return ClassMoments(counts, means, means.new_zeros(num_classes))
+
+    found = reduce(ClassMoments.__add__, starmap(moments, rows.pieces(num_classes)))
+    return found.counts, found.means
+
+
+def _rows(features: Array | Rows) -> Rows:
+    if isinstance(features, Rows):
+        as_features("features", features.like)
+        return features
+    whole = as_features("features", features)
+    return Rows(whole, lambda size: iter([whole]))
 
 
 class _Given(NamedTuple):
     """Arrays as tensors, and K where something tells it."""
 
-    features: Tensor
+    rows: Rows
     labels: Tensor
     weight: Tensor | None
     bias: Tensor | None
@@ -87,21 +108,21 @@ class _Given(NamedTuple):
 
 
 def _checked(
-    features: Array,
+    rows: Rows,
     labels: Array,
     weight: Array | None,
     bias: Array | None,
     num_classes: int | None,
     train_means: Array | None,
 ) -> _Given:
-    h = as_features("features", features)
+    h = rows.like
     known, told_by = num_classes_of(num_classes, h, ("weight", weight), ("train_means", train_means))
     y = as_labels(labels, h, known, told_by)
     count = int(y.max()) + 1 if known is None else known
     w, b = as_classifier(weight, bias, count, h)
     t = None if train_means is None else as_parameter("train_means", train_means, (count, h.shape[1]), h)
     remedy = f"{number_classes(labels)}, or pass present_only=True" if known is None else ""
-    return _Given(h, y, w, b, t, count, remedy)
+    return _Given(rows, y, w, b, t, count, remedy)
 
 
 def _penalties(given: _Given, ridge: float | None, bias_decay: float | None) -> tuple[float, float | None] | None:
@@ -126,15 +147,15 @@ def _measured(
     per_class: bool,
     present_only: bool,
 ) -> Measurement:
-    h, y, w, b, t, count, remedy = given
-    counts, means = class_means(h, y, count)
+    rows, y, w, b, t, count, remedy = given
+    counts, means = stored_means(rows, y, count)
     if not torch.isfinite(means[counts > 0]).all():
-        require_finite("features", h)
+        for where, piece in rows.pieces(count):
+            require_finite("features" + f" from row {where.start} on" * (where.start > 0), piece)
     products = products or penalties is not None
-    about = partial(SecondPass, counts, means, weight=w, bias=b, train_means=t, products=products)
-    seen = by_one_thread(means, about)(h, y)
-    computed = partial(
-        collapse_metrics,
+    second = SecondPass(counts, means, weight=w, bias=b, train_means=t, products=products)
+    seen = reduce(LayerStatistics.__add__, (second(piece, y[where]) for where, piece in rows.pieces(count)))
+    row = collapse_metrics(
         seen,
         w,
         b,
@@ -144,7 +165,6 @@ def _measured(
         per_class=per_class,
         present_only=present_only,
     )
-    row = computed() if products else by_one_thread(means, computed)  # d x d are worth more threads
     if remedy and not counts.all():
         row.advise(missing_means(counts, means), remedy)
     return row

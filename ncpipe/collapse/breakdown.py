@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import linalg, where
 
-from ncpipe.collapse.frames import NAN, cosines, distances, pair_cdnv
+from ncpipe.collapse.frames import NAN, cosines
 from ncpipe.collapse.layer import Layer
 from ncpipe.collapse.measurement import Measurement
+from ncpipe.collapse.pairs import distances
 
 
 def add_breakdown(row: Measurement, layer: Layer) -> None:
@@ -14,8 +15,9 @@ def add_breakdown(row: Measurement, layer: Layer) -> None:
     stats, weight, centred, counts = layer.statistics, layer.weight, layer.centred, layer.counts.double()
     variances = stats.scatter / counts
     classes = {"samples": stats.counts, "variance": variances, "mean_norm": centred.norm(dim=1)}
-    pairs = {"cdnv": pair_cdnv(stats.means, variances), "means_cosine": cosines(centred)}
-    pairs["means_distance"] = distances(stats.means)
+    apart = distances(stats.means)
+    pairs = {"cdnv": (variances[:, None] + variances) / (2 * apart.square()), "means_cosine": cosines(centred)}
+    pairs["means_distance"] = apart
     if stats.whitened_scatter is not None:
         share = stats.whitened_scatter / counts + 0 * row["condition"]  # NaN where that is
         classes["nc1_pinv"] = where(counts == 1, NAN, share)

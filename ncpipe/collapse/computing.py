@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ncpipe.collapse.arguments import of_shape
+from ncpipe.collapse.arguments import MOST_IN_PAIRS, of_shape
 from ncpipe.collapse.breakdown import add_breakdown
 from ncpipe.collapse.frames import require_same_width
 from ncpipe.collapse.layer import Layer
@@ -14,6 +14,7 @@ from ncpipe.collapse.least_squares import check_penalties
 from ncpipe.collapse.measurement import Measurement
 from ncpipe.collapse.metrics import families
 from ncpipe.collapse.statistics import LayerStatistics
+from ncpipe.collapse.strands import by_one_thread
 
 
 def collapse_metrics(
@@ -45,12 +46,20 @@ def collapse_metrics(
         present_only: leave classes without a sample out, as in ``measure``.
 
     Raises:
-        ValueError: both weights are given, ``next_weight`` does not read the layer, or an array has another shape.
+        ValueError: both weights are given, ``next_weight`` does not read the layer, an array has another shape, or
+            ``per_class`` is asked for more than 30,000 classes.
     """
+    if per_class and len(stats.counts) > MOST_IN_PAIRS:
+        raise ValueError(f"per_class holds K x K tables: at most {MOST_IN_PAIRS:,} classes, got {len(stats.counts)}")
     whole = _layer(stats.cpu(), weight, bias, next_weight, train_means, penalties, ood_mean)
     layer, row = whole.of_present() if present_only else whole, Measurement()
-    for metric in families():
-        metric.fill(row, layer)
+
+    def fill() -> None:
+        for metric in families():
+            metric.fill(row, layer)
+
+    # d x d are worth more threads
+    fill() if stats.within_products is not None else by_one_thread(layer.means, fill)
     sizes = layer.singular_values
     row["rank"] = float(len(sizes))
     row.fill(("condition",), layer.lacks("frame"), lambda: {"condition": float(sizes[-1] / sizes[0])}, "")

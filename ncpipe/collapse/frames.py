@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
+from ncpipe.collapse.pairs import Block, Products, distances_of, moments, off_frames, over_distances, pooled, rows_by
+from ncpipe.collapse.strands import in_order
 from ncpipe.system.lazy import lazily
 
 if TYPE_CHECKING:
@@ -48,24 +50,19 @@ def cosines(vectors: Tensor) -> Tensor:
     return unit @ unit.T
 
 
-def distances(vectors: Tensor) -> Tensor:
-    """Distances between rows, (K, d) -> (K, K), from differences: near rows keep their digits."""
-    return torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist")
-
-
 def of_pairs(matrix: Tensor) -> Tensor:
     """The entries off the diagonal, (K, K) -> (K (K-1),)."""
     return matrix[~torch.eye(len(matrix), dtype=torch.bool)]
 
 
-def pair_cdnv(means: Tensor, variances: Tensor) -> Tensor:
-    """(v_c + v_c') / (2 |mu_c - mu_c'|^2), v_c = mean_i |h_i - mu_c|^2, (K, K) without a diagonal (Galanti)."""
-    return (variances[:, None] + variances[None, :]) / (2 * distances(means).square())
+def mean_cdnv(means: Tensor, variances: Tensor) -> float:
+    """Mean over c != c' of (v_c + v_c') / (2 |mu_c - mu_c'|^2), v_c = mean_i |h_i - mu_c|^2 (Galanti)."""
 
+    def cdnv(block: Block, squared: Tensor) -> Tensor:
+        both = variances[block.rows, None] + variances[block.columns]
+        return moments(block, block.off_diagonal(both / (2 * squared)))
 
-def directional_distances(vectors: Tensor) -> Tensor:
-    """|u_c - u_c'| over c != c' of the normalised rows, (K, d) -> (K (K-1),); NaN where a row is zero."""
-    return of_pairs(distances(vectors / vectors.norm(dim=1, keepdim=True)))
+    return pooled(over_distances(means, cdnv))[0]
 
 
 def hyperspherical_energy(vectors: Tensor, power: float = 0.0) -> float:
@@ -76,9 +73,12 @@ def hyperspherical_energy(vectors: Tensor, power: float = 0.0) -> float:
     -log(2K/(K-1))/2; for K > d + 1 no frame is known in general. Infinite where two directions agree.
     (Liu et al. 2018, 2023)
     """
-    separation = directional_distances(vectors)
-    kernel = -separation.log() if power == 0 else separation.pow(-power)
-    return float(kernel.mean())
+
+    def kernel(block: Block, squared: Tensor) -> Tensor:
+        apart = block.off_diagonal(squared)
+        return moments(block, -apart.log() / 2 if power == 0 else apart.pow(-power / 2))
+
+    return pooled(over_distances(vectors / vectors.norm(dim=1, keepdim=True), kernel))[0]
 
 
 def effective_rank(matrix: Tensor) -> float:
@@ -101,15 +101,25 @@ def spectral_ranks(singular_values: Tensor) -> tuple[float, float]:
 
 def frame_metrics(name: str, vectors: Tensor, singular_values: Tensor) -> dict[str, float]:
     """NC2 of the rows of ``vectors`` (K, d): norms; std over c != c' (ddof = 0) of the cosines, 0 at any frame, and
-    mean of |cos + 1/(K-1)|, 0 at an ETF (Papyan); distance of their Gram to the simplex ETF; and, from their
+    mean of |cos + 1/(K-1)|, 0 at an ETF (Papyan); distance of their Gram to simplex ETF and OF; and, from their
     ``singular_values`` (r,), effective and stable rank."""
     effective, stable = spectral_ranks(singular_values)
-    angles = of_pairs(cosines(vectors))
+    gram, norms, even = Products(vectors), vectors.norm(dim=1), 1 / (len(vectors) - 1)
+    norm = gram.norm
+
+    def found_in(block: Block, table: Tensor) -> Tensor:
+        angles = block.off_diagonal(table / norms[block.rows, None] / norms[block.columns])
+        of_angles = moments(block, angles), moments(block, (angles + even).abs())
+        return torch.cat([*of_angles, off_frames(block, table / norm, len(vectors))])
+
+    angles, off_even, off_target = gram.over_blocks(found_in).split([3, 3, 2], dim=1)
+    to_etf, to_of = distances_of(off_target)
     return {
         f"nc2_{name}_equinorm": equinorm(vectors),
-        f"nc2_{name}_angle_std": float(angles.std(correction=0)),
-        f"nc2_{name}_equiangle": float((angles + 1 / (len(vectors) - 1)).abs().mean()),
-        f"nc2_{name}_etf": frame_distance(vectors @ vectors.T, simplex_etf_gram(len(vectors))),
+        f"nc2_{name}_angle_std": math.sqrt(pooled(angles)[1]),
+        f"nc2_{name}_equiangle": pooled(off_even)[0],
+        f"nc2_{name}_etf": to_etf,
+        f"nc2_{name}_of": to_of,
         f"{name}_effective_rank": effective,
         f"{name}_stable_rank": stable,
     }
@@ -147,9 +157,15 @@ class RowSpace(NamedTuple):
     """r."""
 
 
+def right_singular(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Singular values (r,), descending, and right singular vectors (r, d) of a matrix (m, d), r = min(m, d)."""
+    square = torch.linalg.qr(matrix, mode="r")[1] if len(matrix) > matrix.shape[1] else matrix
+    return torch.linalg.svd(square, full_matrices=False)[1:]
+
+
 def row_space(matrix: Tensor) -> RowSpace:
     """The thin SVD of a matrix (m, d), without the left singular vectors."""
-    _, sizes, directions = torch.linalg.svd(matrix.double(), full_matrices=False)
+    sizes, directions = right_singular(matrix.double())
     above = sizes > max(matrix.shape) * torch.finfo(torch.float64).eps * sizes[0]
     return RowSpace(sizes, directions, int(above.sum()))
 
@@ -184,11 +200,14 @@ def nc3_rows(weight: Tensor, means: Tensor) -> float:
     if not sizes.any() or not total > 0:
         return NAN
     directions = means[sizes > 0] / sizes[sizes > 0, None]
-    lengths = rows @ directions.T
-    nearest = lengths.abs().argmax(dim=1)
-    # from differences: 1 - cos^2 loses digits near 0
-    off = rows - lengths.gather(1, nearest[:, None]) * directions[nearest]
-    return float(off.square().sum() / total)
+
+    def off(row: Tensor) -> Tensor:
+        lengths = row @ directions.T
+        nearest = lengths.abs().argmax(dim=1)
+        # from differences: 1 - cos^2 loses digits near 0
+        return (row - lengths.gather(1, nearest[:, None]) * directions[nearest]).square().sum()
+
+    return float(torch.stack(in_order(rows, rows.split(rows_by(len(directions))), off)).sum() / total)
 
 
 def require_same_width(weight: Tensor, means: Tensor) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ncpipe.collapse.frames import RowSpace, row_space
 from ncpipe.collapse.statistics import LayerStatistics, centred_means, class_mean_basis
 from ncpipe.system.lazy import lazily
+from ncpipe.system.words import listed
 
 if TYPE_CHECKING:
     import torch
@@ -152,7 +153,7 @@ class Layer:
     @cached_property
     def _no_scatter(self) -> str | None:
         single = (self.counts == 1).nonzero().flatten().tolist()
-        why = f"one sample only of class {_listed(single)}: it has no variability" if single else None
+        why = f"one sample only of class {listed(single, 5)}: it has no variability" if single else None
         return self._no_frame or why
 
     _no_classifier = None
@@ -192,7 +193,7 @@ def missing_means(counts: Tensor, means: Tensor) -> str | None:
     if not torch.isfinite(known.square().sum()) or (known.any() and not known.square().sum() > 0):
         return "squares of the features leave the range of float64: scale them"
     empty = (counts == 0).nonzero().flatten().tolist()
-    return f"no sample of class {_listed(empty)}" if empty else None
+    return f"no sample of class {listed(empty, 5)}" if empty else None
 
 
 def _one_point(means: Tensor) -> str | None:
@@ -204,7 +205,3 @@ def _one_point(means: Tensor) -> str | None:
 def _one_place(centred: Tensor, rank: int) -> str | None:
     # the square may underflow
     return None if rank and centred.square().sum() > 0 else "all class means agree"
-
-
-def _listed(classes: list[int]) -> str:
-    return ", ".join(map(str, classes[:5])) + (f" and {len(classes) - 5} more" if len(classes) > 5 else "")

@@ -9,8 +9,10 @@ from dataclasses import dataclass, fields, replace
 from functools import reduce
 from typing import TYPE_CHECKING
 
+from ncpipe.collapse.frames import right_singular
 from ncpipe.collapse.moments import class_means, squared_norms
-from ncpipe.collapse.strands import Chunks, in_strands
+from ncpipe.collapse.pairs import rows_by
+from ncpipe.collapse.strands import Chunks, by_one_thread, in_strands
 from ncpipe.system.lazy import lazily
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 else:
     torch = lazily("torch")
 
+LOGITS_OF_CLASSES = 1024
+"""Most classes whose logits at all class means, K x K, are kept: up to 8 MiB these save a second product."""
 GEMM_COLUMNS = 24
 """Products are padded to a multiple of so many columns: CPU kernels in float64 are 2-3 times faster on these."""
 
@@ -53,7 +57,7 @@ def class_mean_basis(means: Tensor) -> ClassMeanBasis:
     Singular values below ``max(K, d) * eps * s_max`` are dropped, and so are those below the rounding
     error of M itself, ``max(K, d) * eps * max |mu_c|``: the centring cancels the mean of the class means.
     """
-    _, values, directions = torch.linalg.svd(centred_means(means), full_matrices=False)
+    values, directions = right_singular(centred_means(means))
     scale = max(float(values[0]), float(means.norm(dim=1).max()))
     keep = values > max(means.shape) * torch.finfo(torch.float64).eps * scale
     return ClassMeanBasis(directions[keep].T.contiguous(), values[keep])
@@ -190,6 +194,16 @@ class SecondPass:
         """``counts`` (K,) and ``means`` (K, d) of all samples; the rest as in ``layer_statistics``."""
         self.means, self.products = means, products
         self.has_head, self.has_train = weight is not None, train_means is not None
+        by_one_thread(means, lambda: self._prepare(counts, means, weight, bias, train_means))
+
+    def _prepare(
+        self,
+        counts: Tensor,
+        means: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        train_means: Tensor | None,
+    ) -> None:
         known = means.nan_to_num()
         reference = known if train_means is None else train_means.to(means).nan_to_num()
         basis = class_mean_basis(known[counts > 0])
@@ -197,23 +211,25 @@ class SecondPass:
         self.singular_values = basis.singular_values
         blocks = [basis.whitening, *([span.whitening] if self.has_train else [])]
         if weight is not None:
-            blocks.append(weight.to(means))
-            bias = None if bias is None else bias.to(means)
-            self._class_logits = torch.nn.functional.linear(known, blocks[-1], bias)
+            self._weight = weight.to(means)
+            self._bias = means.new_zeros(len(means)) if bias is None else bias.to(means)
+            if len(means) <= LOGITS_OF_CLASSES:
+                blocks.append(self._weight)
+                self._class_logits = torch.addmm(self._bias, known, self._weight.T)
         padding = -sum(map(len, blocks)) % GEMM_COLUMNS
         self._matrix = torch.cat([*blocks, means.new_zeros(padding, means.shape[1])])
         self._widths = [*map(len, blocks), padding]
         self._means = known
 
-        # |h - m|^2 - |h|^2 with h and m from the origin in the whitened basis, for the class of h and that of m.
+        # <h, m> - |m|^2/2, largest for the nearest m, with h and m from the origin in the whitened basis
         origin, scale = reference.mean(dim=0), span.singular_values
         places = (reference - origin) @ span.whitening.T
-        own_places = (known - origin) @ span.whitening.T
-        self._directions = (places * scale.square()).T
-        self._distances = (places * scale).square().sum(dim=1) - 2 * own_places @ self._directions
+        self._own_places = (known - origin) @ span.whitening.T
+        self._directions = places * scale.square()
+        self._lengths = -(places * scale).square().sum(dim=1) / 2
         missing = counts == 0 if train_means is None else train_means.isnan().any(dim=1)
-        self._distances[:, missing] = torch.inf
-        self._shift = own_places - places
+        self._lengths[missing] = -torch.inf
+        self._shift = self._own_places - places if self.has_train else None
 
     def __call__(self, features: Tensor, labels: Tensor) -> LayerStatistics:
         """Statistics of features (n, d) with labels (n,): some or all of the samples that the means are of."""
@@ -256,14 +272,23 @@ class SecondPass:
         *projected, _ = (deviation @ self._matrix.T).split(self._widths, dim=1)
         reals = [squared_norms(deviation), squared_norms(projected[0])]
         in_span = projected[1 if self.has_train else 0]
-        if self.has_train:
+        if self._shift is not None:
             reals.append(squared_norms(in_span + self._shift[own]))
-        nearest = torch.addmm(self._distances[own], in_span, self._directions, alpha=-2).argmin(dim=1)
+        nearest = _largest(in_span + self._own_places[own], self._directions, self._lengths)
         counts = [nearest == own]
         if self.has_head:
-            decided = (self._class_logits[own] + projected[-1]).argmax(dim=1)
+            if len(self.means) <= LOGITS_OF_CLASSES:
+                decided = (self._class_logits[own] + projected[-1]).argmax(dim=1)
+            else:
+                decided = _largest(deviation + self._means[own], self._weight, self._bias)
             counts += [decided == own, decided == nearest]
         sums.add(own, reals, counts)
+
+
+def _largest(rows: Tensor, matrix: Tensor, offsets: Tensor) -> Tensor:
+    """argmax over c of <row, m_c> + o_c of rows (n, r), (K, r) and (K,), in memory that does not grow with n K."""
+    pieces = rows.split(rows_by(len(matrix)))
+    return torch.cat([torch.addmm(offsets, piece, matrix.T).argmax(dim=1) for piece in pieces])
 
 
 class _Sums:

@@ -7,10 +7,10 @@ processes are busy each waits for a thread that is not running. A strand has ope
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from threading import Barrier
+from threading import Barrier, local
 from typing import TYPE_CHECKING, TypeVar
 
 from ncpipe.system.lazy import lazily
@@ -28,11 +28,10 @@ DEVICE_CHUNK = 1 << 20, 1 << 24
 STRANDS, STRAND_ELEMENTS, SUM_ELEMENTS = 8, 1 << 20, 1 << 23
 """Most strands, elements that one is worth, and elements of all their sums. The number of threads decides none of
 these, so that it does not decide the result's last digits."""
-MEANS_ELEMENTS = 1 << 18
-"""Class means, K d, whose decompositions are not worth a second thread."""
-
 Chunks = Iterator[tuple[slice, "Tensor"]]
 Part = TypeVar("Part")
+Item = TypeVar("Item")
+_here = local()
 
 
 def widened(features: Tensor) -> Chunks:
@@ -47,7 +46,7 @@ def widened(features: Tensor) -> Chunks:
 def in_strands(features: Tensor, size: int, part: Callable[[Chunks], Part]) -> list[Part]:
     """``part`` of the chunks of every strand, in their order; ``size``: elements of its sums."""
     count = _strands(features, size)
-    rows, threads = _rows(features, count), torch.get_num_threads()
+    rows = _rows(features, count)
     free: list[Tensor] = []
 
     def strand(number: int) -> Part:
@@ -56,25 +55,35 @@ def in_strands(features: Tensor, size: int, part: Callable[[Chunks], Part]) -> l
         free.append(buffer)
         return found
 
-    if 1 in (threads, count):
-        return list(map(strand, range(count)))
-    return list(_pool(min(threads, STRANDS)).map(_as_here(strand), range(count)))
+    return in_order(features, range(count), strand)
 
 
-def by_one_thread(means: Tensor, work: Callable[[], Part]) -> Part:
-    """``work`` on class means (K, d) by a thread that waits for no other, where these are few."""
-    if means.device.type != "cpu" or means.numel() > MEANS_ELEMENTS or torch.get_num_threads() == 1:
+def in_order(tensor: Tensor, items: Sequence[Item], work: Callable[[Item], Part]) -> list[Part]:
+    """``work`` on a tensor, of all items and in their order, by as many threads as the caller has."""
+    threads = min(getattr(_here, "threads", None) or torch.get_num_threads(), STRANDS)
+    if len(items) == 1:
+        return [by_one_thread(tensor, lambda: work(items[0]))]
+    if threads == 1 or tensor.device.type != "cpu":
+        return list(map(work, items))
+    return list(_pool(threads).map(_as_here(work, 1), items))
+
+
+def by_one_thread(tensor: Tensor, work: Callable[[], Part]) -> Part:
+    """``work`` on a tensor by a thread that waits for no other, but where it does something ``in_order``."""
+    threads = torch.get_num_threads()
+    if threads == 1 or tensor.device.type != "cpu":
         return work()
-    return _pool(1).submit(_as_here(lambda _: work()), 0).result()
+    return _pool(1).submit(_as_here(lambda _: work(), threads), None).result()
 
 
-def _as_here(work: Callable[[int], Part]) -> Callable[[int], Part]:
+def _as_here(work: Callable[[Item], Part], threads: int) -> Callable[[Item], Part]:
     """The same in a thread of a pool: without gradients, and in inference mode where the caller is."""
     inference = torch.is_inference_mode_enabled()
 
-    def worked(number: int) -> Part:
+    def worked(item: Item) -> Part:
+        _here.threads = threads
         with torch.inference_mode(inference), torch.no_grad():
-            return work(number)
+            return work(item)
 
     return worked
 

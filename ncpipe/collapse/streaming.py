@@ -30,6 +30,7 @@ from ncpipe.collapse.measurement import TensorMeasurement
 from ncpipe.collapse.moments import ClassMoments, class_moments
 from ncpipe.collapse.products import ProductMoments
 from ncpipe.collapse.statistics import LayerStatistics, SecondPass
+from ncpipe.collapse.strands import by_one_thread
 
 SUMS = (
     *("scatter", "whitened_scatter", "nearest_mean_hits", "classifier_hits", "agreements"),
@@ -156,6 +157,11 @@ class CollapseMetrics(Metric):
             raise ValueError(f"features are on {h.device}, the metric on {self.moments.device}: {self._remedy(h)}")
         y = as_labels(labels, h, self.num_classes, batch=True)
         self._check_width(h)
+        by_one_thread(h, lambda: self._add(h, y))
+        self.precision = self.precision.clamp(min=torch.finfo(h.dtype).eps)
+
+    def _add(self, h: Tensor, y: Tensor) -> None:
+        """Add a batch that has been checked."""
         if self._in_second_pass:
             seen = self._second_pass()(h, y)
             if not torch.isfinite(seen.scatter).all():
@@ -167,7 +173,6 @@ class CollapseMetrics(Metric):
             if not torch.isfinite(moments[:, 1]).all():
                 require_finite("features", h)
             self.moments = moments
-        self.precision = self.precision.clamp(min=torch.finfo(h.dtype).eps)
 
     def start_second_pass(self) -> None:
         """Fix the class means of all that has been seen, on all ranks; the updates that follow are about these.
@@ -447,8 +452,7 @@ def _unpacked(packed: Tensor) -> ClassMoments:
 
 def _add(packed: Tensor, features: Tensor, labels: Tensor) -> None:
     present, own = labels.unique(return_inverse=True)  # of many classes, a batch has few
-    batch = _packed(class_moments(features, own, len(present)))
-    packed[present] = _merge(torch.stack([packed[present], batch]))
+    packed[present] = _packed(_unpacked(packed[present]) + class_moments(features, own, len(present)))
 
 
 def _add_with_products(packed: Tensor, features: Tensor, labels: Tensor) -> None:

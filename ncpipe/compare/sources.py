@@ -16,6 +16,7 @@ from ncpipe.records.writing import CHECKSUM
 from ncpipe.study.layout import Layout
 from ncpipe.system.errors import UserError
 from ncpipe.system.provenance import summary
+from ncpipe.system.words import listed
 
 STAGES = ("runs", "ufm", "continual")
 """Folders of a study under which a run may be named."""
@@ -106,9 +107,8 @@ def _run_named(run: str, folders: list[Path]) -> RunSource:
         folder, run_id = matches[0]
         return RunSource(read_study(folder), run_id)
     if matches:
-        listed = ", ".join(str(folder / name) for folder, name in matches[:6])
-        more = f" and {len(matches) - 6} more" if len(matches) > 6 else ""
-        raise UserError(f"{run!r} is the beginning of several runs: {listed}{more}; give more of the id")
+        names = listed([folder / name for folder, name in matches])
+        raise UserError(f"{run!r} is the beginning of several runs: {names}; give more of the id")
     where = ", ".join(map(str, folders[:6]))
     near = difflib.get_close_matches(run, [name for names in ids.values() for name in names], n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else "the table runs and the report list them"

@@ -13,6 +13,7 @@ from ncpipe.compare.agreement import Agreement
 from ncpipe.compare.comparison import Comparison, Row
 from ncpipe.compare.runs import MAIN
 from ncpipe.system.files import plain
+from ncpipe.system.words import listed, plural
 
 LISTED = 12
 """Rows that the terminal lists of what may be long; the page and the JSON have all."""
@@ -48,14 +49,13 @@ def headline(comparison: Comparison) -> str:
     if not (settings := comparison.of("settings")):
         return "The settings of these runs are not in the tables."
     names = [row["quantity"] for row in settings if not row["equal"]]
-    listed = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-    equal = f"{counted(len(settings) - len(names), 'setting')} equal"
-    return f"Settings that differ: {listed}; {equal}." if names else f"No setting differs, {equal}."
+    equal = f"{plural(len(settings) - len(names), 'setting')} equal"
+    return f"Settings that differ: {listed(names)}; {equal}." if names else f"No setting differs, {equal}."
 
 
 def reproduced(agreement: Agreement) -> str:
     """Whether all values of the common runs are equal, or how far they differ at most."""
-    runs = counted(agreement.runs, "common run")
+    runs = plural(agreement.runs, "common run")
     if not agreement.differing:
         return f"Equal in all {agreement.values:,} values of {runs}."
     where = runs if agreement.runs == 1 else f"{agreement.differing_runs} of {runs}"
@@ -64,7 +64,7 @@ def reproduced(agreement: Agreement) -> str:
     if bounded:
         parts.append(f"by {number(bounded[0]['relative'])} relative at most ({bounded[0]['quantity']})")
     if one_sided := sum(d["one_sided"] for d in agreement.deviations):
-        parts.append(f"{counted(one_sided, 'value')} on one side only")
+        parts.append(f"{plural(one_sided, 'value')} on one side only")
     parts += sorted({f"another {word['column']}" for word in agreement.words})
     return "; ".join(parts) + "."
 
@@ -72,29 +72,23 @@ def reproduced(agreement: Agreement) -> str:
 def sentences(comparison: Comparison) -> Iterator[str]:
     """What there is to say of studies beside the headline: runs of one study only, what became of the claims."""
     runs, claims, labels = comparison.runs, comparison.of("claims"), comparison.of("labels")
-    only = [f"{counted(len(runs[f'only_{s}']), 'run')} only in {s.upper()}" for s in "ab" if runs.get(f"only_{s}")]
+    only = [f"{plural(len(runs[f'only_{s}']), 'run')} only in {s.upper()}" for s in "ab" if runs.get(f"only_{s}")]
     if only:
         yield f"{', '.join(only)}."
     if without := runs.get("without_results"):
-        yield f"{counted(len(without), 'common run')} without results on either side."
+        yield f"{plural(len(without), 'common run')} without results on either side."
     if claims:
         both = [row for row in claims if row["verdict_a"] and row["verdict_b"]]
-        parts = [f"{sum(row['changed'] for row in both)} of {counted(len(both), 'verdict')} changed"]
+        parts = [f"{sum(row['changed'] for row in both)} of {plural(len(both), 'verdict')} changed"]
         for side, other in (("A", "verdict_b"), ("B", "verdict_a")):
             if alone := sum(row[other] is None for row in claims):
-                parts.append(f"{counted(alone, 'claim')} only in {side}")
+                parts.append(f"{plural(alone, 'claim')} only in {side}")
         yield f"{', '.join(parts)}."
     if labels:
         told = [row for row in labels if row["apart"] is not None]
-        apart = counted(len({row["label"] for row in labels}), "label") + " with other runs"
-        count = f"{sum(row['apart'] for row in told)} of {counted(len(told), 'quantity')}"
+        apart = plural(len({row["label"] for row in labels}), "label") + " with other runs"
+        count = f"{sum(row['apart'] for row in told)} of {plural(len(told), 'quantity')}"
         yield f"{apart}: {count} beyond the range over seeds."
-
-
-def counted(count: int, noun: str) -> str:
-    """'1 run', '12,000 runs'."""
-    plural = f"{noun[:-1]}ies" if noun.endswith("ty") else f"{noun}s"
-    return f"{count:,} {noun if count == 1 else plural}"
 
 
 def value(cell: Any) -> str:
@@ -129,12 +123,12 @@ def sections(comparison: Comparison) -> Iterator[Section]:
     told = "settings" if comparison.kind == "runs" else "provenance"
     same = [row["quantity"] for row in comparison.of(told) if row["equal"]]
     words = [(row["quantity"], value(row["a"]), value(row["b"])) for row in facts if not row["equal"]]
-    equal = f"Equal: {', '.join(same)}." if told == "provenance" else f"{counted(len(same), 'setting')} equal."
+    equal = f"Equal: {', '.join(same)}." if told == "provenance" else f"{plural(len(same), 'setting')} equal."
     notes = [equal] if same and (told == "provenance" or not words) else []
     yield Section(f"{told} ({len(same)} equal)", ("A", "B"), words, notes, numbers=False)
     for side in "ab":
         if ids := comparison.runs.get(f"only_{side}"):
-            title = f"only in {side.upper()}: {counted(len(ids), 'run')}"
+            title = f"only in {side.upper()}: {plural(len(ids), 'run')}"
             yield Section(title, (), [(run_id,) for run_id in ids], brief_rows=LISTED, numbers=False)
     if comparison.agreement is not None:
         yield from deviations(comparison.agreement)
@@ -169,7 +163,7 @@ def deviations(agreement: Agreement) -> Iterator[Section]:
     yield Section("largest relative difference", ("differ", "relative", "A", "B", "in"), rows, places, LISTED)
     words = [
         (
-            f"{w['column']} of {counted(len(w['run_ids']), 'run')}",
+            f"{w['column']} of {plural(len(w['run_ids']), 'run')}",
             value(w["a"]),
             value(w["b"]),
             ", ".join(w["run_ids"]),

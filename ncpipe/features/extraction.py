@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -111,10 +110,17 @@ class Extractor:
         # train first: its means decide for test; the others last, since they move the running statistics
         order = ("train", "test", "full_batch", "train_mode")
         self.splits: list[str] = [split for split in order if split in measure.splits]
-        self.data = {split: open_batches(dataset, _images_of(split), computation.device) for split in self.splits}
+        self.data = {
+            split: open_batches(dataset, "test" if split == "test" else "train", computation.device)
+            for split in self.splits
+        }
         self.penalties = squared_error_penalties(run.spec, dataset.num_classes)
         self.decay = classifier_decay(run.spec)
-        self.full = self._full_batch(dataset) if "full_batch" in self.splits else None
+        self.full = (
+            FullBatch(new_network(run.spec, dataset), run.spec, self.data["train"], computation.device)
+            if "full_batch" in self.splits
+            else None
+        )
         several = run.spec.dataset.multi_label
         self.optimum = (
             None if several else predicted_optimum(run.spec, dataset.split("train").labels.bincount().tolist())
@@ -148,11 +154,6 @@ class Extractor:
             kept |= {f"{epoch}/{layer}/{split}": first.held[layer] for layer in wanted}
         self._add_weights(epoch)
         return kept
-
-    def _full_batch(self, dataset: Dataset) -> FullBatch:
-        return FullBatch(
-            new_network(self.spec, dataset), self.spec, self.data["train"], self.network.head.weight.device
-        )
 
     def _distances(self, split: str) -> dict[str, float]:
         """How far the weights are from a minimum of what training minimises, in evaluation mode for 'train' and with
@@ -336,10 +337,9 @@ class Extractor:
     def _vectors(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Feature vectors of all layers, and logits."""
         maps, logits = self.layers_and_logits(images)
-        return {layer: as_vectors(maps[layer], self._pooling(layer)) for layer in self.layers}, logits
-
-    def _pooling(self, layer: str) -> Literal["average", "flatten"]:
-        return "flatten" if matches_any(layer, self.measure.flatten) else self.measure.pool
+        flat = {layer for layer in self.layers if matches_any(layer, self.measure.flatten)}
+        pooling = self.measure.pool
+        return {n: as_vectors(maps[n], "flatten" if n in flat else pooling) for n in self.layers}, logits
 
 
 @dataclass(frozen=True)
@@ -373,7 +373,3 @@ def within_budget(sizes: dict[str, int], wanted: set[str]) -> set[str]:
             break
         held.add(layer)
     return held
-
-
-def _images_of(split: str) -> Literal["train", "test"]:
-    return "test" if split == "test" else "train"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
 import matplotlib as mpl
 import numpy as np
@@ -15,20 +16,16 @@ from matplotlib.lines import Line2D
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import heading, scale_values
 from ncpipe.figures.drawing.captions import counted, lost
-from ncpipe.figures.drawing.runs import Tables, declared_ufms, labels
+from ncpipe.figures.drawing.runs import Tables, declared_ufms, labels, solved_by
 from ncpipe.figures.drawing.series import histories
 from ncpipe.study.config import FigureOptions
-from ncpipe.study.study import Study
 
 KINDS = ("declared",)
+applies = solved_by("central_path")
 LEAST_WIDTH, HEIGHT = 1.9, 2.7
 DASHED = (0, (4, 2))
 MOST_POINTS = 20
 """Points drawn on a curve; the law is drawn at all times."""
-
-
-def applies(study: Study) -> bool:
-    return any(spec.solver.name == "central_path" for spec in study.problems.values())
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:
@@ -44,16 +41,12 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     lines = -(-len(names) // columns)
     figure = style.new_figure(options.width, HEIGHT * lines)
     grid = figure.subplots(2 * lines, columns, squeeze=False, height_ratios=[5, 3] * lines)
-    for number in range(columns * lines):
-        line, column = divmod(number, columns)
-        upper, lower = grid[2 * line : 2 * line + 2, column]
-        if number < len(names):
-            of_label = runs[runs["label"] == names[number]].sort_values("seed")
-            _draw_column(upper, lower, rows, of_label)
-            heading(upper, titles[number], "")
-        else:
-            upper.remove()
-            lower.remove()
+    pairs = [*zip(grid[::2].flat, grid[1::2].flat)]
+    for (upper, lower), name, title in zip(pairs, names, titles):
+        _draw_column(upper, lower, rows, runs[runs["label"] == name].sort_values("seed"))
+        heading(upper, title, "")
+    for axes in chain(*pairs[len(names) :]):
+        axes.remove()
     style.add_legend(figure, _legend())
     return figure
 
@@ -132,5 +125,5 @@ def caption(tables: Tables, options: FigureOptions) -> str:
         f" {counted(runs, 'simulation')}. Above, singular values of the signal-to-noise matrix against time, of the"
         " first seed: points are measured on the features, lines are the closed-form law, dashes its growth at late"
         " times. Below, the largest over the smallest singular value, minus 1: black the first seed, grey the others."
-        f"{lost(tables, 'declared', 'UFM')}"
+        f"{lost(tables, 'declared')}"
     )

@@ -6,19 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ncpipe.figures.drawing import style
-from ncpipe.figures.drawing.axes import heading, mark_times, scale_time, scale_values
+from ncpipe.figures.drawing.axes import heading, scale_time, scale_values
 from ncpipe.figures.drawing.captions import counted, lost, not_drawn
-from ncpipe.figures.drawing.runs import Tables, declared_ufms, few, labels, networks, zero_error_epochs
-from ncpipe.figures.drawing.series import Band, bands, extremes, last_time, measured
+from ncpipe.figures.drawing.runs import Tables, declared_ufms, few, has_networks, labels, networks, zero_error_epochs
+from ncpipe.figures.drawing.series import draw_bands, last_time, measured
 from ncpipe.figures.drawing.style import Look
 from ncpipe.study.config import FigureOptions
-from ncpipe.study.study import Study
 
+applies = has_networks
 USUAL = (
     "nc1_pinv",
     "nc3_duality",
@@ -44,18 +43,6 @@ class Column:
     rows: pd.DataFrame
     marks: dict[str, float]
 
-    def draw(self, axes: Axes, metric: str, look: dict[str, Look]) -> list[Band]:
-        drawn = bands(self.rows, "metric", metric)
-        for label, band in drawn.items():
-            band.draw(axes, look[label])
-        scale_time(axes, last_time(self.rows))
-        mark_times(axes, ((time, look[label].colour) for label, time in self.marks.items()))
-        return list(drawn.values())
-
-
-def applies(study: Study) -> bool:
-    return bool(study.networks)
-
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:
     metrics = options.metrics or USUAL
@@ -69,15 +56,15 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     lines = -(-len(metrics) // groups)
     figure = style.new_figure(options.width, ROW_HEIGHT * lines + 0.25)
     grid = figure.subplots(lines, groups * len(columns), squeeze=False)
-    for number in range(lines * groups):
-        line, first = number // groups, number % groups * len(columns)
-        panels = list(grid[line, first : first + len(columns)])
-        if number < len(metrics):
-            _draw_metric(panels, columns, metrics[number], look)
-        else:
-            for axes in panels:
-                axes.remove()
-    _name_times(grid, columns, len(metrics), groups)
+    by_metric = grid.reshape(-1, len(columns))
+    for number, (panels, metric) in enumerate(zip(by_metric, metrics)):
+        _draw_metric(panels, columns, metric, look)
+        for axes, column in zip(panels, columns):
+            lowest = number + groups >= len(metrics)
+            axes.tick_params(labelbottom=lowest)
+            axes.set_xlabel(column.time if lowest else "")
+    for axes in by_metric[len(metrics) :].flat:
+        axes.remove()
     marked = [style.mark_handle("zero training error", "^")] if any(column.marks for column in columns) else []
     handles = [handle for c in columns for handle in style.label_handles(labels(c.runs), look, c.kind)]
     style.add_legend(figure, handles + marked)
@@ -93,8 +80,12 @@ def _columns(tables: Tables, metrics: Sequence[str], split: str) -> list[Column]
     return [column for column in columns if len(column.rows)]
 
 
-def _draw_metric(panels: Sequence[Axes], columns: Sequence[Column], metric: str, look: dict[str, Look]) -> None:
-    first, *of_ufms = (extremes(column.draw(axes, metric, look)) for axes, column in zip(panels, columns))
+def _draw_metric(panels: NDArray, columns: Sequence[Column], metric: str, look: dict[str, Look]) -> None:
+    first, *of_ufms = (
+        draw_bands(axes, column.rows, "metric", metric, look, column.marks) for axes, column in zip(panels, columns)
+    )
+    for axes, column in zip(panels, columns):
+        scale_time(axes, last_time(column.rows))
     # Networks decide the scale: a UFM ends at the rounding error of its solver, decades below.
     lowest = min((float(values.min()) for values in first if len(values)), default=0.0)
     for axes in panels:
@@ -102,17 +93,6 @@ def _draw_metric(panels: Sequence[Axes], columns: Sequence[Column], metric: str,
     for axes in panels[1:]:
         axes.tick_params(labelleft=False)
     heading(panels[0], metric)
-
-
-def _name_times(grid: NDArray, columns: Sequence[Column], metrics: int, groups: int) -> None:
-    """Times under the lowest panel of every column only."""
-    for number in range(metrics):
-        for offset, column in enumerate(columns):
-            axes = grid[number // groups, number % groups * len(columns) + offset]
-            if number + groups < metrics:
-                axes.tick_params(labelbottom=False)
-            else:
-                axes.set_xlabel(column.time)
 
 
 def caption(tables: Tables, options: FigureOptions) -> str:
@@ -126,5 +106,5 @@ def caption(tables: Tables, options: FigureOptions) -> str:
         " Lines are medians over seeds, bands their range; a triangle marks the first epoch without training error."
         " Time axes are logarithmic with a place for 0. Where the networks decide the scale, a UFM leaves the panel"
         " below on its way to rounding error."
-        f"{not_drawn(nets, ufms)}{lost(tables, 'network', 'network')}{lost(tables, 'declared', 'UFM')}"
+        f"{not_drawn(nets, ufms)}{lost(tables, 'network', 'declared')}"
     )

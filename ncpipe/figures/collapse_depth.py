@@ -12,15 +12,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ncpipe.figures.drawing import style
-from ncpipe.figures.drawing.captions import counted, lost, not_drawn, plural
+from ncpipe.figures.drawing.captions import counted, lost, not_drawn
 from ncpipe.figures.drawing.definitions import definition
 from ncpipe.figures.drawing.panels import Panel, draw_panels
-from ncpipe.figures.drawing.runs import Tables, declared_ufms, few, labels, networks
+from ncpipe.figures.drawing.runs import Tables, declared_ufms, few, has_networks, labels, networks
 from ncpipe.figures.drawing.series import Band, measured
 from ncpipe.records.reading import fits_of
 from ncpipe.study.config import FigureOptions
-from ncpipe.study.study import Study
+from ncpipe.system.words import plural
 
+applies = has_networks
 USUAL = ("nc1_pinv",)
 PANEL_WIDTH, ROW_HEIGHT = 1.3, 1.7
 LETTERS_THAT_FIT = 19
@@ -88,10 +89,6 @@ class DepthPanel(Panel):
         if scaled:
             about = definition(self.metric)
             axes.set_ylabel(f"{self.metric}\n{about if '$' in about else style.wrapped(about, LETTERS_UPRIGHT)}")
-
-
-def applies(study: Study) -> bool:
-    return bool(study.networks)
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:
@@ -171,5 +168,5 @@ def caption(tables: Tables, options: FigureOptions) -> str:
         f"{' and '.join(options.metrics or USUAL)} against the depth of the layer, {options.split} split,"
         f" {', and '.join(of)}{timed or '.'} Medians and ranges over seeds."
         " Networks share one y axis, the UFMs of a solver another."
-        f"{not_drawn(nets, ufms)}{lost(tables, 'network', 'network')}{lost(tables, 'declared', 'UFM')}"
+        f"{not_drawn(nets, ufms)}{lost(tables, 'network', 'declared')}"
     )

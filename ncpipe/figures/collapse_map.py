@@ -22,18 +22,19 @@ from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import LOG_FROM, SMALLEST, scale_time
 from ncpipe.figures.drawing.captions import counted, lost
 from ncpipe.figures.drawing.definitions import definition
-from ncpipe.figures.drawing.runs import Tables, labels, networks, zero_error_epochs
-from ncpipe.figures.drawing.series import at_shared_times, measured
+from ncpipe.figures.drawing.runs import Tables, has_networks, networks, zero_error_epochs
+from ncpipe.figures.drawing.series import at_shared_times, labels_with_value, measured
 from ncpipe.figures.level_curves import varied
 from ncpipe.study.config import FigureOptions
-from ncpipe.study.study import Study
 
 KINDS = ("network",)
+applies = has_networks
 USUAL = ("nc1_pinv",)
 MOST_LABELS = 16
 PANEL_WIDTH, ROW_HEIGHT = 1.6, 1.45
 COLOURS = mpl.colormaps["viridis"].with_extremes(under="black", bad="#DDDDDD")
 MARK = (0, (3, 1.5))
+HALO = [Stroke(linewidth=2.2, foreground="white"), withStroke(linewidth=0)]
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,9 @@ class Panel:
         mesh = axes.pcolormesh(_edges(axes, times), _depth_edges(depths), values, norm=norm, cmap=COLOURS)
         axes.set_xlim(times[0], times[-1])
         if self.zero_error is not None:
-            axes.axvline(self.zero_error, color="black", linewidth=1.0, linestyle=MARK, path_effects=_halo())
+            axes.axvline(self.zero_error, color="black", linewidth=1.0, linestyle=MARK, path_effects=HALO)
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True) if len(depths) > 6 else FixedLocator(list(depths)))
         return mesh
-
-
-def applies(study: Study) -> bool:
-    return bool(study.networks)
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:
@@ -69,7 +66,9 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     by_metric = {metric: panels for metric, panels in by_metric.items() if panels}
     if not by_metric:
         return style.empty_figure(options.width, f"collapse_map: no network with {metrics[0]} at two epochs or more")
-    columns = _columns(by_metric.values(), options.width)
+    counts, columns = {len(panels) for panels in by_metric.values()}, max(1, int(options.width / PANEL_WIDTH))
+    if len(counts) == 1:
+        columns = whole_rows(counts.pop(), columns)
     heights = [ROW_HEIGHT * -(-len(panels) // columns) for panels in by_metric.values()]
     figure = style.new_figure(options.width, sum(heights))
     parts = figure.subfigures(len(by_metric), 1, squeeze=False, height_ratios=heights)[:, 0]
@@ -85,46 +84,25 @@ def _panels(tables: Tables, metric: str, split: str) -> Iterator[Panel]:
     nets = networks(tables)
     rows = at_shared_times(measured(tables, nets, [metric], split, layer=None))
     zero_error = zero_error_epochs(nets)
-    for label in varied(nets, _known(rows, nets))[:MOST_LABELS]:
+    for label in varied(nets, labels_with_value(rows, nets, times=2))[:MOST_LABELS]:
         of_label = rows[rows["label"] == label]
         medians = of_label.pivot_table(index="depth", columns="time", values="value", aggfunc="median", dropna=False)
         last = of_label.loc[of_label["depth"] == of_label["depth"].max(), "layer"].iloc[0]
         yield Panel(label, medians, str(last), zero_error.get(label))
 
 
-def _known(rows: pd.DataFrame, nets: pd.DataFrame) -> list[str]:
-    """Labels with the metric at two times or more, and a value."""
-    by = rows.dropna(subset="value").groupby("label")["time"].nunique()
-    return [label for label in labels(nets) if by.get(label, 0) > 1]
-
-
-def _columns(groups: Any, width: float) -> int:
-    most = max(1, int(width / PANEL_WIDTH))
-    counts = {len(panels) for panels in groups}
-    return whole_rows(counts.pop(), most) if len(counts) == 1 else most
-
-
 def _draw_metric(figure: Any, metric: str, panels: Sequence[Panel], columns: int, letters: int) -> None:
     norm, mesh = _norm(panels), None
-    grid = figure.subplots(-(-len(panels) // columns), columns, squeeze=False)
-    for number, (axes, panel) in enumerate(zip(grid.ravel(), panels)):
+    grid = style.panel_grid(figure, len(panels), columns)
+    for number, (axes, panel) in enumerate(zip(grid, panels)):
         mesh = panel.draw(axes, norm)
         axes.set_title(style.wrapped(panel.label, letters), loc="left", pad=3)
         axes.set_ylabel(f"layer ({panel.medians.index[-1]} = {panel.last_layer})", size=style.SMALL)
         if number + columns >= len(panels):
             axes.set_xlabel("epoch")
-    for axes in grid.ravel()[len(panels) :]:
-        axes.remove()
     below = isinstance(norm, LogNorm) and any((p.medians.to_numpy(float) < norm.vmin).any() for p in panels)
-    drawn = list(grid.ravel()[: len(panels)])
-    bar = figure.colorbar(
-        mesh,
-        ax=drawn,
-        extend="min" if below else "neither",
-        aspect=25,
-        pad=0.015,
-        shrink=min(1.0, 1.6 * columns / len(panels)),
-    )
+    shrink, extend = min(1.0, 1.6 * columns / len(panels)), "min" if below else "neither"
+    bar = figure.colorbar(mesh, ax=grid, extend=extend, aspect=25, pad=0.015, shrink=shrink)
     bar.outline.set_linewidth(0.4)
     bar.set_label(f"{metric}\n{definition(metric)}")
 
@@ -152,18 +130,15 @@ def _depth_edges(depths: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate([[depths[0] - 0.5], middle, [depths[-1] + 0.5]])
 
 
-def _halo() -> list[Any]:
-    return [Stroke(linewidth=2.2, foreground="white"), withStroke(linewidth=0)]
-
-
 def caption(tables: Tables, options: FigureOptions) -> str:
     nets, metrics = networks(tables), options.metrics or USUAL
-    names = _known(at_shared_times(measured(tables, nets, metrics, options.split, layer=None)), nets)
+    rows = at_shared_times(measured(tables, nets, metrics, options.split, layer=None))
+    names = labels_with_value(rows, nets, times=2)
     more = f" Shown are {MOST_LABELS} of {len(names)} labels." if len(names) > MOST_LABELS else ""
     return (
         f"{' and '.join(metrics)} over depth, from the first measured layer (bottom) to the last features (top), and"
         f" epochs, {options.split} split, of {counted(nets, 'network')}: medians over seeds, all panels of a metric"
         " in one colour scale. A cell stands for a measured epoch and reaches halfway to the next one; time axes are"
         " logarithmic with a place for 0. The dashed line is the median first epoch without training error."
-        f"{more}{lost(tables, 'network', 'network')}"
+        f"{more}{lost(tables, 'network')}"
     )

@@ -11,12 +11,13 @@ from matplotlib.figure import Figure
 
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import heading, scale_time, scale_values
-from ncpipe.figures.drawing.captions import lost, plural
+from ncpipe.figures.drawing.captions import lost
 from ncpipe.figures.drawing.runs import Tables, labels
-from ncpipe.figures.drawing.series import bands, extremes, histories, last_time
+from ncpipe.figures.drawing.series import draw_bands, histories, last_time
 from ncpipe.figures.drawing.style import Look
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
+from ncpipe.system.words import plural
 
 KINDS = ("continual",)
 QUANTITIES = {
@@ -55,8 +56,8 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
             panels[0].set_ylabel(style.wrapped(network, 26))
     for axes in grid[-1][-per_row:]:
         axes.set_xlabel("step")
-    handles = [style.line_handle(label, look[label]) for label in labels(runs)]
-    style.add_legend(figure, [*handles, style.mark_handle("before the switch", "", BLACK, line="--")])
+    before = style.mark_handle("before the switch", "", BLACK, line="--")
+    style.add_legend(figure, [*style.label_handles(labels(runs), look), before])
     return figure
 
 
@@ -82,16 +83,14 @@ def _looks(runs: pd.DataFrame) -> dict[str, Look]:
 
 
 def _panel(axes: Axes, rows: pd.DataFrame, quantity: str, look: dict[str, Look], last: float) -> None:
-    drawn = bands(rows, "quantity", quantity)
+    drawn = draw_bands(axes, rows, "quantity", quantity, look)
     level = rows[rows["quantity"] == BEFORE.get(quantity)]["value"].median()
-    for label, band in drawn.items():
-        band.draw(axes, look[label])
     if quantity in BEFORE:
         axes.axhline(level, color=BLACK, linestyle="--", linewidth=0.7, zorder=1)
     if quantity.endswith("accuracy"):
         axes.set_ylim(0, 1.03)
     else:
-        scale_values(axes, "y", [*extremes(list(drawn.values())), level])
+        scale_values(axes, "y", [*drawn, level])
     scale_time(axes, last)
     heading(axes, quantity, QUANTITIES[quantity])
 
@@ -105,5 +104,5 @@ def caption(tables: Tables, options: FigureOptions) -> str:
         f"Class-incremental learning by the classifier alone on the frozen features of {counted}: test loss on the"
         " old classes, and test accuracy on old, new and all classes, decided among all, against steps of SGD; 0 is"
         " before the first. Colours: how the rows of the new classes start. Medians over seeds with their range;"
-        f" dashed: the network with its old classes alone.{more}{lost(tables, 'continual', 'run')}"
+        f" dashed: the network with its old classes alone.{more}{lost(tables, 'continual')}"
     )

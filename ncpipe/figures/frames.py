@@ -12,13 +12,14 @@ from matplotlib.ticker import MaxNLocator
 
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.captions import counted, lost, not_drawn
-from ncpipe.figures.drawing.definitions import definition, frame_gap
-from ncpipe.figures.drawing.runs import Tables, declared_ufms, few, labels, networks
+from ncpipe.figures.drawing.definitions import definition
+from ncpipe.figures.drawing.runs import Tables, declared_ufms, few, has_networks, labels, networks
 from ncpipe.figures.drawing.series import measured
 from ncpipe.figures.drawing.style import Look
 from ncpipe.study.config import FigureOptions
-from ncpipe.study.study import Study
+from ncpipe.ufm.misfit import frames_apart
 
+applies = has_networks
 PANELS = {
     "class means": ("nc2_means_of", "nc2_means_uncentred_etf"),
     "classifier weights": ("nc2_weights_of", "nc2_weights_etf"),
@@ -27,10 +28,6 @@ PANELS = {
 UFM_MARKER = "D"
 HALO = [withStroke(linewidth=1.8, foreground="white")]
 """About texts that points and paths may lie under."""
-
-
-def applies(study: Study) -> bool:
-    return bool(study.networks)
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:
@@ -74,42 +71,22 @@ def _coordinates(rows: pd.DataFrame, metrics: tuple[str, str]) -> pd.DataFrame:
 def _reach(kinds: Iterable[pd.DataFrame]) -> float:
     """Far enough for every end; a path from initialisation may begin outside."""
     ends = [points.groupby("run_id")[["x", "y"]].last().to_numpy(float).max(initial=0.0) for points in kinds]
-    return max([frame_gap(2) * 0.75, *ends]) * 1.12
+    return max([frames_apart(2) * 0.75, *ends]) * 1.12
 
 
 def _draw_networks(axes: Axes, points: pd.DataFrame, look: dict[str, Look]) -> None:
     """Where each network ended, and faintly how it came there."""
     for (label, _), path in points.groupby(["label", "run_id"], sort=False):
         look_of_label, end = look[str(label)], path.iloc[-1]
-        axes.plot(
-            path["x"], path["y"], color=look_of_label.colour, linestyle=look_of_label.line, alpha=0.35, linewidth=0.6
-        )
-        axes.plot(
-            end["x"],
-            end["y"],
-            look_of_label.marker,
-            color=look_of_label.colour,
-            mec="white",
-            mew=0.5,
-            ms=4.8,
-            zorder=4,
-        )
+        colour, line, marker = look_of_label.colour, look_of_label.line, look_of_label.marker
+        axes.plot(path["x"], path["y"], color=colour, linestyle=line, alpha=0.35, linewidth=0.6)
+        axes.plot(end["x"], end["y"], marker, color=colour, mec="white", mew=0.5, ms=4.8, zorder=4)
 
 
 def _draw_ufms(axes: Axes, points: pd.DataFrame, look: dict[str, Look]) -> None:
     for label, rows in points.groupby("label", sort=False):
-        ends = rows.groupby("run_id")[["x", "y"]].last()
-        axes.plot(
-            ends["x"],
-            ends["y"],
-            UFM_MARKER,
-            color=look[str(label)].colour,
-            mfc="none",
-            mew=0.9,
-            ms=5,
-            clip_on=False,
-            zorder=5,
-        )
+        ends, colour = rows.groupby("run_id")[["x", "y"]].last(), look[str(label)].colour
+        axes.plot(ends["x"], ends["y"], UFM_MARKER, color=colour, mfc="none", mew=0.9, ms=5, clip_on=False, zorder=5)
 
 
 def _draw_frames(axes: Axes, classes: Iterable[float], reach: float) -> None:
@@ -117,7 +94,7 @@ def _draw_frames(axes: Axes, classes: Iterable[float], reach: float) -> None:
     axes.plot([0, reach], [0, reach], color=style.GREY, linewidth=0.6, linestyle=(0, (4, 3)), zorder=1)
     axes.set(xlim=(-0.04 * reach, reach), ylim=(-0.04 * reach, reach), aspect="equal")
     for number in sorted(set(classes)):
-        gap = frame_gap(number)
+        gap = frames_apart(number)
         axes.plot([0, gap], [gap, 0], "+", color="black", ms=7, mew=0.9, zorder=3)
         # The ETFs of several K stand side by side: slanted, their names pass each other.
         for name, point, offset, angle in (("OF", (0, gap), (6, 0), 0), ("ETF", (gap, 0), (4, 4), 45)):
@@ -144,11 +121,11 @@ def _name_axes(axes: Axes, title: str, metrics: tuple[str, str]) -> None:
 def caption(tables: Tables, options: FigureOptions) -> str:
     nets, ufms = networks(tables), _reference_ufms(tables)
     classes = sorted({int(k) for k in pd.concat([nets, ufms])["classes"].dropna()})
-    gaps = ", ".join(f"{frame_gap(k):.3f} for K = {k}" for k in classes)
+    gaps = ", ".join(f"{frames_apart(k):.3f} for K = {k}" for k in classes)
     return (
         "Distance of the uncentred class means (left) and of the classifier weights (right) to an orthogonal frame"
         f" (OF) and to a simplex ETF, {options.split} split: {counted(nets, 'network')}, circles at the last epoch"
         f" with their path from initialisation, and {counted(ufms, 'plain UFM')} by gradient descent, diamonds."
         f" Crosses are the exact frames, sqrt(2 - 2 sqrt((K-1)/K)) apart: {gaps}."
-        f"{not_drawn(nets, ufms)}{lost(tables, 'network', 'network')}"
+        f"{not_drawn(nets, ufms)}{lost(tables, 'network')}"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.captions import counted, lost
-from ncpipe.figures.drawing.gram_panels import add_gram_bar, colour_limit, draw_gram, gram_distance, unit_gram
-from ncpipe.figures.drawing.runs import Tables, labels, networks
+from ncpipe.figures.drawing.gram_panels import add_gram_bar, colour_limit, draw_gram, unit_gram
+from ncpipe.figures.drawing.runs import Tables, has_networks, labels, networks
 from ncpipe.figures.level_curves import varied
 from ncpipe.records.reading import fits_of, rows_of
 from ncpipe.study.config import FigureOptions
-from ncpipe.study.study import Study
+from ncpipe.ufm.misfit import gram_distance
 
 KINDS = ("network",)
+applies = has_networks
 Array = NDArray[np.float64]
 
 GRAMS = {"means_uncentred": "class means,\nuncentred", "weights": "classifier\nweights"}
@@ -52,10 +53,6 @@ class Group:
 
     title: str
     columns: list[Column]
-
-
-def applies(study: Study) -> bool:
-    return bool(study.networks)
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:
@@ -165,37 +162,36 @@ def _network(tables: Tables, grams: pd.DataFrame, run_id: str, label: str) -> Gr
     measured = {name: _gram(grams, run_id, name) for name in GRAMS}
     fits = _matched(tables)
     by_model = dict(fits.loc[fits["network_id"] == run_id, ["model", "run_id"]].itertuples(index=False, name=None))
-    columns = [Column("measured" if by_model else "", measured, dict(_frame_notes(measured)), "undefined")]
+    notes = {name: _frame_note(gram) for name, gram in measured.items()}
+    columns = [Column("measured" if by_model else "", measured, notes, "undefined")]
     for model in MODELS if by_model else ():
         predicted = {name: _gram(grams, by_model.get(model, ""), name) for name in GRAMS}
         absent = "predicts\nzero" if model in by_model else "no fit"
-        columns.append(Column(model, predicted, dict(_distance_notes(measured, predicted)), absent))
+        notes = {name: _distance_note(measured[name], gram) for name, gram in predicted.items()}
+        columns.append(Column(model, predicted, notes, absent))
     return Group(label, columns)
 
 
-def _frame_notes(grams: dict[str, Array | None]) -> Iterator[tuple[str, str]]:
-    for name, gram in grams.items():
-        if gram is not None and len(gram) > 1:
-            of, etf = (gram_distance(gram, _frame(len(gram), etf)) for etf in (False, True))
-            yield name, f"OF {of:.2f}\nETF {etf:.2f}"
+def _frame_note(gram: Array | None) -> str:
+    if gram is None or len(gram) == 1:
+        return ""
+    of, etf = (gram_distance(gram, _frame(len(gram), etf)) for etf in (False, True))
+    return f"OF {of:.2f}\nETF {etf:.2f}"
 
 
-def _distance_notes(
-    measured: dict[str, Array | None], predicted: dict[str, Array | None]
-) -> Iterator[tuple[str, str]]:
-    for name in measured:
-        gram, predicted_gram = measured[name], predicted[name]
-        if gram is not None and predicted_gram is not None and gram.shape == predicted_gram.shape:
-            yield name, f"off {gram_distance(gram, predicted_gram):.2f}"
+def _distance_note(measured: Array | None, predicted: Array | None) -> str:
+    if measured is None or predicted is None or measured.shape != predicted.shape:
+        return ""
+    return f"off {gram_distance(measured, predicted):.2f}"
 
 
 def _draw_column(panels: Sequence[Axes], column: Column, limit: float) -> AxesImage | None:
-    images = []
+    image = None
     for axes, (name, gram) in zip(panels, column.grams.items()):
-        images.append(draw_gram(axes, gram, column.absent, limit))
+        image = draw_gram(axes, gram, column.absent, limit) or image
         axes.set_xlabel(column.notes.get(name, ""), labelpad=2, size=style.SMALL)
     panels[0].set_title(column.title, loc="left", pad=3, size=style.SMALL)
-    return next((image for image in images if image is not None), None)
+    return image
 
 
 def _name_group(axes: Axes, group: Group, letters: int) -> None:
@@ -221,5 +217,5 @@ def caption(tables: Tables, options: FigureOptions) -> str:
         f" epoch, of {counted(nets, 'network')}: of each label the seed whose class means have the median distance to"
         " the OF. Classes stand in the order of the data set. Left, the exact orthogonal frame (OF) and simplex ETF;"
         f" under a network its Frobenius distances to them.{predicted} Colours are shared and saturate at the ends of"
-        f" the bar.{rest}{lost(tables, 'network', 'network')}"
+        f" the bar.{rest}{lost(tables, 'network')}"
     )

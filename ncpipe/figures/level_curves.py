@@ -13,13 +13,14 @@ from matplotlib.figure import Figure
 
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import mark_times, scale_time
-from ncpipe.figures.drawing.captions import counted, lost, plural
+from ncpipe.figures.drawing.captions import counted, lost
 from ncpipe.figures.drawing.definitions import definition
 from ncpipe.figures.drawing.panels import Panel, draw_panels
-from ncpipe.figures.drawing.runs import Tables, declared_ufms, labels, networks, zero_error_epochs
-from ncpipe.figures.drawing.series import Band, at_shared_times, last_time, measured
+from ncpipe.figures.drawing.runs import Tables, declared_ufms, evenly, labels, networks, zero_error_epochs
+from ncpipe.figures.drawing.series import Band, at_shared_times, labels_with_value, last_time, measured
 from ncpipe.figures.drawing.style import Look
 from ncpipe.study.config import FigureOptions
+from ncpipe.system.words import plural
 
 USUAL = ("nc1_pinv",)
 MOST_LABELS, MOST_LEVELS = 6, 5
@@ -92,21 +93,17 @@ def _panels(tables: Tables, options: FigureOptions) -> Iterator[LevelPanel]:
     of_ufms = measured(tables, ufms, metrics, layer=list(UFM_LEVELS))
     zero_error = zero_error_epochs(nets)
     for metric in metrics:
-        for label in varied(nets, _measured_labels(of_nets, nets, metric))[:MOST_LABELS]:
-            rows = spread_levels(_of(of_nets, label, metric))
+        net_rows, ufm_rows = (rows[rows["metric"] == metric] for rows in (of_nets, of_ufms))
+        for label in varied(nets, labels_with_value(net_rows, nets))[:MOST_LABELS]:
+            rows = spread_levels(net_rows[net_rows["label"] == label])
             yield LevelPanel(label, metric, "epoch", rows, {}, zero_error.get(label))
-        for label in _measured_labels(of_ufms, ufms, metric):
-            rows, name = _of(of_ufms, label, metric), "UFM " + style.without_solver(label)
+        for label in labels_with_value(ufm_rows, ufms):
+            rows, name = ufm_rows[ufm_rows["label"] == label], "UFM " + style.without_solver(label)
             yield LevelPanel(name, metric, "iteration", rows, UFM_LEVELS)
 
 
 def _extended_ufms(tables: Tables) -> pd.DataFrame:
     return declared_ufms(tables, "gradient_descent").query("model == 'extended' and activation == 'relu'")
-
-
-def _measured_labels(rows: pd.DataFrame, runs: pd.DataFrame, metric: str) -> list[str]:
-    with_value = set(rows.loc[(rows["metric"] == metric) & rows["value"].notna(), "label"])
-    return [label for label in labels(runs) if label in with_value]
 
 
 def varied(nets: pd.DataFrame, names: Sequence[str]) -> list[str]:
@@ -116,15 +113,9 @@ def varied(nets: pd.DataFrame, names: Sequence[str]) -> list[str]:
     return [str(name) for name in place.sort_values(kind="stable").index]
 
 
-def _of(rows: pd.DataFrame, label: str, metric: str) -> pd.DataFrame:
-    return rows[(rows["label"] == label) & (rows["metric"] == metric)]
-
-
 def spread_levels(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of at most ``MOST_LEVELS`` depths, spread evenly, the first and the last among them."""
-    depths = np.unique(rows["depth"])
-    places = np.linspace(0, len(depths) - 1, min(MOST_LEVELS, len(depths)))
-    return rows[rows["depth"].isin(depths[places.round().astype(int)])]
+    return rows[rows["depth"].isin(evenly(sorted(rows["depth"].unique()), MOST_LEVELS))]
 
 
 def caption(tables: Tables, options: FigureOptions) -> str:
@@ -139,5 +130,5 @@ def caption(tables: Tables, options: FigureOptions) -> str:
         " Medians over seeds with their range; a triangle marks the first epoch without training error."
         " Time axes are logarithmic with a place for 0."
         f" Networks share one y axis, UFMs another.{more}"
-        f"{lost(tables, 'network', 'network')}{lost(tables, 'declared', 'UFM')}"
+        f"{lost(tables, 'network', 'declared')}"
     )

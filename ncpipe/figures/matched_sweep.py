@@ -12,18 +12,17 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
-from ncpipe.claims.evidence.claim import interval
 from ncpipe.claims.evidence.misfits import matched_signatures, misfit_values
 from ncpipe.figures.drawing import style
-from ncpipe.figures.drawing.axes import scale_values
-from ncpipe.figures.drawing.captions import plural
-from ncpipe.figures.drawing.runs import Tables, networks
-from ncpipe.figures.drawing.series import Band
+from ncpipe.figures.drawing.axes import place_ticks, scale_values
+from ncpipe.figures.drawing.runs import Tables, evenly, networks
+from ncpipe.figures.drawing.series import Band, draw_seeds
 from ncpipe.figures.drawing.style import Look
 from ncpipe.study.config import FigureOptions
+from ncpipe.system.words import plural
+from ncpipe.ufm.misfit import misfit
 
 KINDS = ("network",)
 PANELS = {
@@ -93,24 +92,16 @@ def sweeps(tables: Tables) -> list[Sweep]:
     if signatures.empty:
         return []
     by_run = dict(zip(tables["runs"]["run_id"], tables["runs"]["label"]))
-    values = misfit_values(tables)
-    names = {run: style.shared_words([by_run[other] for other in own["run_id"]]) for run, own in _of_each(signatures)}
-    signatures, values = (table.assign(name=table["run_id"].map(names)) for table in (signatures, values))
-    order = [name for name in dict.fromkeys(map(names.get, tables["runs"]["run_id"])) if name]
+    by_sweep = signatures.groupby("sweep", sort=False)["run_id"]
+    names = {sweep: style.shared_words([by_run[run] for run in ids.unique()]) for sweep, ids in by_sweep}
+    signatures, values = (t.assign(name=t["sweep"].map(names)) for t in (signatures, misfit_values(tables)))
+    named = dict(zip(signatures["run_id"], signatures["name"]))
+    order = [name for name in dict.fromkeys(map(named.get, by_run)) if name]
     return [Sweep(n, _long(signatures[signatures["name"] == n]), values[values["name"] == n]) for n in order]
-
-
-def _of_each(signatures: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Every network with the rows of its sweep."""
-    for _, rows in signatures.groupby("sweep", sort=False):
-        for run in rows["run_id"].unique():
-            yield str(run), rows
 
 
 def _long(signatures: pd.DataFrame) -> pd.DataFrame:
     """Distances of models and guess from the networks, and the networks' scatter, of which all predict none."""
-    from ncpipe.ufm.misfit import misfit
-
     rows: list[tuple[Any, ...]] = []
     for (_, seed, matched), fits in signatures.groupby(["sweep", "seed", "matched"], dropna=False, sort=False):
         misfits = misfit([*fits["predicted"]], [*fits["measured"]], fits["classifier"].iloc[0])
@@ -130,7 +121,10 @@ def _draw_quantity(axes: Axes, sweep: Sweep, quantity: str) -> None:
     axes.plot(guess.x, guess.middle, color=GUESS_COLOUR, linewidth=GUESS_WIDTH)
     for source, (_, look) in MODELS.items():
         Band.of(rows[rows["source"] == source], "decay").draw(axes, look)
-    _draw_measured(axes, Band.of(rows[rows["source"] == "measured"], "decay"))
+    band = Band.of(rows[rows["source"] == "measured"], "decay")
+    if len(band):  # an empty line that is not clipped has no finite extent, and breaks the layout
+        axes.vlines(band.x, band.low, band.high, color="black", linewidth=0.8, zorder=4)
+        axes.plot(band.x, band.middle, "o", color="black", ms=3, clip_on=False, zorder=4)
     scale_values(axes, "y", [rows["value"]])
     if rows.empty:
         axes.text(
@@ -144,17 +138,7 @@ def _scale_decays(axes: Axes, decays: NDArray[np.float64]) -> None:
     low, high = decays[0], decays[-1]
     room = (high / low) ** 0.08 if high > low else 2
     axes.set_xlim(low / room, high * room)
-    shown = decays[np.unique(np.linspace(0, len(decays) - 1, min(3, len(decays))).round().astype(int))]
-    axes.xaxis.set_major_locator(FixedLocator(list(shown)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda decay, _: f"{decay:g}"))
-    axes.xaxis.set_minor_locator(FixedLocator(list(decays)))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _draw_measured(axes: Axes, band: Band) -> None:
-    if len(band):
-        axes.vlines(band.x, band.low, band.high, color="black", linewidth=0.8, zorder=4)
-        axes.plot(band.x, band.middle, "o", color="black", ms=3, clip_on=False, zorder=4)
+    place_ticks(axes.xaxis, {decay: f"{decay:g}" for decay in evenly(list(decays), 3)}, list(decays))
 
 
 def _name_panels(grid: NDArray, shown_sweeps: Sequence[Sweep], shown: Mapping[str, str], columns: int) -> None:
@@ -181,13 +165,8 @@ def _draw_misfits(place: SubFigure, every: Sequence[Sweep]) -> None:
                 continue
             look, guess = MODELS[model][1], float(of_model["guess_error"].mean())
             axes.vlines(guess, line + shift - 0.16, line + shift + 0.16, color=GUESS_COLOUR, linewidth=GUESS_WIDTH)
-            mean, (low, high) = float(of_model["error"].mean()), interval(of_model["error"])
-            tops += [mean, guess]
-            if low is not None and high is not None:
-                tops.append(min(high, 2 * mean))  # of two seeds it may be far out
-                axes.plot([low, high], [line + shift] * 2, color=look.colour, linewidth=1.1)
-            axes.plot(of_model["error"], [line + shift] * len(of_model), "|", color=look.colour, ms=3.5, mew=0.7)
-            axes.plot(mean, line + shift, look.marker, color=look.colour, ms=3.6, zorder=4)
+            mean, ends = float(of_model["error"].mean()), draw_seeds(axes, of_model["error"], line + shift, look, 3.5)
+            tops += [mean, guess, *(min(end, 2 * mean) for end in ends)]  # of two seeds it may be far out
     axes.set(ylim=(len(every) - 0.5, -0.5), xlim=(0, 1.08 * max(tops, default=0) or 1), xlabel="error (0: right)")
     axes.set_yticks(range(len(every)), [sweep.label for sweep in every])
     axes.tick_params(axis="y", length=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import scale_values
-from ncpipe.figures.drawing.captions import counted, not_drawn, plural
+from ncpipe.figures.drawing.captions import counted, not_drawn
 from ncpipe.figures.drawing.gram_panels import add_gram_bar, colour_limit, draw_gram, unit_gram
 from ncpipe.figures.drawing.runs import Tables, few, labels
 from ncpipe.figures.drawing.style import Look
 from ncpipe.records.reading import fits_of, rows_of
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
+from ncpipe.system.words import plural
 
 KINDS = ("network",)
 MARKERS = {
@@ -51,8 +52,8 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
     _draw_grams(upper, _with_grams(tables, fits, shown), blocks, lines)
     _draw_scalars(lower, few(fits), look, narrow)
-    drawn = [(model, *MARKERS[model]) for model in MARKERS if model in set(fits["model"])]
-    models = [style.mark_handle(_named(model), mark, "black", filled) for model, mark, filled in drawn]
+    looks = {model: mark for model, mark in MARKERS.items() if model in set(fits["model"])}
+    models = [style.mark_handle(_named(model), mark, "black", filled) for model, (mark, filled) in looks.items()]
     style.add_legend(figure, models + style.label_handles(labels(few(fits)), look))
     return figure
 
@@ -76,7 +77,8 @@ def matched_fits(tables: Tables) -> pd.DataFrame:
 
 def _with_grams(tables: Tables, fits: pd.DataFrame, shown: Iterable[str]) -> pd.DataFrame:
     """The fits of the first seed of these labels with their Grams."""
-    chosen = pd.concat([_representative(fits, label) for label in shown])
+    first = fits.sort_values(["network_seed", "order"]).drop_duplicates("label").query("label in @shown")
+    chosen = fits[fits["network_id"].isin(first["network_id"])]
     names = [f"{side}_{gram}" for side in ("measured", "predicted") for gram in GRAMS]
     return chosen.merge(rows_of(tables, "ufm", ["run_id", *names], run_id=set(chosen["run_id"])), on="run_id")
 
@@ -104,12 +106,6 @@ def _draw_grams(figure: Any, fits: pd.DataFrame, blocks: list[tuple[str, str]], 
         add_gram_bar(figure, image, list(grid.ravel()), limit, 0.5)
 
 
-def _representative(fits: pd.DataFrame, label: str) -> pd.DataFrame:
-    """The fits of a label's first seed."""
-    of_label = fits[fits["label"] == label]
-    return of_label[of_label["network_id"] == of_label.sort_values(["network_seed", "order"])["network_id"].iloc[0]]
-
-
 def _draw_block(panels: Any, fits: pd.DataFrame, models: list[str], gram: str, limit: float) -> AxesImage | None:
     """The measured Gram and the two predicted ones, each with its distance to the measured one."""
     by_model = {str(fit["model"]): fit for _, fit in fits.iterrows()}
@@ -125,16 +121,15 @@ def _draw_block(panels: Any, fits: pd.DataFrame, models: list[str], gram: str, l
 
 
 def _draw_scalars(figure: Any, fits: pd.DataFrame, look: dict[str, Look], narrow: bool) -> None:
-    grid = figure.subplots(2, 2).ravel() if narrow else figure.subplots(1, 3)
-    for axes, (column, name) in zip(grid, SCALARS.items()):
+    first, second, third = SCALARS
+    grid = figure.subplot_mosaic([[first, second], [third, "."]] if narrow else [[first, second, third]])
+    for column, axes in grid.items():
         pair = fits[[f"measured_{column}", f"predicted_{column}"]].to_numpy(float)
         _draw_pairs(axes, fits, pair, look)
         for which in ("x", "y"):
             scale_values(axes, which, [pair])
         axes.set(box_aspect=1, xlabel="measured", ylabel="predicted")
-        axes.set_title(name, loc="left")
-    for axes in grid[len(SCALARS) :]:
-        axes.remove()
+        axes.set_title(SCALARS[column], loc="left")
 
 
 def _draw_pairs(axes: Axes, fits: pd.DataFrame, pair: NDArray[np.float64], look: dict[str, Look]) -> None:
@@ -147,22 +142,17 @@ def _draw_pairs(axes: Axes, fits: pd.DataFrame, pair: NDArray[np.float64], look:
         )
 
 
-def _missing(fits: pd.DataFrame) -> Iterator[str]:
-    zero = fits["predicted_weight_norm"] == 0
-    if zero.any():
-        yield f" {plural(int(zero.sum()), 'matched fit')} predict zero features and weights."
-    if len(labels(fits)) > MOST_LABELS:
-        yield f" Grams of the first {MOST_LABELS} of {len(labels(fits))} labels."
-
-
 def caption(tables: Tables, options: FigureOptions) -> str:
     fits = matched_fits(tables)
     nets = tables["runs"][tables["runs"]["run_id"].isin(fits["network_id"])]
+    zero, names = int((fits["predicted_weight_norm"] == 0).sum()), len(labels(fits))
+    missing = f" {plural(zero, 'matched fit')} predict zero features and weights." if zero else ""
+    missing += f" Grams of the first {MOST_LABELS} of {names} labels." if names > MOST_LABELS else ""
     return (
         "What the plain UFM and the ReLU extended UFM predict, with penalties inferred from the trained network, and"
         " where they are drawn those with no parameter inferred (predicted)."
         " Top: Gram matrices of uncentred class means and of classifier weights, scaled to unit norm, of the first"
         " seed of each label, with the distance of the prediction to the measurement."
         " Bottom: Frobenius norms of last features and classifier and the training loss of"
-        f" {counted(nets, 'network')}; the dashed line is equality.{''.join(_missing(fits))}{not_drawn(fits)}"
+        f" {counted(nets, 'network')}; the dashed line is equality.{missing}{not_drawn(fits)}"
     )

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from ncpipe.claims.evidence.curves import METRICS, NETWORKS, curve_distances, extended_ufms
 from ncpipe.figures.drawing import style
-from ncpipe.figures.drawing.axes import mark_times, scale_time, scale_values
-from ncpipe.figures.drawing.captions import counted, lost, not_drawn, plural
+from ncpipe.figures.drawing.axes import scale_time, scale_values
+from ncpipe.figures.drawing.captions import counted, lost, not_drawn
 from ncpipe.figures.drawing.runs import Tables, few, labels
-from ncpipe.figures.drawing.series import bands, extremes, last_time, measured
+from ncpipe.figures.drawing.series import draw_bands, last_time, measured
 from ncpipe.figures.drawing.style import Look
 from ncpipe.study.config import FigureOptions
+from ncpipe.system.words import plural
 
 ROWS = dict(zip(METRICS, ("scatter", "means to OF", "classifier to OF", "product to OF")))
 UFMS = {"relu": "ReLU extended UFM", "linear": "linear extended UFM"}
@@ -107,12 +108,10 @@ def _note(distances: pd.Series) -> str:
 
 
 def _draw_row(panels: NDArray, columns: Sequence[Column], metric: str, look: dict[str, Look]) -> None:
-    by_column = [bands(column.rows, "metric", metric) for column in columns]
-    for axes, column, drawn in zip(panels, columns, by_column):
-        for label, band in drawn.items():
-            band.draw(axes, look[label])
-        mark_times(axes, ((time, look[label].colour) for label, time in column.sgd_ends.items()))
-    first, *of_ufms = (extremes(list(drawn.values())) for drawn in by_column)
+    first, *of_ufms = (
+        draw_bands(axes, column.rows, "metric", metric, look, column.sgd_ends)
+        for axes, column in zip(panels, columns)
+    )
     lowest = min((float(values[values > 0].min(initial=1)) for values in first), default=0.0) / BELOW
     scale_values(panels[0], "y", first + [values.clip(min=lowest) for extreme in of_ufms for values in extreme])
     panels[0].set_ylabel(f"{metric}\n{ROWS[metric]}")
@@ -134,5 +133,5 @@ def caption(tables: Tables, options: FigureOptions) -> str:
         " over seeds, bands their range. Time axes are logarithmic with a place for 0; a UFM leaves the panel below"
         f" on its way to rounding error.{number if len(ufms) else ''}"
         f"{f' All networks are {shared}.' if shared else ''}{not_drawn(nets, ufms, most=MOST_LABELS)}"
-        f"{lost(tables, 'network', 'network')}{lost(tables, 'declared', 'UFM')}"
+        f"{lost(tables, 'network', 'declared')}"
     )

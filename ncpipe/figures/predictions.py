@@ -12,16 +12,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from ncpipe.claims.evidence.claim import interval
 from ncpipe.claims.evidence.misfits import PREDICTED
 from ncpipe.figures.drawing import style
-from ncpipe.figures.drawing.captions import counted, not_drawn, plural
-from ncpipe.figures.drawing.gram_panels import gram_distance, unit_gram
+from ncpipe.figures.drawing.captions import counted, not_drawn
+from ncpipe.figures.drawing.gram_panels import unit_gram
 from ncpipe.figures.drawing.runs import Tables, few, labels, networks
+from ncpipe.figures.drawing.series import draw_seeds
 from ncpipe.figures.matched_sweep import MODELS
 from ncpipe.records.reading import fits_of
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
+from ncpipe.system.words import plural
+from ncpipe.ufm.misfit import gram_distance
 
 KINDS = ("network",)
 SIZES = {
@@ -53,12 +55,12 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     levels = _levels(shown, max(1, int((0.72 * options.width - 0.1) / PANEL_WIDTH)))
     height = LINE * len(lines) * (1.15 + max(name.count("\n") for name in names)) + HEADS
     figure = style.new_figure(options.width, height * len(levels))
-    for panels, level in zip(figure.subplots(len(levels), max(map(len, levels)), squeeze=False), levels):
-        for axes, name in zip(panels, level):
-            _draw_panel(axes, rows, name, lines)
-        panels[0].set_yticks(range(len(lines)), names)
-        for axes in panels[len(level) :]:
-            axes.remove()
+    most = max(map(len, levels))
+    grid = figure.subplot_mosaic([[*level, *["."] * (most - len(level))] for level in levels])
+    for name, axes in grid.items():
+        _draw_panel(axes, rows, name, lines)
+    for level in levels:
+        grid[level[0]].set_yticks(range(len(lines)), names)
     models = [MODELS[model] for model in PREDICTED if model in set(rows["model"])]
     style.add_legend(figure, [style.mark_handle(name, look.marker, look.colour) for name, look in models])
     return figure
@@ -80,9 +82,7 @@ def errors(tables: Tables) -> pd.DataFrame:
     for name in SIZES:
         predicted, measured = fits[f"predicted_{name}"].astype(float), fits[f"measured_{name}"].astype(float)
         fits[name] = 100 * (measured / predicted.where(predicted > 0) - 1)
-    fits = fits.drop(columns="seed").merge(nets, on="network_id")
-    place = dict(zip(nets["network_id"], range(len(nets))))
-    return fits.sort_values("network_id", key=lambda ids: ids.map(place), kind="stable")
+    return nets.merge(fits.drop(columns="seed"), on="network_id")
 
 
 def _distance(*grams: object) -> float:
@@ -95,15 +95,8 @@ def _draw_panel(axes: Axes, rows: pd.DataFrame, name: str, lines: list[tuple[str
     ends: list[float] = []
     for line, (label, model) in enumerate(lines):
         of_line = rows[(rows["label"] == label) & (rows["model"] == model)].dropna(subset=name)
-        if of_line.empty:
-            continue
-        by_seed, look = of_line.groupby("seed")[name].median(), MODELS[model][1]
-        low, high = interval(by_seed)
-        if low is not None and high is not None:
-            axes.plot([low, high], [line, line], color=look.colour)
-            ends += [low, high]
-        axes.plot(by_seed, [line] * len(by_seed), "|", color=look.colour, ms=5, mew=0.7)
-        axes.plot(by_seed.mean(), line, look.marker, color=look.colour, ms=3.6, zorder=4, clip_on=False)
+        if len(of_line):
+            ends += draw_seeds(axes, of_line.groupby("seed")[name].median(), line, MODELS[model][1], 5)
     _scale(axes, rows[name].dropna().to_numpy(float), ends, signed=name in SIZES)
     axes.set(ylim=(len(lines) - 0.5, -0.5), yticks=range(len(lines)), yticklabels=[])
     axes.tick_params(axis="y", length=0)

@@ -140,5 +140,5 @@ def caption(tables: Tables, options: FigureOptions) -> str:
         " orthogonal frame, which the ReLU extended and the non-negative UFM predict, and of the classifier from its"
         " own, an orthogonal frame with squared error and no bias, else a simplex ETF; dashed, where it differs, from"
         " the frames of the plain UFM. Bottom: objective above the optimum that follows from the weight decay alone,"
-        f" where the derivation holds.{not_drawn(nets)}{lost(tables, 'network', 'network')}"
+        f" where the derivation holds.{not_drawn(nets)}{lost(tables, 'network')}"
     )

@@ -12,14 +12,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from ncpipe.claims.evidence.selectors import flat_settings
 from ncpipe.figures.drawing import style
-from ncpipe.figures.drawing.axes import LOG_FROM, heading, scale_values
+from ncpipe.figures.drawing.axes import LOG_FROM, heading, place_ticks, scale_values
 from ncpipe.figures.drawing.captions import counted, lost
 from ncpipe.figures.drawing.definitions import definition
-from ncpipe.figures.drawing.runs import Tables, flat_settings
+from ncpipe.figures.drawing.runs import Tables
 from ncpipe.figures.drawing.series import Band, extremes, measured
 from ncpipe.figures.drawing.style import Look
 from ncpipe.study.config import FigureOptions
@@ -85,9 +86,7 @@ class Scale:
             axes.set_xscale("log")
         room = max(2, int(inches / style.LETTER / (max(len(_text(value)) for value in self.values) + 2)))
         step = -(-len(self.values) // room)
-        axes.xaxis.set_major_locator(FixedLocator(self.values[::-1][::step]))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _text(value)))
-        axes.xaxis.set_minor_locator(NullLocator())
+        place_ticks(axes.xaxis, {value: _text(value) for value in self.values[::-1][::step]})
         axes.margins(x=0.06)
 
 
@@ -186,19 +185,15 @@ def _draw_panel(axes: Axes, lines: Sequence[Line], values: pd.Series, scale: Sca
             _draw_level(axes, runs["value"], look[line.name])
             drawn.append(Band.of(runs.assign(place=0.0), "place"))
             continue
-        band = Band.of(runs, "place")
+        band, of_line = Band.of(runs, "place"), look[line.name]
         drawn.append(band)
         if scale.numeric:
-            _draw_line(axes, band, look[line.name])
+            band.draw(axes, of_line)
+            axes.plot(band.x, band.middle, of_line.marker, color=of_line.colour, ms=3.2, clip_on=False, zorder=4)
         else:
             offset = DODGE * ((number + 0.5) / len(lines) - 0.5)
-            _draw_categories(axes, band, offset, look[line.name])
+            _draw_categories(axes, band, offset, of_line)
     _scale_up(axes, extremes(drawn))
-
-
-def _draw_line(axes: Axes, band: Band, look: Look) -> None:
-    band.draw(axes, look)
-    axes.plot(band.x, band.middle, look.marker, color=look.colour, ms=3.2, clip_on=False, zorder=4)
 
 
 def _draw_categories(axes: Axes, band: Band, offset: float, look: Look) -> None:
@@ -252,6 +247,5 @@ def caption(tables: Tables, options: FigureOptions) -> str:
     return (
         f"{shown} of the last features at the end of {counted(runs, 'run')}, against the setting"
         f" {options.over}. A line joins runs that differ in this setting and in their seed only:"
-        f" medians over seeds, and their range.{without}{lost(tables, 'network', 'network')}"
-        f"{lost(tables, 'declared', 'UFM')}"
+        f" medians over seeds, and their range.{without}{lost(tables, 'network', 'declared')}"
     )

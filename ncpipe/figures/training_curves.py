@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ncpipe.figures.drawing import style
-from ncpipe.figures.drawing.axes import heading, mark_times, scale_values
+from ncpipe.figures.drawing.axes import heading, scale_values
 from ncpipe.figures.drawing.captions import counted, lost, not_drawn
-from ncpipe.figures.drawing.runs import Tables, few, labels, networks, zero_error_epochs
-from ncpipe.figures.drawing.series import bands, extremes, histories, last_time
+from ncpipe.figures.drawing.runs import Tables, few, has_networks, labels, networks, zero_error_epochs
+from ncpipe.figures.drawing.series import draw_bands, histories, last_time
 from ncpipe.study.config import FigureOptions
-from ncpipe.study.study import Study
 
 KINDS = ("network",)
+applies = has_networks
 QUANTITIES = (("train_loss", "test_loss"), ("train_error", "test_error"))
 """A row shares its y axis."""
 ROW_HEIGHT, NARROW = 1.45, 3.0
 MOST_DROPS = 6
 """Learning-rate drops that are marked; a schedule with more is not one of steps."""
-
-
-def applies(study: Study) -> bool:
-    return bool(study.networks)
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:
@@ -36,20 +31,22 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     look, narrow = style.looks(tables["runs"]), options.width < NARROW
     figure = style.new_figure(options.width, ROW_HEIGHT * (4 if narrow else 2) + 0.15)
     grid = figure.subplots(4, 1).reshape(2, 2) if narrow else figure.subplots(2, 2)
-    marks = [(time, look[label].colour) for label, time in zero_error_epochs(nets).items()]
+    marks, drops = zero_error_epochs(nets), learning_rate_drops(rows)
+    drops = drops if len(drops) <= MOST_DROPS else []
     for line, names in zip(grid, QUANTITIES):
-        drawn = {name: bands(rows, "quantity", name) for name in names}
+        left, right = (draw_bands(axes, rows, "quantity", name, look, marks) for axes, name in zip(line, names))
         for axes, name in zip(line, names):
-            for label, band in drawn[name].items():
-                band.draw(axes, look[label])
-            scale_values(axes, "y", extremes([band for by_label in drawn.values() for band in by_label.values()]))
+            scale_values(axes, "y", [*left, *right])
             heading(axes, name)
             axes.set_xlim(0, max(1, last_time(rows)) * 1.02)
-            _mark_drops(axes, rows)
-            mark_times(axes, marks)
+            for epoch in drops:
+                axes.axvline(epoch, color=style.GREY, alpha=0.5, linewidth=0.6, linestyle=(0, (1, 2)), zorder=0)
     for axes in grid[-1] if not narrow else [grid[-1][-1]]:
         axes.set_xlabel("epoch")
-    style.add_legend(figure, style.label_handles(labels(nets), look) + _mark_handles(rows, bool(marks)))
+    handles = style.label_handles(labels(nets), look)
+    handles += [style.mark_handle("zero training error", "^")] * bool(marks)
+    handles += [style.mark_handle("learning rate divided", "", line=":")] * bool(drops)
+    style.add_legend(figure, handles)
     return figure
 
 
@@ -69,23 +66,10 @@ def learning_rate_drops(rows: pd.DataFrame) -> list[int]:
     return sorted({int(time) for time in rates["time"][rates["value"] < before * 2 / 3]})
 
 
-def _mark_drops(axes: Axes, rows: pd.DataFrame) -> None:
-    drops = learning_rate_drops(rows)
-    for epoch in drops if len(drops) <= MOST_DROPS else ():
-        axes.axvline(epoch, color=style.GREY, alpha=0.5, linewidth=0.6, linestyle=(0, (1, 2)), zorder=0)
-
-
-def _mark_handles(rows: pd.DataFrame, zero_error: bool) -> list:
-    handles = [style.mark_handle("zero training error", "^")] if zero_error else []
-    if 0 < len(learning_rate_drops(rows)) <= MOST_DROPS:
-        handles.append(style.mark_handle("learning rate divided", "", line=":"))
-    return handles
-
-
 def caption(tables: Tables, options: FigureOptions) -> str:
     nets = networks(tables)
     return (
         f"Loss and error of {counted(nets, 'network')} against epochs: running averages in training mode (left),"
         " test split in evaluation mode (right). Medians over seeds with their range; an error of 0 stands at the"
-        f" bottom of its axis.{not_drawn(nets)}{lost(tables, 'network', 'network')}"
+        f" bottom of its axis.{not_drawn(nets)}{lost(tables, 'network')}"
     )

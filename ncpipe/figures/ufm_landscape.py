@@ -9,13 +9,14 @@ from matplotlib.ticker import MaxNLocator
 
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import heading
-from ncpipe.figures.drawing.captions import lost, plural
-from ncpipe.figures.drawing.runs import Tables, declared_ufms
+from ncpipe.figures.drawing.captions import lost
+from ncpipe.figures.drawing.runs import Tables, declared_ufms, solved_by
 from ncpipe.records.reading import critical_points
 from ncpipe.study.config import FigureOptions
-from ncpipe.study.study import Study
+from ncpipe.system.words import plural
 
 KINDS = ("declared",)
+applies = solved_by("landscape")
 LEAST_WIDTH, HEIGHT = 1.6, 1.75
 NAMES = {
     "optimum": ("optimum", "*", style.OKABE_ITO["green"]),
@@ -23,11 +24,6 @@ NAMES = {
     "minimum": ("above, no negative curvature", "X", style.OKABE_ITO["vermillion"]),
 }
 SIZES = {"optimum": 6.5, "saddle": 3.0, "minimum": 4.5}
-
-
-def applies(study: Study) -> bool:
-    """Whether critical points of some problem are looked for."""
-    return any(spec.solver.name == "landscape" for spec in study.problems.values())
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:
@@ -82,5 +78,5 @@ def caption(tables: Tables, options: FigureOptions) -> str:
         " the optimum f* without negative curvature. Against the share of negative eigenvalues of the Hessian, on"
         " spheres of the Riemannian one; where no closed form tells f* it is the lowest objective found."
         + (f" {plural(kinks, 'point')} at kinks of a ReLU." if kinks else "")
-        + lost(tables, "declared", "UFM")
+        + lost(tables, "declared")
     )

@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import heading
 from ncpipe.figures.drawing.bias_transition import OPTIMUM, TRANSITION, BiasAxis, draw_transition, transition_handles
-from ncpipe.figures.drawing.captions import lost, plural
+from ncpipe.figures.drawing.captions import lost
 from ncpipe.figures.drawing.runs import Tables, declared_ufms
 from ncpipe.records.reading import fits_of
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
+from ncpipe.system.words import plural
 
 KINDS = ("declared",)
 Array = NDArray[np.float64]
@@ -42,6 +43,8 @@ ZERO = "#E3E3E3"
 THRESHOLD, REACHED, MISSED = "black", "black", style.OKABE_ITO["vermillion"]
 SHADES = LinearSegmentedColormap.from_list("fit", mpl.colormaps["YlGnBu"](np.linspace(0.08, 0.62, 256)))
 UNKNOWN = LinearSegmentedColormap.from_list("value", mpl.colormaps["Purples"](np.linspace(0.08, 0.62, 256)))
+OUTCOMES = {"reached": ("o", REACHED), "unknown": ("o", REACHED), "missed": ("x", MISSED), "below": ("v", MISSED)}
+"""Marker and colour of what was reached."""
 MARGIN = "margin $t$"
 MARK_AREA = 16.0
 MARKED_CELLS = 40
@@ -97,18 +100,14 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     figure = style.new_figure(options.width, lines * PANEL_HEIGHT)
     places = figure.subfigures(lines, columns, squeeze=False).flat  # of one width, with a colour bar or without
     for place, phase in zip(places, drawn):
-        panel = _draw_panel(place, phase, tables)
+        if phase.of_bias:
+            panel = _draw_bias(place, phase, tables)
+        else:
+            panel = (_draw_map if len(phase.penalties) == 2 else _draw_curve)(place, phase)
         letters = int(13 * options.width / columns)
         heading(panel, style.wrapped(phase.title, letters), style.shortened(phase.about, letters))
     style.add_legend(figure, _legend(drawn))
     return figure
-
-
-def _draw_panel(place: SubFigure, phase: Phase, tables: Tables) -> Axes:
-    """Draw a phase; the axes that bear its title."""
-    if phase.of_bias:
-        return _draw_bias(place, phase, tables)
-    return (_draw_map if len(phase.penalties) == 2 else _draw_curve)(place, phase)
 
 
 # --- the models and their penalties ---------------------------------------------------------------
@@ -216,7 +215,9 @@ def _draw_map(place: SubFigure, phase: Phase) -> Axes:
     _mark_ranks(axes, phase, points, x, y)
     _draw_threshold(axes, phase)
     _mark_reached(axes, points)
-    _few_ticks(axes)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(numticks=5))
+        axis.set_minor_formatter(NullFormatter())
     return axes
 
 
@@ -267,18 +268,17 @@ def _mark_ranks(axes: Axes, phase: Phase, points: pd.DataFrame, x: Array, y: Arr
     axes.vlines(right[j + 1], up[i], up[i + 1], **look)
     i, j = np.nonzero(_differ(table[:-1], table[1:]))
     axes.hlines(up[i + 1], right[j], right[j + 1], **look)
+    box = {"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1.2}
     for rank in sorted(set(ranks[ranks > 0])):
         middle = points.loc[ranks == rank, ["x", "y"]].apply(np.log10).mean()
-        _label(axes, 10 ** middle["x"], 10 ** middle["y"], f"rank {rank:.0f}")
+        axes.text(
+            10 ** middle["x"], 10 ** middle["y"], f"rank {rank:.0f}", ha="center", va="center", size=style.SMALL,
+            bbox=box, zorder=6,
+        )  # fmt: skip
 
 
 def _differ(a: Array, b: Array) -> NDArray[np.bool_]:
     return (a * b > 0) & (a != b)
-
-
-def _label(axes: Axes, x: float, y: float, text: str) -> None:
-    box = {"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1.2}
-    axes.text(x, y, text, ha="center", va="center", size=style.SMALL, bbox=box, zorder=6)
 
 
 def _mark_reached(axes: Axes, points: pd.DataFrame) -> None:
@@ -286,13 +286,11 @@ def _mark_reached(axes: Axes, points: pd.DataFrame) -> None:
     reached = points[kinds == "reached"]
     area = MARK_AREA * reached["share"].clip(lower=0.06).to_numpy(float)
     axes.scatter(reached["x"], reached["y"], area, REACHED, linewidths=0, zorder=4)
-    unknown = points[kinds == "unknown"]
-    axes.plot(unknown["x"], unknown["y"], "o", color=REACHED, ms=3.2, mfc="none", mew=0.7, zorder=4)
-    below = points[kinds == "below"]
-    axes.plot(below["x"], below["y"], "v", color=MISSED, ms=4, mfc="none", mew=0.9, zorder=5)
-    missed = points[kinds == "missed"]
-    axes.plot(missed["x"], missed["y"], "x", color=MISSED, ms=3.6, mew=1, zorder=5)
-    for x, y, dead in zip(missed["x"], missed["y"], missed["dead_directions"]):
+    for kind in ("unknown", "below", "missed"):
+        marked, (marker, colour) = points[kinds == kind], OUTCOMES[kind]
+        face = colour if kind == "missed" else "none"
+        axes.plot(marked["x"], marked["y"], marker, color=colour, ms=3.6, mfc=face, mew=0.9, zorder=5)
+    for x, y, dead in points.loc[kinds == "missed", ["x", "y", "dead_directions"]].itertuples(index=False):
         axes.annotate(
             f"{dead:.0f}", (x, y), (2.5, -5.5), textcoords="offset points", size=5.5, color=MISSED, zorder=5
         )
@@ -358,8 +356,7 @@ def _live_directions(fits: pd.DataFrame) -> pd.Series:
 
 
 def _mark_curve(axes: Axes, x: pd.Series, y: pd.Series, kinds: pd.Series) -> None:
-    looks = {"reached": ("o", REACHED), "unknown": ("o", REACHED), "missed": ("x", MISSED), "below": ("v", MISSED)}
-    for kind, (marker, colour) in looks.items():
+    for kind, (marker, colour) in OUTCOMES.items():
         marked = (kinds == kind) & y.notna()
         if not marked.any():  # an empty line that is not clipped has no finite extent, and breaks the layout
             continue
@@ -373,11 +370,8 @@ def _mark_curve(axes: Axes, x: pd.Series, y: pd.Series, kinds: pd.Series) -> Non
 def _legend(drawn: list[Phase]) -> Iterator[Artist]:
     maps = [phase for phase in drawn if len(phase.penalties) == 2]
     curves = [phase for phase in drawn if len(phase.penalties) == 1]
-    kinds = {
-        kind
-        for phase in drawn
-        for kind in (_map_outcomes if len(phase.penalties) == 2 else _outcomes)(phase.fits).unique()
-    }
+    kinds = {kind for phase in maps for kind in _map_outcomes(phase.fits)}
+    kinds |= {kind for phase in curves for kind in _outcomes(phase.fits)}
     if any(threshold(phase) is not None for phase in drawn):
         yield Line2D([], [], color=THRESHOLD, linewidth=1.3, label="threshold of the zero solution")
     if any(phase.fits["optimum_is_zero"].eq(True).any() for phase in maps):
@@ -386,33 +380,27 @@ def _legend(drawn: list[Phase]) -> Iterator[Artist]:
         yield Line2D([], [], color=OPTIMUM, linewidth=1.6, label="optimum")
     if any(phase.of_bias for phase in drawn):
         yield from transition_handles()
-    if "reached" in kinds:
-        yield style.mark_handle("optimum reached" + ("; area: share of starts" if maps else ""), "o", REACHED)
-    if "unknown" in kinds:
-        yield style.mark_handle("reached", "o", REACHED, filled=False)
-    if "missed" in kinds:
-        yield style.mark_handle("optimum missed, with dead directions", "x", MISSED)
-    if "below" in kinds:
-        yield style.mark_handle("below the best known value", "v", MISSED, filled=False)
-
-
-def _few_ticks(axes: Axes) -> None:
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(numticks=5))
-        axis.set_minor_formatter(NullFormatter())
+    names = {
+        "reached": "optimum reached" + ("; area: share of starts" if maps else ""),
+        "unknown": "reached",
+        "missed": "optimum missed, with dead directions",
+        "below": "below the best known value",
+    }
+    for kind, name in names.items():
+        if kind in kinds:
+            yield style.mark_handle(name, *OUTCOMES[kind], filled=kind in ("reached", "missed"))
 
 
 def caption(tables: Tables, options: FigureOptions) -> str:
     drawn = phases(tables)
     runs = sum(len(phase.fits) for phase in drawn)
-    maps = any(len(phase.penalties) == 2 for phase in drawn)
     return (
         f"{plural(runs, 'UFM')} of {plural(len(drawn), 'model')} by L-BFGS over penalties."
-        + (MAPS if maps else "")
+        + (MAPS if any(len(phase.penalties) == 2 for phase in drawn) else "")
         + (CURVES if any(len(phase.penalties) == 1 and not phase.of_bias for phase in drawn) else "")
         + (TRANSITION if any(phase.of_bias for phase in drawn) else "")
         + (NO_CLOSED_FORM if any(not phase.known for phase in drawn) else "")
-        + lost(tables, "declared", "UFM")
+        + lost(tables, "declared")
     )
 
 

@@ -10,17 +10,18 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from ncpipe.figures.drawing import style
-from ncpipe.figures.drawing.axes import heading, scale_values
-from ncpipe.figures.drawing.captions import lost, plural
+from ncpipe.figures.drawing.axes import heading, place_ticks, scale_values
+from ncpipe.figures.drawing.captions import lost
 from ncpipe.figures.drawing.runs import Tables, declared_ufms
 from ncpipe.figures.drawing.series import Band
 from ncpipe.figures.drawing.style import Look
 from ncpipe.records.reading import fits_of, unconstrained
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
+from ncpipe.system.words import plural
 
 KINDS = ("declared",)
 LEAST_WIDTH, HEIGHT = 1.55, 1.75
@@ -67,23 +68,19 @@ class Panel:
 
     def _draw_family(self, axes: Axes, family: Family) -> None:
         """The median with its range, or the line beside the values of every fit."""
-        shown = self._band(family, self.line or self.y)
+        rows = pd.DataFrame({"x": family.fits[self.x], "value": family.fits[self.line or self.y]}, dtype=float)
+        shown = Band.of(rows, "x")
         shown.draw(axes, family.look)
         x, y = (family.fits[self.x], family.fits[self.y]) if self.line else (shown.x, shown.middle)
         look = family.look
         axes.plot(x, y, look.marker, color=look.colour, ms=2.8, mew=0, clip_on=False, zorder=4)
-
-    def _band(self, family: Family, column: str) -> Band:
-        return Band.of(pd.DataFrame({"x": family.fits[self.x], "value": family.fits[column]}, dtype=float), "x")
 
 
 def _width_axis(axes: Axes, values: np.ndarray) -> None:
     axes.set_xlabel("width $d$")
     axes.set_xscale("log")
     ticks = sorted(set(values))
-    axes.xaxis.set_major_locator(FixedLocator(ticks[:: -(-len(ticks) // 6)]))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_locator(NullLocator())
+    place_ticks(axes.xaxis, {tick: f"{tick:g}" for tick in ticks[:: -(-len(ticks) // 6)]})
     axes.set_xlim(ticks[0] / 1.12, ticks[-1] * 1.12)
 
 
@@ -191,5 +188,5 @@ def caption(tables: Tables, options: FigureOptions) -> str:
         " Success: the fraction of starts within 1e-8, relative, of the best known value, against the width, and at"
         " one width against the penalties over those from which on zero is optimal. Gain: how far the objective is"
         " below that of the zero solution, 1/2; lines are the closed-form optimum, points the best start of a fit."
-        f" Medians and ranges over {plural(shown['seed'].nunique(), 'seed')}.{lost(tables, 'declared', 'UFM')}"
+        f" Medians and ranges over {plural(shown['seed'].nunique(), 'seed')}.{lost(tables, 'declared')}"
     )

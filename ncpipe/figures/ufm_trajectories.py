@@ -14,15 +14,16 @@ from numpy.typing import NDArray
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import heading, scale_time, scale_values
 from ncpipe.figures.drawing.captions import counted, lost, not_drawn
-from ncpipe.figures.drawing.definitions import definition, frame_gap
-from ncpipe.figures.drawing.runs import Tables, declared_ufms, few, labels
+from ncpipe.figures.drawing.definitions import definition
+from ncpipe.figures.drawing.runs import Tables, declared_ufms, few, labels, solved_by
 from ncpipe.figures.drawing.series import Band, at_shared_times, extremes, histories, last_time, measured
 from ncpipe.figures.drawing.style import Look
 from ncpipe.records.reading import fits_of
 from ncpipe.study.config import FigureOptions
-from ncpipe.study.study import Study
+from ncpipe.ufm.misfit import frames_apart
 
 KINDS = ("declared",)
+applies = solved_by("gradient_descent")
 COLUMN_WIDTH, ROW_HEIGHT = 1.45, 1.05
 MOST_COLUMNS = 12
 """Labels that are drawn: each has a column of panels, and twelve fill a page."""
@@ -51,31 +52,17 @@ class Row:
     """Definition of what is drawn; empty: that of the metric in the title."""
 
 
+def _of_and_etf(of: str, etf: str, about: str, frames: bool) -> Row:
+    return Row(f"{of}, {etf}", (Curve(of, "features", OF), Curve(etf, "features", ETF)), frames, about)
+
+
 USUAL = (
     Row("gap", (Curve("gap", None, NEUTRAL),)),
     Row("nc1_pinv", (Curve("nc1_pinv", "H1", FIRST), Curve("nc1_pinv", "features", NEUTRAL))),
-    Row(
-        "nc2_means_of, nc2_means_uncentred_etf",
-        (Curve("nc2_means_of", "features", OF), Curve("nc2_means_uncentred_etf", "features", ETF)),
-        frames=True,
-        about="uncentred means to OF, to ETF",
-    ),
-    Row(
-        "nc2_weights_of, nc2_weights_etf",
-        (Curve("nc2_weights_of", "features", OF), Curve("nc2_weights_etf", "features", ETF)),
-        frames=True,
-        about=r"$WW^\top$ to OF, to ETF",
-    ),
-    Row(
-        "nc3_of, nc3_etf",
-        (Curve("nc3_of", "features", OF), Curve("nc3_etf", "features", ETF)),
-        about=r"$W\bar M^\top$ to OF, $WM^\top$ to ETF",
-    ),
+    _of_and_etf("nc2_means_of", "nc2_means_uncentred_etf", "uncentred means to OF, to ETF", frames=True),
+    _of_and_etf("nc2_weights_of", "nc2_weights_etf", r"$WW^\top$ to OF, to ETF", frames=True),
+    _of_and_etf("nc3_of", "nc3_etf", r"$W\bar M^\top$ to OF, $WM^\top$ to ETF", frames=False),
 )
-
-
-def applies(study: Study) -> bool:
-    return any(spec.solver.name == "gradient_descent" for spec in study.problems.values())
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:
@@ -90,14 +77,11 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     for line, row in enumerate(rows * blocks):
         chosen = source.labels[line // len(rows) * columns :][:columns]
         _draw_row(grid[line], row, chosen, source)
-    for number in range(blocks * columns):
-        block, column = divmod(number, columns)
-        block_panels = grid[block * len(rows) : (block + 1) * len(rows), column]
-        if number < len(source.labels):
-            _name_column(block_panels, source.labels[number], int(13 * options.width / columns))
-        else:
-            for axes in block_panels:
-                axes.remove()
+    by_label = grid.reshape(blocks, len(rows), columns).transpose(0, 2, 1).reshape(-1, len(rows))
+    for panels, label in zip(by_label, source.labels):
+        _name_column(panels, label, int(13 * options.width / columns))
+    for axes in by_label[len(source.labels) :].flat:
+        axes.remove()
     style.add_legend(figure, _legend(rows))
     return figure
 
@@ -173,7 +157,7 @@ def _draw_row(panels: Sequence[Axes], row: Row, chosen: Sequence[str], source: _
 def _draw_limits(axes: Axes, row: Row, classes: float, ends: Sequence[tuple[float, str]]) -> None:
     """The predicted distance of one exact frame to the other, and the end of L-BFGS at the right edge."""
     if row.frames:
-        axes.axhline(frame_gap(classes), color=style.GREY, linewidth=0.7, linestyle=(0, (4, 2)), zorder=1)
+        axes.axhline(frames_apart(classes), color=style.GREY, linewidth=0.7, linestyle=(0, (4, 2)), zorder=1)
     for value, colour in ends:
         axes.plot(
             1, value, "<", color=colour, ms=4, mew=0, clip_on=False, zorder=5, transform=axes.get_yaxis_transform()
@@ -209,5 +193,5 @@ def caption(tables: Tables, options: FigureOptions) -> str:
         " iterations (logarithmic, with a place for 0). Medians over seeds with their range. Grey: the distance of"
         " one exact frame to the other, to which the distance of the frame that is not approached tends; triangles at"
         " the right edge are the ends of L-BFGS on the same problem."
-        f"{not_drawn(ufms, most=MOST_COLUMNS)}{lost(tables, 'declared', 'UFM')}"
+        f"{not_drawn(ufms, most=MOST_COLUMNS)}{lost(tables, 'declared')}"
     )

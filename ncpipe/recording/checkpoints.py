@@ -22,6 +22,7 @@ from ncpipe.settings.source import source_of
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_tensors
 from ncpipe.system.progress import progress
+from ncpipe.system.words import listed
 
 NESTED = ("state_dict", "model_state_dict", "model", "net", "network")
 """Names under which training loops keep the weights among other things."""
@@ -216,13 +217,8 @@ def _check_fits(path: Path, weights: Weights, network: nn.Module) -> None:
     known = network.state_dict()
     missing, strange = sorted(known.keys() - weights.keys()), sorted(weights.keys() - known.keys())
     shapes = [n for n in known if n in weights and known[n].shape != weights[n].shape]
-    reasons = [f"it lacks {_listed(missing)}"] if missing else []
-    reasons += [f"it has {_listed(strange)} beside"] if strange else []
+    reasons = [f"it lacks {listed(missing, SHOWN)}"] if missing else []
+    reasons += [f"it has {listed(strange, SHOWN)} beside"] if strange else []
     reasons += [f"{n} is {tuple(weights[n].shape)}, not {tuple(known[n].shape)}" for n in shapes[:1]]
     if reasons:
         raise UserError(f"{path} is of another network than {type(network).__name__}: {'; '.join(reasons)}")
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

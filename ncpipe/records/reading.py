@@ -99,7 +99,7 @@ def rows_of(tables: Frames, name: str, columns: Sequence[str] | None = None, **w
 
 def _chosen(table: pd.DataFrame, columns: Sequence[str] | None, wanted: Mapping[str, Any]) -> pd.DataFrame:
     for column, value in wanted.items():
-        table = table[table[column].isin(list(_listed(value)))]
+        table = table[table[column].isin(list(_several(value)))]
     return table if columns is None else table.loc[:, [name for name in columns if name in table]]
 
 
@@ -132,7 +132,7 @@ def critical_points(tables: Frames) -> pd.DataFrame:
     return points.assign(above=above.where(above > 1e-8, 0.0))
 
 
-def _listed(value: Any) -> Collection[Any]:
+def _several(value: Any) -> Collection[Any]:
     return [value] if isinstance(value, str | int | float) else value
 
 
@@ -208,7 +208,7 @@ def _scanner(path: Path, columns: Sequence[str] | None, wanted: Mapping[str, Any
 
 def _values(schema: pa.Schema, column: str, value: Any) -> pa.Array:
     kind = schema.field(column).type
-    return pa.array(list(_listed(value)), kind.value_type if pa.types.is_dictionary(kind) else kind)
+    return pa.array(list(_several(value)), kind.value_type if pa.types.is_dictionary(kind) else kind)
 
 
 def frame(table: pa.Table) -> pd.DataFrame:

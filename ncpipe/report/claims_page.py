@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ncpipe.claims.evidence.wording import Row, by_paper, counted
 from ncpipe.records.reading import metadata, read_whole
@@ -25,27 +26,6 @@ class StudyClaims:
     """None: the study has not ended, so that there is no table."""
     metadata: Mapping[str, str]
     """What the table says of its making: study, scale, ncpipe_version, git_commit."""
-
-
-@dataclass(frozen=True)
-class Verdicts:
-    """The claims of one paper as one study decides them: a row of the matrix."""
-
-    key: str
-    paper: str
-    source: str
-    """The paper as text names it, or whose claims these are."""
-    title: str
-    """Of the paper; empty of claims of a study's own."""
-    study: StudyClaims
-    claims: Sequence[Row]
-    links: Mapping[str, Mapping[str, str]]
-    """Links from the page by group (report, figures, tables) and name."""
-
-    @property
-    def scale(self) -> str:
-        """Size of the study; empty where it has only one."""
-        return self.study.metadata.get("scale", "")
 
 
 def read_claims(results: Path) -> StudyClaims:
@@ -71,10 +51,10 @@ def write_claims_page(studies: Iterable[StudyClaims], target: Path) -> None:
     listed = list(studies)
     own = (claim["paper"] for study in listed for claim in study.claims or ())
     rows = [row for paper in dict.fromkeys([*PAPERS, *own]) for row in _verdicts(paper, listed, target.parent)]
-    decided = {row.paper for row in rows}
+    decided = {row["paper"] for row in rows}
     page = template("claims_page.html").render(
         rows=rows,
-        counts=counted(claim["verdict"] for row in rows for claim in row.claims),
+        counts=counted(claim["verdict"] for row in rows for claim in row["claims"]),
         papers=len(decided & {*PAPERS}),
         absent={paper: PAPERS[paper].REFERENCE for paper in PAPERS if paper not in decided},
         unfinished=[str(study.layout.results) for study in listed if study.claims is None],
@@ -82,14 +62,21 @@ def write_claims_page(studies: Iterable[StudyClaims], target: Path) -> None:
     write_text(target, page)
 
 
-def _verdicts(paper: str, studies: Iterable[StudyClaims], page_folder: Path) -> Iterator[Verdicts]:
+def _verdicts(paper: str, studies: Iterable[StudyClaims], page_folder: Path) -> Iterator[dict[str, Any]]:
+    """Rows of the matrix: the claims of one paper, or of a study's own, as one study decides them."""
     for number, study in enumerate(studies):
         if claims := by_paper(study.claims or ()).get(paper):
-            key = f"{paper}-in-{number}"
-            source, title = str(claims[0]["source"]), ""
-            if paper in PAPERS:
-                source, title = PAPERS[paper].REFERENCE.short, PAPERS[paper].REFERENCE.title
-            yield Verdicts(key, paper, source, title, study, claims, _links(study.layout, page_folder))
+            reference = PAPERS[paper].REFERENCE if paper in PAPERS else None
+            yield {
+                "key": f"{paper}-in-{number}",
+                "paper": paper,
+                "source": reference.short if reference else claims[0]["source"],
+                "title": reference.title if reference else "",
+                "study": study,
+                "scale": study.metadata.get("scale", ""),
+                "claims": claims,
+                "links": _links(study.layout, page_folder),
+            }
 
 
 def _links(layout: Layout, page_folder: Path) -> dict[str, dict[str, str]]:

@@ -6,65 +6,46 @@ import base64
 import gzip
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
 
 from ncpipe.collapse.metrics import METRICS
 from ncpipe.figures.collapse_curves import USUAL
-from ncpipe.figures.drawing.captions import plural
+from ncpipe.figures.drawing.captions import KINDS
 from ncpipe.figures.drawing.definitions import HISTORY, definition
 from ncpipe.figures.drawing.runs import Tables, labels
 from ncpipe.figures.drawing.series import MEASURED, RECORDED
 from ncpipe.figures.drawing.style import LINE_STYLES, Look, looks
 from ncpipe.records.reading import rows_of
 from ncpipe.report.formulas import as_html
-from ncpipe.report.templates import script
 from ncpipe.study.config import Split
+from ncpipe.system.words import plural
 
 DATA_BYTES = 1_500_000
 """What the data may weigh in the page; past it the explorer leaves out what ``_reductions`` names, in that order."""
 MOST_RUNS = 1000
 """Runs of a kind that are read: more do not fit in any case."""
-KINDS = {
-    "network": ("Networks", "epoch"),
-    "declared": ("UFMs", "iteration"),
-    "continual": ("Class-incremental learning", "step"),
-}
-"""Kinds of runs: name and unit of time."""
 LAST = "features"
 SPLITS = ("", *get_args(Split))
 """In the order in which they are offered; a history has none."""
 SERIES = ["run", "quantity", "split", "layer"]
 
 
-@dataclass(frozen=True)
-class Explorer:
+class Explorer(NamedTuple):
     """What the page needs of it."""
 
     data: str
     """base64 of gzip of JSON, as ``_content`` makes it."""
-    left_out: tuple[str, ...]
-    style: Markup
-    scripts: tuple[Markup, ...]
+    left_out: list[str]
 
 
 def explorer(tables: Tables, most_bytes: int = DATA_BYTES) -> Explorer | None:
     """Every measured value of the runs that ended well, as far as ``most_bytes`` allow; None where there is none."""
     runs = tables["runs"].query("status == 'done' and kind in @KINDS").reset_index(drop=True)
     read = runs.groupby("kind", sort=False).head(MOST_RUNS)
-    data, left_out = _bounded(_values(tables, read), runs, tables, most_bytes)
-    if data is None:
-        return None
-    return Explorer(
-        data,
-        tuple(left_out),
-        style=script("vendor/uPlot.min.css"),
-        scripts=(script("vendor/uPlot.iife.min.js"), script("explorer.js")),
-    )
+    return _bounded(_values(tables, read), runs, tables, most_bytes)
 
 
 def _values(tables: Tables, runs: pd.DataFrame) -> pd.DataFrame:
@@ -84,7 +65,7 @@ def _values(tables: Tables, runs: pd.DataFrame) -> pd.DataFrame:
     return kept.sort_values([*SERIES, "time"], ignore_index=True)
 
 
-def _bounded(rows: pd.DataFrame, runs: pd.DataFrame, tables: Tables, most_bytes: int) -> tuple[str | None, list[str]]:
+def _bounded(rows: pd.DataFrame, runs: pd.DataFrame, tables: Tables, most_bytes: int) -> Explorer | None:
     """The data that fit, and what has been left out for that."""
     left_out: list[str] = []
     if rows["run"].nunique() < len(runs):
@@ -94,7 +75,7 @@ def _bounded(rows: pd.DataFrame, runs: pd.DataFrame, tables: Tables, most_bytes:
         # A value takes three bytes or so: far too many need not be written to know it.
         data = _encoded(_content(rows, runs, tables)) if len(rows) < most_bytes else None
         if data is not None and len(data) <= most_bytes:
-            return data, left_out
+            return Explorer(data, left_out)
         name, reduce = next(reductions, ("", _half_of_the_runs))
         fewer = reduce(rows)
         if name and len(fewer) < len(rows):
@@ -102,7 +83,7 @@ def _bounded(rows: pd.DataFrame, runs: pd.DataFrame, tables: Tables, most_bytes:
         elif not name:
             left_out = [*(part for part in left_out if not part.startswith("all but")), _all_but(fewer)]
         rows = fewer
-    return None, left_out
+    return None
 
 
 def _all_but(rows: pd.DataFrame) -> str:
@@ -146,7 +127,7 @@ def _content(rows: pd.DataFrame, runs: pd.DataFrame, tables: Tables) -> dict[str
         series = [place[run], depth, times.setdefault(time, len(times)), value]
         values.setdefault(quantity, {}).setdefault(split, {}).setdefault(layer, []).append(series)
     return {
-        "kinds": [{"name": name, "time": time} for name, time in KINDS.values()],
+        "kinds": [{"name": name, "time": time} for name, _, time in KINDS.values()],
         "labels": _labels(used, tables["runs"]),
         "runs": [
             [run_id, names.index(label), None if pd.isna(seed) else int(seed)]
@@ -179,15 +160,10 @@ def _labels(runs: pd.DataFrame, all_runs: pd.DataFrame) -> list[dict[str, Any]]:
             "text": text,
             "kind": kinds.index(kind_of[text]),
             "colour": look[text].colour,
-            "dash": _dash(look[text].line),
+            "dash": [] if look[text].line == LINE_STYLES[0] else look[text].line[1],  # in widths of the line
         }
         for text in labels(runs)
     ]
-
-
-def _dash(line: Any) -> list[float]:
-    """A line style of matplotlib as dashes and gaps in widths of the line; empty for a whole line."""
-    return [] if line == LINE_STYLES[0] else list(line[1])
 
 
 def _encoded(content: dict[str, Any]) -> str:

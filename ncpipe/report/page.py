@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from itertools import count, product
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
@@ -22,12 +22,14 @@ from ncpipe.records.reading import metadata, read_tables, read_whole
 from ncpipe.records.schemas import TABLES
 from ncpipe.report.explorer import explorer
 from ncpipe.report.summary import sentences
-from ncpipe.report.templates import link, script, template, text
+from ncpipe.report.templates import link, template, text
 from ncpipe.study.config import PAPERS, StudyInfo
 from ncpipe.study.layout import Layout
 from ncpipe.system.files import read_sealed, sealed, write_text
 from ncpipe.system.provenance import run_command, study_command
 from ncpipe.tables.selection import compared
+
+Row = dict[Hashable, Any]
 
 SVG_BYTES = 2_500_000
 """Figures are embedded as SVG up to this size together; the largest of them become PNG past it."""
@@ -45,18 +47,6 @@ CONTENTS = {
 """The tables in a few words. In full: docs/tables.md."""
 PROVENANCE = ("ncpipe_version", "git_commit", "study", "study_hash")
 DESCRIPTION = "{http://purl.org/dc/elements/1.1/}description"
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure as the page holds it."""
-
-    name: str
-    source: str
-    """data: URI"""
-    caption: str
-    files: dict[str, str]
-    """Links to the files, relative to the page."""
 
 
 def write_report(
@@ -80,7 +70,8 @@ def write_report(
     with reading(tables_folder):
         about = metadata(tables_folder / "runs.parquet")
         tables = compared(stored)
-        runs, matched, config = run_rows(tables), list(matched_rows(tables)), target.parent / "study.json"
+        runs, matched = run_rows(tables), matched_fits(tables).to_dict("records")
+        config = target.parent / "study.json"
         papers = by_paper(read_whole(tables_folder / "claims.parquet").to_pylist())
         page = template("template.html").render(
             study=study_info,
@@ -93,7 +84,6 @@ def write_report(
             scale=metadata(tables_folder / "claims.parquet").get("scale", ""),
             runs=runs,
             choices=choices(runs),
-            runs_script=script("runs_table.js"),
             mlflow_view=mlflow_view,
             matched=matched,
             bases=bases(matched[:MOST_ROWS]),
@@ -108,7 +98,7 @@ def write_report(
     write_text(target, sealed(page))
 
 
-def pictures(figures: Mapping[str, Path], page_folder: Path) -> list[Picture]:
+def pictures(figures: Mapping[str, Path], page_folder: Path) -> list[Row]:
     """The drawn figures, as SVG while they are small together and as PNG past that."""
     drawn = {name: path for name, path in figures.items() if path.with_name(f"{path.name}.svg").exists()}
     sizes = {name: path.with_name(f"{path.name}.svg").stat().st_size for name, path in drawn.items()}
@@ -120,58 +110,47 @@ def pictures(figures: Mapping[str, Path], page_folder: Path) -> list[Picture]:
     return [_picture(name, path, "svg" if name in small else "png", page_folder) for name, path in drawn.items()]
 
 
-def _picture(name: str, path: Path, kind: str, page_folder: Path) -> Picture:
+def _picture(name: str, path: Path, kind: str, page_folder: Path) -> Row:
+    """Name, data: URI as ``source``, caption, and links to the ``files`` relative to the page."""
     svg = read_sealed(path.with_name(f"{path.name}.svg")).encode()
     # An image, not inline SVG: ids of two figures in one document would clash.
     data = svg if kind == "svg" else path.with_name(f"{path.name}.png").read_bytes()
     mime = {"svg": "image/svg+xml", "png": "image/png"}[kind]
     files = {suffix: path.with_name(f"{path.name}.{suffix}") for suffix in ("svg", "pdf", "png")}
-    return Picture(
-        name=name,
-        source=f"data:{mime};base64,{base64.b64encode(data).decode()}",
-        caption=ElementTree.fromstring(svg).findtext(f".//{DESCRIPTION}", ""),  # noqa: S314 - drawn by ncpipe
-        files={suffix: link(file, page_folder) for suffix, file in files.items() if file.exists()},
-    )
+    return {
+        "name": name,
+        "source": f"data:{mime};base64,{base64.b64encode(data).decode()}",
+        "caption": ElementTree.fromstring(svg).findtext(f".//{DESCRIPTION}", ""),  # noqa: S314 - drawn by ncpipe
+        "files": {suffix: link(file, page_folder) for suffix, file in files.items() if file.exists()},
+    }
 
 
-def run_rows(tables: Tables) -> list[dict[str, Any]]:
+def run_rows(tables: Tables) -> list[Row]:
     """Networks and declared UFMs with their final values; a missing run has its row."""
     runs = tables["runs"].query("kind != 'matched'")
     metrics, ids = ("nc1_pinv", "nc2_weights_of", "nc2_weights_etf"), pd.Index(runs["run_id"])
     columns = {name: runs["run_id"].map(final(tables, ids, name)) for name in metrics}
     whole = runs.assign(**columns).astype({"seed": "Int64", "zero_error_epoch": "Int64", "final_epoch": "Int64"})
-    return [{str(key): value for key, value in row.items()} for row in whole.to_dict("records")]
+    return whole.to_dict("records")
 
 
-def matched_rows(tables: Tables) -> Iterator[dict[str, Any]]:
-    """Predictions of the matched UFMs beside the measurements, a row per fit."""
-    for fit in matched_fits(tables).to_dict("records"):
-        yield {str(key): value for key, value in fit.items()}
-
-
-def choices(runs: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+def choices(rows: Sequence[Row]) -> dict[str, list[str]]:
     """Values that the runs table can be narrowed to, by column, where there are several."""
-    rows = list(runs)
     found = {name: list(dict.fromkeys(text(row[name]) for row in rows)) for name in ("kind", "dataset", "loss")}
     return {name: values for name, values in found.items() if len(values) > 1}
 
 
-def bases(matched: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """A letter for every basis of a prediction, in order of appearance."""
+def bases(matched: Iterable[Row]) -> dict[str, str]:
+    """A letter for every basis of a prediction, in order of appearance: a to z, then aa, ab, .."""
     names = dict.fromkeys(fit["basis"] for fit in matched if isinstance(fit["basis"], str))
-    return {name: _letters(i) for i, name in enumerate(names)}
+    letters = ("".join(letters) for length in count(1) for letters in product(ascii_lowercase, repeat=length))
+    return dict(zip(names, letters))
 
 
-def _letters(number: int) -> str:
-    """a to z, then aa, ab, .."""
-    rest, last = divmod(number, len(ascii_lowercase))
-    return (_letters(rest - 1) if rest else "") + ascii_lowercase[last]
-
-
-def origins(about: Mapping[str, str], keys: pd.Series) -> list[tuple[int, dict[str, Any]]]:
+def origins(about: Mapping[str, str], keys: pd.Series) -> list[tuple[int, Row]]:
     """Code, packages and hardware that made the runs, with how many: the most frequent first."""
     by_key = json.loads(about.get("provenance", "{}"))
-    return [(int(count), by_key[key]) for key, count in keys.value_counts().items() if key in by_key]
+    return [(int(runs), by_key[key]) for key, runs in keys.value_counts().items() if key in by_key]
 
 
 def commands(results: Path) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 
 import numpy as np
 import pandas as pd
@@ -10,11 +10,12 @@ import pandas as pd
 from ncpipe.claims.evidence.misfits import PREDICTED
 from ncpipe.claims.evidence.selectors import TRAINED, final, past_zero_error, run_ids, setting
 from ncpipe.claims.evidence.wording import counted as counted_verdicts
-from ncpipe.figures.drawing.captions import counted, plural
+from ncpipe.figures.drawing.captions import counted
 from ncpipe.figures.drawing.runs import Tables, labels, networks
 from ncpipe.figures.frames import PANELS
 from ncpipe.figures.stationarity import COLUMNS, paths
 from ncpipe.records.reading import fits_of
+from ncpipe.system.words import joined, plural
 
 DONE = {
     "network": ("trained", "network"),
@@ -46,7 +47,7 @@ def _predicted_frames(tables: Tables) -> Iterator[str]:
             off, far = (in_words(of_norm[column].median()) for column in ("frames", "stationarity"))
             parts.append(f"{off} in {plural(len(of_norm), 'network')} ({name}; {far} from a stationary point)")
     yield (
-        f"At the end of {last} the ReLU extended UFM misses the frames of the networks by {_joined(parts)}, in"
+        f"At the end of {last} the ReLU extended UFM misses the frames of the networks by {joined(parts)}, in"
         " medians: 0 is right, and a simplex ETF of ten classes is 0.32 from an orthogonal frame."
     )
 
@@ -62,7 +63,7 @@ def _predicted_sizes(tables: Tables) -> Iterator[str]:
     parts = [f"{name} to {in_words(off[n])} %" for n, name in names.items()]
     yield (
         "From the weight decay alone, with nothing measured or matched, the non-negative UFM predicts"
-        f" {_joined(parts)} (medians of {plural(len(fits), 'network')})."
+        f" {joined(parts)} (medians of {plural(len(fits), 'network')})."
     )
 
 
@@ -86,12 +87,12 @@ def _runs(tables: Tables) -> Iterator[str]:
     by_kind = {kind: runs[runs["kind"] == kind] for kind in DONE}
     parts = [f"{did} {counted(by_kind[kind], what)}" for kind, (did, what) in DONE.items() if len(by_kind[kind])]
     if parts:
-        yield f"The study {_joined(parts)}."
+        yield f"The study {joined(parts)}."
     for kind, (_, what) in DONE.items():
         failed = by_kind[kind].query("status != 'done'")["status"].value_counts()
         if len(failed):
             became = [_became(count, str(status)) for status, count in sorted(failed.items())]
-            yield f"Of the {what}s, {_joined(became)}."
+            yield f"Of the {what}s, {joined(became)}."
     yield from _zero_error(networks(tables))
 
 
@@ -142,12 +143,12 @@ def _frames(tables: Tables) -> Iterator[str]:
         label_of = nets.set_index("run_id")["label"].reindex(difference.index)
         by_label = {label: difference[label_of == label] for label in labels(nets)}
         nearer = {label: _nearer(values) for label, values in by_label.items() if len(values)}
-        frames = _inverted(nearer)
+        frames = {frame: [n for n in nearer if nearer[n] == frame] for frame in dict.fromkeys(nearer.values())}
         if len(frames) == 1 and len(nearer) > 1:
             yield f"The {what} of all labels end nearer to {next(iter(frames))}."
         elif frames:
             parts = [f"{frame} ({_named(names, nearer)})" for frame, names in frames.items()]
-            yield f"The {what} end nearer to {_joined(parts)}."
+            yield f"The {what} end nearer to {joined(parts)}."
 
 
 def _named(names: list[str], among: Collection[str]) -> str:
@@ -160,18 +161,6 @@ def _nearer(difference: pd.Series) -> str:
     return "a simplex ETF" if (difference > 0).all() else "one or the other, by seed"
 
 
-def _joined(parts: Sequence[str]) -> str:
-    """'a', 'a and b', 'a, b and c'."""
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
-
-
-def _inverted(by_label: dict[str, str]) -> dict[str, list[str]]:
-    inverted: dict[str, list[str]] = {}
-    for label, frame in by_label.items():
-        inverted.setdefault(frame, []).append(label)
-    return inverted
-
-
 def _claims(claims: pd.DataFrame) -> Iterator[str]:
     if len(claims):
         papers = f" of {claims['paper'].nunique()} papers" if claims["paper"].nunique() > 1 else ""
@@ -179,4 +168,4 @@ def _claims(claims: pd.DataFrame) -> Iterator[str]:
         without = int((claims["count"] == 0).sum())
         rest = f"; no run of the study speaks of {without}" if without else ""
         parts = [f"{count} {'is' if count == 1 else 'are'} {verdict}" for verdict, count in verdicts.items() if count]
-        yield f"Of {plural(len(claims), 'claim')}{papers} put to the tables, {_joined(parts)}{rest}."
+        yield f"Of {plural(len(claims), 'claim')}{papers} put to the tables, {joined(parts)}{rest}."

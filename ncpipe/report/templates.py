@@ -8,7 +8,6 @@ from typing import Any
 from urllib.parse import quote
 
 import jinja2
-import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
@@ -26,6 +25,7 @@ def template(name: str) -> jinja2.Template:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.globals["script"] = _script
     environment.filters.update(number=number, text=text, percent=_percent, in_mlflow=_in_mlflow)
     environment.filters.update(needs=needs, held=held, span=span, symbol=SYMBOLS.__getitem__, short_id=short_id)
     return environment.get_template(name)
@@ -36,7 +36,7 @@ def link(path: Path, page_folder: Path) -> str:
     return Path(os.path.relpath(path, page_folder)).as_posix()
 
 
-def script(name: str) -> Markup:
+def _script(name: str) -> Markup:
     """A script or style sheet of this folder, to stand in a page as it is."""
     return Markup((FOLDER / name).read_text(encoding="utf-8"))  # noqa: S704 - files of ncpipe
 
@@ -50,12 +50,8 @@ def _in_mlflow(run_id: str, view: str) -> str:
 
 
 def text(value: Any) -> str:
-    return "–" if _unknown(value) else str(value)
+    return "–" if pd.isna(value) else str(value)
 
 
 def _percent(value: Any) -> str:
-    return "–" if _unknown(value) else f"{100 * value:.2f}"
-
-
-def _unknown(value: Any) -> bool:
-    return value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value))
+    return "–" if pd.isna(value) else f"{100 * value:.2f}"

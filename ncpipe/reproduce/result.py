@@ -11,9 +11,10 @@ from ncpipe.claims.evidence.wording import number
 from ncpipe.compare.agreement import Agreement
 from ncpipe.compare.comparison import Row, facts
 from ncpipe.compare.terminal import print_section
-from ncpipe.compare.wording import LISTED, Section, counted, deviations, value
+from ncpipe.compare.wording import LISTED, Section, deviations, value
 from ncpipe.reproduce.tensors import TensorAgreement
 from ncpipe.system.provenance import CODE, HARDWARE, Origin
+from ncpipe.system.words import plural
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,12 @@ def verdict(rerun: Reproduction) -> str:
     """The answer in one line: 'Equal, bit for bit: 412 values and 31 tensors of ID.'"""
     values, tensors = sum(each.values for each in rerun.agreements), rerun.tensors.tensors
     if rerun.equal:
-        return f"Equal, bit for bit: {counted(values, 'value')} and {counted(tensors, 'tensor')} of {rerun.run_id}."
+        return f"Equal, bit for bit: {plural(values, 'value')} and {plural(tensors, 'tensor')} of {rerun.run_id}."
     deviations = [row for each in rerun.agreements for row in each.deviations] + rerun.tensors.deviations
     largest = [(row["relative"], row["quantity"]) for row in deviations if row["relative"] is not None]
     differs = sum(each.differing for each in rerun.agreements)
-    parts = f"{differs:,} of {counted(values, 'value')} and {len(rerun.tensors.deviations):,} of "
-    parts += f"{counted(tensors, 'tensor')} of {rerun.run_id}"
+    parts = f"{differs:,} of {plural(values, 'value')} and {len(rerun.tensors.deviations):,} of "
+    parts += f"{plural(tensors, 'tensor')} of {rerun.run_id}"
     relative, where = max(largest, default=(None, ""))
     return f"Differs in {parts}" + (f"; by {number(relative)} relative at most ({where})." if where else ".")
 

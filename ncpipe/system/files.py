@@ -215,6 +215,12 @@ def tensor_names(path: Path) -> list[str]:
     return _read_tensors(path, lambda name: False)[0]
 
 
+def stored_checksum(path: Path, name: str) -> str | None:
+    """That of a tensor in a safetensors file of ours, for those who read it a piece at a time; see ``_checksum``."""
+    names, _, metadata = _read_tensors(path, lambda name: False)
+    return dict(zip(names, metadata[CHECKSUMS].split(" ")[1:])).get(name) if CHECKSUMS in metadata else None
+
+
 def _read_tensors(
     path: Path, wanted: Callable[[str], bool] | None
 ) -> tuple[list[str], dict[str, Tensor], dict[str, str]]:

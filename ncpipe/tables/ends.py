@@ -16,6 +16,13 @@ from ncpipe.records.writing import PERFECT
 from ncpipe.study.layout import RUNS_A_PART
 from ncpipe.study.study import Study
 
+LAST: dict[str, Any] = {
+    "source": "net",
+    "layer": "features",
+    "metric": ["loss", "accuracy"],
+    "split": ["train", "test"],
+}
+"""Rows of ``collapse`` with the losses and accuracies of networks."""
 QUANTITIES = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
 FIT = ["run_id", "kind", "network_id", "model", "loss", "bias", "classes", "samples", "dim", "activation", "seed"]
 FIT += ["feature_decay", "solver", "weight_decay", "status", "iterations", "value"]
@@ -31,7 +38,7 @@ class Ends:
     network: dict[str, dict[str, float]] = field(default_factory=dict)
     """Columns ``final_…`` of networks: metrics of the last features at the last time."""
     continual: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Columns of runs of continual learning: last values of the history."""
+    """Columns ``final_…`` of runs of continual learning: last values of the history that are defined."""
     declared: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Columns of declared UFM problems."""
     fits: Path | None = None
@@ -43,8 +50,8 @@ class Ends:
         history, collapse, fits = (study.layout.tables / f"{name}.parquet" for name in ("history", "collapse", "ufm"))
         return cls(
             zero_error_epochs(history) if study.networks else {},
-            _network_ends(collapse) if study.networks else {},
-            _continual_ends(history) if study.continual else {},
+            _by_run(last_values(collapse, ("split", "metric"), **LAST)) if study.networks else {},
+            _by_run(last_values(history, ("quantity",), True, quantity=QUANTITIES)) if study.continual else {},
             {fit["run_id"]: fit_end(fit) for fit in _fits(fits, "declared")},
             fits,
         )
@@ -67,9 +74,7 @@ def fit_end(fit: Mapping[str, Any]) -> dict[str, Any]:
 def _fits(path: Path, kind: str) -> Iterator[dict[str, Any]]:
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(RUNS_A_PART, columns=FIT):
-            own = batch.filter(pc.field("kind") == kind).to_pandas()
-            for row in own.to_dict("records"):
-                yield {str(key): value for key, value in row.items()}
+            yield from batch.filter(pc.field("kind") == kind).to_pandas().to_dict("records")
 
 
 def zero_error_epochs(history: Path) -> dict[str, int]:
@@ -82,24 +87,11 @@ def zero_error_epochs(history: Path) -> dict[str, int]:
     return found
 
 
-def _network_ends(collapse: Path) -> dict[str, dict[str, float]]:
-    wanted: dict[str, Any] = {
-        "source": "net",
-        "layer": "features",
-        "metric": ["loss", "accuracy"],
-        "split": ["train", "test"],
-    }
+def _by_run(values: Mapping[tuple[str, ...], float]) -> dict[str, dict[str, float]]:
+    """Columns ``final_…`` by run, of last values."""
     ends: dict[str, dict[str, float]] = {}
-    for (run_id, split, metric), value in last_values(collapse, ("split", "metric"), **wanted).items():
-        ends.setdefault(run_id, {})[f"final_{split}_{metric}"] = value
-    return ends
-
-
-def _continual_ends(history: Path) -> dict[str, dict[str, float]]:
-    """Last values that are defined."""
-    ends: dict[str, dict[str, float]] = {}
-    for (run_id, quantity), value in last_values(history, ("quantity",), defined=True, quantity=QUANTITIES).items():
-        ends.setdefault(run_id, {})[f"final_{quantity}"] = value
+    for (run_id, *names), value in values.items():
+        ends.setdefault(run_id, {})["_".join(["final", *names])] = value
     return ends
 
 

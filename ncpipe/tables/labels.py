@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 from ncpipe.settings.sweep import flat
@@ -24,36 +23,26 @@ def labelled(rows: list[Row]) -> list[Row]:
     return [with_label(row, names) for row in rows]
 
 
-@dataclass
-class _Group:
-    """The runs of one kind and label so far."""
-
-    first: dict[str, str] = field(default_factory=dict)
-    varying: set[str] = field(default_factory=set)
-    count: int = 0
-
-    def add(self, tree: Mapping[str, Any]) -> None:
-        for key in self.first.keys() | tree.keys():
-            text = str(tree.get(key))
-            before = self.first.setdefault(key, str(None) if self.count else text)
-            if text != before:
-                self.varying.add(key)
-        self.count += 1
-
-    def names(self) -> dict[str, str]:
-        keys = sorted(self.varying - NOT_IN_LABELS)
-        leaves = [key.rsplit(".", 1)[-1] for key in keys]
-        names = {key: leaf if leaves.count(leaf) == 1 else key for key, leaf in zip(keys, leaves)}
-        return {key: SHORT.get(name, name) for key, name in names.items()}
-
-
 def label_settings(rows: Iterable[Row]) -> Names:
     """The settings that vary among the runs of one kind and label. Matched UFMs have none of their own."""
-    groups: dict[tuple[str, str], _Group] = {}
+    first: dict[tuple[str, str], dict[str, str]] = {}
+    varying: dict[tuple[str, str], set[str]] = {}
     for row in rows:
         if row["kind"] != "matched":
-            groups.setdefault((row["kind"], row["label"]), _Group()).add(_settings(row))
-    return {key: group.names() for key, group in groups.items()}
+            group, tree = (row["kind"], row["label"]), {key: str(value) for key, value in _settings(row).items()}
+            before = first.setdefault(group, tree)
+            known = before.keys() | tree.keys()
+            differing = {key for key in known if before.get(key, "None") != tree.get(key, "None")}
+            varying.setdefault(group, set()).update(differing)
+    return {group: _names(keys) for group, keys in varying.items()}
+
+
+def _names(varying: Set[str]) -> dict[str, str]:
+    """Short names by key: the last word of it, where that is of no other."""
+    keys = sorted(varying - NOT_IN_LABELS)
+    leaves = [key.rsplit(".", 1)[-1] for key in keys]
+    names = {key: leaf if leaves.count(leaf) == 1 else key for key, leaf in zip(keys, leaves)}
+    return {key: SHORT.get(name, name) for key, name in names.items()}
 
 
 def with_label(row: Row, names: Names) -> Row:

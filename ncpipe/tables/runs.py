@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ncpipe.continual.settings import ContinualSpec
 from ncpipe.networks.head_settings import HeadSpec
+from ncpipe.study.runs import ContinualRun
 from ncpipe.study.study import Study
 from ncpipe.system.files import read_json
-from ncpipe.tables.continual import continual_rows
 from ncpipe.tables.ends import Ends, fit_end
 from ncpipe.training.settings import NetworkRun, NetworkSpec
 from ncpipe.ufm.settings import UfmSpec
@@ -25,7 +26,7 @@ WRITTEN = ("status", "final_epoch", "parameters", "device", "precision")
 def planned_rows(study: Study, ends: Ends) -> Iterator[Row]:
     """A row for every planned run, with the label that it has by itself."""
     yield from network_rows(study, ends)
-    yield from continual_rows(study, ends.continual)
+    yield from _continual_rows(study, ends.continual)
     yield from _problem_rows(study, ends)
 
 
@@ -33,20 +34,21 @@ def network_rows(study: Study, ends: Ends) -> Iterator[Row]:
     """The rows of the networks."""
     data = cache(_data_settings)
     for run in study.networks.values():
-        record = study.layout.run(run.id) / "spec.json"
         row = {"source": "net", "run_id": run.id, "kind": "network", "status": "missing", **network_settings(run)}
-        if record.exists():
-            written = read_json(record)
+        if written := _written(study.layout.run(run.id) / "spec.json"):
             row |= {name: written[name] for name in WRITTEN}
         row |= data(study.layout.dataset(run.dataset_id) / "dataset.json")
         yield row | {"zero_error_epoch": ends.zero_error_epoch.get(run.id)} | ends.network.get(run.id, {})
 
 
+def _written(path: Path) -> Row:
+    """A record; empty where there is none."""
+    return read_json(path) if path.exists() else {}
+
+
 def _data_settings(path: Path) -> Row:
-    if not path.exists():
-        return {}
-    about = read_json(path)
-    return {"classes": len(about["classes"]), "train_samples": sum(about["counts"]["train"])}
+    about = _written(path)
+    return about and {"classes": len(about["classes"]), "train_samples": sum(about["counts"]["train"])}
 
 
 def network_settings(run: NetworkRun) -> Row:
@@ -103,6 +105,45 @@ def _weight_decays(spec: NetworkSpec) -> list[float]:
     return [spec.optimizer.weight_decay] + ([] if head is None else [head])
 
 
+def _continual_rows(study: Study, ends: Mapping[str, dict[str, float]]) -> Iterator[Row]:
+    """One row per network and way of learning, planned ones without records too; ``ends`` are the last values of
+    the history by run id and column."""
+    for learning in study.continual.values():
+        written = _written(study.layout.continual(learning.network.id) / "runs.json")
+        data = _data_settings(study.layout.dataset(learning.dataset_id) / "dataset.json")
+        for run_id, spec in learning.ways.items():
+            row = {"run_id": run_id, "classes": data.get("classes"), "status": "missing"}
+            row |= _continual_settings(learning, spec)
+            if about := written.get(run_id):
+                row |= {"status": about["status"], "final_epoch": about["final_step"], "device": "cpu"}
+                row |= {"train_samples": about["train_samples"]}
+            yield row | ends.get(run_id, {})
+
+
+def _continual_settings(learning: ContinualRun, spec: ContinualSpec) -> Row:
+    """Columns of the ``runs`` table that the settings decide; ``seed`` is that of the network."""
+    network = learning.network.spec
+    return {
+        "source": "net",
+        "kind": "continual",
+        "network_id": learning.network.id,
+        "dataset": learning.dataset.slug,
+        "dataset_id": learning.dataset_id,
+        "loss": network.loss.name,
+        "loss_scaling": network.loss.scaling if network.loss.name == "mse" else None,
+        "bias": "yes" if network.head.bias else "no",
+        "optimizer": "sgd",
+        "learning_rate": spec.lr,
+        "momentum": spec.momentum,
+        "weight_decay": [spec.weight_decay],
+        "epochs": spec.steps,
+        "batch_size": spec.batch_size,
+        "seed": network.seed,
+        "settings": _json(spec),
+        "label": f"continual {spec.init.replace('_', ' ')}",
+    }
+
+
 def _problem_rows(study: Study, ends: Ends) -> Iterator[Row]:
     for problem_id, spec in study.problems.items():
         row: Row = {"source": "ufm", "run_id": problem_id, "kind": "declared", "status": "missing"}
@@ -150,5 +191,5 @@ def problem_settings(spec: UfmSpec) -> Row:
     }
 
 
-def _json(spec: NetworkSpec | UfmSpec) -> str:
+def _json(spec: NetworkSpec | ContinualSpec | UfmSpec) -> str:
     return json.dumps(spec.model_dump(mode="json"), sort_keys=True)

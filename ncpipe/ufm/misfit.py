@@ -154,7 +154,7 @@ def size_distance(one: float, other: float) -> float:
     return 0.0 if one == other else abs(one - other) / (one + other)
 
 
-def frames_apart(classes: int) -> float:
+def frames_apart(classes: float) -> float:
     """``gram_distance`` of an orthogonal frame and a simplex ETF, sqrt(2 - 2 sqrt((K-1)/K)): 0.32 of ten classes."""
     return math.sqrt(2 - 2 * math.sqrt((classes - 1) / classes))
 

@@ -9,13 +9,16 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from pyarrow import parquet
 from safetensors.numpy import save_file
 from typer.testing import CliRunner, Result
 
 import ncpipe
 from ncpipe.cli.main import app, main
+from ncpipe.collapse import rows
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import write_tensors
 from ncpipe.ufm import Problem, fit
@@ -69,14 +72,67 @@ def test_plan_prints_what_would_run():
     assert "to do" in done.stdout
 
 
-@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
-def test_measure_prints_the_metrics_of_a_file(suffix, arrays, tmp_path):
-    path = tmp_path / f"features.{suffix}"
-    np.savez(path, **arrays) if suffix == "npz" else save_file(arrays, path)
+def write_npy(arrays: dict[str, np.ndarray], folder: Path) -> None:
+    folder.mkdir()
+    for name, values in arrays.items():
+        np.save(folder / f"{name}.npy", values)
+
+
+def write_parquet(arrays: dict[str, np.ndarray], path: Path) -> None:
+    parquet.write_table(pa.table({name: values.tolist() for name, values in arrays.items()}), path, row_group_size=4)
+
+
+WRITERS = {
+    "features.npz": lambda arrays, path: np.savez(path, **arrays),
+    "packed.npz": lambda arrays, path: np.savez_compressed(path, **arrays),
+    "features.safetensors": save_file,
+    "folder": write_npy,
+    "features.parquet": write_parquet,
+}
+
+
+@pytest.mark.parametrize("piece", [1, 100, 1 << 26])
+@pytest.mark.parametrize("name", WRITERS)
+def test_measure_prints_the_metrics_of_a_file(name, piece, arrays, tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "PIECE", piece)
+    path = tmp_path / name
+    WRITERS[name](arrays, path)
     printed = json.loads(run("measure", path, "--json").stdout)
     expected = ncpipe.measure(**arrays)
     assert printed == pytest.approx(expected)
     assert f"{expected['nc1_pinv']:.6g}" in run("measure", path).stdout
+
+
+def test_measure_tells_how_far_it_is_in_files_of_several_pieces(arrays, tmp_path, monkeypatch):
+    save_file(arrays, tmp_path / "x.safetensors")
+    assert run("measure", tmp_path / "x.safetensors").stderr == ""
+    monkeypatch.setattr(rows, "PIECE", 1)
+    assert "x.safetensors, pass 2 of 2 15/15 rows" in run("measure", tmp_path / "x.safetensors").stderr
+
+
+def test_measure_refuses_what_is_altered_or_cut_between_its_passes(arrays, tmp_path):
+    path = tmp_path / "x.safetensors"
+    write_tensors(path, {name: torch.from_numpy(values) for name, values in arrays.items()})
+    content = path.read_bytes()
+    place = content.index(arrays["features"].tobytes())
+    path.write_bytes(content[: place + 8] + b"abcd" + content[place + 12 :])
+    with pytest.raises(UserError, match="altered"):
+        run("measure", path)
+    write_npy(arrays, tmp_path / "folder")
+    cut = tmp_path / "folder" / "features.npy"
+    cut.write_bytes(cut.read_bytes()[:-8])
+    with pytest.raises(UserError, match=r"features\.npy: it is truncated"):
+        run("measure", tmp_path / "folder")
+    np.savez(tmp_path / "x.npz", **arrays)
+    content = (tmp_path / "x.npz").read_bytes()
+    place = content.index(arrays["features"].tobytes())
+    (tmp_path / "x.npz").write_bytes(content[: place + 8] + b"abcd" + content[place + 12 :])
+    with pytest.raises(UserError, match="Bad CRC-32"):
+        run("measure", tmp_path / "x.npz")
+    table = pa.table({"features": [[1.0, 2.0], [3.0]], "labels": [0, 1]})
+    parquet.write_table(table, tmp_path / "uneven.parquet")
+    with pytest.raises(UserError, match="features must be lists of numbers of one length"):
+        run("measure", tmp_path / "uneven.parquet")
 
 
 def test_measure_splits_the_loss_breaks_down_by_class_and_explains(arrays, tmp_path):
@@ -261,7 +317,7 @@ def test_mistakes_are_one_line(arrays, tmp_path):
         (("measure", tmp_path / "pickled.npz"), "holds Python objects"),
         (("measure", tmp_path / "broken.safetensors"), "cannot read"),
         (("measure", tmp_path / "missing.npz"), "cannot read"),
-        (("measure", tmp_path / "features.pt"), "expected a .safetensors or .npz file"),
+        (("measure", tmp_path / "features.pt"), "expected a .safetensors, .npz or .parquet file"),
         (("plan", tmp_path / "missing.yaml"), "cannot read"),
         (("train", "config.yaml", "no-such-run"), "no network 'no-such-run'"),
         (("fit", "config.yaml", "../evil"), "no UFM batch '../evil'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from threading import Barrier
 
 import pytest
 import torch
@@ -41,6 +42,30 @@ def test_the_number_of_threads_does_not_change_a_metric():
         torch.set_num_threads(threads)
         rows.append(ncpipe.measure(H, Y, WEIGHT, per_class=True))
     assert rows[0] == rows[1] == rows[2]
+
+
+def test_the_number_of_threads_does_not_change_a_metric_of_batches():
+    rows = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        metric = ncpipe.CollapseMetrics(5, WEIGHT)
+        for first in (True, False):
+            for batch in torch.arange(3000).split(700):
+                metric.update(H[batch], Y[batch])
+            metric.start_second_pass() if first else None
+        rows.append(metric.compute())
+    assert rows[0] == rows[1] == rows[2]
+    assert rows[0]["nc1_pinv"] == pytest.approx(ncpipe.measure(H, Y, WEIGHT)["nc1_pinv"], rel=1e-12)
+
+
+def test_one_thread_waits_for_no_other_but_where_it_has_items_in_order():
+    torch.set_num_threads(2)
+    assert strands.by_one_thread(H, torch.get_num_threads) == 1
+    assert strands.in_order(H, [0], lambda item: torch.get_num_threads()) == [1]
+    meeting = Barrier(2)  # broken unless two threads arrive
+    arrived = strands.by_one_thread(H, lambda: strands.in_order(H, [0, 1], lambda item: meeting.wait(30)))
+    assert sorted(arrived) == [0, 1]
+    assert torch.get_num_threads() == 2
 
 
 def test_strands_sum_what_one_does(monkeypatch):

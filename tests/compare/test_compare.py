@@ -24,7 +24,6 @@ from ncpipe.compare.comparison import pair
 from ncpipe.compare.wording import (
     as_json,
     cells,
-    counted,
     headline,
     needed,
     not_compared,
@@ -398,7 +397,6 @@ def test_numbers_in_words():
     assert cells(pair(math.inf, math.inf)) == ("inf", "inf", "=", "–")
     assert pair(1e-200, 1e200)["log10_ratio"] == pytest.approx(400)
     assert (value(None), value(0.1), value([1, 2]), value(True)) == ("–", "0.1", "[1, 2]", "true")
-    assert (counted(1, "run"), counted(1200, "quantity")) == ("1 run", "1,200 quantities")
     assert number_or_inf(20010.0) == "20010"
 
 

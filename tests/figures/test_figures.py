@@ -22,7 +22,6 @@ from ncpipe.figures import caption, draw, save_figure
 from ncpipe.figures.collapse_depth import whole_rows
 from ncpipe.figures.drawing.axes import scale_time, scale_values
 from ncpipe.figures.drawing.bias_transition import closed_form, regime_change
-from ncpipe.figures.drawing.definitions import frame_gap
 from ncpipe.figures.drawing.series import Band, at_shared_times
 from ncpipe.figures.drawing.style import (
     SMALL,
@@ -44,6 +43,7 @@ from ncpipe.records.schemas import TABLES
 from ncpipe.study.config import FIGURES, FigureOptions
 from ncpipe.system.errors import UserError
 from ncpipe.ufm import Problem, snr_law
+from ncpipe.ufm.misfit import frames_apart
 
 
 def texts(figure: Figure) -> str:
@@ -302,7 +302,7 @@ def test_phase_figure_says_what_has_no_closed_form_and_redraws_equal(studies, tm
 
 def test_bias_transition_has_the_closed_form_of_both_ends_and_its_change():
     problem = Problem(4, 5, 6, weight_decay=5e-3, feature_decay=1e-3)
-    gap, free, none = frame_gap(4), *(closed_form(replace(problem, bias=bias)) for bias in ("free", "none"))
+    gap, free, none = frames_apart(4), *(closed_form(replace(problem, bias=bias)) for bias in ("free", "none"))
     assert free[1:] == pytest.approx([gap, 0, gap, 0], abs=1e-7)
     assert none[1:] == pytest.approx([0, gap, 0, gap], abs=1e-7)
     c = 4 * np.sqrt(5 * 5e-6)
@@ -446,10 +446,6 @@ def test_time_axis_holds_zero_and_the_end(last):
     assert low == 0
     assert high >= last
     assert axes.get_xticks()[0] == 0
-
-
-def test_frame_gap_is_the_distance_of_the_two_frames():
-    assert frame_gap(4) == pytest.approx(0.51763809)
 
 
 def test_learning_rate_drops(studies):

@@ -34,6 +34,22 @@ def benchmark(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     return importlib.import_module(request.param)
 
 
+@pytest.mark.parametrize(
+    ("benchmark", "words", "found"),
+    [
+        ("collapse_classes", ["5", "--width=8"], r"5 +25 +8( +[\d.]+){6}"),
+        ("collapse_batches", ["4", "--width=8", "--classes=3", "--threads=1"], r"\n +4( +[\d.]+){8}"),
+        ("collapse_file", ["--rows=50", "--width=8", "--format=npy"], "npy, 50 x 8, K = 10, .* peak memory"),
+    ],
+    indirect=["benchmark"],
+)
+def test_cost_of_classes_batches_and_files(
+    benchmark: ModuleType, words: list[str], found: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    benchmark.main(words)
+    assert re.search(found, capsys.readouterr().out)
+
+
 @pytest.mark.parametrize("benchmark", ["collapse"], indirect=True)
 def test_collapse(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(benchmark, "SIZES", ((200, 16, 3),))

@@ -153,8 +153,8 @@ def test_page_is_equal_on_rewriting(results, html):
 def test_large_figures_become_png(results, monkeypatch):
     monkeypatch.setattr(page, "SVG_BYTES", 10)
     shown = page.pictures({"frames": results / "figures" / "frames"}, results)
-    assert shown[0].source.startswith("data:image/png;base64,")
-    assert shown[0].caption
+    assert shown[0]["source"].startswith("data:image/png;base64,")
+    assert shown[0]["caption"]
 
 
 @pytest.mark.parametrize(
@@ -308,7 +308,7 @@ def test_explorer_leaves_out_what_is_missed_least(tmp_path):
         names = [name for name in kept.left_out if name in ORDER]
         assert names == sorted(names, key=ORDER.index)
         seen |= {*kept.left_out}
-        layers[kept.left_out[-1:]] = set(content(kept.data)["values"]["nc1_pinv"]["train"])
+        layers[tuple(kept.left_out[-1:])] = set(content(kept.data)["values"]["nc1_pinv"]["train"])
     assert {ORDER[0], ORDER[1], ORDER[2]} <= seen
     assert layers[()] == {f"layer{i}" for i in range(1, 9)} | {"features"}
     assert layers[ORDER[1:2]] == {"layer1", "layer5", "layer8", "features"}

@@ -186,7 +186,7 @@ def test_the_value_with_the_best_mean_over_seeds_is_selected(tmp_path):
     assert chosen_rates(tmp_path / "by-loss", by_run, by="train_loss")[1] == {0.2}
     tables = compared(read_tables(study.layout.tables))
     assert set(networks(tables)["learning_rate"]) == {0.2}
-    assert lost(tables, "network", "network") == " Not shown: 4 networks not selected."
+    assert lost(tables, "network") == " Not shown: 4 networks not selected."
     told = metadata(study.layout.tables / "runs.parquet")["selection"]
     assert "differ in optimizer.lr and seed only" in told
     assert "highest last test accuracy" in told

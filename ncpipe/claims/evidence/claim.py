@@ -18,6 +18,9 @@ CONFIDENCE = 0.95
 ROUNDING = 1e-9
 """Relative to the threshold: values as close as this lie on no side of it."""
 
+Values = Callable[[Frames], pd.Series]
+"""A statistic of every run that a claim speaks of, by run id."""
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -30,7 +33,7 @@ class Claim:
     statistic: str
     direction: Literal["below", "above"]
     threshold: float
-    values: Callable[[Frames], pd.Series]
+    values: Values
     """The statistic of every run that the claim speaks of, by run id; of what compares runs, by the id of one of
     them: that tells its seed and its data."""
     rounding: float = 0.0
@@ -48,11 +51,7 @@ class Claim:
         verdict, reason = self.decide(values, by_seed, of_fits)
         return {
             "claim_id": self.id,
-            "source": self.source,
-            "statement": self.statement,
-            "statistic": self.statistic,
-            "direction": self.direction,
-            "threshold": self.threshold,
+            **{name: getattr(self, name) for name in ("source", "statement", "statistic", "direction", "threshold")},
             "effect": float(by_seed.mean()) if len(values) else None,
             "low": float(values.min()) if len(values) else None,
             "high": float(values.max()) if len(values) else None,
@@ -111,7 +110,7 @@ class ClaimsOf:
         statement: str,
         statistic: str,
         threshold: float,
-        values: Callable[[Frames], pd.Series],
+        values: Values,
         direction: Literal["below", "above"] = "below",
         rounding: float = 0.0,
     ) -> Claim:

@@ -12,11 +12,15 @@ from ncpipe.claims.evidence.claim import Frames
 from ncpipe.claims.evidence.selectors import NETWORKS, alike, final
 from ncpipe.records.reading import rows_of
 from ncpipe.records.schemas import TABLES
+from ncpipe.ufm.misfit import GRAMS, SIZES, Signature, frames_apart, misfit
 
 DECAYS = ("optimizer.weight_decay", "optimizer.head_weight_decay")
 """The settings in which the networks of a sweep may differ, beside their seed."""
 PREDICTED = ("predicted", "predicted_extended")
 """Kinds of models with nothing matched: what they say of norms and objective is a prediction too."""
+SIDES = {f"{side}_{name}" for side in ("predicted", "measured") for name in ("loss", *GRAMS, *SIZES)}
+READ = [name for name in TABLES["ufm"].names if name in {"network_id", "kind", "model", *SIDES}]
+"""Columns of the ``ufm`` table, as far as it has what is compared."""
 COLUMNS = ["sweep", "seed", "run_id", "decay", "classes", "classifier", "matched"]
 
 
@@ -34,7 +38,7 @@ def matched_signatures(frames: Frames) -> pd.DataFrame:
         classifier=guessed_classifier(nets),
         scatter=nets["run_id"].map(final(frames, pd.Index(nets["run_id"]), "within_share")),
     )
-    fits = rows_of(frames, "ufm", _compared(), kind="matched").rename(columns={"model": "matched"})
+    fits = rows_of(frames, "ufm", READ, kind="matched").rename(columns={"model": "matched"})
     fits = fits[fits["predicted_loss"].notna() & (fits["measured_loss"] > 0)]
     shared = ["sweep", "seed", "run_id", "decay", "classifier", "scatter"]
     both = nets[shared].merge(fits, left_on="run_id", right_on="network_id")
@@ -59,8 +63,6 @@ def misfits(frames: Frames) -> pd.DataFrame:
 
     Where the classifier's decay does not vary, sizes are left out: a constant fits them whatever the model.
     """
-    from ncpipe.ufm.misfit import misfit  # with torch, which what reads tables does without
-
     rows: list[dict[Hashable, Any]] = []
     for _, own in matched_signatures(frames).groupby(["sweep", "seed", "matched"], dropna=False, sort=False):
         predicted, measured = [*own["predicted"]], [*own["measured"]]
@@ -76,8 +78,6 @@ def misfit_values(tables: Frames) -> pd.DataFrame:
     of the distance between an orthogonal frame and a simplex ETF, ``frames``, the error in the frames of last
     features and classifier alone, which all models have, ``below``, that of the frame one layer below in the unit of
     ``relative``, NaN where there is none, and ``sized``, whether sizes count."""
-    from ncpipe.ufm.misfit import SIZES, frames_apart
-
     found = misfits(tables)
     values = {name: [getattr(one, name) for one in found["misfit"]] for name in ("error", "guess_error")}
     apart = np.array([frames_apart(classes) for classes in found["classes"]])
@@ -88,17 +88,7 @@ def misfit_values(tables: Frames) -> pd.DataFrame:
     return found[COLUMNS].assign(**values, frames=frames, sized=np.array(sized, dtype=bool))
 
 
-def _compared() -> list[str]:
-    """Columns of the ``ufm`` table that are read, as far as it has them."""
-    from ncpipe.ufm.misfit import GRAMS, SIZES
-
-    sides = [f"{side}_{name}" for side in ("predicted", "measured") for name in ("loss", *GRAMS, *SIZES)]
-    return [name for name in ("network_id", "kind", "model", *sides) if name in TABLES["ufm"].names]
-
-
 def _signatures(fits: pd.DataFrame, side: str) -> pd.Series:
-    from ncpipe.ufm.misfit import GRAMS, SIZES, Signature
-
     found = []
     for fit in fits.to_dict("records"):
         parts: dict[str, Any] = {name: _square(fit.get(f"{side}_{name}")) for name in GRAMS}

@@ -8,12 +8,10 @@ from types import ModuleType
 
 import pandas as pd
 
-from ncpipe.claims.evidence.claim import Claim
+from ncpipe.claims.evidence.claim import Claim, Values
 from ncpipe.records.reading import Frames
 from ncpipe.settings.source import own, short_name
 from ncpipe.system.errors import UserError
-
-Values = Callable[[Frames], pd.Series]
 
 
 def claim(

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, Concatenate, Literal, ParamSpec
 
 import numpy as np
 import pandas as pd
 
-from ncpipe.claims.evidence.claim import Frames
+from ncpipe.claims.evidence.claim import Frames, Values
 from ncpipe.networks.architectures import ARCHITECTURES
 from ncpipe.records.reading import fits_of, rows_of, unconstrained
 from ncpipe.settings.sweep import flat
 
-Values = Callable[[Frames], pd.Series]
-"""A statistic of every run that a claim speaks of, by run id."""
+Choices = ParamSpec("Choices")
+
+
+def statistic(values: Callable[Concatenate[Frames, Choices], pd.Series]) -> Callable[Choices, Values]:
+    """Decorator: what computes a statistic from tables and choices takes the choices, and gives what does so from
+    tables alone, as claims have it."""
+    return lambda *args, **named: lambda frames: values(frames, *args, **named)
+
 
 TRAINED = "kind == 'network' and status == 'done'"
 # The papers speak of training past zero error; NaN, no such epoch, is not equal to itself.
@@ -74,9 +80,10 @@ def past_zero_error(
     return ends(since_zero_error(frames, measured(frames, run_ids(frames, query), metric, layer, split)))
 
 
-def terminal_change(metric: str, query: str = NETWORKS, split: str = "train") -> Values:
-    """Statistic: log10 of a metric at the last epoch over that at the first one without training error."""
-    return lambda frames: log_change(past_zero_error(frames, metric, query, split=split))
+@statistic
+def terminal_change(frames: Frames, metric: str, query: str = NETWORKS, split: str = "train") -> pd.Series:
+    """log10 of a metric at the last epoch over that at the first one without training error."""
+    return log_change(past_zero_error(frames, metric, query, split=split))
 
 
 def since_zero_error(frames: Frames, rows: pd.DataFrame) -> pd.DataFrame:
@@ -87,13 +94,13 @@ def since_zero_error(frames: Frames, rows: pd.DataFrame) -> pd.DataFrame:
 
 def setting(frames: Frames, key: str) -> pd.Series:
     """A setting by its dotted key ('head.temperature'), by run; None where a run has none of that name."""
-    values: list[Any] = [tree.get(key) for tree in _trees(frames)]
+    values: list[Any] = [tree.get(key) for tree in flat_settings(frames["runs"])]
     return pd.Series(values, index=pd.Index(frames["runs"]["run_id"]), dtype=object)
 
 
-def _trees(frames: Frames) -> list[dict[str, Any]]:
+def flat_settings(runs: pd.DataFrame) -> list[dict[str, Any]]:
     """The settings of every run by dotted key; empty where none are known."""
-    return [flat(json.loads(text)) if isinstance(text, str) else {} for text in frames["runs"]["settings"]]
+    return [flat(json.loads(text)) if isinstance(text, str) else {} for text in runs["settings"]]
 
 
 NORMED, ONE_BELOW, BARE = "below the head", "one layer below", "none"
@@ -129,7 +136,7 @@ def alike(frames: Frames, *names: str, without: Collection[str] = ()) -> pd.Seri
             for key, value in tree.items()
             if key not in without and (not names or key.split(".")[0] in names)
         }
-        for tree in _trees(frames)
+        for tree in flat_settings(frames["runs"])
     ]
     texts = [json.dumps(tree, sort_keys=True) for tree in chosen]
     return pd.Series(texts, index=pd.Index(frames["runs"]["run_id"]), dtype=object)
@@ -141,9 +148,17 @@ def recorded(frames: Frames, runs: pd.Index, quantity: str | None = None) -> pd.
     return rows_of(frames, "history", run_id=set(runs), **wanted).sort_values("time")
 
 
-def by_class_count(frames: Frames, values: pd.Series) -> pd.Series:
-    """Numbers of classes K of the runs of a statistic."""
-    return frames["runs"].set_index("run_id")["classes"].reindex(values.index)
+def class_counts(frames: Frames, runs: pd.Index | pd.Series) -> pd.Series:
+    """Numbers of classes K of these runs."""
+    return frames["runs"].set_index("run_id")["classes"].reindex(runs).astype(float)
+
+
+def of_partners(
+    runs: pd.Index, values: pd.Series, pair: pd.Series, best: Literal["min", "max", "first"]
+) -> pd.Series:
+    """For each run the value of its partner, which has the same ``pair``; of several the best, of none NaN."""
+    by_pair = values.groupby(pair.reindex(values.index)).agg(best)
+    return pd.Series(by_pair.reindex(pair.reindex(runs)).to_numpy(float), index=runs)
 
 
 def solved(frames: Frames, query: str) -> pd.DataFrame:
@@ -151,10 +166,17 @@ def solved(frames: Frames, query: str) -> pd.DataFrame:
     return unconstrained(fits_of(frames, kind="declared", solver="lbfgs", status="done").query(query))
 
 
+@statistic
 def optimality(frames: Frames, query: str) -> pd.Series:
     """|objective - closed form| / closed form of the problems of ``solved`` that have a closed form."""
     known = solved(frames, query).dropna(subset=["gap", "optimum"]).set_index("run_id")
     return (known["gap"].astype(float) / known["optimum"].astype(float)).abs()
+
+
+@statistic
+def solved_end(frames: Frames, query: str, metric: str) -> pd.Series:
+    """Value of a metric of the last features at the last time of the problems of ``solved``."""
+    return final(frames, pd.Index(solved(frames, query)["run_id"]), metric)
 
 
 def log10(values: pd.Series) -> pd.Series:

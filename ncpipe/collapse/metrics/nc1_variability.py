@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ncpipe.collapse.frames import NAN, of_pairs, pair_cdnv
-from ncpipe.collapse.layer import NO_SECOND_PASS, Layer
-from ncpipe.collapse.metrics._base import Metric, Quantity
+from ncpipe.collapse.frames import NAN, mean_cdnv
+from ncpipe.collapse.layer import NO_SECOND_PASS
+from ncpipe.collapse.metrics import Layer, Metric, Quantity
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +33,7 @@ def variability(
         "nc1_pinv": NAN if whitened is None else float(whitened) / total,
         "nc1_trace_ratio": within / between,
         "within_share": within / (within + between),
-        "cdnv": float(of_pairs(pair_cdnv(means, scatter / counts)).mean()),
+        "cdnv": mean_cdnv(means, scatter / counts),
     }
 
 

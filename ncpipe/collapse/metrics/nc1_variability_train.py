@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ncpipe.collapse.layer import Layer
-from ncpipe.collapse.metrics._base import Metric, Quantity
+from ncpipe.collapse.metrics import Layer, Metric, Quantity
 from ncpipe.collapse.metrics.nc1_variability import no_variability, variability
 from ncpipe.collapse.statistics import centred_means
 

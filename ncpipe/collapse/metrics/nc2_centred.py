@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from ncpipe.collapse.frames import frame_metrics
-from ncpipe.collapse.metrics._base import Metric, Quantity
+from ncpipe.collapse.metrics import Layer, Metric, Quantity
+
+
+def _values(layer: Layer) -> dict[str, float]:
+    found = frame_metrics("means", layer.centred, layer.singular_values)
+    del found["nc2_means_of"]  # which is that of the uncentred means
+    return found
+
 
 METRIC = Metric(
     {
@@ -50,7 +57,7 @@ METRIC = Metric(
             source="Rudelson & Vershynin 2007",
         ),
     },
-    lambda layer: frame_metrics("means", layer.centred, layer.singular_values),
+    _values,
     needs=("frame",),
     otherwise=lambda layer: layer.no_direction,
 )

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from ncpipe.collapse.frames import directional_distances
-from ncpipe.collapse.layer import Layer
-from ncpipe.collapse.metrics._base import Metric, Quantity
+from typing import TYPE_CHECKING
+
+from ncpipe.collapse.metrics import Layer, Metric, Quantity
+from ncpipe.collapse.pairs import Block, moments, over_distances, pooled
+from ncpipe.system.lazy import lazily
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = lazily("torch")
 
 
 def _values(layer: Layer) -> dict[str, float]:
     """Mean and variance of Riesz kernels over pairs of directions (Liu et al. 2023; Wu & Papyan 2024)."""
-    separation = directional_distances(layer.centred)
-    kernel = -separation.log()
-    return {
-        "gnc2_log": float(kernel.mean()),
-        "gnc2_log_var": float(kernel.var(correction=0)),
-        "gnc2_riesz_1": float(separation.reciprocal().mean()),
-        "gnc2_riesz_2": float(separation.square().reciprocal().mean()),
-    }
+
+    def kernels(block: Block, squared: Tensor) -> Tensor:
+        apart = block.off_diagonal(squared)
+        riesz = apart.log() / -2, apart.rsqrt(), apart.reciprocal()
+        return torch.stack([moments(block, kernel) for kernel in riesz])
+
+    directions = layer.centred / layer.centred.norm(dim=1, keepdim=True)
+    logarithmic, *riesz = over_distances(directions, kernels).unbind(dim=1)
+    names = "gnc2_log", "gnc2_log_var", "gnc2_riesz_1", "gnc2_riesz_2"
+    return dict(zip(names, (*pooled(logarithmic), *(pooled(kernel)[0] for kernel in riesz))))
 
 
 METRIC = Metric(

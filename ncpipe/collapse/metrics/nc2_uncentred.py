@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from ncpipe.collapse.frames import frame_distance, orthogonal_frame_gram, simplex_etf_gram
-from ncpipe.collapse.layer import Layer
-from ncpipe.collapse.metrics._base import Metric, Quantity
+from ncpipe.collapse.metrics import Layer, Metric, Quantity
+from ncpipe.collapse.pairs import Products
 
 
 def _values(layer: Layer) -> dict[str, float]:
-    gram = layer.means @ layer.means.T
-    return {
-        "nc2_means_of": frame_distance(gram, orthogonal_frame_gram(len(gram))),
-        "nc2_means_uncentred_etf": frame_distance(gram, simplex_etf_gram(len(gram))),
-    }
+    to_etf, to_of = Products(layer.means).frame_distances()
+    return {"nc2_means_of": to_of, "nc2_means_uncentred_etf": to_etf}
 
 
 METRIC = Metric(

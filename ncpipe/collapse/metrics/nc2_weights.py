@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from ncpipe.collapse.frames import frame_distance, frame_metrics, orthogonal_frame_gram
-from ncpipe.collapse.layer import Layer
-from ncpipe.collapse.metrics._base import Metric, Quantity
+from ncpipe.collapse.frames import frame_metrics
+from ncpipe.collapse.metrics import Layer, Metric, Quantity
 
 
 def _values(layer: Layer) -> dict[str, float]:
-    weight = layer.weight
-    assert weight is not None
-    to_frame = frame_distance(weight @ weight.T, orthogonal_frame_gram(len(weight)))
-    return frame_metrics("weights", weight, layer.reader_space.sizes) | {"nc2_weights_of": to_frame}
+    assert layer.weight is not None
+    return frame_metrics("weights", layer.weight, layer.reader_space.sizes)
 
 
 METRIC = Metric(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ncpipe.collapse.frames import frame_distance, simplex_etf_gram
-from ncpipe.collapse.layer import Layer
-from ncpipe.collapse.metrics._base import Metric, Quantity
+from ncpipe.collapse.metrics import Layer, Metric, Quantity
+from ncpipe.collapse.pairs import Products
 from ncpipe.system.lazy import lazily
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ def _values(layer: Layer) -> dict[str, float]:
     difference = weight / weight.norm() - centred / centred.norm()
     return {
         "nc3_duality": float(difference.square().sum()),
-        "nc3_etf": frame_distance(weight @ centred.T, simplex_etf_gram(len(centred))),
+        "nc3_etf": Products(weight, centred).frame_distances()[0],
         "unc3": float(torch.linalg.vecdot(weight, centred).var(correction=0)),
     }
 

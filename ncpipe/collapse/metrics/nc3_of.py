@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from ncpipe.collapse.frames import frame_distance, orthogonal_frame_gram
-from ncpipe.collapse.layer import Layer
-from ncpipe.collapse.metrics._base import Metric, Quantity
+from ncpipe.collapse.metrics import Layer, Metric, Quantity
+from ncpipe.collapse.pairs import Products
 
 
 def _value(layer: Layer) -> float:
     assert layer.weight is not None
-    return frame_distance(layer.weight @ layer.means.T, orthogonal_frame_gram(len(layer.means)))
+    return Products(layer.weight, layer.means).frame_distances()[1]
 
 
 METRIC = Metric(
@@ -21,7 +20,7 @@ METRIC = Metric(
             at_of="0",
             range="[0, 2]",
             source="Dang et al. 2023",
-        ),
+        )
     },
     _value,
     needs=("gram", "weight"),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from ncpipe.collapse.frames import aligned_share, nc3_rows, row_space
-from ncpipe.collapse.layer import Layer
-from ncpipe.collapse.metrics._base import Metric, Quantity
+from ncpipe.collapse.metrics import Layer, Metric, Quantity
 
 
 def _values(layer: Layer) -> dict[str, float]:

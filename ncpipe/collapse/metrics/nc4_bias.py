@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ncpipe.collapse.layer import Layer
-from ncpipe.collapse.metrics._base import Metric, Quantity
+from ncpipe.collapse.metrics import Layer, Metric, Quantity
 
 
 def _value(layer: Layer) -> float:
@@ -16,13 +15,8 @@ def _value(layer: Layer) -> float:
 METRIC = Metric(
     {
         "nc4_bias": Quantity(
-            "|Wμ_G + b|₂",
-            r"$|W\mu_G+b|$",
-            at_etf="0",
-            at_of="> 0",
-            range="[0, ∞)",
-            source="Zhu et al. 2021",
-        ),
+            "|Wμ_G + b|₂", r"$|W\mu_G+b|$", at_etf="0", at_of="> 0", range="[0, ∞)", source="Zhu et al. 2021"
+        )
     },
     _value,
     needs=("means", "classifier"),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ncpipe.collapse.frames import NAN
-from ncpipe.collapse.layer import NO_SECOND_PASS, Layer
-from ncpipe.collapse.metrics._base import Metric, Quantity
+from ncpipe.collapse.layer import NO_SECOND_PASS
+from ncpipe.collapse.metrics import Layer, Metric, Quantity
 
 
 def _value(layer: Layer) -> float:
@@ -20,7 +20,7 @@ METRIC = Metric(
             at_etf="1",
             range="[0, 1]",
             source="Rangamani et al. 2023",
-        ),
+        )
     },
     _value,
     needs=("finite",),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ncpipe.collapse.frames import NAN
-from ncpipe.collapse.layer import NO_SECOND_PASS, Layer
-from ncpipe.collapse.metrics._base import Metric, Quantity
+from ncpipe.collapse.layer import NO_SECOND_PASS
+from ncpipe.collapse.metrics import Layer, Metric, Quantity
 
 
 def _values(layer: Layer) -> dict[str, float]:
@@ -31,10 +31,7 @@ METRIC = Metric(
             source="Papyan et al. 2020",
         ),
         "accuracy": Quantity(
-            "fraction where argmax(Wh + b) is the label",
-            "of the classifier",
-            at_etf="1",
-            range="[0, 1]",
+            "fraction where argmax(Wh + b) is the label", "of the classifier", at_etf="1", range="[0, 1]"
         ),
     },
     _values,

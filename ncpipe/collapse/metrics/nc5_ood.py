@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from ncpipe.collapse.frames import ood_orthogonality
-from ncpipe.collapse.layer import Layer
-from ncpipe.collapse.metrics._base import Metric, Quantity
+from ncpipe.collapse.metrics import Layer, Metric, Quantity
 
 
 def _value(layer: Layer) -> float:
@@ -19,7 +18,7 @@ METRIC = Metric(
             r"mean $|\cos(\mu_c,\mu_O)|$",
             range="[0, 1]",
             source="Ammar et al. 2024",
-        ),
+        )
     },
     _value,
     needs=("means", "ood_mean"),

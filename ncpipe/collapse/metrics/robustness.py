@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ncpipe.collapse.metrics._base import Metric, Quantity
+from ncpipe.collapse.metrics import Metric, Quantity
 
 METRIC = Metric(
     {
@@ -11,6 +11,6 @@ METRIC = Metric(
             r"mean of $|r|\,/\,|x|$, DeepFool",
             range="[0, ∞)",
             source="Moosavi-Dezfooli et al. 2016",
-        ),
+        )
     }
 )

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ncpipe.collapse.frames import NAN
-from ncpipe.collapse.layer import Layer
 from ncpipe.collapse.measurement import Measurement
-from ncpipe.collapse.metrics._base import Metric, Quantity
+from ncpipe.collapse.metrics import Layer, Metric, Quantity
 from ncpipe.collapse.statistics import LayerStatistics
 from ncpipe.system.lazy import lazily
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from ncpipe.collapse.layer import Layer
 from ncpipe.collapse.least_squares import least_squares_split
-from ncpipe.collapse.metrics._base import Metric, Quantity
+from ncpipe.collapse.metrics import Layer, Metric, Quantity
 
 
 def _values(layer: Layer) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ncpipe.collapse.metrics._base import Metric, Quantity
+from ncpipe.collapse.metrics import Metric, Quantity
 
 METRIC = Metric(
     {
@@ -12,6 +12,6 @@ METRIC = Metric(
             at_etf="scale of W",
             range="[0, ∞)",
             source="Han et al. 2022",
-        ),
+        )
     }
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ncpipe.collapse.metrics._base import Metric, Quantity
+from ncpipe.collapse.metrics import Metric, Quantity
 
 METRIC = Metric(
     {

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from ncpipe.collapse.metrics._base import Metric, Quantity
+from ncpipe.collapse.metrics import Metric, Quantity
 
 METRIC = Metric({"loss": Quantity("mean loss without penalties in evaluation mode", "mean, without penalties")})

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ncpipe.collapse.layer import Layer
-from ncpipe.collapse.metrics._base import Metric, Quantity
+from ncpipe.collapse.metrics import Layer, Metric, Quantity
 from ncpipe.collapse.metrics.signal_to_noise import OUTSIDE
 from ncpipe.collapse.statistics import class_mean_basis
 from ncpipe.system.lazy import lazily

@@ -20,6 +20,7 @@ from ncpipe.figures.drawing.style import GREY, OKABE_ITO, SMALL, style
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_tensors, replacing
 from ncpipe.system.progress import progress
+from ncpipe.system.words import listed
 
 Array = NDArray[np.float64]
 
@@ -88,7 +89,7 @@ def frames(folder: Path, classes: Sequence[int]) -> list[Frame]:
     features = {epoch: [values[index].astype(float) for index in members] for epoch, values in kept.items()}
     last = max(features)
     if not all(np.isfinite(samples).all() and len(samples) for groups in features.values() for samples in groups):
-        raise UserError(f"{folder}: classes {_listed(classes)} have no samples, or features that are not finite")
+        raise UserError(f"{folder}: classes {listed(classes)} have no samples, or features that are not finite")
     plane = etf_plane(np.stack([samples.mean(axis=0) for samples in features[last]]))
     return [_frame(epoch, features[epoch], heads[epoch][list(classes)], plane) for epoch in sorted(features)]
 
@@ -142,7 +143,8 @@ def _check_classes(classes: Sequence[int], count: int) -> None:
     if count < 3:
         raise UserError(f"an animation needs three classes, and this network has {count}")
     if len(set(classes)) != 3 or not all(0 <= number < count for number in classes):
-        raise UserError(f"--classes {_listed(classes)}: needs three different classes of 0 to {count - 1}, as 0,1,2")
+        given = ",".join(map(str, classes))
+        raise UserError(f"--classes {given}: needs three different classes of 0 to {count - 1}, as 0,1,2")
 
 
 def _check_output(output: Path) -> None:
@@ -150,10 +152,6 @@ def _check_output(output: Path) -> None:
         raise UserError(f"--output {output}: expected a name that ends in .gif or .mp4")
     if output.suffix == ".mp4" and shutil.which("ffmpeg") is None:
         raise UserError(f"--output {output} needs ffmpeg, which is not installed: install it, or name a .gif")
-
-
-def _listed(classes: Sequence[int]) -> str:
-    return ",".join(map(str, classes))
 
 
 # --- drawing --------------------------------------------------------------------------------------

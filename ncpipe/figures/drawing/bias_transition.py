@@ -12,12 +12,13 @@ import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from ncpipe.figures.drawing.definitions import frame_gap
+from ncpipe.figures.drawing.axes import place_ticks
 from ncpipe.figures.drawing.style import GREY, OKABE_ITO, SMALL, mark_handle
 from ncpipe.records.reading import Frames, rows_of
+from ncpipe.ufm.misfit import frames_apart
 from ncpipe.ufm.settings import UfmSpec
 
 if TYPE_CHECKING:
@@ -69,10 +70,7 @@ class BiasAxis:
         exponents = range(math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1)
         decades = [10.0**e for e in exponents][:: max(1, len(exponents) // 3)]
         ends = self.places(pd.Series(ENDS))
-        names = {float(ends[0]): "0", float(ends[1]): "∞"} | {x: f"{x:g}" for x in decades}
-        axes.xaxis.set_major_locator(FixedLocator(sorted(names)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: min(names.items(), key=lambda n: abs(n[0] - x))[1]))
-        axes.xaxis.set_minor_locator(NullLocator())
+        place_ticks(axes.xaxis, {ends[0]: "0", **{x: f"{x:g}" for x in decades}, ends[1]: "∞"})
 
 
 def draw_transition(upper: Axes, lower: Axes, axis: BiasAxis, fits: pd.DataFrame, tables: Frames) -> None:
@@ -88,7 +86,7 @@ def draw_transition(upper: Axes, lower: Axes, axis: BiasAxis, fits: pd.DataFrame
     """
     _draw_closed_form(upper, lower, axis, UfmSpec.model_validate_json(fits["settings"].iloc[0]))
     _draw_reached(upper, axis, fits, tables)
-    largest = frame_gap(float(fits["classes"].iloc[0]))
+    largest = frames_apart(float(fits["classes"].iloc[0]))
     upper.set(ylabel="Gram distance", ylim=(-0.03 * largest, 1.25 * largest))
     lower.set(xlabel="penalty of the bias", ylabel="objective")
     upper.yaxis.set_major_locator(MaxNLocator(4))

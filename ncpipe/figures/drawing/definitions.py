@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from ncpipe.collapse.metrics import label
 
 HISTORY = {
@@ -21,8 +19,3 @@ def definition(name: str) -> str:
 
     'to ETF', 'to OF': Frobenius distance of the Gram, both of unit norm."""
     return label(name) or HISTORY.get(name, "")
-
-
-def frame_gap(classes: float) -> float:
-    """Distance between the unit-norm Grams of an orthogonal frame and a simplex ETF of K classes."""
-    return math.sqrt(max(0.0, 2 - 2 * math.sqrt((classes - 1) / classes)))

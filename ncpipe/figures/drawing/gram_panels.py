@@ -24,11 +24,6 @@ def unit_gram(values: Any) -> NDArray[np.float64] | None:
     return gram.reshape(size, size) / norm if np.isfinite(norm) and norm > 0 else None
 
 
-def gram_distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Frobenius distance of two Grams of unit norm."""
-    return float(np.linalg.norm(a - b))
-
-
 def colour_limit(classes: Iterable[int]) -> float:
     """Where colours of sqrt(K) G saturate: for ten classes at half the diagonal of an exact OF, for more classes
     lower, so that the off-diagonal of an ETF, -1/sqrt(K(K-1)), shows."""

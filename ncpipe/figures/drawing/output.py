@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ncpipe.figures.drawing.facts import facts
+from ncpipe.figures.drawing.captions import facts
 from ncpipe.figures.drawing.style import fix_layout, style
 from ncpipe.records.checks import reading
 from ncpipe.records.reading import Frames as Tables

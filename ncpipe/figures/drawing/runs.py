@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 
 from ncpipe.records.reading import Frames
-from ncpipe.settings.sweep import flat
+from ncpipe.study.study import Study
 
 Tables = Frames
+T = TypeVar("T")
 
 MOST_LABELS = 60
 """Labels that are drawn in a panel of lines."""
+
+
+def has_networks(study: Study) -> bool:
+    return bool(study.networks)
+
+
+def solved_by(solver: str) -> Callable[[Study], bool]:
+    """Whether a study has problems for this solver."""
+    return lambda study: any(spec.solver.name == solver for spec in study.problems.values())
 
 
 def networks(tables: Tables) -> pd.DataFrame:
@@ -27,11 +37,6 @@ def declared_ufms(tables: Tables, solver: str) -> pd.DataFrame:
     return tables["runs"].query("kind == 'declared' and status == 'done' and optimizer == @solver")
 
 
-def flat_settings(runs: pd.DataFrame) -> list[dict[str, Any]]:
-    """The settings of every run by dotted key; empty where none are known."""
-    return [flat(json.loads(text)) if isinstance(text, str) else {} for text in runs["settings"]]
-
-
 def labels(runs: pd.DataFrame) -> list[str]:
     """Labels in the order of the table."""
     return list(dict.fromkeys(runs["label"]))
@@ -39,9 +44,13 @@ def labels(runs: pd.DataFrame) -> list[str]:
 
 def few(runs: pd.DataFrame, most: int = MOST_LABELS) -> pd.DataFrame:
     """The rows of at most ``most`` labels, evenly spaced in their order."""
-    names = labels(runs)
-    places = np.unique(np.linspace(0, len(names) - 1, most).round().astype(int))
-    return runs if len(names) <= most else runs[runs["label"].isin([names[i] for i in places])]
+    return runs[runs["label"].isin(evenly(labels(runs), most))]
+
+
+def evenly(items: Sequence[T], most: int) -> list[T]:
+    """At most so many of the items, evenly spaced, the first and the last among them."""
+    places = np.linspace(0, len(items) - 1, min(most, len(items)))
+    return [items[place] for place in places.round().astype(int)]
 
 
 def zero_error_epochs(runs: pd.DataFrame) -> dict[str, float]:

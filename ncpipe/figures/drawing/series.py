@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from ncpipe.figures.drawing.runs import Tables
+from ncpipe.claims.evidence.claim import interval
+from ncpipe.figures.drawing.axes import mark_times
+from ncpipe.figures.drawing.runs import Tables, labels
 from ncpipe.figures.drawing.style import Look
 from ncpipe.records.reading import rows_of
 
@@ -83,6 +85,23 @@ def bands(rows: pd.DataFrame, column: str, name: str) -> dict[str, Band]:
     return {label: band for label, band in by_label.items() if len(band)}
 
 
+def labels_with_value(rows: pd.DataFrame, runs: pd.DataFrame, times: int = 1) -> list[str]:
+    """Labels, in the order of ``runs``, that have a value at so many times."""
+    counts = rows.dropna(subset="value").groupby("label")["time"].nunique()
+    return [label for label in labels(runs) if counts.get(label, 0) >= times]
+
+
+def draw_bands(
+    axes: Axes, rows: pd.DataFrame, column: str, name: str, look: Mapping[str, Look], marks: Mapping[str, float] = {}
+) -> list[NDArray[np.float64]]:
+    """Draw the band of every label, and its mark on the x axis; the values that the y axis has to hold."""
+    drawn = bands(rows, column, name)
+    for label, band in drawn.items():
+        band.draw(axes, look[label])
+    mark_times(axes, ((time, look[label].colour) for label, time in marks.items()))
+    return extremes(drawn.values())
+
+
 def at_shared_times(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows at the times that all runs of their label have; a run that ended before others stays where it ended.
 
@@ -95,10 +114,23 @@ def at_shared_times(rows: pd.DataFrame) -> pd.DataFrame:
     return whole[there == runs]
 
 
+def draw_seeds(axes: Axes, values: pd.Series, line: float, look: Look, tick: float) -> list[float]:
+    """Values of the seeds as ticks of this size on a line, their mean as a mark, and Student's interval of it, of
+    which the ends are returned."""
+    values = values.dropna()
+    if values.empty:
+        return []
+    ends = [end for end in interval(values) if end is not None]
+    axes.plot(ends, [line] * len(ends), color=look.colour)
+    axes.plot(values, [line] * len(values), "|", color=look.colour, ms=tick, mew=0.7)
+    axes.plot(values.mean(), line, look.marker, color=look.colour, ms=3.6, zorder=4, clip_on=False)
+    return ends
+
+
 def last_time(rows: pd.DataFrame) -> float:
     return float(rows["time"].max()) if len(rows) else 1.0
 
 
-def extremes(drawn: Iterator[Band] | list[Band]) -> list[NDArray[np.float64]]:
+def extremes(drawn: Iterable[Band]) -> list[NDArray[np.float64]]:
     """The values that an axis has to hold."""
     return [values for band in drawn for values in (band.low, band.high)]

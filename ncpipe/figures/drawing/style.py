@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 
 from ncpipe.ufm.solvers import SOLVERS
@@ -73,11 +73,9 @@ RC: dict[str, Any] = {
 }
 
 
-@contextmanager
-def style() -> Iterator[None]:
+def style() -> AbstractContextManager[None]:
     """matplotlib with ncpipe's settings, for drawing and for saving."""
-    with mpl.rc_context(RC):  # type: ignore[arg-type]
-        yield
+    return mpl.rc_context(RC)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -120,12 +118,16 @@ def columns_for(panels: int, width: float, least: float) -> int:
 
 def panel_figure(width: float, panels: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
     """A figure of so many panels, row by row, ``height`` inches a row."""
-    rows = -(-panels // columns)
-    figure = new_figure(width, height * rows)
-    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    figure = new_figure(width, height * -(-panels // columns))
+    return figure, panel_grid(figure, panels, columns)
+
+
+def panel_grid(figure: FigureBase, panels: int, columns: int) -> list[Axes]:
+    """So many panels of a figure, row by row."""
+    grid = list(figure.subplots(-(-panels // columns), columns, squeeze=False).flat)
     for axes in grid[panels:]:
         axes.remove()
-    return figure, grid[:panels]
+    return grid[:panels]
 
 
 def fix_layout(figure: Figure) -> None:
