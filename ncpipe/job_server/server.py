@@ -80,6 +80,7 @@ class Server:
     def __init__(self, folder: Path, listener: socket.socket) -> None:
         self.folder, self.listener = folder, listener
         self.environment = dict(os.environ)
+        process.configure_libraries()
         self.library = self._library()
         self.imported = mmap(-1, len(PERHAPS))
         """Whether a job has, a byte each, shared with the jobs."""

@@ -9,6 +9,16 @@ from pathlib import Path
 pid = os.getpid()
 
 
+def configure_libraries() -> None:
+    """Set what numerical libraries read from the environment when they are loaded, where the user has not."""
+    # MKL then gives a product the same bits wherever its factors lie in memory, so that a run does not depend on
+    # what it is batched with. It is read at the first product.
+    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+    # A thread of libgomp that waits for others sleeps after some 50 microseconds, not after milliseconds: where other
+    # processes are busy, those are not running. It is what libgomp takes where it has more threads than cores.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
 def parent() -> int:
     """The process that started it."""
     if pid == os.getpid():
