@@ -102,5 +102,5 @@ ui: setup  ## open the MLflow UI on the results of STUDY
 
 lock: develop  ## write both locks from pyproject.toml, with the versions that they have (UPGRADE=--upgrade: the newest)
 	printf 'uv\nsetuptools>=77\n' | $(COMPILE) --extra pipeline --output-file requirements.lock - > /dev/null
-	$(COMPILE) --extra pipeline --extra kubernetes --extra dev --constraint requirements.lock --output-file requirements-dev.lock > /dev/null
+	$(COMPILE) --extra kubernetes --extra dev requirements.lock --output-file requirements-dev.lock > /dev/null
 	sed -i -E '/^(nvidia-|cuda-|triton=)/d; s/\+(cpu|cu[0-9]+)$$//' requirements.lock requirements-dev.lock  # CUDA's: torch names them
