@@ -1,4 +1,4 @@
-"""Draw docs/images/figures, one picture of every figure, from the tables of the studies that are there; docs/gallery.md.
+"""Draw docs/images/figures, one picture of every figure, from the tables there are, and write docs/gallery.md.
 
 Run after the studies, in the folder that holds ``results``: python docs/figures/gallery.py [FIGURE ...]
 """
@@ -32,8 +32,9 @@ OTHERS = {
 COLUMNS = 3
 HEAD = """# Gallery
 
-Every figure, drawn from the tables of a study that has run: the default study, or the small form of the one that is named.
-A click leads to what a figure shows and its options. `python docs/figures/gallery.py` draws them and writes this page.
+Every figure, drawn from the tables of a study that has run: the default study, or the small form of the one that is
+named. A click leads to what a figure shows and its options. `python docs/figures/gallery.py` draws them and writes
+this page.
 
 """
 

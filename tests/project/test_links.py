@@ -10,7 +10,9 @@ from urllib.parse import unquote
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("config/*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("docs/*.ipynb")])
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("config/*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("docs/*.ipynb")]
+)
 LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^()\s]+(?:\([^()]*\))?)\)")
 
 
@@ -52,6 +54,12 @@ def test_a_link_that_leads_nowhere_is_found(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("# One two\n[a](#one-two) [b](#three) [c](page.md#one-two) ![d](missing.png)\n", encoding="utf-8")
     assert broken(page) == ["#three", "missing.png"]
+
+
+def test_the_gallery_has_every_figure():
+    page = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
+    figures = {path.stem for path in (ROOT / "ncpipe" / "figures").glob("[a-z]*.py")}
+    assert figures == set(re.findall(r"\(images/figures/(\w+)\.png\)", page)), "python docs/figures/gallery.py"
 
 
 def test_every_page_stands_in_the_site():

@@ -1,4 +1,4 @@
-"""README against what it speaks of: numbers of the study of record, code, config, query, dependencies, make targets."""
+"""README against what it speaks of: numbers of the study, code, config, query, dependencies, make targets."""
 
 from __future__ import annotations
 
