@@ -43,8 +43,8 @@ HEAD = """# Licences
 
 Packages of `requirements-dev.lock`, which holds those of `requirements.lock` too, with their licences, as their
 metadata say. `make audit` writes this page. It fails where a licence is not on the list in `docs/audit.py`, which
-holds permissive ones and MPL-2.0. None of them is copied into ncpipe. The pages hold uPlot (MIT), whose licence stands
-in `ncpipe/report/vendor`.
+holds permissive ones and MPL-2.0. None of them is copied into ncpipe. The pages hold uPlot (MIT), whose licence
+stands in `ncpipe/report/vendor`.
 
 | package | version | licence |
 |---|---|---|
