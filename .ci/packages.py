@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 LOCK = Path(__file__).resolve().parents[1] / "requirements.lock"
@@ -45,9 +46,10 @@ def settings_of_pip(listed: str) -> dict[str, str]:
 
 def by_uv(command: str, arguments: list[str]) -> bool:
     """Whether uv has done it."""
-    pin = re.findall(r"^uv==.*$", LOCK.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    if subprocess.run([*PIP, "install", "--quiet", *pin], check=False).returncode:
-        return False
+    if find_spec("uv") is None:
+        pin = re.findall(r"^uv==.*$", LOCK.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        if subprocess.run([*PIP, "install", "--quiet", *pin], check=False).returncode:
+            return False
     configured = subprocess.run([*PIP, "config", "list"], capture_output=True, text=True, check=True).stdout
     uv = [sys.executable, "-m", "uv", "pip", command, "--quiet", "--python", sys.executable, *arguments]
     return subprocess.run(uv, env=settings_of_pip(configured) | os.environ, check=False).returncode == 0

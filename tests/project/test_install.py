@@ -124,6 +124,7 @@ def test_where_uv_does_not_install_pip_does(monkeypatch, capsys, fails, by):
         return subprocess.CompletedProcess(command, code, stdout="", stderr="")
 
     monkeypatch.setattr(module.subprocess, "run", run)
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
     assert module.main("install", "--requirement", "some.lock") == 0
     assert ("-m uv pip install" in called[-1]) == (by == "uv")
     assert called[-1].endswith("--requirement some.lock")
