@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+import ncpipe
+
 ROOT = Path(__file__).resolve().parents[2]
 MADE = ".git .venv* results .snakemake __pycache__ *.egg-info .*_cache .hypothesis build dist _site jupyter_execute"
 NOT_SOURCE = shutil.ignore_patterns(*MADE.split())
@@ -78,6 +80,14 @@ def test_the_page_of_an_index_has_no_relative_links():
     assert "![a picture](https://example.org/ncpipe/raw/HEAD/docs/a.png)" in at_home
     assert "[words](https://example.org/ncpipe/blob/HEAD/docs/b.md#c)" in at_home
     assert not re.search(r"\]\((?!https?:|#)", page((ROOT / "README.md").read_text(encoding="utf-8"), None))
+
+
+def test_the_version_stands_in_one_place_and_is_the_same_where_it_must_be_repeated():
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {ncpipe.__version__}\n" in citation
+    for name in ("workflow/Snakefile", "workflow/Containerfile", "workflow/profiles/kubernetes/config.yaml"):
+        (tag,) = re.findall(r"/ncpipe:(\S+)", (ROOT / name).read_text(encoding="utf-8").replace('"', " "))[:1]
+        assert tag == ncpipe.__version__, name
 
 
 def pins(name: str) -> dict[str, str]:
