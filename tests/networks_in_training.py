@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from ncpipe.data import Dataset, Split
+from ncpipe.data.storage import StoredImages, write_split
 from ncpipe.settings.sweep import laid_over
 from ncpipe.training.computation import Computation
 from ncpipe.training.settings import NetworkRun, NetworkSpec
@@ -24,6 +27,16 @@ NETWORK = {
 def planned(measured: tuple[int, ...] = (0, 3, 6), **changes: object) -> NetworkRun:
     spec = NetworkSpec.model_validate(laid_over(NETWORK, {k.replace("__", "."): v for k, v in changes.items()}))
     return NetworkRun("run", spec, "digits", measured, tuple(spec.layers()))
+
+
+def stored(dataset: Dataset, folder: Path) -> Dataset:
+    """The same data with its images on disk."""
+    splits = []
+    for name in ("train", "test"):
+        images, labels = dataset.split(name).images, dataset.split(name).labels
+        write_split(folder / name, tuple(images.shape), images.split(7), labels)
+        splits.append(Split(StoredImages(folder / name), labels))
+    return replace(dataset, train=splits[0], test=splits[1])
 
 
 def content(folder: Path) -> dict[str, object]:

@@ -100,13 +100,15 @@ class _Factories(TorchFunctionMode):
 @contextmanager
 def stand_in() -> Iterator[Waits]:
     """The device is there; yields how often the host waited for it."""
-    swaps = torch.__future__.get_swap_module_params_on_conversion()
+    swaps, inference = torch.__future__.get_swap_module_params_on_conversion(), torch.inference_mode
     torch.__future__.set_swap_module_params_on_conversion(True)
+    torch.inference_mode = torch.no_grad  # views of wrapped tensors have a version, which inference mode forbids
     _waits.count = 0
     try:
         with _Factories(), _Mode():
             yield _waits
     finally:
+        torch.inference_mode = inference
         torch.__future__.set_swap_module_params_on_conversion(swaps)
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from ncpipe.claims.evidence.bibliography import ICML, Reference
 from ncpipe.claims.evidence.claim import ClaimsOf, Frames
 from ncpipe.claims.evidence.curves import likeness_difference
+from ncpipe.claims.evidence.landscape import TRAPS, traps
 from ncpipe.claims.evidence.misfits import misfit_values
 from ncpipe.claims.evidence.selectors import (
     BARE,
@@ -360,4 +361,11 @@ CLAIMS = (
     _tirer("10c", "The ReLU extended UFM reaches the objective of the non-negative OF, and nothing lower is found.",
            "| objective / closed form - 1 | by L-BFGS", 1e-8,
            _objective_error("model == 'extended' and activation == 'relu' and bias == 'none'")),
+    # The zero point of two weight layers has the penalties for curvatures, and so are dead directions of every point.
+    _tirer("11a", "Every critical point of the plain MSE UFM above the optimum is a strict saddle.",
+           TRAPS, 0.5,
+           traps("model == 'plain'")),
+    _tirer("11b", "The extended UFMs have minima above the optimum: zero is one.",
+           TRAPS, 0.5,
+           traps("model == 'extended'"), "above"),
 )  # fmt: skip

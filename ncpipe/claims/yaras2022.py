@@ -9,6 +9,7 @@ import pandas as pd
 
 from ncpipe.claims.evidence.bibliography import NEURIPS, Reference
 from ncpipe.claims.evidence.claim import ClaimsOf, Frames
+from ncpipe.claims.evidence.landscape import TRAPS, traps
 from ncpipe.claims.evidence.selectors import (
     TRAINED,
     Values,
@@ -173,4 +174,7 @@ CLAIMS = (
            "| objective / f* - 1 | of UFMs by L-BFGS", 1e-8,
            lambda frames: optimality(frames, UFM)),
     _yaras("5b", "The normalised UFM ends at a simplex ETF.", "nc2_means_etf of UFMs by L-BFGS", 1e-3, _ufm_means),
+    _yaras("6", "Every critical point of the normalised UFM above the optimum is a strict saddle.",
+           TRAPS, 0.5,
+           traps("feature_decay != feature_decay")),
 )  # fmt: skip

@@ -6,6 +6,7 @@ import pandas as pd
 
 from ncpipe.claims.evidence.bibliography import NEURIPS, Reference
 from ncpipe.claims.evidence.claim import ClaimsOf, Frames
+from ncpipe.claims.evidence.landscape import TRAPS, traps
 from ncpipe.claims.evidence.selectors import NETWORKS, TRAINED, Values, alike, final, terminal_change
 
 REFERENCE = Reference(
@@ -78,4 +79,11 @@ CLAIMS = (
           "spread of the test accuracy over the losses, widest minus narrowest", 0.0, _spread_change(("width",))),
     _zhou("5b", "The test accuracies with the four losses come closer with epochs, at any width.",
           "spread of the test accuracy over the losses, longest minus shortest", 0.0, _spread_change(("epochs",))),
+    # Theorems for CE, label smoothing and MSE; of focal loss the paper proves it near the optimum only.
+    *(
+        _zhou(f"6{letter}", f"Every critical point of the UFM with {name} above the optimum is a strict saddle.",
+              TRAPS, 0.5,
+              traps(f"loss == '{loss}' and depth == 1 and dim >= classes"))
+        for letter, (loss, name) in zip("abcd", LOSSES.items())
+    ),
 )  # fmt: skip

@@ -115,6 +115,23 @@ def unconstrained(fits: pd.DataFrame) -> pd.DataFrame:
     return fits[fits["nonnegative"].ne(True)] if "nonnegative" in fits else fits
 
 
+def critical_points(tables: Frames) -> pd.DataFrame:
+    """Critical points that solver ``landscape`` found, a row each: ``run_id``, ``time``, its place from the highest
+    objective, the quantities that ``history`` has of it, and ``above``: the objective over the optimum, or where no
+    closed form tells it over the run's lowest, less 1; 0 where they agree to 1e-8."""
+    runs = tables["runs"].query("kind == 'declared' and status == 'done' and optimizer == 'landscape'")["run_id"]
+    rows = rows_of(tables, "history", ["run_id", "time", "quantity", "value"], run_id=set(runs))
+    rows = rows.astype({"run_id": "str", "quantity": "str"})
+    points = rows.pivot(index=["run_id", "time"], columns="quantity", values="value").reset_index()
+    if points.empty:
+        return pd.DataFrame(columns=["run_id", "time", "above"])
+    objective = points["objective"]
+    lowest = objective.groupby(points["run_id"]).transform("min")
+    optimum = lowest if "gap" not in points else (objective - points["gap"]).fillna(lowest)
+    above = objective / optimum - 1
+    return points.assign(above=above.where(above > 1e-8, 0.0))
+
+
 def _listed(value: Any) -> Collection[Any]:
     return [value] if isinstance(value, str | int | float) else value
 

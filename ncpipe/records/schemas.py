@@ -99,7 +99,8 @@ HISTORY = pa.schema(
             " learning_rate; continual: train_loss, train_accuracy, test_loss, test_accuracy, test_old_accuracy,"
             " test_new_accuracy, old_loss, before_old_loss, before_old_accuracy; ufm: objective, gap, gradient_norm"
             " (of central_path: objective, nc1_pinv, singular values of the signal-to-noise matrix as snr_1, ..,"
-            " and by the law as snr_law_1, ..)",
+            " and by the law as snr_law_1, ..; of landscape, a time for each critical point from the highest: also"
+            " least_eigenvalue, negative_share, index, flat, kinks, live_directions, starts)",
         ),
         _field("value", _REAL, "value of the quantity"),
     ]

@@ -86,10 +86,13 @@ def declared_row(run_id: str, spec: UfmSpec, result: Result) -> dict[str, Any]:
 
 
 def history_rows(result: Result) -> list[dict[str, float]]:
-    """Objective, gap to the closed form where there is one, and gradient norm, by iteration."""
+    """Objective, gap to the closed form where there is one, gradient norm and what else the solver tells, by
+    iteration."""
     history, optimum = result.history, result.optimum
     rows = []
-    for iteration, value, norm in zip(history.iterations, history.value, history.gradient_norm):
-        row = {"time": iteration, "objective": value, "gradient_norm": norm}
+    for iteration, value, norm, more in zip(
+        history.iterations, history.value, history.gradient_norm, history.more, strict=True
+    ):
+        row = {"time": iteration, "objective": value, "gradient_norm": norm, **more}
         rows.append(row if optimum is None else {**row, "gap": value - optimum.value})
     return rows

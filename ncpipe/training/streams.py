@@ -78,7 +78,7 @@ class StreamedBatches(Batches):
         self.parts[:] = parts
         for images in self.loaders[0]:
             if self.copying is None:
-                yield images
+                yield images.to(self.device)
                 continue
             with torch.cuda.stream(self.copying):
                 copied = images.to(self.device, non_blocking=True)

@@ -18,6 +18,7 @@ from torch.func import grad, jacrev, vmap
 from ncpipe.collapse.frames import simplex_etf
 from ncpipe.ufm.layout import Layout
 from ncpipe.ufm.minimiser import Minimiser
+from ncpipe.ufm.model import LARGEST_HESSIAN
 from ncpipe.ufm.optimum import NoClosedForm
 from ncpipe.ufm.problem import Problem
 
@@ -35,8 +36,6 @@ SCALES = (0.03, 3.0)
 """Standard deviations of the starts, log-uniform: saddles near zero are found from small ones."""
 MOST_DAMPING = 1e8
 MOST_DESCENTS = 24
-LARGEST = 1200
-"""Parameters beyond which a dense Hessian a start is too much."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,9 +226,9 @@ class _Surface:
 
 def _check(surface: _Surface) -> None:
     """``ValueError`` where the Hessian is too large, or torch has none of the loss."""
-    if surface.size > LARGEST:
+    if surface.size > LARGEST_HESSIAN:
         less = "fewer classes, a smaller dim" + ("" if surface.layout.tied else " or tied=True")
-        raise ValueError(f"problem: it has {surface.size} parameters, more than {LARGEST}; {less}")
+        raise ValueError(f"problem: it has {surface.size} parameters, more than {LARGEST_HESSIAN}; {less}")
     try:
         surface.hessians(torch.ones(1, surface.size, dtype=torch.float64))
     except (NotImplementedError, RuntimeError) as error:

@@ -29,11 +29,14 @@ class History:
     """Objective."""
     gradient_norm: list[float] = field(default_factory=list)
     """Euclidean norm of the objective's gradient."""
+    more: list[dict[str, float]] = field(default_factory=list)
+    """What else the solver tells of each, by name."""
 
-    def add(self, iteration: int, value: float, gradient_norm: float) -> None:
+    def add(self, iteration: int, value: float, gradient_norm: float, more: dict[str, float]) -> None:
         self.iterations.append(iteration)
         self.value.append(value)
         self.gradient_norm.append(gradient_norm)
+        self.more.append(more)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -149,14 +152,14 @@ class Recorder:
         self.point: Minimiser | None = None
         self.diverged_by: int | None = None
 
-    def record(self, iteration: int, point: Minimiser, value: float, gradient_norm: float) -> None:
+    def record(self, iteration: int, point: Minimiser, value: float, gradient_norm: float, **more: float) -> None:
         """Keep a point, unless it or one before it is not finite."""
         if self.diverged_by is None and not (np.isfinite(value) and np.isfinite(gradient_norm)):
             self.diverged_by = iteration
         if self.diverged_by is not None:
             return
         self.point = point
-        self.history.add(iteration, value, gradient_norm)
+        self.history.add(iteration, value, gradient_norm, more)
         self.point.record(self.trace, iteration)
 
     def result(self, stop: str, values: Sequence[float] | None = None) -> Result:

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from stand_in import NAME, stand_in
 
 from ncpipe.claims.evidence.claim import Claim
 from ncpipe.claims.harun2025 import CLAIMS
@@ -25,10 +26,12 @@ from ncpipe.figures import caption, draw
 from ncpipe.plan.units import units
 from ncpipe.records.reading import read_tables
 from ncpipe.settings.sweep import laid_over
+from ncpipe.stages.continual import frozen_features, learn_classes
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_json, read_tensors
+from ncpipe.training.computation import Computation
 from ncpipe.training.settings import LossSpec
 from ncpipe.training.trainer import new_network
 
@@ -322,6 +325,18 @@ def test_old_accuracy_before_the_switch_is_that_of_the_network(finished):
     assert before == pytest.approx(right)
 
 
+def test_features_read_on_an_accelerator_are_those_of_the_cpu(finished):
+    run = next(iter(finished.continual.values()))
+    kept, whole = (load(finished.layout.dataset(name)) for name in (run.network.dataset_id, run.dataset_id))
+    folder = finished.layout.run(run.network.id)
+    theirs = frozen_features(run, kept, whole, folder, Computation(torch.device("cpu")))
+    with stand_in():
+        ours = frozen_features(run, kept, whole, folder, Computation(torch.device(NAME, 0)))
+    for (here, *_), (there, *_) in zip(ours, theirs, strict=True):
+        assert here.device.type == "cpu"
+        torch.testing.assert_close(here, there, rtol=1e-5, atol=1e-5)
+
+
 def test_tables_are_read_by_claims_and_figure(finished):
     tables = read_tables(finished.layout.tables)
     claims = tables["claims"].set_index("claim_id")
@@ -336,9 +351,6 @@ def test_tables_are_read_by_claims_and_figure(finished):
 
 
 def test_network_that_diverged_leaves_diverged_runs(finished, tmp_path):
-    from ncpipe.stages.continual import learn_classes
-    from ncpipe.training.computation import Computation
-
     run = next(iter(finished.continual.values()))
     kept, whole = (load(finished.layout.dataset(i)) for i in (run.network.dataset_id, run.dataset_id))
     (tmp_path / "spec.json").write_text(json.dumps({"status": "diverged"}))

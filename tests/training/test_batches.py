@@ -10,15 +10,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import psutil
 import pytest
 import torch
+from networks_in_training import stored
 from torch import Tensor
 
 from ncpipe.data import Dataset, Split
-from ncpipe.data.storage import StoredImages, write_split
 from ncpipe.system.errors import UserError
 from ncpipe.training.augmentation import cut_out, draw, flipped_and_cropped
 from ncpipe.training.batches import ImageBatches
@@ -180,15 +179,6 @@ def pair_of_sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Dat
     """The same data in memory and on disk."""
     dataset, folder = numbered(), tmp_path_factory.mktemp("stored")
     return dataset, stored(dataset, folder)
-
-
-def stored(dataset: Dataset, folder: Path) -> Dataset:
-    splits = []
-    for name in ("train", "test"):
-        images, labels = dataset.split(name).images, dataset.split(name).labels
-        write_split(folder / name, tuple(images.shape), images.split(7), labels)
-        splits.append(Split(StoredImages(folder / name), labels))
-    return replace(dataset, train=splits[0], test=splits[1])
 
 
 @pytest.fixture(scope="module", params=[0, 2])

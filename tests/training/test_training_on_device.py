@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from networks_in_training import CPU, planned
+from networks_in_training import CPU, planned, stored
 from stand_in import NAME, stand_in
 
 from ncpipe.features.extraction import extract_features
@@ -15,9 +15,11 @@ from ncpipe.records.writing import read_table
 from ncpipe.stages.train import train
 from ncpipe.study.config import MeasureSpec
 from ncpipe.system.files import read_json
+from ncpipe.training.batches import ImageBatches
 from ncpipe.training.computation import Computation
 from ncpipe.training.preemption import StopRequest
-from ncpipe.training.settings import measured_times
+from ncpipe.training.settings import AugmentSpec, measured_times
+from ncpipe.training.streams import StreamedBatches
 from ncpipe.training.trainer import Trainer
 
 DEVICE = Computation(torch.device(NAME, 0))
@@ -60,7 +62,7 @@ def test_a_run_its_end_phase_and_its_measurement_are_those_of_the_cpu(digits, tm
         model__batch_norm=True, optimizer__decay="effective", terminal={"iterations": 20, "tolerance": 1e-9}
     )
     run = replace(run, epochs=measured_times((0, 6), run.spec))
-    measure = MeasureSpec(splits=["train", "test", "train_mode", "full_batch"])
+    measure = MeasureSpec(splits=["train", "test", "train_mode", "full_batch"], robustness=20)
     for computation, folder in ((CPU, tmp_path / "cpu"), (DEVICE, tmp_path / "device")):
         train(run, digits, folder, computation)
         extract_features(run, measure, digits, folder, computation)
@@ -72,6 +74,23 @@ def test_a_run_its_end_phase_and_its_measurement_are_those_of_the_cpu(digits, tm
     assert ours.statistics.keys() == theirs.statistics.keys()
     for key, statistics in theirs.statistics.items():
         torch.testing.assert_close(ours.statistics[key].means, statistics.means, rtol=1e-3, atol=1e-4)
+    assert ours.scalars[6, "test"]["robustness"] == pytest.approx(theirs.scalars[6, "test"]["robustness"], rel=1e-3)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_streamed_images_reach_the_device(workers, digits, tmp_path):
+    kept = stored(digits, tmp_path)
+    streamed, memory = (
+        StreamedBatches(kept, "train", DEVICE.device, workers),
+        ImageBatches(digits, "train", CPU.device),
+    )
+    for (images, labels), (expected, expected_labels) in zip(
+        streamed.shuffled(32, AugmentSpec(flip=True, crop=1), [3], 1),
+        memory.shuffled(32, AugmentSpec(flip=True, crop=1), [3], 1),
+        strict=True,
+    ):
+        torch.testing.assert_close(images.to("cpu"), expected)
+        assert torch.equal(labels.to("cpu"), expected_labels)
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(digits, tmp_path, monkeypatch):

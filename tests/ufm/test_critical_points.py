@@ -6,11 +6,14 @@ import math
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch.nn import functional as F
 
 from ncpipe.losses import from_function
-from ncpipe.ufm import Problem, landscape
+from ncpipe.stages.fit import history_rows
+from ncpipe.ufm import Problem, fit, landscape
 from ncpipe.ufm.objective import Objective
+from ncpipe.ufm.settings import UfmSpec
 
 PENALTIES = {"weight_decay": 5e-3, "feature_decay": 1e-3}
 SMALL = Problem(3, samples=2, dim=4, **PENALTIES)
@@ -144,3 +147,30 @@ def test_a_loss_without_a_second_derivative_is_told():
         ValueError, match=r"^loss: torch has no second derivative of it .*write it in plain operations$"
     ):
         landscape(Problem(3, samples=2, dim=4, loss=margin, **PENALTIES), starts=4)
+
+
+# --- the solver of studies ------------------------------------------------------------------------
+
+
+def test_the_solver_records_every_point_from_the_highest_to_the_lowest():
+    points = landscape(SMALL, 24, seed=3)
+    result = fit(SMALL, "landscape", seed=3, starts=24)
+    assert result.history.value == [point.value for point in reversed(points)]
+    assert result.history.iterations == list(range(len(points)))
+    assert [row["index"] for row in result.history.more] == [point.index for point in reversed(points)]
+    assert (result.value, result.starts) == (points[0].value, 24)
+    assert result.success_fraction == points[0].starts / 24
+    assert f"{len(points) - 1} of them strict saddles" in result.message
+    rows = history_rows(result)
+    assert rows[0].keys() >= {"objective", "gap", "least_eigenvalue", "negative_share", "kinks", "starts"}
+    assert rows[-1]["gap"] == pytest.approx(0, abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"nonnegative": True}, "no Hessian; leave nonnegative out"), ({"dim": 200}, "more than 1200 parameters")],
+)
+def test_models_without_a_whole_hessian_are_refused_where_they_are_declared(changes, message):
+    declared = {"classes": 4, "samples": 5, "dim": 6, **PENALTIES, "solver": {"name": "landscape"}, **changes}
+    with pytest.raises(ValidationError, match=message):
+        UfmSpec(**declared)

@@ -6,7 +6,9 @@ import pytest
 import torch
 from stand_in import NAME, OnDevice, stand_in
 
+from ncpipe.collapse import layer_statistics
 from ncpipe.ufm import Problem, fit, perturb, snr
+from ncpipe.ufm.matched import match_statistics
 
 DEVICE = torch.device(NAME, 0)
 PENALTIES = {"weight_decay": 5e-3, "feature_decay": 1e-3}
@@ -38,7 +40,7 @@ def test_lbfgs(problem):
 
 
 @pytest.mark.parametrize("options", [{}, {"momentum": 0.9}], ids=str)
-@pytest.mark.parametrize("name", ["mse", "extended relu"])  # torch's modes and inference_mode disagree on spheres
+@pytest.mark.parametrize("name", ["mse", "extended relu", "spheres", "non-negative"])
 def test_gradient_descent(name, options):
     there, here = (fit(PROBLEMS[name], "gradient_descent", steps=100, device=d, **options) for d in ("cpu", DEVICE))
     assert here.value == pytest.approx(there.value, rel=1e-9)
@@ -60,3 +62,19 @@ def test_perturbation_and_central_path():
     assert here.value == pytest.approx(there.value, rel=1e-9)
     there, here = (snr(near.double().to(d), labels.to(d)) for d in ("cpu", DEVICE))
     torch.testing.assert_close(here.to("cpu"), there)
+
+
+@pytest.mark.parametrize("loss", ["mse", "ce"])
+def test_a_model_matched_to_features_of_the_device(loss):
+    draw = torch.Generator().manual_seed(1)
+    labels = torch.arange(3).repeat_interleave(6)
+    features = 3 * torch.eye(3, 5)[labels] + 0.1 * torch.randn(18, 5, generator=draw)
+    weight = torch.randn(3, 5, generator=draw)
+    there, here = (
+        match_statistics(
+            "plain", layer_statistics(features.to(d), labels.to(d), 3), weight.to(d), loss=loss, weight_decay=1e-3
+        )
+        for d in ("cpu", DEVICE)
+    )
+    assert here.optimum_value == pytest.approx(there.optimum_value, rel=1e-12)
+    assert here.metrics() == pytest.approx(there.metrics(), rel=1e-9, abs=1e-12, nan_ok=True)

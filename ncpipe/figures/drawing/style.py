@@ -17,6 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ncpipe.ufm.solvers import SOLVERS
+
 OKABE_ITO = {
     "blue": "#0072B2",
     "vermillion": "#D55E00",
@@ -102,8 +104,8 @@ def looks(runs: pd.DataFrame) -> dict[str, Look]:
 
 def without_solver(label: str) -> str:
     """A UFM's label without the name of its solver."""
-    for name in ("GD", "L-BFGS", "flow", "construction"):
-        label = label.replace(f" ({name})", "")
+    for name, solver in SOLVERS.items():
+        label = label.replace(f" ({solver.label or name})", "")
     return label
 
 
