@@ -25,6 +25,7 @@ OTHERS = {
     "predictions": "tirer2022-small",
     "stationarity": "tirer2022-small",
     "sweep": "zhou2022-small",
+    "ufm_landscape": "tirer2022-small",
     "ufm_phase": "tirer2022-small",
     "ufm_success": "sukenik2023-small",
 }
