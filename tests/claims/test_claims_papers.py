@@ -172,7 +172,7 @@ def test_zhou_spread_needs_all_four_losses():
 
 def test_zhou_collapse_is_decided_for_every_loss():
     runs = [network(loss, loss=loss) for loss in LOSSES] + [network("frozen", fixed_etf=True)]
-    ends_at = {"ce": 0.01, "label_smoothing": 0.01, "focal": 0.5, "mse": 0.01, "frozen": 5.0}
+    ends_at = {"ce": 0.01, "label_smoothing": 0.9, "focal": 2.0, "mse": 0.01, "frozen": 5.0}
     rows = [row for run, end in ends_at.items() for row in curve(run, "nc1_pinv", {10: 1.0, 30: end})]
     rows += [row for run in LOSSES for row in curve(run, "nc3_duality", {10: 1.0, 30: 0.5})]
     tables = frames(runs, *rows)
