@@ -54,6 +54,7 @@ def frames(*rows: tuple, ufm: list | None = None) -> dict[str, pd.DataFrame]:
         "runs": runs,
         "collapse": collapse(*rows),
         "ufm": fits,
+        "history": pd.DataFrame(columns=TABLES["history"].names),
     }
 
 
