@@ -150,6 +150,7 @@ def drawn(tables: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
+@pytest.mark.every(5)
 @pytest.mark.parametrize("name", ["pandas", "duckdb, int32", "string_view", "categories", "float as whole"])
 def test_figures_report_and_comparison_of_rewritten_tables(tables, drawn, tmp_path, name):
     folder = rewritten(REWRITTEN[name], tables, tmp_path / "results/tables")

@@ -399,6 +399,7 @@ def test_jobs_of_an_ensemble_train_it_once(tmp_path):
     assert not any(study.layout.run(run_id).joinpath(".state").exists() for run_id in study.networks)
 
 
+@pytest.mark.thorough
 def test_two_processes_train_one_network_as_one_does(tmp_path):
     changes = {"epochs": 5, "model.batch_norm": False, "batch_size": 33, "precision": "float32"}
     config, study = study_file(tmp_path, **changes)
