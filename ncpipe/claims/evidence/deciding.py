@@ -13,11 +13,15 @@ MOST_SEEDS = 1000
 def would_decide(claim: Row) -> str:
     """What it would take to decide an undecided claim, from its row; its reason, where that does not tell it."""
     if not claim["count"]:
-        larger = "" if claim["scale"] in (None, "paper") else f"; scale {claim['scale']} has none, a larger may"
-        return f"no run speaks of it: it takes runs with {claim['statistic']}{larger}"
+        larger = (
+            "" if claim["scale"] in (None, "paper") else f"; no run of scale {claim['scale']} has it, a larger may"
+        )
+        return f"no run speaks of it: it takes “{claim['statistic']}”{larger}"
     what, _, where = claim["reason"].partition(": ")
     furthest = claim["high"] if claim["direction"] == "below" else claim["low"]
-    others = f"{claim['count'] - claim['holds']} of {claim['count']} on the other side, the furthest at {number(furthest)}"
+    others = (
+        f"{claim['count'] - claim['holds']} of {claim['count']} on the other side, the furthest at {number(furthest)}"
+    )
     told = {
         ALL_FITS: f"every fit counts, {others}: longer fits may tell it, more seeds cannot",
         ONE_SEED: f"runs of one seed, {others}: two seeds or more give an interval",
