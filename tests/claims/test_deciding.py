@@ -76,7 +76,7 @@ def test_reasons_of_claims_lead_to_what_would_decide_them():
 def test_other_scales_are_pointed_at_where_there_are_larger_ones():
     silent = CLAIM | {"count": 0}
     told = {scale: would_decide(silent | {"scale": scale}) for scale in ("test", "paper", None)}
-    assert told["test"].endswith("; no run of scale test has it, a larger may")
+    assert told["test"].endswith(", which scale test has not; a larger may")
     assert told["paper"] == told[None] == f"no run speaks of it: it takes “{CLAIM['statistic']}”"
 
 
@@ -87,12 +87,10 @@ def test_a_reason_of_another_version_stands_for_itself():
 
 
 def test_findings_name_the_first_claim_of_each_verdict():
+    given = [("supported", 3), ("undecided", 0), ("supported", 3), ("contradicted", 3), ("supported", 1)]
     claims = [
-        CLAIM
-        | {"paper": "x", "claim_id": f"x-{number}", "statement": f"Number {number}.", "verdict": each, "count": runs}
-        for number, (each, runs) in enumerate(
-            [("supported", 3), ("undecided", 0), ("supported", 3), ("contradicted", 3), ("supported", 1)]
-        )
+        CLAIM | {"paper": "x", "claim_id": f"x-{i}", "statement": f"Number {i}.", "verdict": each, "count": runs}
+        for i, (each, runs) in enumerate(given)
     ]
     assert finding(claims) == (
         "5 claims: 3 supported, “Number 0” (0) and 2 more; 1 contradicted, “Number 3” (3); no run speaks of 1."

@@ -1,4 +1,4 @@
-"""What would decide a claim that is undecided: seeds, by the width of Student's interval, or what no seeds can tell."""
+"""What would decide an undecided claim: more seeds, by the width of Student's interval, or what seeds cannot tell."""
 
 from __future__ import annotations
 
@@ -13,15 +13,12 @@ MOST_SEEDS = 1000
 def would_decide(claim: Row) -> str:
     """What it would take to decide an undecided claim, from its row; its reason, where that does not tell it."""
     if not claim["count"]:
-        larger = (
-            "" if claim["scale"] in (None, "paper") else f"; no run of scale {claim['scale']} has it, a larger may"
-        )
+        larger = "" if claim["scale"] in (None, "paper") else f", which scale {claim['scale']} has not; a larger may"
         return f"no run speaks of it: it takes “{claim['statistic']}”{larger}"
     what, _, where = claim["reason"].partition(": ")
     furthest = claim["high"] if claim["direction"] == "below" else claim["low"]
-    others = (
-        f"{claim['count'] - claim['holds']} of {claim['count']} on the other side, the furthest at {number(furthest)}"
-    )
+    off = claim["count"] - claim["holds"]
+    others = f"{off} of {claim['count']} on the other side, the furthest at {number(furthest)}"
     told = {
         ALL_FITS: f"every fit counts, {others}: longer fits may tell it, more seeds cannot",
         ONE_SEED: f"runs of one seed, {others}: two seeds or more give an interval",
@@ -34,7 +31,7 @@ def would_decide(claim: Row) -> str:
 
 
 def seeds_needed(claim: Row) -> int | None:
-    """The fewest seeds n over which the interval would leave out the threshold, effect and spread staying as they are.
+    """The fewest seeds n over which the interval would leave out the threshold, effect and spread being as now.
 
     The smallest n with t(n - 1) s / sqrt(n) < |effect - threshold|, where s = resolution sqrt(m) / t(m - 1) is the
     standard deviation of the m seeds there are and t the quantile of Student's 95 % interval. None where there is no
