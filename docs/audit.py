@@ -13,7 +13,7 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-LOCK, PAGE = ROOT / "requirements.lock", ROOT / "docs" / "licences.md"
+LOCK, PAGE = ROOT / "requirements-dev.lock", ROOT / "docs" / "licences.md"
 
 ALLOWED = (
     "0BSD", "Apache-2.0", "BSD", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0", "ISC", "LLVM-exception", "MIT",
@@ -41,9 +41,10 @@ REVIEWED = {
 
 HEAD = """# Licences
 
-Packages of `requirements.lock` with their licences, as their metadata say. `make audit` writes this page. It fails
-where a licence is not on the list in `docs/audit.py`, which holds permissive ones and MPL-2.0. None of them is copied
-into ncpipe. The pages hold uPlot (MIT), whose licence stands in `ncpipe/report/vendor`.
+Packages of `requirements-dev.lock`, which holds those of `requirements.lock` too, with their licences, as their
+metadata say. `make audit` writes this page. It fails where a licence is not on the list in `docs/audit.py`, which
+holds permissive ones and MPL-2.0. None of them is copied into ncpipe. The pages hold uPlot (MIT), whose licence
+stands in `ncpipe/report/vendor`.
 
 | package | version | licence |
 |---|---|---|
@@ -51,7 +52,7 @@ into ncpipe. The pages hold uPlot (MIT), whose licence stands in `ncpipe/report/
 
 
 def locked() -> list[tuple[str, str]]:
-    """Names and versions of requirements.lock."""
+    """Names and versions of requirements-dev.lock, which holds those of requirements.lock too."""
     lines = LOCK.read_text(encoding="utf-8").splitlines()
     pairs = (line.split(";")[0].strip().split("==") for line in lines if "==" in line and not line.startswith("#"))
     return [(name, version) for name, version in pairs]
@@ -90,7 +91,7 @@ def licences() -> tuple[str, list[str]]:
             text = licence(distribution(name))
         except PackageNotFoundError:
             text = "unknown"
-            wrong.append(f"{name} {version} is not installed; run make setup")
+            wrong.append(f"{name} {version} is not installed; run make develop")
             continue
         if name not in REVIEWED and not is_allowed(text):
             wrong.append(

@@ -40,7 +40,12 @@ def bars_are_bars(app: Sphinx, what: str, name: str, obj: object, options: objec
             lines[number] = CODE_OR_BAR.sub(lambda match: match[1] or r"\|", line)
 
 
-OF_OTHER_FOLDERS = {"index": "README.md", "deploying": "config/README.md", "changelog": "CHANGELOG.md"}
+OF_OTHER_FOLDERS = {
+    "index": "README.md",
+    "deploying": "config/README.md",
+    "changelog": "CHANGELOG.md",
+    "contributing": "CONTRIBUTING.md",
+}
 LINKS = {
     "](docs/": "](",
     "](../docs/": "](",
@@ -48,6 +53,8 @@ LINKS = {
     "](config/README.md)": "](deploying.md)",
     "](../README.md)": "](index.md)",
     "](CHANGELOG.md)": "](changelog.md)",
+    "](CONTRIBUTING.md)": "](contributing.md)",
+    "[How we treat each other](CODE_OF_CONDUCT.md).": "",
     "[CITATION.cff](CITATION.cff)": "CITATION.cff",
 }
 

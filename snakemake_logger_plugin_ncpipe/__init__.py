@@ -6,6 +6,7 @@ the complete log, whose path the last line names.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter, defaultdict
 from logging import WARNING, LogRecord
@@ -16,6 +17,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
+
+from snakemake_logger_plugin_ncpipe.extras import require_extras
+
+require_extras(sys.argv[1:])
 
 DETAILS = {
     LogEvent.WORKFLOW_STARTED,

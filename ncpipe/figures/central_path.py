@@ -16,16 +16,21 @@ from matplotlib.lines import Line2D
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import heading, scale_values
 from ncpipe.figures.drawing.captions import counted, lost
-from ncpipe.figures.drawing.runs import Tables, declared_ufms, labels, solved_by
+from ncpipe.figures.drawing.runs import Tables, declared_ufms, labels
 from ncpipe.figures.drawing.series import histories
 from ncpipe.study.config import FigureOptions
+from ncpipe.study.study import Study
 
 KINDS = ("declared",)
-applies = solved_by("central_path")
 LEAST_WIDTH, HEIGHT = 1.9, 2.7
 DASHED = (0, (4, 2))
 MOST_POINTS = 20
 """Points drawn on a curve; the law is drawn at all times."""
+
+
+def applies(study: Study) -> bool:
+    """Whether there are UFMs for solver central_path."""
+    return any(spec.solver.name == "central_path" for spec in study.problems.values())
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:

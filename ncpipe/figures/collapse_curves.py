@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import heading, scale_time, scale_values
 from ncpipe.figures.drawing.captions import counted, lost, not_drawn
-from ncpipe.figures.drawing.runs import Tables, declared_ufms, few, has_networks, labels, networks, zero_error_epochs
+from ncpipe.figures.drawing.runs import Tables, declared_ufms, few, labels, networks, zero_error_epochs
 from ncpipe.figures.drawing.series import draw_bands, last_time, measured
 from ncpipe.figures.drawing.style import Look
 from ncpipe.study.config import FigureOptions
+from ncpipe.study.study import Study
 
-applies = has_networks
 USUAL = (
     "nc1_pinv",
     "nc3_duality",
@@ -42,6 +42,11 @@ class Column:
     runs: pd.DataFrame
     rows: pd.DataFrame
     marks: dict[str, float]
+
+
+def applies(study: Study) -> bool:
+    """Whether there are networks."""
+    return bool(study.networks)
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:

@@ -15,13 +15,13 @@ from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.captions import counted, lost, not_drawn
 from ncpipe.figures.drawing.definitions import definition
 from ncpipe.figures.drawing.panels import Panel, draw_panels
-from ncpipe.figures.drawing.runs import Tables, declared_ufms, few, has_networks, labels, networks
+from ncpipe.figures.drawing.runs import Tables, declared_ufms, few, labels, networks
 from ncpipe.figures.drawing.series import Band, measured
 from ncpipe.records.reading import fits_of
 from ncpipe.study.config import FigureOptions
+from ncpipe.study.study import Study
 from ncpipe.system.words import plural
 
-applies = has_networks
 USUAL = ("nc1_pinv",)
 PANEL_WIDTH, ROW_HEIGHT = 1.3, 1.7
 LETTERS_THAT_FIT = 19
@@ -89,6 +89,11 @@ class DepthPanel(Panel):
         if scaled:
             about = definition(self.metric)
             axes.set_ylabel(f"{self.metric}\n{about if '$' in about else style.wrapped(about, LETTERS_UPRIGHT)}")
+
+
+def applies(study: Study) -> bool:
+    """Whether there are networks."""
+    return bool(study.networks)
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:

@@ -22,13 +22,13 @@ from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import LOG_FROM, SMALLEST, scale_time
 from ncpipe.figures.drawing.captions import counted, lost
 from ncpipe.figures.drawing.definitions import definition
-from ncpipe.figures.drawing.runs import Tables, has_networks, networks, zero_error_epochs
+from ncpipe.figures.drawing.runs import Tables, networks, zero_error_epochs
 from ncpipe.figures.drawing.series import at_shared_times, labels_with_value, measured
 from ncpipe.figures.level_curves import varied
 from ncpipe.study.config import FigureOptions
+from ncpipe.study.study import Study
 
 KINDS = ("network",)
-applies = has_networks
 USUAL = ("nc1_pinv",)
 MOST_LABELS = 16
 PANEL_WIDTH, ROW_HEIGHT = 1.6, 1.45
@@ -58,6 +58,11 @@ class Panel:
             axes.axvline(self.zero_error, color="black", linewidth=1.0, linestyle=MARK, path_effects=HALO)
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True) if len(depths) > 6 else FixedLocator(list(depths)))
         return mesh
+
+
+def applies(study: Study) -> bool:
+    """Whether there are networks."""
+    return bool(study.networks)
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:

@@ -13,13 +13,13 @@ from matplotlib.ticker import MaxNLocator
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.captions import counted, lost, not_drawn
 from ncpipe.figures.drawing.definitions import definition
-from ncpipe.figures.drawing.runs import Tables, declared_ufms, few, has_networks, labels, networks
+from ncpipe.figures.drawing.runs import Tables, declared_ufms, few, labels, networks
 from ncpipe.figures.drawing.series import measured
 from ncpipe.figures.drawing.style import Look
 from ncpipe.study.config import FigureOptions
+from ncpipe.study.study import Study
 from ncpipe.ufm.misfit import frames_apart
 
-applies = has_networks
 PANELS = {
     "class means": ("nc2_means_of", "nc2_means_uncentred_etf"),
     "classifier weights": ("nc2_weights_of", "nc2_weights_etf"),
@@ -28,6 +28,11 @@ PANELS = {
 UFM_MARKER = "D"
 HALO = [withStroke(linewidth=1.8, foreground="white")]
 """About texts that points and paths may lie under."""
+
+
+def applies(study: Study) -> bool:
+    """Whether there are networks."""
+    return bool(study.networks)
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:

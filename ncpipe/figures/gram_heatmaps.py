@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.captions import counted, lost
 from ncpipe.figures.drawing.gram_panels import add_gram_bar, colour_limit, draw_gram, unit_gram
-from ncpipe.figures.drawing.runs import Tables, has_networks, labels, networks
+from ncpipe.figures.drawing.runs import Tables, labels, networks
 from ncpipe.figures.level_curves import varied
 from ncpipe.records.reading import fits_of, rows_of
 from ncpipe.study.config import FigureOptions
+from ncpipe.study.study import Study
 from ncpipe.ufm.misfit import gram_distance
 
 KINDS = ("network",)
-applies = has_networks
 Array = NDArray[np.float64]
 
 GRAMS = {"means_uncentred": "class means,\nuncentred", "weights": "classifier\nweights"}
@@ -53,6 +53,11 @@ class Group:
 
     title: str
     columns: list[Column]
+
+
+def applies(study: Study) -> bool:
+    """Whether there are networks."""
+    return bool(study.networks)
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:

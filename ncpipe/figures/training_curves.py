@@ -8,17 +8,22 @@ from matplotlib.figure import Figure
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import heading, scale_values
 from ncpipe.figures.drawing.captions import counted, lost, not_drawn
-from ncpipe.figures.drawing.runs import Tables, few, has_networks, labels, networks, zero_error_epochs
+from ncpipe.figures.drawing.runs import Tables, few, labels, networks, zero_error_epochs
 from ncpipe.figures.drawing.series import draw_bands, histories, last_time
 from ncpipe.study.config import FigureOptions
+from ncpipe.study.study import Study
 
 KINDS = ("network",)
-applies = has_networks
 QUANTITIES = (("train_loss", "test_loss"), ("train_error", "test_error"))
 """A row shares its y axis."""
 ROW_HEIGHT, NARROW = 1.45, 3.0
 MOST_DROPS = 6
 """Learning-rate drops that are marked; a schedule with more is not one of steps."""
+
+
+def applies(study: Study) -> bool:
+    """Whether there are networks."""
+    return bool(study.networks)
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:

@@ -10,13 +10,13 @@ from matplotlib.ticker import MaxNLocator
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import heading
 from ncpipe.figures.drawing.captions import lost
-from ncpipe.figures.drawing.runs import Tables, declared_ufms, solved_by
+from ncpipe.figures.drawing.runs import Tables, declared_ufms
 from ncpipe.records.reading import critical_points
 from ncpipe.study.config import FigureOptions
+from ncpipe.study.study import Study
 from ncpipe.system.words import plural
 
 KINDS = ("declared",)
-applies = solved_by("landscape")
 LEAST_WIDTH, HEIGHT = 1.6, 1.75
 NAMES = {
     "optimum": ("optimum", "*", style.OKABE_ITO["green"]),
@@ -24,6 +24,11 @@ NAMES = {
     "minimum": ("above, no negative curvature", "X", style.OKABE_ITO["vermillion"]),
 }
 SIZES = {"optimum": 6.5, "saddle": 3.0, "minimum": 4.5}
+
+
+def applies(study: Study) -> bool:
+    """Whether there are UFMs for solver landscape."""
+    return any(spec.solver.name == "landscape" for spec in study.problems.values())
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:

@@ -15,15 +15,15 @@ from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import heading, scale_time, scale_values
 from ncpipe.figures.drawing.captions import counted, lost, not_drawn
 from ncpipe.figures.drawing.definitions import definition
-from ncpipe.figures.drawing.runs import Tables, declared_ufms, few, labels, solved_by
+from ncpipe.figures.drawing.runs import Tables, declared_ufms, few, labels
 from ncpipe.figures.drawing.series import Band, at_shared_times, extremes, histories, last_time, measured
 from ncpipe.figures.drawing.style import Look
 from ncpipe.records.reading import fits_of
 from ncpipe.study.config import FigureOptions
+from ncpipe.study.study import Study
 from ncpipe.ufm.misfit import frames_apart
 
 KINDS = ("declared",)
-applies = solved_by("gradient_descent")
 COLUMN_WIDTH, ROW_HEIGHT = 1.45, 1.05
 MOST_COLUMNS = 12
 """Labels that are drawn: each has a column of panels, and twelve fill a page."""
@@ -63,6 +63,11 @@ USUAL = (
     _of_and_etf("nc2_weights_of", "nc2_weights_etf", r"$WW^\top$ to OF, to ETF", frames=True),
     _of_and_etf("nc3_of", "nc3_etf", r"$W\bar M^\top$ to OF, $WM^\top$ to ETF", frames=False),
 )
+
+
+def applies(study: Study) -> bool:
+    """Whether there are UFMs for solver gradient_descent."""
+    return any(spec.solver.name == "gradient_descent" for spec in study.problems.values())
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:

@@ -6,24 +6,26 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ncpipe.data.originals import find_originals, version
+from ncpipe.job_server.start import ONE_THREAD, serve_jobs, serve_no_more
 from ncpipe.settings.identity import canonical
 from ncpipe.study.layout import Layout
 from ncpipe.study.study import Study
 from ncpipe.system.dates import bring_back
 from ncpipe.system.files import check_writable, read_json, write_json, write_text
 from ncpipe.system.lock import hold
+from ncpipe.system.process import process_age
 from ncpipe.system.slurm import take_over
-from ncpipe.system.stopwatch import process_age
 
 _originals = cache(find_originals)  # of all data sets of one source
 
 
-def start(study: Study, file: Path, results: str, cores: int | None, job_name: str | None) -> None:
+def start(study: Study, file: Path, results: str, cores: int | None, job_name: str | None, here: bool) -> None:
     """Hold the results, write the config for the jobs, and show networks in MLflow while they train.
 
     Args:
@@ -31,6 +33,7 @@ def start(study: Study, file: Path, results: str, cores: int | None, job_name: s
         results: the folder in which jobs find and leave files.
         cores: of this Snakemake.
         job_name: of its jobs in SLURM's queue, where they are run there.
+        here: whether they run on this machine, in this environment.
     """
     _originals.cache_clear()  # of a large folder hundreds of megabytes
     hold(study.layout.results)
@@ -40,6 +43,9 @@ def start(study: Study, file: Path, results: str, cores: int | None, job_name: s
     if job_name:
         take_over(study.layout.slurm, job_name)
     workflow_starts(study.layout, cores)
+    if here:
+        with suppress(OSError):  # jobs then start by themselves
+            serve_jobs(study.layout.results / "logs/job_server.log")
     if study.config.tracking.enabled and study.config.tracking.live and study.networks:
         _show_trainings(file, study.layout.results / "logs/live.log")
 
@@ -54,7 +60,8 @@ def workflow_starts(layout: Layout, cores: int | None) -> None:
 
 
 def workflow_ends(layout: Layout) -> None:
-    """Note the end of the workflow, failed or not."""
+    """Note the end of the workflow, failed or not, and end the server of its jobs."""
+    serve_no_more()
     path = record_path(layout)
     write_json(path, read_json(path) | {"finished": time.time()})
 
@@ -77,7 +84,14 @@ def _show_trainings(study_file: Path, log: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as stream:
         # A session of its own: Ctrl-C is for the jobs, and this one sees that Snakemake has ended.
-        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True)
+        subprocess.Popen(
+            command,
+            env=os.environ | ONE_THREAD,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+        )
 
 
 def changed_originals(study: Study, search_path: list[Path], dataset: str) -> str:

@@ -9,7 +9,7 @@ from ncpipe.plan.units import clock
 from ncpipe.records.reading import read_tables
 from ncpipe.report.summary import sentences
 from ncpipe.study.study import Study
-from ncpipe.system.stopwatch import process_age
+from ncpipe.system.process import process_age
 from ncpipe.tables.selection import compared
 
 SENTENCES = 2

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ncpipe.data.dataset import RECORD
+from ncpipe.job_server.start import THREAD_VARIABLES
 from ncpipe.study.layout import Layout
 from ncpipe.study.runs import ContinualRun, UfmBatch
 from ncpipe.study.study import Study
@@ -18,12 +19,6 @@ from ncpipe.training.settings import NetworkRun
 
 Command = tuple[str, ...]
 """Arguments of ``ncpipe``."""
-
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS", "GOTO_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-)  # fmt: skip
-"""What Snakemake sets to the threads of a job."""
 
 
 def made_by(study: Study, run_id: str) -> NetworkRun | ContinualRun | UfmBatch | None:

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+
+from ncpipe.system.process import process_age
 
 LINE = re.compile(r"^ncpipe: start-up ([\d.]+) s, work ([\d.]+) s$", re.MULTILINE)
-
-
-def process_age() -> float:
-    """Seconds since this process was created."""
-    stat = Path("/proc/self/stat")
-    if stat.exists():  # finer than psutil, whose time of boot is in whole seconds there
-        ticks = int(stat.read_text().rpartition(")")[2].split()[19])
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    import psutil
-
-    return time.time() - psutil.Process().create_time()
 
 
 _waited = 0.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import time
@@ -15,6 +14,7 @@ from filelock import FileLock, Timeout
 from ncpipe.records.epoch_log import Epoch, log_path, read_epochs
 from ncpipe.stages.tables import planned_networks
 from ncpipe.study.study import Study
+from ncpipe.system import process
 from ncpipe.system.errors import UserError
 from ncpipe.tracking.clock import spans, timed
 from ncpipe.tracking.experiment import LIVE, opened, study_runs
@@ -61,7 +61,7 @@ def _watch(mirror: LiveMirror, parent: int | None) -> None:
 
 
 def _lives(parent: int | None) -> bool:
-    return parent is None or os.getppid() == parent
+    return parent is None or process.parent() == parent
 
 
 def _tried(action: Callable[[], None]) -> bool:

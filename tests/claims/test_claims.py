@@ -13,6 +13,7 @@ from ncpipe.claims import Claim, claim_rows
 from ncpipe.claims.evidence.claim import interval
 from ncpipe.claims.evidence.misfits import PREDICTED, misfit_values, misfits
 from ncpipe.claims.evidence.selectors import BARE, NORMED, ONE_BELOW, batch_norms
+from ncpipe.records.schemas import TABLES
 from ncpipe.study.config import PAPERS
 from ncpipe.ufm import Problem
 
@@ -54,6 +55,7 @@ def frames(*rows: tuple, ufm: list | None = None) -> dict[str, pd.DataFrame]:
         "runs": runs,
         "collapse": collapse(*rows),
         "ufm": fits,
+        "history": pd.DataFrame(columns=TABLES["history"].names),
     }
 
 

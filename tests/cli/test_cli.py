@@ -349,7 +349,7 @@ def test_mistakes_are_one_line(arrays, tmp_path):
         ("--classes 4 --loss hinge", "loss: got 'hinge'"),
         ("--classes 4 --gamma 2", "gamma: got 2.0 with loss 'mse'"),
         ("--classes 4 --loss ce --temperature 5 --weight-decay 0.1", "norms are fixed, leave it out"),
-        ("--classes 4 --solver newton", "solver: got 'newton'"),
+        ("--classes 4 --solver annealing", "solver: got 'annealing'"),
         ("--classes 4 --steps 5", "solver 'lbfgs' has no option 'steps'"),
         ("--classes 4 --starts 0", "starts: got 0"),
         ("--classes 4 --samples 1,2,3,4 --bias free --solver construction", "imbalanced classes"),

@@ -19,7 +19,7 @@ Json = dict[str, Any]
 ROOT = Path(__file__).resolve().parent.parent.parent
 IMAGE = {
     "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
-    "PIP_CONSTRAINT": str(ROOT / "requirements.lock"),
+    "PIP_CONSTRAINT": str(ROOT / "requirements-dev.lock"),
     "PIP_NO_DEPS": "1",
 }
 """The environment that workflow/Containerfile makes."""

@@ -365,7 +365,7 @@ def test_a_job_tells_its_start_up_in_its_last_line(capsys):
 
 
 def test_age_of_a_process():
-    command = "import time; time.sleep(0.3); from ncpipe.system.stopwatch import process_age; print(process_age())"
+    command = "import time; time.sleep(0.3); from ncpipe.system.process import process_age; print(process_age())"
     start = time.time()
     printed = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True).stdout
     assert 0.3 < float(printed) < time.time() - start + 0.05

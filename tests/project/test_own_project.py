@@ -61,7 +61,7 @@ def installed(folder: Path) -> Path:
     for name in ("ncpipe", "snakemake_logger_plugin_ncpipe", "workflow"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, folder / "clone" / name, symlinks=True, ignore=ignored)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder / "clone")
     build = f"from setuptools import build_meta as b; b.build_wheel({str(folder)!r})"
     subprocess.run([sys.executable, "-c", build], cwd=folder / "clone", check=True, capture_output=True)

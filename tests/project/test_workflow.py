@@ -43,6 +43,16 @@ def test_every_product_is_there(finished):
     assert not list(results.rglob(".state"))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="jobs are forked on Linux alone")
+def test_jobs_are_forked_and_measured(finished):
+    results = finished.folder / "results"
+    assert (results / "logs/job_server.log").read_text() == ""  # none was refused
+    for stage in ("train", "features"):
+        for benchmark in (results / "benchmarks" / stage).glob("*.tsv"):
+            measured = dict(zip(*(line.split("\t") for line in benchmark.read_text().splitlines())))
+            assert float(measured["max_rss"]) > 150, "of the process that stands in for the job"
+
+
 def test_neural_collapse_is_in_the_tables(finished):
     table = pq.read_table(finished.folder / "results/tables/collapse.parquet").to_pandas()
     nc1 = table.query("source == 'net' and layer == 'features' and split == 'train' and metric == 'nc1_pinv'")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from snakemake_logger_plugin_ncpipe import Pace
+from snakemake_logger_plugin_ncpipe import Pace, extras
 
 SNAKEFILE = """
 rule all:
@@ -77,3 +77,23 @@ def test_time_left_follows_from_jobs_of_the_same_rule(monkeypatch):
     assert not pace.running
     now += 500  # a job that has failed does not shorten what is left
     assert pace.left() == pytest.approx((2 * 100 + 9 * 2) / (102 / 652))
+
+
+@pytest.mark.parametrize("of_variable", [False, True])
+def test_a_profile_whose_extra_is_missing_names_the_remedy(tmp_path, monkeypatch, of_variable):
+    monkeypatch.setattr(extras, "find_spec", lambda package: None)
+    profile = tmp_path / "config.yaml"
+    profile.write_text("executor: kubernetes\ndefault-storage-provider: s3\n", encoding="utf-8")
+    monkeypatch.setenv("SNAKEMAKE_PROFILE", str(tmp_path) if of_variable else "")
+    named = [] if of_variable else ["--profile", str(tmp_path)]
+    with pytest.raises(SystemExit) as stop:
+        extras.require_extras([*named, "--cores", "all", "target"])
+    remedy = "executor: kubernetes needs snakemake-executor-plugin-kubernetes: pip install 'ncpipe[kubernetes]'"
+    assert stop.value.code == remedy
+    with pytest.raises(SystemExit, match=r"snakemake-storage-plugin-s3: pip install 'ncpipe\[s3\]'"):
+        extras.require_extras([*named, "--executor", "local"])
+    profile.write_text("executor: slurm\n", encoding="utf-8")
+    extras.require_extras(named)
+    monkeypatch.undo()
+    profile.write_text("executor: kubernetes\n", encoding="utf-8")
+    extras.require_extras(["--profile", str(tmp_path)])  # installed here

@@ -64,7 +64,8 @@ with in_a_line():
 # Jobs find the ncpipe of the interpreter that runs Snakemake, in an activated environment or not.
 # A container brings its own.
 BIN = shlex.quote(str(Path(sys.executable).parent))
-if DeploymentMethod.APPTAINER not in workflow.deployment_settings.deployment_method:
+CONTAINED = DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
+if not CONTAINED:
     shell.prefix(f"set -euo pipefail; export PATH={BIN}:$PATH; ")
 
 # Where a job finds and leaves files: in the results folder, or in Snakemake's copies of what is in an object store.
@@ -131,7 +132,14 @@ def long_table(name):
 def starts():
     with in_a_line():
         cores = workflow.resource_settings.cores
-        start(STUDY, Path(STUDY_FILE), FOLDER, cores, job_name())
+        start(
+            STUDY,
+            Path(STUDY_FILE),
+            FOLDER,
+            cores,
+            job_name(),
+            here=workflow.local_exec and not CONTAINED,
+        )
 
 
 def ends():

@@ -1,6 +1,10 @@
 # What Snakemake (9.25 to 9.27) has no public name for: all that is private to it is used here alone.
 
+import psutil
+from snakemake.benchmark import BenchmarkTimer
 from snakemake.io import _IOFile
+
+from ncpipe.job_server.start import job_behind
 
 
 def know_contents(results):
@@ -31,6 +35,27 @@ def know_contents(results):
     )
 
 
+def measure_jobs_of_server():
+    """Let benchmarks measure the jobs that a job server has forked, where their processes' stand-ins are measured."""
+    measured = BenchmarkTimer.__init__
+
+    def measure(self, pid, *args, **options):
+        measured(self, pid, *args, **options)
+        self.main = Family(pid)
+
+    BenchmarkTimer.__init__ = measure
+
+
+class Family(psutil.Process):
+    """A process whose children count, and the jobs for which they stand in."""
+
+    def children(self, recursive=False):
+        own = super().children(recursive=recursive)
+        handed_over = [job_behind(process.pid) for process in (self, *own)]
+        jobs = [psutil.Process(job) for job in handed_over if job is not None]
+        return own + [each for job in jobs for each in (job, *job.children(recursive))]
+
+
 def job_name():
     """The name of its jobs, where the executor is SLURM's."""
     return getattr(workflow.scheduler._executor, "run_uuid", None)
@@ -46,6 +71,7 @@ def attach(**hooks):
         return
     attached.add(PLACE)
     know_contents(PLACE)
+    measure_jobs_of_server()
     for name, own in hooks.items():
         setattr(workflow, f"_{name}", before(own, getattr(workflow, f"_{name}")))
         setattr(workflow, name, declaring(own, getattr(workflow, name)))

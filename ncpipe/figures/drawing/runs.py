@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 
 from ncpipe.records.reading import Frames
-from ncpipe.study.study import Study
 
 Tables = Frames
 T = TypeVar("T")
 
 MOST_LABELS = 60
 """Labels that are drawn in a panel of lines."""
-
-
-def has_networks(study: Study) -> bool:
-    return bool(study.networks)
-
-
-def solved_by(solver: str) -> Callable[[Study], bool]:
-    """Whether a study has problems for this solver."""
-    return lambda study: any(spec.solver.name == solver for spec in study.problems.values())
 
 
 def networks(tables: Tables) -> pd.DataFrame:
