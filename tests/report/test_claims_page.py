@@ -177,6 +177,9 @@ def test_wrong_folders_are_told(tmp_path):
     write_rows(tmp_path / "old/tables/claims.parquet", RUNS, [])
     with pytest.raises(UserError, match="has no column 'paper': write the tables again"):
         read_claims(tmp_path / "old")
+    write(tmp_path / "empty", claim("tirer2022", "1", reason=None))
+    with pytest.raises(UserError, match="column 'reason' holds a null: write the tables again"):
+        read_claims(tmp_path / "empty")
 
 
 def test_the_command_writes_the_page_and_the_markdown(results, tmp_path):
