@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -31,6 +32,8 @@ WAITS = {
     aten.unique_consecutive.default,
 }
 """Operations whose result, or its shape, the host has to wait for."""
+NO_GRAD = {"__enter__": torch.no_grad.__enter__, "__exit__": torch.no_grad.__exit__}
+"""Of inference mode, which forbids views of wrapped tensors: they have a version."""
 INDEXING = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default}
 
 
@@ -100,15 +103,13 @@ class _Factories(TorchFunctionMode):
 @contextmanager
 def stand_in() -> Iterator[Waits]:
     """The device is there; yields how often the host waited for it."""
-    swaps, inference = torch.__future__.get_swap_module_params_on_conversion(), torch.inference_mode
+    swaps = torch.__future__.get_swap_module_params_on_conversion()
     torch.__future__.set_swap_module_params_on_conversion(True)
-    torch.inference_mode = torch.no_grad  # views of wrapped tensors have a version, which inference mode forbids
     _waits.count = 0
     try:
-        with _Factories(), _Mode():
+        with _Factories(), _Mode(), patch.multiple(torch.inference_mode, **NO_GRAD):
             yield _waits
     finally:
-        torch.inference_mode = inference
         torch.__future__.set_swap_module_params_on_conversion(swaps)
 
 

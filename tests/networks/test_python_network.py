@@ -90,7 +90,9 @@ def test_layers_are_what_hooks_read_of_the_users_module(model: dict[str, Any], n
         torch.testing.assert_close(logits, expected.logits)
 
 
-def test_a_wrapper_for_several_devices_is_looked_through() -> None:
+def test_a_wrapper_for_several_devices_is_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    # not on the stand-in accelerator of other tests
+    monkeypatch.setattr(sys.modules["torch.nn.parallel.data_parallel"], "_get_available_device_type", lambda: None)
     both = [ARCHITECTURES["python"].model_validate({**OWN, "class": name}) for name in ("OwnNetwork", "parallel")]
     plain, wrapped = (build_network(settings, HeadSpec(), (1, 8, 8), 3, 0).eval() for settings in both)
     assert wrapped.layer_names == plain.layer_names
