@@ -19,7 +19,7 @@ NEVER_NULL = {
     "collapse": ("source", "run_id", "split", "layer", "time", "metric"),
     "grams": ("source", "run_id", "layer", "time", "gram", "row", "column"),
     "ufm": ("run_id", "kind", "model"),
-    "claims": ("paper", "claim_id", "verdict"),
+    "claims": ("paper", "claim_id", "statement", "statistic", "count", "holds", "seeds", "verdict", "reason"),
     "timings": ("run_id", "stage"),
 }
 UNIQUE = {"runs": ["run_id"], "ufm": ["run_id"], "claims": ["paper", "claim_id"]}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ncpipe.claims.evidence.wording import Row, by_paper, counted
+from ncpipe.claims.evidence.wording import NO_RUN, Row, by_paper, counted, verdict
 from ncpipe.records.reading import metadata, read_whole
 from ncpipe.records.schemas import TABLES
 from ncpipe.report.templates import link, template
@@ -51,10 +51,16 @@ def write_claims_page(studies: Iterable[StudyClaims], target: Path) -> None:
     listed = list(studies)
     own = (claim["paper"] for study in listed for claim in study.claims or ())
     rows = [row for paper in dict.fromkeys([*PAPERS, *own]) for row in _verdicts(paper, listed, target.parent)]
+    verdicts = [verdict(claim) for row in rows for claim in row["claims"]]
     decided = {row["paper"] for row in rows}
     page = template("claims_page.html").render(
         rows=rows,
-        counts=counted(claim["verdict"] for row in rows for claim in row["claims"]),
+        counts=counted(verdicts),
+        silent=verdicts.count(NO_RUN),
+        open=sorted(
+            ((row, claim) for row in rows for claim in row["claims"] if verdict(claim) in ("undecided", NO_RUN)),
+            key=lambda found: not found[1]["count"],
+        ),
         papers=len(decided & {*PAPERS}),
         absent={paper: PAPERS[paper].REFERENCE for paper in PAPERS if paper not in decided},
         unfinished=[str(study.layout.results) for study in listed if study.claims is None],

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import pandas as pd
 
 from ncpipe.claims.evidence.selectors import final
-from ncpipe.claims.evidence.wording import by_paper
+from ncpipe.claims.evidence.wording import by_paper, by_subject, counted
 from ncpipe.figures.drawing.runs import Tables
 from ncpipe.figures.matched_ufm import matched_fits
 from ncpipe.records.checks import reading
@@ -31,6 +31,8 @@ from ncpipe.tables.selection import compared
 
 Row = dict[Hashable, Any]
 
+HEADLINE = "stationarity"
+"""The figure that opens the page where the study has it: misfit against stationarity."""
 SVG_BYTES = 2_500_000
 """Figures are embedded as SVG up to this size together; the largest of them become PNG past it."""
 MOST_ROWS = 2000
@@ -72,15 +74,19 @@ def write_report(
         tables = compared(stored)
         runs, matched = run_rows(tables), matched_fits(tables).to_dict("records")
         config = target.parent / "study.json"
-        papers = by_paper(read_whole(tables_folder / "claims.parquet").to_pylist())
+        claims = read_whole(tables_folder / "claims.parquet").to_pylist()
+        subjects = by_subject(claims)
+        tested = [claim for found in subjects.values() for claim in found]
         page = template("template.html").render(
             study=study_info,
             title=study_info.title or study_info.name,
             summary=[*sentences(tables), *([about["selection"]] if "selection" in about else [])],
             explorer=explorer(tables),
-            pictures=pictures(figures, target.parent),
-            papers=papers,
-            bibliography={paper: PAPERS[paper].REFERENCE for paper in papers if paper in PAPERS},
+            pictures=sorted(pictures(figures, target.parent), key=lambda picture: picture["name"] != HEADLINE),
+            subjects=subjects,
+            counts=counted(claim["verdict"] for claim in tested),
+            silent=len(claims) - len(tested),
+            bibliography={paper: PAPERS[paper].REFERENCE for paper in by_paper(claims) if paper in PAPERS},
             scale=metadata(tables_folder / "claims.parquet").get("scale", ""),
             runs=runs,
             choices=choices(runs),

@@ -27,9 +27,9 @@ RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def sentences(tables: Tables) -> list[str]:
-    """How well models predict networks, what was run, how far it collapsed, towards which frame, and what became of
-    the claims."""
-    parts = (_predicted_frames(tables), _predicted_sizes(tables), _runs(tables), _collapse(tables), _frames(tables))
+    """How well models predict networks, how far these collapsed, towards which frame, what was run, and what became
+    of the claims: what was found stands first."""
+    parts = (_predicted_frames(tables), _predicted_sizes(tables), _collapse(tables), _frames(tables), _runs(tables))
     return [*(sentence for part in parts for sentence in part), *_claims(tables["claims"])]
 
 
@@ -164,8 +164,9 @@ def _nearer(difference: pd.Series) -> str:
 def _claims(claims: pd.DataFrame) -> Iterator[str]:
     if len(claims):
         papers = f" of {claims['paper'].nunique()} papers" if claims["paper"].nunique() > 1 else ""
-        verdicts = counted_verdicts(claims["verdict"])
-        without = int((claims["count"] == 0).sum())
-        rest = f"; no run of the study speaks of {without}" if without else ""
+        tested = claims[claims["count"] > 0]
+        verdicts = counted_verdicts(tested["verdict"])
+        without = len(claims) - len(tested)
+        rest = [f"no run of the study speaks of {without}"] if without else []
         parts = [f"{count} {'is' if count == 1 else 'are'} {verdict}" for verdict, count in verdicts.items() if count]
-        yield f"Of {plural(len(claims), 'claim')}{papers} put to the tables, {joined(parts)}{rest}."
+        yield f"Of {plural(len(claims), 'claim')}{papers} put to the tables, {joined([*parts, *rest])}."

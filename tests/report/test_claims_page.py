@@ -86,12 +86,18 @@ def page(results: Path) -> Page:
 def test_every_claim_has_its_tile_and_its_numbers(page):
     tiles = [attributes for tag, attributes in page.tags if tag == "a" and "tile" in (attributes.get("class") or "")]
     verdicts = [tile["class"].split()[1] for tile in tiles]
-    assert verdicts == ["undecided", "supported", "contradicted", "undecided", "supported"]
+    assert verdicts == ["undecided", "supported", "contradicted", "no-run", "supported"]
     opened = page.all("details", "id")
     assert [tile["href"] for tile in tiles] == [f"#{claim}" for claim in opened]  # every tile leads to its claim
     assert len(set(opened)) == 5
     assert tiles[1]["title"].startswith("The bias-free MSE UFM ends at an orthogonal frame. Supported: the statistic")
-    for part in ("✓ 2 supported", "✗ 1 contradicted", "? 2 undecided", "2 of 9 papers have results here"):
+    for part in (
+        "✓ 2 supported",
+        "✗ 1 contradicted",
+        "? 1 undecided",
+        "○ 1 no run speaks of",
+        "2 of 9 papers have results here",
+    ):
         assert part in page.text
     assert "reason no run speaks of it" in page.text
     for part in (
@@ -104,8 +110,29 @@ def test_every_claim_has_its_tile_and_its_numbers(page):
     ):
         assert part in page.text
     assert "✗ contradicted 0.25 8e-10 … 1.2e-09 0 of 3 2" in page.text
-    assert "? 3 no run" in page.text
-    assert "? undecided – – none 0" in page.text  # no run speaks of it
+    for part in ("✓ 1 supported 1e-09", "✗ 2a contradicted 0.25", "○ 3 no run no run"):  # said, not only coloured
+        assert part in page.text
+    assert "○ no run – – none 0" in page.text
+
+
+def test_a_sentence_a_paper_stands_in_the_matrix_and_below_it_what_would_decide_the_others(page):
+    sentence = (
+        "3 claims: 1 supported, “The bias-free MSE UFM ends at an orthogonal frame” (1);"
+        " 1 contradicted, “<b>Bold</b> & brave” (2a); no run speaks of 1."
+    )
+    matrix, others = page.text.index(sentence), page.text.index("What would decide the others")
+    assert matrix < others < page.text.index("Effect Interval Runs Seeds")
+    listed = page.text[others : page.text.index("Effect Interval Runs Seeds")]
+    assert "Han, Papyan & Donoho 2022, 1" in listed
+    assert re.search(r"Tirer & Bruna 2022, 3 .* no run speaks of it: it takes “nc2_means_of at the last", listed)
+    assert not re.search(r"Tirer & Bruna 2022, (1|2a)\b", listed)
+    assert page.text.count("to decide no run speaks of it") == 1  # and with the claim itself
+
+
+def test_decided_claims_leave_nothing_to_decide(tmp_path):
+    write(tmp_path / "a", claim("tirer2022", "1"))
+    write_claims_page([read_claims(tmp_path / "a")], tmp_path / "claims.html")
+    assert "What would decide" not in Page(tmp_path / "claims.html").text
 
 
 def test_every_paper_has_its_place(page):
@@ -150,6 +177,9 @@ def test_wrong_folders_are_told(tmp_path):
     write_rows(tmp_path / "old/tables/claims.parquet", RUNS, [])
     with pytest.raises(UserError, match="has no column 'paper': write the tables again"):
         read_claims(tmp_path / "old")
+    write(tmp_path / "empty", claim("tirer2022", "1", reason=None))
+    with pytest.raises(UserError, match="column 'reason' holds a null: write the tables again"):
+        read_claims(tmp_path / "empty")
 
 
 def test_the_command_writes_the_page_and_the_markdown(results, tmp_path):

@@ -23,7 +23,7 @@ def test_says_what_was_found_and_where_it_is(tmp_path):
     (tmp_path / "mlflow").mkdir()
     lines = closing(study_in(tmp_path, tracking=True)).split("\n")
     assert lines[1].startswith("Digits: done in ")
-    assert lines[2].startswith("The study trained ")
+    assert lines[2].startswith("After zero error, NC1 ")
     [claims] = [line for line in lines if line.startswith("Claims: ")]
     assert "1 supported" in claims
     assert f"report   {tmp_path / 'report.html'}" in lines

@@ -102,12 +102,53 @@ def test_claims_stand_by_paper_with_their_numbers(several, tmp_path):
     write_report(INFO, several, {}, tmp_path / "report.html")
     text = " ".join(Parsed((tmp_path / "report.html").read_text(encoding="utf-8")).text.split())
     order = ("Tirer & Bruna 2022", "✗ contradicted", "Han, Papyan & Donoho 2022", "? undecided")
-    places = [text.index(part) for part in order]
+    table = text.index("A statistic of every run")
+    places = [text.index(part, table) for part in order]
     assert places == sorted(places)
     assert "1 The bias-free MSE UFM ends at an orthogonal frame. nc2_means_of at the last" in text
     assert "needs < 0.01; UFM (K = 4, N = 200) ✓ supported 1e-09 1e-10 … 2e-09 8e-10 … 1.2e-09 3 of 3 2" in text
-    assert "needs < 0.01 ? undecided – – – none 0" in text
+    assert "none 0" not in text  # the claim that no run speaks of has no row, and no verdict
+    assert "✓ 1 supported, ✗ 1 contradicted, ? 1 undecided; no run of the study speaks of 1 more" in text
     assert "Scale of the study: small." in text
+
+
+def first_screen(folder: Path, claims: Any = SEVERAL, figures: Any = ()) -> Parsed:
+    """The header and the first figure of the report of a study with these claims and drawn figures."""
+    tables = MadeUp().write(folder / "tables")
+    write_rows(tables / "claims.parquet", CLAIMS, claims, METADATA)
+    for name in figures:
+        save_figure("frames", tables, folder / name)
+    write_report(INFO, tables, {name: folder / name for name in figures}, folder / "report.html")
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    page = Parsed(html.partition('<h2 id="summary">')[0])
+    page.text = " ".join(page.text.split())
+    return page
+
+
+def test_first_screen_is_sentence_verdicts_and_figure(tmp_path):
+    on_networks = CLAIM | {"claim_id": "tirer2022-9", "data": "digits (K = 10, N = 1000)", "verdict": "undecided"}
+    page = first_screen(tmp_path, [*SEVERAL, on_networks], ("frames", "stationarity"))
+    found = sentences(read_tables(tmp_path / "tables"))[0]
+    order = (found, "Networks", "? 9 undecided", "Models", "✓ 1 supported", "✗ 2a contradicted", "1 more")
+    places = [page.text.index(part) for part in order]
+    assert places == sorted(places)
+    assert INFO.description not in page.text  # what the study is about stands below what it found
+    assert [attributes["id"] for tag, attributes in page.tags if tag == "figure"] == ["figure-stationarity"]
+    tiles = {tag["href"][1:] for _, tag in page.tags if "tile" in (tag.get("class") or "").split()}
+    whole = Parsed((tmp_path / "report.html").read_text(encoding="utf-8"))
+    rows = {tag["id"] for name, tag in whole.tags if name == "tr" and "id" in tag}
+    assert tiles == rows  # every tile leads to the row of its claim
+    assert "claim-han2022-2" not in tiles
+
+
+@pytest.mark.parametrize(("claims", "said"), [([], None), (SEVERAL[3:], "no run of the study speaks of 1 more")])
+def test_first_screen_without_verdicts_or_figures(tmp_path, claims, said):
+    page = first_screen(tmp_path, claims, ("frames",))
+    assert "tile" not in {attributes.get("class") for _, attributes in page.tags}
+    assert [attributes["id"] for tag, attributes in page.tags if tag == "figure"] == ["figure-frames"]
+    assert ("speaks of" in page.text) == bool(said)
+    assert (said or "") in page.text
+    assert "#claims" not in {attributes.get("href") for _, attributes in page.tags}
 
 
 def test_papers_with_claims_are_cited(several, tmp_path, html):
@@ -175,12 +216,12 @@ def test_any_tables_make_a_page(tmp_path, case):
 
 def test_summary_in_words(tmp_path):
     told = sentences(read_tables(MadeUp(seeds=3).write(tmp_path)))
-    assert told[:3] == [
-        "The study trained 6 networks (2 labels, 3 seeds) and fitted 8 declared UFMs (8 labels, 1 seed).",
-        "All 6 networks reached zero training error, at epoch 3.",
+    assert [told[0], *told[-3:-1]] == [
         # exp(-2 · 3) / exp(-2 · 10) in every network, whatever its seed
         "After zero error, NC1 of the last training features (nc1_pinv) fell by a factor of 1.2·10⁶; it ended between"
         " 2.1·10⁻⁹ and 6.2·10⁻⁹.",
+        "The study trained 6 networks (2 labels, 3 seeds) and fitted 8 declared UFMs (8 labels, 1 seed).",
+        "All 6 networks reached zero training error, at epoch 3.",
     ]
     assert told[-1] == "Of 1 claim put to the tables, 1 is supported."
 
@@ -241,8 +282,8 @@ def test_numbers_in_words(value, text):
 
 def test_claims_of_several_papers_in_words(several):
     assert sentences(read_tables(several))[-1] == (
-        "Of 4 claims of 2 papers put to the tables, 1 is supported, 1 is contradicted and 2 are undecided;"
-        " no run of the study speaks of 1."
+        "Of 4 claims of 2 papers put to the tables, 1 is supported, 1 is contradicted, 1 is undecided and no run of"
+        " the study speaks of 1."
     )
 
 

@@ -272,6 +272,14 @@ def test_dark_screens_get_dark_colours(page):
     assert picture(page) != light
 
 
+def test_verdicts_lead_to_their_claims_by_key(page):
+    assert page.evaluate("document.querySelector('#verdicts').getBoundingClientRect().bottom < innerHeight")
+    page.focus("#verdicts a")
+    page.keyboard.press("Enter")
+    assert page.inner_text("tr:target .verdict") == "✓ supported"
+    assert page.evaluate("document.querySelector('tr:target').getBoundingClientRect().top < innerHeight")
+
+
 def test_prints_whole(page):
     pages = re.findall(rb"/Type\s*/Page\b", page.pdf())
     assert len(pages) >= 3

@@ -18,6 +18,11 @@ CONFIDENCE = 0.95
 ROUNDING = 1e-9
 """Relative to the threshold: values as close as this lie on no side of it."""
 
+OVER_SEEDS, MEDIANS = "the interval over seeds", "the medians of all seeds"
+ALL_FITS, ONE_SEED = "all fits", "all runs of one seed"
+AT_THRESHOLD = "at the threshold but for rounding"
+"""What reasons say."""
+
 Values = Callable[[Frames], pd.Series]
 """A statistic of every run that a claim speaks of, by run id."""
 
@@ -79,17 +84,17 @@ class Claim:
         if values.empty:
             return "undecided", "no run speaks of it"
         low, high = interval(by_seed)
-        what = "the interval over seeds"
+        what = OVER_SEEDS
         if low is None or high is None or of_fits:
-            chosen, what = by_seed, "the medians of all seeds"
+            chosen, what = by_seed, MEDIANS
             if of_fits or len(by_seed) < 2:
-                chosen, what = values, "all fits" if of_fits else "all runs of one seed"
+                chosen, what = values, ALL_FITS if of_fits else ONE_SEED
             low, high = float(chosen.min()), float(chosen.max())
         ends = (self.threshold - high, self.threshold - low)
         worst, best = ends if self.direction == "below" else (-ends[1], -ends[0])
         tolerance = max(ROUNDING * abs(self.threshold), self.rounding)
         if max(abs(worst), abs(best)) <= tolerance:
-            return "undecided", f"{what}: at the threshold but for rounding"
+            return "undecided", f"{what}: {AT_THRESHOLD}"
         if worst >= -tolerance:
             return "supported", f"{what}: on the stated side"
         if best <= tolerance:
@@ -122,9 +127,14 @@ def interval(by_seed: pd.Series) -> tuple[float | None, float | None]:
     """Student's 95 % interval of the mean of values, one a seed; None with one seed or a value that is not finite."""
     if len(by_seed) < 2 or not np.isfinite(by_seed).all():
         return None, None
-    mean, error = float(by_seed.mean()), float(by_seed.std(ddof=1)) / len(by_seed) ** 0.5
-    half = float(student.ppf((1 + CONFIDENCE) / 2, len(by_seed) - 1)) * error
+    mean, half = float(by_seed.mean()), float(by_seed.std(ddof=1) * half_width(len(by_seed)))
     return mean - half, mean + half
+
+
+def half_width(seeds: Any) -> Any:
+    """Half the width of Student's interval over that many seeds, or an array of such numbers, by their standard
+    deviation: t(n - 1) / sqrt(n)."""
+    return student.ppf((1 + CONFIDENCE) / 2, seeds - 1) / np.sqrt(seeds)
 
 
 def _data(runs: pd.DataFrame) -> str:

@@ -7,10 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from ncpipe.system.words import plural
+
 Row = Mapping[str, Any]
 
 VERDICTS = ("supported", "contradicted", "undecided")
-SYMBOLS = dict(zip(VERDICTS, "✓✗?"))
+NO_RUN = "no run"
+"""In place of the verdict of a claim that no run of the study speaks of."""
+SYMBOLS = dict(zip((*VERDICTS, NO_RUN), "✓✗?○"))
 
 COLUMNS = ("claim", "verdict", "statistic", "effect", "range", "95 % interval over seeds", "runs", "seeds", "data")
 
@@ -46,6 +50,36 @@ def by_paper(claims: Iterable[Row]) -> dict[str, list[Row]]:
     for claim in claims:
         papers.setdefault(claim["paper"], []).append(claim)
     return papers
+
+
+def verdict(claim: Row) -> str:
+    """The verdict as pages show it: of a claim that no run speaks of there is none."""
+    return claim["verdict"] if claim["count"] else NO_RUN
+
+
+def by_subject(claims: Iterable[Row]) -> dict[str, list[Row]]:
+    """The claims that runs speak of: first those on networks, then those on models, whose data are all UFMs."""
+    subjects: dict[str, list[Row]] = {"networks": [], "models": []}
+    for claim in claims:
+        if claim["count"]:
+            parts = (claim["data"] or "").split("), ")
+            subjects["models" if all(part.startswith("UFM (") for part in parts) else "networks"].append(claim)
+    return {subject: found for subject, found in subjects.items() if found}
+
+
+def finding(claims: Iterable[Row]) -> str:
+    """What became of a paper's claims, in a sentence: of each verdict the first claim, and how many more."""
+    given = list(claims)
+    tested = [claim for claim in given if claim["count"]]
+    parts = []
+    for each in VERDICTS:
+        if found := [claim for claim in tested if claim["verdict"] == each]:
+            first, rest = found[0]["statement"].rstrip("."), len(found) - 1
+            more = f" and {rest} more" if rest else ""
+            parts.append(f"{len(found)} {each}, “{first}” ({short_id(found[0])}){more}")
+    if rest := len(given) - len(tested):
+        parts.append(f"no run speaks of {rest}")
+    return f"{plural(len(given), 'claim')}: {'; '.join(parts)}."
 
 
 def counted(verdicts: Iterable[str]) -> dict[str, int]:
