@@ -63,12 +63,10 @@ def measure(
         print(f"{file}: {absent}; --present-only measures the other classes", file=sys.stderr)
     breakdown = {name: [finite(value) for value in values.tolist()] for name, values in row.per_class.items()}
     if as_json:
-        content: dict[str, object] = {name: finite(value) for name, value in row.items()}
-        content |= {"undefined": row.undefined} if row.undefined else {}
         infinite = [name for name, value in row.items() if math.isinf(value)]
-        content |= {"infinite": infinite} if infinite else {}
-        content |= {"per_class": breakdown} if per_class else {}
-        print(json.dumps(content, indent=2))
+        lists = {"undefined": row.undefined, "infinite": infinite}
+        content = {name: finite(value) for name, value in row.items()} | {k: v for k, v in lists.items() if v}
+        print(json.dumps(content | ({"per_class": breakdown} if per_class else {}), indent=2))
         return
     for name, value in row.items():
         print(f"{name:28s} {value:.6g}" + (f"  ({row.undefined[name]})" if name in row.undefined else ""))

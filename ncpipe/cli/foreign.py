@@ -83,7 +83,7 @@ def _read_folder(path: Path) -> dict[str, Any]:
 
 
 def _read_parquet(path: Path) -> dict[str, Any]:
-    """Of columns: ``features``, lists of numbers, and ``labels``."""
+    """Arrays of columns: ``features``, lists of numbers, and ``labels``."""
     from pyarrow.parquet import ParquetFile
 
     with legible(path), ParquetFile(path) as file:

@@ -11,7 +11,7 @@ from ncpipe.system.files import write_text
 FILES = ("Snakefile", "config.yaml", "mynet.py", "claims.py", "README.md", ".gitignore")
 """Files of a project; their templates lie beside this module, that of a hidden one without its dot."""
 PROFILES = ("default", "slurm")
-"""Of the workflow, copied: Snakemake looks for them in the folder where it runs."""
+"""Profiles of the workflow, copied: Snakemake looks for them in the folder where it runs."""
 
 
 def write_project(folder: Path) -> list[Path]:

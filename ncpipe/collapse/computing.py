@@ -60,15 +60,20 @@ def collapse_metrics(
 
     # d x d are worth more threads
     fill() if stats.within_products is not None else by_one_thread(layer.means, fill)
-    sizes = layer.singular_values
-    row["rank"] = float(len(sizes))
-    row.fill(("condition",), layer.lacks("frame"), lambda: {"condition": float(sizes[-1] / sizes[0])}, "")
-    row.singular_values = sizes.numpy()
+    _fill_spectrum(row, layer)
     if per_class:
         add_breakdown(row, layer)
     if per_class and present_only:
         row.spread(whole.counts.numpy() > 0)
     return row
+
+
+def _fill_spectrum(row: Measurement, layer: Layer) -> None:
+    """Rank, condition and singular values of the centred class means."""
+    sizes = layer.singular_values
+    row["rank"] = float(len(sizes))
+    row.fill(("condition",), layer.lacks("frame"), lambda: {"condition": float(sizes[-1] / sizes[0])}, "")
+    row.singular_values = sizes.numpy()
 
 
 def product_metrics(stats: LayerStatistics, weight: Tensor, bias: Tensor | None) -> Measurement:

@@ -16,7 +16,7 @@ class Rows:
     """Features (N, d) for ``ncpipe.measure``, which reads them twice."""
 
     like: Tensor
-    """Of their shape and type, without the memory: one number, expanded to (N, d)."""
+    """A tensor of their shape and type without the memory: one number, expanded to (N, d)."""
     read: Callable[[int], Iterator[Tensor]]
     """All rows in their order, at most so many at a time; a piece may be overwritten by the next."""
 

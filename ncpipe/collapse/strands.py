@@ -97,7 +97,7 @@ def _strands(features: Tensor, size: int) -> int:
 
 
 def _rows(features: Tensor, strands: int) -> int:
-    """Of a chunk, no more than give every strand one."""
+    """Rows of a chunk, no more than give every strand one."""
     most, elements = CPU_CHUNK if features.device.type == "cpu" else DEVICE_CHUNK
     return max(1, min(most, elements // max(1, features.shape[1]), -(-len(features) // strands)))
 

@@ -21,7 +21,7 @@ from ncpipe.system.errors import UserError
 
 FEW_CHANNELS = (1, 3, 4)
 SPLIT_STREAM = 6
-"""Of the random numbers of a data set's seed, see ``ncpipe.data.preparation``."""
+"""Stream of the random numbers of a data set's seed, see ``ncpipe.data.preparation``."""
 SplitName = Literal["train", "test"]
 
 

@@ -59,8 +59,6 @@ def prepare(spec: DatasetSpec, folder: Path, search_path: Sequence[Path] = ()) -
     (folder / RECORD).unlink(missing_ok=True)
     written = {name: write_split(folder / f"{name}.safetensors", *content) for name, content in contents.items()}
     mean, std = written["train"][1].mean_and_deviation()
-    if not spec.is_normalized:
-        mean, std = [0.0] * len(mean), [1.0] * len(std)
     sets = source.tag_sets if spec.pairs is None else tag_sets(len(classes))
     kinds = len(sets or classes)
     origin = {"kind": source.kind, "sha256": source.checksums, "skipped": source.skipped, "bits": bits}
@@ -69,8 +67,8 @@ def prepare(spec: DatasetSpec, folder: Path, search_path: Sequence[Path] = ()) -
         "classes": classes,
         "image_shape": contents["train"].shape[1:],
         "counts": {name: part.labels.bincount(minlength=kinds).tolist() for name, part in contents.items()},
-        "mean": mean,
-        "std": std,
+        "mean": mean if spec.is_normalized else [0.0] * len(mean),
+        "std": std if spec.is_normalized else [1.0] * len(std),
         "sha256": {name: checksum for name, (checksum, _) in written.items()},
         "source": origin,
         "settings": spec.model_dump(mode="json", exclude={"path"}),  # no place of this machine

@@ -69,7 +69,7 @@ class Source:
     skipped: dict[str, int] = field(default_factory=dict)
     """Files that are not read, by kind or place."""
     tag_sets: list[tuple[int, ...]] | None = None
-    """Of several labels a sample: the classes that every label means, first the single ones in their order."""
+    """Sets of several labels: the classes that every label means, first the single ones in their order."""
 
 
 class DataSet(ABC):

@@ -16,7 +16,7 @@ Pooling = Literal["class_token", "token_mean", "position_mean", "flatten"]
 LAST = "features"
 """Name of what the classifier reads."""
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
-"""Of logits against the classifier's product, relative to the largest: float32 may be computed as TF32."""
+"""Tolerance of logits against the classifier's product, over the largest: float32 may be computed as TF32."""
 
 
 @contextmanager

@@ -73,7 +73,6 @@ def write_report(
         about = metadata(tables_folder / "runs.parquet")
         tables = compared(stored)
         runs, matched = run_rows(tables), matched_fits(tables).to_dict("records")
-        config = target.parent / "study.json"
         claims = read_whole(tables_folder / "claims.parquet").to_pylist()
         subjects = by_subject(claims)
         tested = [claim for found in subjects.values() for claim in found]
@@ -99,7 +98,7 @@ def write_report(
             commands=commands(target.parent),
             table_files={name: link(tables_folder / f"{name}.parquet", target.parent) for name in TABLES},
             contents=CONTENTS,
-            config=link(config, target.parent) if config.exists() else None,
+            config="study.json" if target.with_name("study.json").exists() else None,
         )
     write_text(target, sealed(page))
 

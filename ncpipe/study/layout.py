@@ -41,7 +41,7 @@ class Layout:
 
     @property
     def recording(self) -> Path:
-        """Of a folder of recorded runs, in the place of a config."""
+        """File of a folder of recorded runs, in the place of a config."""
         return self.results / "recording.json"
 
     @property

@@ -403,16 +403,13 @@ def _pick_all_labels(problem: Model) -> Optimum:
         return weight[m] * (math.log(m) + math.log1p((K - m) / m * math.exp(-t)))
 
     # At t -> 0, rho -> inf, rho sqrt(A) has its supremum, below which the price leaves zero.
-    supremum = sum((weight[m] * (K - m) / K) ** 2 / b[m] for m in sizes)
-    threshold = math.sqrt(supremum / cost)
-    margins = dict.fromkeys(sizes, 0.0)
+    threshold = math.sqrt(sum((weight[m] * (K - m) / K) ** 2 / b[m] for m in sizes) / cost)
+    margins, dim = dict.fromkeys(sizes, 0.0), min(problem.widths)
     if threshold > 1:
         rho = math.exp(_root(excess, math.log(cost) / 2 - 50, math.log(cost) / 2 + 50))
         margins = {m: margin(m, rho) for m in sizes}
-        if min(problem.widths) < K - 1:
-            raise NoClosedForm(
-                f"several labels with dim {min(problem.widths)} < classes - 1 = {K - 1}: no simplex fits"
-            )
+        if dim < K - 1:
+            raise NoClosedForm(f"several labels with dim {dim} < classes - 1 = {K - 1}: no simplex fits")
     area = sum(b[m] * margins[m] ** 2 for m in sizes)
     value = sum(loss(m, margins[m]) for m in sizes) + math.sqrt(cost * area)
     left = helmert(K)[:, : K - 1 if threshold > 1 else 0]

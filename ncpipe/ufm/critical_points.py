@@ -48,7 +48,7 @@ class CriticalPoint:
     gradient_norm: float
     """Norm of the gradient, on spheres of the Riemannian one, in the problem's variables."""
     least_eigenvalue: float
-    """Of the Hessian, on spheres of the Riemannian one."""
+    """Smallest one of the Hessian, on spheres of the Riemannian one."""
     index: int
     """Number of negative eigenvalues."""
     flat: int
@@ -66,7 +66,7 @@ class CriticalPoint:
     starts: int
     """From how many starts it was reached."""
     eigenvalues: Tensor = field(repr=False)
-    """Of the Hessian, ascending, (P,); on spheres with zeros along the radii left out."""
+    """Those of the Hessian, ascending, (P,); on spheres with zeros along the radii left out."""
     point: Minimiser = field(repr=False)
 
     @property

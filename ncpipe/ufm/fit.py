@@ -65,8 +65,8 @@ def fit(
         solver: ``"lbfgs"`` (options ``starts=8, max_iterations=5000, init_scale=1.0, tied=False``),
             ``"newton"`` (``starts=8, max_iterations=400, init_scale=1.0``; squared errors),
             ``"gradient_descent"`` (``steps=100_000, step_size=0.1, init_scale=1.0, points=40, momentum=0.0``),
-            ``"gradient_flow"`` (``steps, step_size, init_scale, points`` as above), or ``"construction"``.
-            ``lbfgs`` and ``gradient_descent`` are Riemannian for problems with a temperature.
+            ``"gradient_flow"`` (``steps, step_size, init_scale, points`` as above), ``"construction"``, or
+            ``"landscape"`` (``starts=48, tied=True``). The first and third are Riemannian with a temperature.
         seed: of the random starts; one for all problems, or one each.
         device: ``"cpu"``, or a GPU, which repeats bit for bit on one machine at best.
         report: called with the problems done and their number as they come in.
@@ -75,8 +75,7 @@ def fit(
         A ``Result``, or one per problem in their order.
 
     Raises:
-        ValueError: unknown solver, option or option value, or not one seed per problem; a problem that
-            ``gradient_flow`` does not cover.
+        ValueError: unknown solver, option or value, not one seed per problem, or a problem the solver is not for.
         NoClosedForm: ``construction`` of a problem without closed form.
     """
     if solver not in SOLVERS:

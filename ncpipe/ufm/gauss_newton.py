@@ -49,7 +49,7 @@ class SumOfSquares:
 
     @cached_property
     def gradient(self) -> Tensor:
-        """Of the objective, (B, P)."""
+        """Gradients of the objective, (B, P)."""
         return self.back(self.residuals) + self.decay * self.vectors
 
     def back(self, residuals: Tensor) -> Tensor:
