@@ -113,7 +113,7 @@ class LayerStatistics:
         return None if self.whitened_scatter is None else self.whitened_scatter.sum()
 
     def train_whitened_total(self, train_means: Tensor, own_means: Tensor) -> Tensor | None:
-        """The same of ``train_whitened_scatter``, about the rows of the train means that are these classes' own."""
+        """``train_whitened_scatter`` about the rows of the train means that are these classes' own."""
         if self.train_whitened_scatter is None and self.within_products is not None:
             basis = class_mean_basis(train_means)
             moved = ((self.means - own_means) @ basis.whitening.T).square().sum(dim=1)

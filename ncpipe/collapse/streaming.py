@@ -465,7 +465,7 @@ def _merge(stacked: Tensor) -> Tensor:
 
 
 def _merge_products(stacked: Tensor) -> Tensor:
-    """The same of moments with products, (n, 2K + d, 2 + d) -> (2K + d, 2 + d)."""
+    """Pooled moments with products, (n, 2K + d, 2 + d) -> (2K + d, 2 + d)."""
     return functools.reduce(ProductMoments.__add__, map(ProductMoments, stacked)).packed
 
 
