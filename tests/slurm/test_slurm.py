@@ -156,6 +156,8 @@ def default_study(folder: Path) -> str:
     study["ufm"]["base"]["solver"] = {"name": "gradient_descent", "steps": 5_000, "init_scale": 0.3}
     study["ufm"]["sweep"]["grid"] = {"seed": [0]}
     study["ufm"]["sweep"]["zip"].pop("solver.init_scale")
+    study["ufm"]["matched"] = ["predicted"]
+    study["figures"] = study["figures"][:2]
     path = folder / "default.yaml"
     path.write_text(yaml.safe_dump(study))
     return str(path)

@@ -131,12 +131,19 @@ def panel_grid(figure: FigureBase, panels: int, columns: int) -> list[Axes]:
 
 
 def fix_layout(figure: Figure) -> None:
-    """Lay out once for all files: every further pass would move panels of fixed aspect a little."""
+    """Lay out once for all files: every further pass would move panels of fixed aspect a little.
+
+    The solver of the layout differs in its last digits from one call to the next, files may not.
+    """
     engine = figure.get_layout_engine()
     if engine is not None:
         for _ in range(2):  # panels of fixed aspect shrink in the first pass and leave room for their titles
             engine.execute(figure)
         figure.set_layout_engine("none")
+    for part in figure.subfigs:
+        part.bbox_relative.set_points(part.bbox_relative.get_points().round(9))
+    for axes in figure.axes:
+        axes.set_position(np.round(axes.get_position(original=True).bounds, 9))
 
 
 def empty_figure(width: float, reason: str) -> Figure:
