@@ -152,7 +152,7 @@ def default_study(folder: Path) -> str:
     trainings = study["networks"]["sweep"]["zip"][0]
     trainings["epochs"] = [30, 30, 8]
     trainings["terminal"] = [{"iterations": 10}, {"iterations": 10}, None]
-    study["measure"]["epochs"] = 6
+    study["measure"]["epochs"] = 4
     study["ufm"]["base"]["solver"] = {"name": "gradient_descent", "steps": 5_000, "init_scale": 0.3}
     study["ufm"]["sweep"]["grid"] = {"seed": [0]}
     study["ufm"]["sweep"]["zip"].pop("solver.init_scale")
