@@ -59,6 +59,11 @@ def test_a_lowest_point_above_the_closed_form_is_a_minimum_above_the_optimum():
     assert decide("yaras2022-6", tables({"a": [(0.5, 3), (0.3, 0)]}))["high"] == 1
 
 
+def test_what_rounding_parts_from_the_optimum_is_the_optimum():
+    near = [*SADDLES[:-1], (0.1 * (1 + 1e-9), 0), (0.1, 0)]
+    assert decide("zhou2022-6a", tables({"a": near}))["high"] == 0
+
+
 def test_a_run_that_found_the_optimum_alone_says_nothing():
     assert decide("zhou2022-6a", tables({"a": [(0.1, 0)]}))["count"] == 0
 
