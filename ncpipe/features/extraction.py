@@ -164,7 +164,7 @@ class Extractor:
         with torch.enable_grad():
             found = self.full.evaluate("evaluation" if split == "train" else "full_batch")
         if split == "full_batch":
-            self.full.set_statistics()
+            self.full.set_statistics(found.statistics)
             self.network.load_state_dict(self.full.network.state_dict())
         scalars = {"objective": found.value, "stationarity": self.full.relative_gradient(found.gradient)}
         if self.optimum:

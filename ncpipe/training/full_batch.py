@@ -29,6 +29,8 @@ MEMORY_BUDGET = 2 * 1024**3
 COPIES = 3
 """Activations that a layer leaves for the backward pass, in float64, at most."""
 Norm = nn.BatchNorm1d | nn.BatchNorm2d
+Statistics = dict[str, tuple[Tensor, Tensor]]
+"""Mean and variance (c,) of the inputs of BatchNorms, by name."""
 
 
 @dataclass
@@ -42,6 +44,8 @@ class Evaluation:
     loss: float
     """Mean loss without penalties."""
     accuracy: float
+    statistics: Statistics
+    """What BatchNorms had."""
 
 
 @dataclass
@@ -81,7 +85,7 @@ class FullBatch:
         each = torch.tensor([decays[name] for name, _ in named], dtype=torch.float64)
         self.decay = each.repeat_interleave(sizes).to(device)
         self.norms: dict[str, Norm] = {}
-        self._given: dict[str, tuple[Tensor, Tensor]] = {}
+        self._given: Statistics = {}
         self._own_batch = False
         fitting = self._trace()
         self.chunk = chunk or fitting
@@ -118,12 +122,11 @@ class FullBatch:
             return self._penalised(self._through_all([]) if whole else self._streamed())
 
     @torch.no_grad()
-    def set_statistics(self) -> None:
-        """Give BatchNorm the statistics of all training images as running ones: evaluation mode is the objective."""
-        with self._own_norms():
-            for name, (mean, variance) in self._statistics().items():
-                cast(Tensor, self.norms[name].running_mean).copy_(mean)
-                cast(Tensor, self.norms[name].running_var).copy_(variance)
+    def set_statistics(self, statistics: Statistics) -> None:
+        """Give BatchNorms running statistics: with those of the full batch evaluation mode is the objective."""
+        for name, (mean, variance) in statistics.items():
+            cast(Tensor, self.norms[name].running_mean).copy_(mean)
+            cast(Tensor, self.norms[name].running_var).copy_(variance)
 
     def _through_all(self, statistics: list[Tensor]) -> _Pass:
         """One pass over the data, with the gradient in the parameters and in ``statistics``."""
@@ -146,12 +149,13 @@ class FullBatch:
         theta = self.parameters
         gradient = torch.cat([part.flatten() for part in done.gradients]) + self.decay * theta
         value = done.objective + float((self.decay * theta).dot(theta)) / 2
-        return Evaluation(value, gradient, done.loss, done.hits / len(self.data))
+        statistics = {name: (mean.detach(), variance.detach()) for name, (mean, variance) in self._given.items()}
+        return Evaluation(value, gradient, done.loss, done.hits / len(self.data), statistics)
 
     def _streamed(self) -> _Pass:
         """A pass by chunks: the mean and variance of every BatchNorm are variables of their own, from the last to
         the first of which the gradient is handed down."""
-        self._statistics()
+        self._find_statistics()
         statistics = [tensor.requires_grad_() for name in self.norms for tensor in self._given[name]]
         done = self._through_all(statistics)
         for number, name in reversed([*enumerate(self.norms)]):
@@ -167,20 +171,9 @@ class FullBatch:
         return done
 
     @torch.no_grad()
-    def _statistics(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Mean and variance of all BatchNorms over all images: from one pass where all fit, else each from passes up
-        to it."""
+    def _find_statistics(self) -> None:
+        """Mean and variance of all BatchNorms over all images, each from passes up to it."""
         self._given = {}
-
-        def take(name: str, inputs: Tensor) -> None:
-            variance, mean = torch.var_mean(_by_channel(inputs), dim=0, correction=0)
-            self._given[name] = mean, variance
-
-        if self._held is not None:
-            self._own_batch = True
-            with watching(self.network, inputs_of=self.norms, entered=take):
-                self.network.forward(self._held[0][0])
-            return self._given
         for name, norm in self.norms.items():
             mean, variance = torch.zeros_like(norm.weight), torch.zeros_like(norm.weight)
             for inputs, count in self._inputs_of(name):
@@ -188,7 +181,6 @@ class FullBatch:
             for inputs, count in self._inputs_of(name):
                 variance += (_by_channel(inputs) - mean).square().sum(dim=0) / count
             self._given[name] = mean, variance
-        return self._given
 
     def _inputs_of(self, norm: str) -> Iterator[tuple[Tensor, int]]:
         """Inputs of a BatchNorm chunk by chunk, and how many values a channel has over all of them."""
@@ -227,7 +219,11 @@ class FullBatch:
     def _normalised(self, name: str, inputs: Tensor) -> Tensor:
         norm = self.norms[name]
         if self._own_batch:
-            return F.batch_norm(inputs, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
+            mean, unbiased = torch.zeros_like(norm.weight), torch.zeros_like(norm.weight)
+            outputs = F.batch_norm(inputs, mean, unbiased, norm.weight, norm.bias, True, 1.0, norm.eps)
+            count = inputs.numel() // len(mean)
+            self._given[name] = mean, unbiased * ((count - 1) / count)
+            return outputs
         mean, variance = self._given[name]
         shape = (1, -1, *[1] * (inputs.ndim - 2))
         scale = norm.weight / (variance + norm.eps).sqrt()

@@ -139,8 +139,8 @@ class EndPhase:
         return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
 
     def _stand_at_the_point(self) -> None:
-        self.full.load(self.state.point[0] * self.scales)
-        self.full.set_statistics()
+        self.evaluate(self.state.point)
+        self.full.set_statistics(self.last.statistics)
 
     @torch.no_grad()
     def _tested(self) -> tuple[float, float]:
