@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 from ncpipe.collapse.moments import ClassMoments, squared_norms
-from ncpipe.collapse.strands import widened
+from ncpipe.collapse.strands import in_order, widened
 
 BLOCK = 128
 """Columns of the symmetric product that are taken at once: half of it need not be, and is 40 % of the time."""
+
+SHARED = 1 << 26
+"""Multiplications that are worth several threads, which share out the blocks."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +96,16 @@ class ProductMoments:
         self.counts[present] += added.flatten()
 
     def _add_products(self, first: Tensor, second: Tensor) -> None:
-        for start in range(0, len(self._upper), BLOCK):
+        def add(start: int) -> None:
             rows = slice(start, start + BLOCK)
             self._upper[rows, start:].addmm_(first[:, rows].T, second[:, start:])
+
+        blocks = range(0, len(self._upper), BLOCK)
+        if first.numel() * len(self._upper) < SHARED:
+            for start in blocks:
+                add(start)
+        else:
+            in_order(first, blocks, add)
 
     def __add__(self, other: ProductMoments) -> ProductMoments:
         """Moments and products of both sets of samples (Chan, Golub & LeVeque 1983)."""
