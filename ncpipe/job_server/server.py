@@ -162,7 +162,7 @@ class Server:
     @staticmethod
     def _library() -> set[str]:
         """Changes when a package is installed or removed; the date would change too when a module is compiled."""
-        return {*os.listdir(sysconfig.get_path("purelib"))} - {"__pycache__"}
+        return {path.name for path in Path(sysconfig.get_path("purelib")).iterdir()} - {"__pycache__"}
 
     def _fork(self, connection: socket.socket, request: dict[str, Any], streams: list[int]) -> None:
         """Fork a job, which starts with all signals blocked: it must not miss one that is sent before it looks."""
