@@ -19,6 +19,7 @@ from ncpipe.records.reading import fits_of
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
 from ncpipe.system.words import plural
+from ncpipe.ufm.misfit import frames_apart
 
 KINDS = ("network",)
 MARKERS = {
@@ -86,7 +87,7 @@ def _draw_distances(axes: Axes, fits: pd.DataFrame, name: str, look: dict[str, L
         _mark(axes, value, lines[label] + beside[model], model, look[label])
     classes = fits["classes"].dropna().unique()
     if len(classes) == 1:
-        apart = float(np.sqrt(2 - 2 * np.sqrt(1 - 1 / classes[0])))
+        apart = frames_apart(float(classes[0]))
         axes.axvline(apart, color=style.GREY, linewidth=0.6, linestyle=(0, (4, 3)), zorder=1)
         axes.annotate(
             "ETF to OF", (apart, 1), xytext=(0, 1), xycoords=("data", "axes fraction"), textcoords="offset points",
