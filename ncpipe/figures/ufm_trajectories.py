@@ -196,9 +196,10 @@ def caption(tables: Tables, options: FigureOptions) -> str:
         "objective above the closed-form optimum, NC1, distances of uncentred class means, of weights and of their"
         " product to the OF and the ETF"
     )
+    shown = listed(options.metrics) if options.metrics else usual
     return (
-        f"{counted(ufms, 'UFM')} under plain gradient descent: {listed(options.metrics) if options.metrics else usual}"
-        ", against iterations (logarithmic, with a place for 0). Medians over seeds with their range. Grey: the distance of"
+        f"{counted(ufms, 'UFM')} under plain gradient descent: {shown}, against iterations (logarithmic, with a place"
+        " for 0). Medians over seeds with their range. Grey: the distance of"
         " one exact frame to the other, to which the distance of the frame that is not approached tends; triangles at"
         " the right edge are the ends of L-BFGS on the same problem."
         f"{not_drawn(ufms, most=MOST_COLUMNS)}{lost(tables, 'declared')}"

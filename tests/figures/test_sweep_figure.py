@@ -84,7 +84,7 @@ def test_a_line_is_the_median_over_seeds_of_final_values():
     shown = texts(figure)
     assert "accuracy (test)" in shown
     assert "NC1 (train)" in shown
-    assert "model.width" in shown
+    assert "width" in shown
     band = figure.axes[0].collections[0].get_paths()[0].get_extents()
     assert (band.y0, band.y1) == pytest.approx((0.90, 0.92))
 
