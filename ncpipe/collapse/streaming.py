@@ -116,7 +116,7 @@ class CollapseMetrics(Metric):
     precision: Tensor
     """(1,): the machine epsilon of the coarsest features."""
     fault: Tensor
-    """(3,) float64 of the first batch on an accelerator that was wrong: which update it was, and its least and largest
+    """(3,) float64 of the first batch on an accelerator that was wrong: number of its update, least and largest
     label; 0 before."""
     token: Tensor
 

@@ -14,7 +14,7 @@ import torch
 
 from ncpipe.collapse import class_means, class_moments, layer_statistics, moments, statistics
 
-pytest.importorskip("triton")
+pytest.importorskip("triton", reason="needs Triton, which torch for CUDA brings: pip install triton")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="run by the test of the interpreter")
 DTYPES = torch.float16, torch.bfloat16, torch.float32, torch.float64
