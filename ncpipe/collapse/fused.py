@@ -111,7 +111,7 @@ def in_one_read(features: Tensor, num_classes: int) -> bool:
 
 def projected(features: Tensor, tiles: Tiles, means: Tensor, by: Projections | None = None) -> Tensor:
     """Sums by class (K, ``QUANTITIES``), in one read; without projections |d|^2 alone."""
-    found = means.new_zeros(len(tiles.starts), QUANTITIES)
+    means, found = means.contiguous(), means.new_zeros(len(tiles.starts), QUANTITIES)
     columns = 16 if by is None or len(means) <= 16 else FEW
     matrix, rank, span, *known = by or (means, 0, 0, *[None] * 5)
     with torch.cuda.device_of(features):
@@ -135,7 +135,7 @@ def projected(features: Tensor, tiles: Tiles, means: Tensor, by: Projections | N
 def centred(features: Tensor, tiles: Tiles, means: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
     """Places in the order of the tiles, classes, deviations (n, d) float64 and their squares (n,), piece by piece, in
     memory that is used again; one read, and a write for every piece."""
-    samples, width = features.shape
+    (samples, width), means = features.shape, means.contiguous()
     size = max(1, min(samples, PIECE // width))
     deviations, squares = means.new_empty(size, width), means.new_empty(size)
     for start in range(0, samples, size):
@@ -265,19 +265,17 @@ def _tiles_kernel(
         towards = tl.load(towards, mask=(each < span)[:, None] & (each < num_classes)[None, :], other=0.0)
         offset = tl.load(lengths + each, mask=each < num_classes, other=0.0)
         scores = tl.dot(spanned, towards, input_precision="ieee", out_dtype=tl.float64) + offset[None, :]
-        nearest = _first_largest(scores, (each < num_classes)[None, :])
+        nearest = _largest(scores, (each < num_classes)[None, :])
         tl.store(found + 3, tl.sum((inside & (nearest == own)).to(tl.float64), axis=0))
         if HEAD:
             logits += tl.load(class_logits + own * num_classes + each, mask=each < num_classes, other=0.0)[None, :]
-            decided = _first_largest(logits, (each < num_classes)[None, :])
+            decided = _largest(logits, (each < num_classes)[None, :])
             tl.store(found + 4, tl.sum((inside & (decided == own)).to(tl.float64), axis=0))
             tl.store(found + 5, tl.sum((inside & (decided == nearest)).to(tl.float64), axis=0))
 
 
 @triton.jit
-def _first_largest(scores, known):
-    """argmax as torch has it: NaN is the largest."""
-    scores = tl.where(scores != scores, float("inf"), scores)
+def _largest(scores, known):
     return tl.argmax(tl.where(known, scores, float("-inf")), axis=1, tie_break_left=True)
 
 
@@ -298,5 +296,5 @@ def _centre_kernel(
         mean = tl.load(means + mean_row[:, None] * width + column[None, :], mask=there, other=0.0)
         deviation = read.to(tl.float64) - mean
         tl.store(deviations + place[:, None] * width + column[None, :], deviation, mask=there)
-        total += tl.where(there, deviation * deviation, 0.0)
+        total += deviation * deviation
     tl.store(squares + place, tl.sum(total, axis=1), mask=inside)

@@ -14,7 +14,7 @@ import torch
 
 from ncpipe.collapse import class_means, class_moments, layer_statistics, moments, statistics
 
-pytest.importorskip("triton", reason="needs Triton, which torch for CUDA brings: pip install triton")
+triton = pytest.importorskip("triton", reason="needs Triton, which torch for CUDA brings: pip install triton")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="run by the test of the interpreter")
 DTYPES = torch.float16, torch.bfloat16, torch.float32, torch.float64
@@ -22,9 +22,10 @@ DTYPES = torch.float16, torch.bfloat16, torch.float32, torch.float64
 
 @pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="is itself")
+@pytest.mark.skipif(triton.__version__ < "3.7", reason="its interpreter does not know NumPy 2.4")
 def test_kernels_in_tritons_interpreter() -> None:
     """In a process of its own: Triton reads the variable as it is imported."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", __file__]
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", __file__]
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     root = Path(__file__).parents[2]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
@@ -40,7 +41,7 @@ def sample(samples, width, classes, dtype=torch.float32, seed=0):
     means = torch.randn(classes, width, generator=draw, dtype=torch.float64)
     features = (means[labels] + 0.7 * torch.randn(samples, width, generator=draw) + 3).to(dtype)
     weight, other = means + 0.3, means + 0.2 * torch.randn(classes, width, generator=draw)
-    return features, labels, weight, torch.randn(classes, generator=draw), other
+    return features, labels, weight, torch.randn(classes, generator=draw) - 99, other
 
 
 def both(monkeypatch, compute):
@@ -54,14 +55,14 @@ def both(monkeypatch, compute):
         return expected, compute()
 
 
-def assert_same(found, expected):
+def assert_same(found, expected, tolerance=1e-12):
     for field in fields(expected):
         one, other = getattr(found, field.name), getattr(expected, field.name)
         if other is None:
             assert one is None, field.name
         elif other.is_floating_point():
             scale = other.nan_to_num().abs().max() if other.numel() else 1
-            torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12 * float(scale), equal_nan=True)
+            torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance * float(scale), equal_nan=True)
         else:
             assert torch.equal(one, other), field.name
 
@@ -86,7 +87,9 @@ def test_statistics(monkeypatch, samples, width, classes, options):
 
 
 @interpreted
-@pytest.mark.parametrize(("dtype", "classes"), [*((dtype, 6) for dtype in DTYPES), (torch.bfloat16, 34)])
+@pytest.mark.parametrize(
+    ("dtype", "classes"), [*((dtype, 6) for dtype in DTYPES), (torch.bfloat16, 34), (torch.float64, 34)]
+)
 def test_types(monkeypatch, dtype, classes):
     features, labels, weight, bias, other = sample(140, 33, classes, dtype)
     known = {"weight": weight, "bias": bias, "train_means": other}
@@ -105,6 +108,8 @@ def test_layouts(monkeypatch, classes, layout):
     labels = labels[: len(features)]
     expected, found = both(monkeypatch, lambda: layer_statistics(features, labels, classes))
     assert_same(found, expected)
+    second = statistics.SecondPass(expected.counts, expected.means.T.contiguous().T)
+    assert_same(both(monkeypatch, lambda: second(features, labels))[1], expected)
 
 
 @interpreted
@@ -202,7 +207,8 @@ for name in ("_sums_kernel", "_tiles_kernel", "_centre_kernel"):
 moments.kernels_for = statistics.kernels_for = lambda features: fused
 torch.Tensor.new_empty = torch.Tensor.new_zeros  # what no kernel writes
 half, single, double = torch.bfloat16, torch.float32, torch.float64
-cases = (single, 8, False), (half, 8, True), (single, 32, True), (double, 32, True), (half, 33, False)
+cases = [(single, 2, True), (single, 8, False), (half, 8, True)]
+cases += [(single, 32, True), (double, 32, True), (half, 33, False)]
 for dtype, classes, train in cases:
     features, labels, weight = torch.randn(99, 24).to(dtype), torch.arange(99) % classes, torch.randn(classes, 24)
     layer_statistics(features, labels, classes, weight=weight, train_means=weight + 1 if train else None)
@@ -236,6 +242,6 @@ def test_on_a_gpu_the_kernels_agree_with_the_cpu_and_with_themselves(samples, wi
     moved = {name: tensor.cuda() for name, tensor in known.items()}
     assert moments.kernels_for(features.cuda()) is not None
     found, again = (layer_statistics(features.cuda(), labels.cuda(), classes, **moved) for _ in range(2))
-    assert_same(found.cpu(), expected)
+    assert_same(found.cpu(), expected, 1e-10)  # another SVD
     for one, other in zip(found.tensors().values(), again.tensors().values()):
         assert torch.equal(one.nan_to_num(), other.nan_to_num())
