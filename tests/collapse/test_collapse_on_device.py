@@ -113,10 +113,11 @@ def test_a_wrong_batch_is_told_later(layer, label, feature, told, options):
     metric(*whole)  # that batch was not added
 
 
-def test_a_wrong_batch_of_another_rank_is_told(layer):
-    right, wrong = (ncpipe.CollapseMetrics(5).to(DEVICE) for _ in range(2))
-    right.update(layer[0].to(DEVICE), LABELS.to(DEVICE))
-    wrong.update(layer[0].to(DEVICE), LABELS.to(DEVICE) + 1)
-    right.merge_state(wrong)
-    with pytest.raises(ValueError, match="got 1 to 5 in update 1"):
-        right.compute()
+@pytest.mark.parametrize(("shifts", "told"), [((0, 1), "1 to 5"), ((1, 0), "1 to 5"), ((1, -1), "(1 to 5|-1 to 3)")])
+def test_wrong_batches_of_ranks_are_told(layer, shifts, told):
+    metrics = [ncpipe.CollapseMetrics(5).to(DEVICE) for _ in shifts]
+    for metric, shift in zip(metrics, shifts):
+        metric.update(layer[0].to(DEVICE), LABELS.to(DEVICE) + shift)
+    metrics[0].merge_state(metrics[1])
+    with pytest.raises(ValueError, match=rf"got {told} in update 1:"):
+        metrics[0].compute()
