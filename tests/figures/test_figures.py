@@ -27,6 +27,7 @@ from ncpipe.figures.drawing.definitions import definition
 from ncpipe.figures.drawing.series import Band, at_shared_times
 from ncpipe.figures.drawing.style import (
     SMALL,
+    fix_layout,
     label_ends,
     looks,
     shared_words,
@@ -207,6 +208,16 @@ def test_panels_keep_within_the_figure(studies, case):
     figure = draw(studies[case], FigureOptions(name="frames"))
     top = max(axes.get_tightbbox().y1 for axes in figure.axes)
     assert top <= figure.bbox.height
+
+
+def test_training_curves_end_with_the_epochs_though_zero_error_is_of_the_end_phase(studies, recwarn):
+    tables = studies["ordinary"]
+    late = tables["runs"].assign(zero_error_epoch=5000.0)
+    figure = draw({**tables, "runs": late}, FigureOptions(name="training_curves"))
+    fix_layout(figure)
+    assert "zero training error" not in texts(figure)
+    assert not [warning for warning in recwarn if "constrained_layout" in str(warning.message)]
+    assert all(axes.get_position().height > 0.2 for axes in figure.axes)
 
 
 def test_widths_have_names():
