@@ -7,17 +7,11 @@ tight frame (ETF), I/sqrt(K) that of an orthogonal frame (OF).
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from ncpipe.collapse.pairs import Block, Products, distances_of, moments, off_frames, over_distances, pooled, rows_by
 from ncpipe.collapse.strands import in_order
-from ncpipe.system.lazy import lazily
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-else:
-    torch = lazily("torch")
+from ncpipe.system.lazy import Tensor, torch
 
 NAN = float("nan")
 

@@ -5,18 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from ncpipe.collapse.frames import RowSpace, row_space
 from ncpipe.collapse.statistics import LayerStatistics, centred_means, class_mean_basis
-from ncpipe.system.lazy import lazily
+from ncpipe.system.lazy import Tensor, torch
 from ncpipe.system.words import listed
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-else:
-    torch = lazily("torch")
 
 NO_SECOND_PASS = "needs a second pass over the features"  # noqa: S105
 

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from ncpipe.system.lazy import lazily
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-else:
-    torch = lazily("torch")
+from ncpipe.system.lazy import Tensor, torch
 
 Array = np.ndarray
 

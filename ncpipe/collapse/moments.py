@@ -4,16 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import reduce
-from typing import TYPE_CHECKING
 
 from ncpipe.collapse.strands import Chunks, in_strands
-from ncpipe.system.lazy import lazily
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-else:
-    torch = lazily("torch")
+from ncpipe.system.lazy import Tensor, torch
 
 
 def squared_norms(rows: Tensor) -> Tensor:

@@ -7,19 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from functools import reduce
-from typing import TYPE_CHECKING
 
 from ncpipe.collapse.frames import right_singular
 from ncpipe.collapse.moments import class_means, squared_norms
 from ncpipe.collapse.pairs import rows_by
 from ncpipe.collapse.strands import Chunks, by_one_thread, in_strands
-from ncpipe.system.lazy import lazily
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-else:
-    torch = lazily("torch")
+from ncpipe.system.lazy import Tensor, torch
 
 LOGITS_OF_CLASSES = 1024
 """Most classes whose logits at all class means, K x K, are kept: up to 8 MiB these save a second product."""

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ncpipe.collapse.metrics import Layer, Metric, Quantity
 from ncpipe.collapse.pairs import Block, moments, over_distances, pooled
-from ncpipe.system.lazy import lazily
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-else:
-    torch = lazily("torch")
+from ncpipe.system.lazy import Tensor, torch
 
 
 def _values(layer: Layer) -> dict[str, float]:

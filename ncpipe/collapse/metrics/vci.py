@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ncpipe.collapse.metrics import Layer, Metric, Quantity
 from ncpipe.collapse.metrics.signal_to_noise import OUTSIDE
 from ncpipe.collapse.statistics import class_mean_basis
-from ncpipe.system.lazy import lazily
-
-if TYPE_CHECKING:
-    import torch
-else:
-    torch = lazily("torch")
+from ncpipe.system.lazy import torch
 
 
 def _value(layer: Layer) -> float:
