@@ -187,17 +187,10 @@ class SecondPass:
         """``counts`` (K,) and ``means`` (K, d) of all samples; the rest as in ``layer_statistics``."""
         self.means, self.products = means, products
         self.has_head, self.has_train = weight is not None, train_means is not None
-        by_one_thread(means, lambda: self._prepare(counts, means, weight, bias, train_means))
+        by_one_thread(means, lambda: self._set_up(counts, weight, bias, train_means))
 
-    def _prepare(
-        self,
-        counts: Tensor,
-        means: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        train_means: Tensor | None,
-    ) -> None:
-        known = means.nan_to_num()
+    def _set_up(self, counts: Tensor, weight: Tensor | None, bias: Tensor | None, train_means: Tensor | None) -> None:
+        means, known = self.means, self.means.nan_to_num()
         reference = known if train_means is None else train_means.to(means).nan_to_num()
         basis = class_mean_basis(known[counts > 0])
         span = basis if train_means is None else class_mean_basis(reference)
@@ -227,32 +220,39 @@ class SecondPass:
     def __call__(self, features: Tensor, labels: Tensor) -> LayerStatistics:
         """Statistics of features (n, d) with labels (n,): some or all of the samples that the means are of."""
         size = max(3 * len(self.means), features.shape[1] ** 2 if self.products else 0)
-        sums = reduce(_Sums.__iadd__, in_strands(features, size, lambda chunks: self._summed(chunks, labels)))
+        strands = in_strands(features, size, lambda chunks: self._summed(chunks, labels))
+        reals, counts, *products = (reduce(torch.Tensor.add_, sums) for sums in zip(*strands))
         return LayerStatistics(
             torch.bincount(labels, minlength=len(self.means)),
             self.means,
-            sums.reals[0],
+            reals[0],
             self.singular_values,
-            sums.reals[1],
-            sums.counts[0],
-            sums.counts[1] if self.has_head else None,
-            sums.counts[2] if self.has_head else None,
-            sums.reals[2] if self.has_train else None,
-            sums.products,
+            reals[1],
+            counts[0],
+            counts[1] if self.has_head else None,
+            counts[2] if self.has_head else None,
+            reals[2] if self.has_train else None,
+            *products,
         )
 
-    def _summed(self, chunks: Chunks, labels: Tensor) -> _Sums:
-        width = self.means.shape[1] if self.products else None
-        sums, gathered = _Sums(len(self.means), width, self.means.device), self.means.new_empty(0)
+    def _summed(self, chunks: Chunks, labels: Tensor) -> list[Tensor]:
+        """Sums over the samples of every class: of up to three real and three yes-or-no quantities, (3, K) each, and
+        of products (d, d)."""
+        classes, width = self.means.shape
+        sums = [self.means.new_zeros(3, classes, dtype=kind) for kind in (torch.float64, torch.int64)]
+        products = [self.means.new_zeros(width, width)] if self.products else []
+        gathered = self.means.new_empty(0)
         for rows, deviation in chunks:
             own = labels[rows]
             if len(gathered) != len(deviation):  # the first and the last chunk
                 gathered = torch.empty_like(deviation)
             deviation.sub_(torch.index_select(self._means, 0, own, out=gathered))
-            self._add(sums, deviation, own)
-            if sums.products is not None:
-                sums.products.addmm_(deviation.T, deviation)
-        return sums
+            for totals, values in zip(sums, self._values(deviation, own)):
+                for total, value in zip(totals, values):
+                    total.index_add_(0, own, value)
+            for total in products:
+                total.addmm_(deviation.T, deviation)
+        return sums + products
 
     def to(self, device: torch.device) -> SecondPass:
         """Move to a device, in place."""
@@ -261,7 +261,7 @@ class SecondPass:
                 setattr(self, name, value.to(device))
         return self
 
-    def _add(self, sums: _Sums, deviation: Tensor, own: Tensor) -> None:
+    def _values(self, deviation: Tensor, own: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         *projected, _ = (deviation @ self._matrix.T).split(self._widths, dim=1)
         reals = [squared_norms(deviation), squared_norms(projected[0])]
         in_span = projected[1 if self.has_train else 0]
@@ -275,33 +275,10 @@ class SecondPass:
             else:
                 decided = _largest(deviation + self._means[own], self._weight, self._bias)
             counts += [decided == own, decided == nearest]
-        sums.add(own, reals, counts)
+        return reals, [flags.long() for flags in counts]
 
 
 def _largest(rows: Tensor, matrix: Tensor, offsets: Tensor) -> Tensor:
     """argmax over c of <row, m_c> + o_c of rows (n, r), (K, r) and (K,), in memory that does not grow with n K."""
     pieces = rows.split(rows_by(len(matrix)))
     return torch.cat([torch.addmm(offsets, piece, matrix.T).argmax(dim=1) for piece in pieces])
-
-
-class _Sums:
-    """Sums over the samples of every class: of up to three real and three yes-or-no quantities, and of products
-    (width, width)."""
-
-    def __init__(self, num_classes: int, width: int | None, device: torch.device) -> None:
-        self.reals = torch.zeros(3, num_classes, dtype=torch.float64, device=device)
-        self.counts = torch.zeros(3, num_classes, dtype=torch.int64, device=device)
-        self.products = None if width is None else torch.zeros(width, width, dtype=torch.float64, device=device)
-
-    def __iadd__(self, other: _Sums) -> _Sums:
-        self.reals += other.reals
-        self.counts += other.counts
-        if self.products is not None and other.products is not None:
-            self.products += other.products
-        return self
-
-    def add(self, labels: Tensor, reals: list[Tensor], counts: list[Tensor]) -> None:
-        for row, values in enumerate(reals):
-            self.reals[row].index_add_(0, labels, values)
-        for row, flags in enumerate(counts):
-            self.counts[row].index_add_(0, labels, flags.long())

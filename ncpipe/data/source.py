@@ -16,7 +16,7 @@ from ncpipe.data.originals import Originals
 from ncpipe.data.registry import DATASETS
 from ncpipe.data.settings import DatasetSpec
 from ncpipe.system.errors import UserError
-from ncpipe.system.lazy import Tensor
+from ncpipe.system.lazy import Tensor, torch  # noqa: F401 - data sets take it from here
 
 DIGIT_NAMES = tuple("0123456789")
 
