@@ -150,6 +150,11 @@ class RowSpace(NamedTuple):
     rank: int
     """r."""
 
+    @property
+    def whitening(self) -> Tensor:
+        """S^-1 U^T, (r, d), where it is cut at r: takes the rows to orthonormal coordinates."""
+        return self.directions / self.sizes[:, None]
+
 
 def right_singular(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Singular values (r,), descending, and right singular vectors (r, d) of a matrix (m, d), r = min(m, d)."""

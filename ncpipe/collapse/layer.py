@@ -92,7 +92,7 @@ class Layer:
         if self._no_means:
             return self.means.new_empty(0)
         known = self.statistics.singular_values
-        return class_mean_basis(self.means).singular_values if known is None else known
+        return class_mean_basis(self.means).sizes if known is None else known
 
     @property
     def reader(self) -> Tensor | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from functools import reduce
 
-from ncpipe.collapse.frames import right_singular
+from ncpipe.collapse.frames import RowSpace, right_singular
 from ncpipe.collapse.moments import class_means, squared_norms
 from ncpipe.collapse.pairs import rows_by
 from ncpipe.collapse.strands import Chunks, by_one_thread, in_strands
@@ -20,43 +20,25 @@ GEMM_COLUMNS = 24
 """Products are padded to a multiple of so many columns: CPU kernels in float64 are 2-3 times faster on these."""
 
 
-@dataclass(frozen=True)
-class ClassMeanBasis:
-    """Thin SVD of the centred class means, M^T = U S V^T, cut at the numerical rank r <= K - 1."""
-
-    directions: Tensor
-    """U, (d, r)."""
-    singular_values: Tensor
-    """S, (r,), descending."""
-
-    @property
-    def rank(self) -> int:
-        return len(self.singular_values)
-
-    @property
-    def whitening(self) -> Tensor:
-        """S^-1 U^T, (r, d): takes the class means to orthonormal coordinates."""
-        return (self.directions / self.singular_values).T.contiguous()
-
-
 def centred_means(means: Tensor) -> Tensor:
     """M = [mu_c - mu_G], (K, d), with mu_G the mean of the class means."""
     return means - means.mean(dim=0, keepdim=True)
 
 
-def class_mean_basis(means: Tensor) -> ClassMeanBasis:
-    """SVD of M rather than of Sigma_B, whose condition number is squared.
+def class_mean_basis(means: Tensor) -> RowSpace:
+    """Thin SVD of M, M^T = U S V^T, cut at its rank r <= K - 1: of M rather than of Sigma_B, whose condition number is
+    squared.
 
     Singular values below ``max(K, d) * eps * s_max`` are dropped, and so are those below the rounding
     error of M itself, ``max(K, d) * eps * max |mu_c|``: the centring cancels the mean of the class means.
     """
-    values, directions = right_singular(centred_means(means))
-    scale = max(float(values[0]), float(means.norm(dim=1).max()))
-    keep = values > max(means.shape) * torch.finfo(torch.float64).eps * scale
-    return ClassMeanBasis(directions[keep].T.contiguous(), values[keep])
+    sizes, directions = right_singular(centred_means(means))
+    scale = max(float(sizes[0]), float(means.norm(dim=1).max()))
+    keep = sizes > max(means.shape) * torch.finfo(torch.float64).eps * scale
+    return RowSpace(sizes[keep], directions[keep], int(keep.sum()))
 
 
-def whitened_products(products: Tensor, basis: ClassMeanBasis) -> Tensor:
+def whitened_products(products: Tensor, basis: RowSpace) -> Tensor:
     """sum_i |S^-1 U^T d_i|^2 of deviations d_i whose products sum to (d, d); rounding is eps of the largest direction
     over that of the class means, of their squares."""
     return (basis.whitening @ products * basis.whitening).sum().clamp(min=0)
@@ -194,7 +176,7 @@ class SecondPass:
         reference = known if train_means is None else train_means.to(means).nan_to_num()
         basis = class_mean_basis(known[counts > 0])
         span = basis if train_means is None else class_mean_basis(reference)
-        self.singular_values = basis.singular_values
+        self.singular_values = basis.sizes
         blocks = [basis.whitening, *([span.whitening] if self.has_train else [])]
         if weight is not None:
             self._weight = weight.to(means)
@@ -208,7 +190,7 @@ class SecondPass:
         self._means = known
 
         # <h, m> - |m|^2/2, largest for the nearest m, with h and m from the origin in the whitened basis
-        origin, scale = reference.mean(dim=0), span.singular_values
+        origin, scale = reference.mean(dim=0), span.sizes
         places = (reference - origin) @ span.whitening.T
         self._own_places = (known - origin) @ span.whitening.T
         self._directions = places * scale.square()

@@ -15,7 +15,7 @@ def _value(layer: Layer) -> float:
     s_i are the r singular values of Sigma_W^{-1/2} M, infinite in the directions of M that leave the range of
     Sigma_W: of the limit of Sigma_W + eps I for eps -> 0, under which the trace is continuous."""
     (sizes, noisy), basis = layer.noise, class_mean_basis(layer.means)
-    spread = (basis.directions * basis.singular_values).T  # (r, d), a rotation of M
+    spread = basis.directions * basis.sizes[:, None]  # (r, d), a rotation of M
     inside = spread @ noisy
     turn, off, _ = torch.linalg.svd(spread - inside @ noisy.T, full_matrices=False)
     turned = turn.T @ inside
