@@ -1,7 +1,5 @@
 """NC1: how little features vary within their classes."""
 
-from __future__ import annotations
-
 from ncpipe.collapse.frames import NAN, mean_cdnv
 from ncpipe.collapse.layer import NO_SECOND_PASS
 from ncpipe.collapse.metrics import Layer, Metric, Quantity

@@ -1,7 +1,5 @@
 """NC1 of other samples about the class means of training: 0 where they sit at these, not at means of their own."""
 
-from __future__ import annotations
-
 from ncpipe.collapse.metrics import Layer, Metric, Quantity
 from ncpipe.collapse.metrics.nc1_variability import no_variability, variability
 from ncpipe.collapse.statistics import centred_means

@@ -1,7 +1,5 @@
 """GNC2: how evenly the directions of centred class means are spread, also for K > d + 1."""
 
-from __future__ import annotations
-
 from ncpipe.collapse.metrics import Layer, Metric, Quantity
 from ncpipe.collapse.pairs import Block, moments, over_distances, pooled
 from ncpipe.system.lazy import Tensor, torch

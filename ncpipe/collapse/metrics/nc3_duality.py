@@ -1,7 +1,5 @@
 """NC3 of centred class means: how far the classifier is from them."""
 
-from __future__ import annotations
-
 from ncpipe.collapse.metrics import Layer, Metric, Quantity
 from ncpipe.collapse.pairs import Products
 from ncpipe.system.lazy import torch

@@ -1,7 +1,5 @@
 """Signal to noise: the class means measured by the scatter within the classes (Han, Papyan & Donoho 2022)."""
 
-from __future__ import annotations
-
 from ncpipe.collapse.frames import NAN
 from ncpipe.collapse.measurement import Measurement
 from ncpipe.collapse.metrics import Layer, Metric, Quantity

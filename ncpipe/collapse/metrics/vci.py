@@ -1,7 +1,5 @@
 """VCI, the variability collapse index: the share of the classes' directions that is scatter (Xu & Liu 2023)."""
 
-from __future__ import annotations
-
 from ncpipe.collapse.metrics import Layer, Metric, Quantity
 from ncpipe.collapse.metrics.signal_to_noise import OUTSIDE
 from ncpipe.collapse.statistics import class_mean_basis
