@@ -26,7 +26,7 @@ def centred_means(means: Tensor) -> Tensor:
 
 
 def class_mean_basis(means: Tensor) -> RowSpace:
-    """Thin SVD of M, M^T = U S V^T, cut at its rank r <= K - 1; that of Sigma_B has a condition number that is squared.
+    """Thin SVD of M, M^T = U S V^T, cut at its rank r <= K - 1: Sigma_B has the square of its condition number.
 
     Singular values below ``max(K, d) * eps * s_max`` are dropped, and so are those below the rounding
     error of M itself, ``max(K, d) * eps * max |mu_c|``: the centring cancels the mean of the class means.
