@@ -5,12 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ncpipe.collapse.layer import NEEDS, Layer
-
-if TYPE_CHECKING:
-    from ncpipe.collapse.measurement import Measurement
+from ncpipe.collapse.measurement import Measurement
 
 
 @dataclass(frozen=True)
