@@ -44,11 +44,6 @@ def cosines(vectors: Tensor) -> Tensor:
     return unit @ unit.T
 
 
-def of_pairs(matrix: Tensor) -> Tensor:
-    """The entries off the diagonal, (K, K) -> (K (K-1),)."""
-    return matrix[~torch.eye(len(matrix), dtype=torch.bool)]
-
-
 def mean_cdnv(means: Tensor, variances: Tensor) -> float:
     """Mean over c != c' of (v_c + v_c') / (2 |mu_c - mu_c'|^2), v_c = mean_i |h_i - mu_c|^2 (Galanti)."""
 
@@ -212,7 +207,8 @@ def nc3_rows(weight: Tensor, means: Tensor) -> float:
 def require_same_width(weight: Tensor, means: Tensor) -> None:
     """``ValueError`` unless a weight (m, d) reads features whose class means are (K, d)."""
     if weight.ndim != 2 or means.ndim != 2 or weight.shape[1] != means.shape[1]:
-        raise ValueError(f"weight (m, d) and means (K, d) must share d, got {_shape(weight)} and {_shape(means)}")
+        found = f"{tuple(weight.shape)} and {tuple(means.shape)}"
+        raise ValueError(f"weight (m, d) and means (K, d) must share d, got {found}")
 
 
 def balancedness(next_weight: Tensor, weight: Tensor) -> float:
@@ -226,7 +222,8 @@ def balancedness(next_weight: Tensor, weight: Tensor) -> float:
         ValueError: the rows of ``weight`` are not what ``next_weight`` reads.
     """
     if next_weight.ndim != 2 or weight.ndim != 2 or next_weight.shape[1] != weight.shape[0]:
-        raise ValueError(f"next_weight (p, m) must read weight (m, d), got {_shape(next_weight)}, {_shape(weight)}")
+        found = f"{tuple(next_weight.shape)}, {tuple(weight.shape)}"
+        raise ValueError(f"next_weight (p, m) must read weight (m, d), got {found}")
     upper, lower = next_weight.double(), weight.double()
     size = lower.square().sum()
     return float((upper.T @ upper - lower @ lower.T).norm() / size) if size > 0 else NAN
@@ -237,10 +234,6 @@ def ood_orthogonality(means: Tensor, ood_mean: Tensor) -> float:
     out-of-distribution samples; 0 where these are orthogonal to all classes (NECO, Ammar et al. 2024)."""
     products = means @ ood_mean / (means.norm(dim=1) * ood_mean.norm())
     return float(products.abs().mean())
-
-
-def _shape(tensor: Tensor) -> tuple[int, ...]:
-    return tuple(tensor.shape)
 
 
 def helmert(classes: int) -> Tensor:
