@@ -120,6 +120,7 @@ def legend(figure: Figure) -> list[str]:
     return [text.get_text() for found in figure.legends for text in found.get_texts()]
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("width", [1, 3.3, 6.9])
 @pytest.mark.parametrize("case", ["one seed, one epoch", "undefined", "predicts zero", "missing", "twenty labels"])
 def test_predictions_of_any_networks(studies, case, width):

@@ -67,6 +67,7 @@ def test_measuring_share(benchmark: ModuleType, capsys: pytest.CaptureFixture[st
     assert "measuring / forward" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("benchmark", ["ufm"], indirect=True)
 def test_ufm(benchmark: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     benchmark.main(["--tiny", "--repeats", "1", "--threads", "1"])

@@ -313,6 +313,7 @@ def test_weights_are_registered_once(training: Training) -> None:
 # --- the process ---------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_the_watcher_ends_with_its_parent_and_is_alone(training: Training) -> None:
     path = training.study.layout.results / "study.json"
