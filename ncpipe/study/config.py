@@ -99,7 +99,7 @@ class FigureOptions(Settings):
     @model_validator(mode="after")
     def _sweep_has_its_setting(self) -> FigureOptions:
         if (self.name == "sweep") != (self.over is not None):
-            raise ValueError("'over' goes with figure 'sweep'; 'sweep' needs it: {name: sweep, over: model.width}")
+            raise ValueError("'over' goes with figure 'sweep', and 'sweep' needs it, as over: model.width")
         return self
 
 
@@ -193,3 +193,12 @@ class Config(Settings):
     figures: tuple[FigureName | FigureOptions, ...] | None = Field(None, description="null: all that apply.")
     claims: tuple[Paper, ...] = Field((), description="Papers whose claims are decided, and files of your own.")
     tracking: TrackingSpec = TrackingSpec()
+
+    @field_validator("figures")
+    @classmethod
+    def _sweep_has_its_setting(
+        cls, value: tuple[FigureName | FigureOptions, ...] | None
+    ) -> tuple[FigureName | FigureOptions, ...] | None:
+        if value is not None and "sweep" in value:
+            raise ValueError("'sweep' needs the setting on its axis: write {name: sweep, over: model.width}")
+        return value

@@ -189,7 +189,7 @@ class Study:
         wanted: Iterable[str | FigureOptions] | None = self.config.figures
         if wanted is None:
             wanted = [name for name, applies in FIGURES.answers("applies", self).items() if applies]
-        options = (validated(FigureOptions, {"name": f}, "figures") if isinstance(f, str) else f for f in wanted)
+        options = (FigureOptions(name=f) if isinstance(f, str) else f for f in wanted)
         return {option.stem: option for option in options}
 
     @property
