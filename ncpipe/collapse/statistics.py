@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from functools import reduce
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from ncpipe.collapse.frames import right_singular
-from ncpipe.collapse.moments import class_means, squared_norms
+from ncpipe.collapse.moments import class_counts, class_means, kernels_for, squared_norms
 from ncpipe.collapse.pairs import rows_by
 from ncpipe.collapse.strands import Chunks, by_one_thread, in_strands
 from ncpipe.system.lazy import lazily
@@ -234,9 +235,12 @@ class SecondPass:
     def __call__(self, features: Tensor, labels: Tensor) -> LayerStatistics:
         """Statistics of features (n, d) with labels (n,): some or all of the samples that the means are of."""
         size = max(3 * len(self.means), features.shape[1] ** 2 if self.products else 0)
-        sums = reduce(_Sums.__iadd__, in_strands(features, size, lambda chunks: self._summed(chunks, labels)))
+        if (fused := kernels_for(features)) is not None:
+            sums = self._fused(fused, features, labels)
+        else:
+            sums = reduce(_Sums.__iadd__, in_strands(features, size, lambda chunks: self._summed(chunks, labels)))
         return LayerStatistics(
-            torch.bincount(labels, minlength=len(self.means)),
+            class_counts(labels, len(self.means)),
             self.means,
             sums.reals[0],
             self.singular_values,
@@ -248,15 +252,42 @@ class SecondPass:
             sums.products,
         )
 
+    def _fused(self, fused: ModuleType, features: Tensor, labels: Tensor) -> _Sums:
+        """By the kernels of ``ncpipe.collapse.fused``."""
+        sums, tiles = self._nothing(), fused.Tiles.of(labels, len(self.means))
+        if sums.products is None and fused.in_one_read(features, len(self.means)):
+            own, span = self._widths[0], self._widths[self.has_train]
+            by = fused.Projections(
+                self._matrix,
+                own,
+                span,
+                self._own_places,
+                self._directions,
+                self._lengths,
+                self._shift,
+                self._class_logits if self.has_head else None,
+            )
+            return sums.filled(fused.projected(features, tiles, self._means, by))
+        table = self._means.new_zeros(len(features), fused.QUANTITIES)
+        for places, own, deviation, squares in fused.centred(features, tiles, self._means):
+            reals, counts = self._of_samples(deviation, own, squares)
+            for column, values in [*enumerate(reals), *enumerate(counts, 3)]:
+                table[places, column] = values
+            if sums.products is not None:
+                sums.products.addmm_(deviation.T, deviation)
+        return sums.filled(tiles.summed(table))
+
+    def _nothing(self) -> _Sums:
+        return _Sums(len(self.means), self.means.shape[1] if self.products else None, self.means.device)
+
     def _summed(self, chunks: Chunks, labels: Tensor) -> _Sums:
-        width = self.means.shape[1] if self.products else None
-        sums, gathered = _Sums(len(self.means), width, self.means.device), self.means.new_empty(0)
+        sums, gathered = self._nothing(), self.means.new_empty(0)
         for rows, deviation in chunks:
             own = labels[rows]
             if len(gathered) != len(deviation):  # the first and the last chunk
                 gathered = torch.empty_like(deviation)
             deviation.sub_(torch.index_select(self._means, 0, own, out=gathered))
-            self._add(sums, deviation, own)
+            sums.add(own, *self._of_samples(deviation, own, squared_norms(deviation)))
             if sums.products is not None:
                 sums.products.addmm_(deviation.T, deviation)
         return sums
@@ -268,9 +299,10 @@ class SecondPass:
                 setattr(self, name, value.to(device))
         return self
 
-    def _add(self, sums: _Sums, deviation: Tensor, own: Tensor) -> None:
+    def _of_samples(self, deviation: Tensor, own: Tensor, squares: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """What ``_Sums`` adds up, of deviations (n, d) of these classes and with these squares, (n,) each."""
         *projected, _ = (deviation @ self._matrix.T).split(self._widths, dim=1)
-        reals = [squared_norms(deviation), squared_norms(projected[0])]
+        reals = [squares, squared_norms(projected[0])]
         in_span = projected[1 if self.has_train else 0]
         if self._shift is not None:
             reals.append(squared_norms(in_span + self._shift[own]))
@@ -282,7 +314,7 @@ class SecondPass:
             else:
                 decided = _largest(deviation + self._means[own], self._weight, self._bias)
             counts += [decided == own, decided == nearest]
-        sums.add(own, reals, counts)
+        return reals, counts
 
 
 def _largest(rows: Tensor, matrix: Tensor, offsets: Tensor) -> Tensor:
@@ -305,6 +337,12 @@ class _Sums:
         self.counts += other.counts
         if self.products is not None and other.products is not None:
             self.products += other.products
+        return self
+
+    def filled(self, table: Tensor) -> _Sums:
+        """These numbers by class, (K, 6), for zeros."""
+        self.reals += table[:, :3].T
+        self.counts += table[:, 3:].T.round().long()
         return self
 
     def add(self, labels: Tensor, reals: list[Tensor], counts: list[Tensor]) -> None:
