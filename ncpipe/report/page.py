@@ -49,7 +49,8 @@ CONTENTS = {
 }
 """The tables in a few words. In full: docs/tables.md."""
 CONSTANTS: dict[str, Any] = {"contents": CONTENTS, "most_rows": 2000, "many_rows": 20}
-"""What every page says alike: of a table at most ``most_rows``, past which browsers become slow; of more than ``many_rows`` it is folded."""
+"""What every page says alike: of a table at most ``most_rows``, past which browsers become slow; of more than
+``many_rows`` it is folded."""
 PROVENANCE = ("ncpipe_version", "git_commit", "study", "study_hash")
 DESCRIPTION = "{http://purl.org/dc/elements/1.1/}description"
 
