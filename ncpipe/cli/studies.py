@@ -76,12 +76,13 @@ def ui(
 ) -> None:
     """Open the MLflow UI on the study's store, on this machine only."""
     from ncpipe.tracking.experiment import experiment_name
-    from ncpipe.tracking.store import create_store
+    from ncpipe.tracking.store import create_store, follow
     from ncpipe.tracking.ui import run_ui
 
     s = Study.read(study, scale)
     if not s.config.tracking.enabled:
         raise UserError("tracking is off in this study; set tracking.enabled: true and run it again")
+    follow(s.config.tracking.uri, s.layout.mlflow)
     uri = create_store(s.config.tracking.uri, s.layout.mlflow)
     run_ui(uri, experiment_name(s.config), port=port)
 

@@ -6,17 +6,10 @@ from dataclasses import dataclass
 from functools import cache, reduce
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING
 from warnings import warn
 
 from ncpipe.collapse.strands import Chunks, in_strands
-from ncpipe.system.lazy import lazily
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-else:
-    torch = lazily("torch")
+from ncpipe.system.lazy import Tensor, torch
 
 
 def squared_norms(rows: Tensor) -> Tensor:
