@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from ncpipe.losses import from_function
 from ncpipe.stages.fit import history_rows
-from ncpipe.ufm import Problem, fit, landscape
-from ncpipe.ufm.objective import Objective
+from ncpipe.ufm import Problem, critical_points, fit, landscape
+from ncpipe.ufm.layout import Layout
+from ncpipe.ufm.objective import Objective, penalties
 from ncpipe.ufm.settings import UfmSpec
 
 PENALTIES = {"weight_decay": 5e-3, "feature_decay": 1e-3}
@@ -121,11 +122,32 @@ def test_rotations_of_hidden_spaces_explain_zero_eigenvalues():
 
 
 @pytest.mark.parametrize(
+    "problem",
+    [
+        SMALL,
+        Problem(3, samples=2, dim=4, loss="ce", bias="free", **PENALTIES),
+        Problem(3, samples=2, dim=4, loss="ce", temperature=1.5),
+    ],
+    ids=["mse", "ce", "spheres"],
+)
+def test_without_whole_hessians_all_negative_curvatures_are_found(problem, monkeypatch):
+    monkeypatch.setattr(critical_points, "LARGEST_HESSIAN", 10)
+    found = landscape(problem, starts=6)
+    decays = torch.tensor(penalties(problem), dtype=torch.float64)
+    surface = critical_points._Surface(Layout.of(problem, tied=True), decays)
+    assert any(point.index > 1 for point in found)
+    for point in found:
+        every = surface.spectra(point.point.pack()[None])[0][0]
+        negative = every[every < -1e-7 * every.abs().max()]
+        assert (point.index, point.flat, point.gauge) == (len(negative), None, None)
+        assert point.gradient_norm < 1e-9
+        torch.testing.assert_close(point.eigenvalues[: point.index], negative, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize(
     ("problem", "options", "words"),
     [
         (Problem(3, samples=2, dim=4, nonnegative=True), {}, "nonnegative"),
-        (Problem(20, samples=2, dim=40), {}, "1600 parameters"),
-        (Problem(4, samples=300, dim=4), {"tied": False}, "tied=True"),
         (SMALL, {"starts": 0}, "starts"),
     ],
 )
