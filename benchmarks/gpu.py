@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import collapse as metrics_benchmark
 
 import ncpipe
+from ncpipe.collapse import SecondPass, class_means, moments
 from ncpipe.data.dataset import Dataset, Split
 from ncpipe.networks import build_network
 from ncpipe.records.writing import read_table
@@ -131,12 +133,13 @@ def scripts_rate(dataset: Dataset, run: NetworkRun, device: torch.device, count:
 def checks(setting: Setting) -> Result:
     """What must be right before anything is fast: each a name and the largest difference, or whether it holds."""
     device, cpu, found = setting.device, torch.device("cpu"), {}
-    case = metrics_benchmark.Case.random(5000, 64, 10)
-    arrays = (case.features, case.labels, case.weight, case.bias)
-    here, there = (ncpipe.measure(*(array.to(d) for array in arrays)) for d in (device, cpu))
-    found["metrics against the CPU, relative"] = max(
-        abs(here[name] - value) / max(abs(value), 1e-12) for name, value in there.items() if math.isfinite(value)
-    )
+    for classes in (10, 40):  # of which the products are in a kernel, and in cuBLAS
+        case = metrics_benchmark.Case.random(5000, 64, classes)
+        arrays = (case.features, case.labels, case.weight, case.bias)
+        here, there = (ncpipe.measure(*(array.to(d) for array in arrays)) for d in (device, cpu))
+        found[f"metrics of {classes} classes against the CPU, relative"] = max(
+            abs(here[name] - value) / max(abs(value), 1e-12) for name, value in there.items() if math.isfinite(value)
+        )
     problem = Problem(4, 20, 16, weight_decay=(2e-3, 2e-3), feature_decay=2e-3, activation="relu")
     values = [fit(problem, starts=4, device=d).value for d in (device, cpu)]
     found["UFM fit against the CPU, relative"] = abs(values[0] / values[1] - 1)
@@ -204,18 +207,39 @@ def ensembles(setting: Setting) -> Result:
 
 
 def metrics(setting: Setting) -> Result:
-    """Seconds of ``ncpipe.measure``, and of that many reads of the features at the bandwidth measured here."""
+    """Seconds of ``ncpipe.measure`` and of its two passes over the features, by the fused kernels where they run and
+    by plain torch; and how many reads of the features that is, at the bandwidth measured here."""
     found = {}
     for size in [(500, 16, 3)] if setting.toy else [(50_000, 512, 10), (200_000, 2048, 1000)]:
         case = metrics_benchmark.Case.random(*size, str(setting.device))
-        method = metrics_benchmark.Method("ncpipe.measure", metrics_benchmark.measure, 0.0)
-        for _ in range(setting.size(6, 2)):
-            method.run(case)
-        seconds = statistics.median(method.seconds[1:])
+        seconds = {}
+        if moments.kernels_for(case.features) is not None:
+            seconds = {f"{name}, fused": taken for name, taken in _seconds_of_metrics(case, setting).items()}
+        with patch.object(moments, "_kernels", lambda device: None):
+            seconds |= {f"{name}, plain": taken for name, taken in _seconds_of_metrics(case, setting).items()}
         read = metrics_benchmark.seconds_of_two_reads(case) / 2
-        found["N, d, K = " + ", ".join(f"{n:,}" for n in size)] = {"seconds": seconds, "reads": seconds / read}
+        reads = {name: taken / read for name, taken in seconds.items()}
+        found["N, d, K = " + ", ".join(f"{n:,}" for n in size)] = {"seconds": seconds, "reads": reads}
         del case
     return found
+
+
+def _seconds_of_metrics(case: metrics_benchmark.Case, setting: Setting) -> dict[str, float]:
+    """Medians after one call to warm up, which also compiles."""
+    features, labels, classes = case.features, case.labels, len(case.weight)
+    second = SecondPass(*class_means(features, labels, classes), weight=case.weight, bias=case.bias)
+
+    def timed(work: Callable[[], Any]) -> float:
+        method = metrics_benchmark.Method("", lambda _: work(), 0.0)
+        for _ in range(setting.size(6, 2)):
+            method.run(case)
+        return statistics.median(method.seconds[1:])
+
+    return {
+        "measure": timed(lambda: metrics_benchmark.measure(case)),
+        "first pass": timed(lambda: class_means(features, labels, classes)),
+        "second pass": timed(lambda: second(features, labels)),
+    }
 
 
 def ufm(setting: Setting) -> Result:

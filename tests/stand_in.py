@@ -25,6 +25,7 @@ torch.get_device_module(NAME).get_amp_supported_dtype = lambda: [torch.bfloat16]
 WAITS = {
     aten._local_scalar_dense.default,
     aten.equal.default,
+    aten.bincount.default,
     aten.nonzero.default,
     aten.masked_select.default,
     aten._unique2.default,

@@ -83,7 +83,7 @@ class MadeUp:
                 run |= {"loss": "ce" if " CE" in label else "mse", "bias": "no" if "no bias" in label else "yes"}
                 run |= {"settings": json.dumps(self.settings(run)), "head": "linear", "fixed_etf": False}
                 zero = self.own_epochs[seed] if self.own_epochs else self.epochs[-1] // 3
-                done = {"zero_error_epoch": zero, "final_epoch": self.epochs[-1]}
+                done = {"zero_error_epoch": zero, "epochs": self.epochs[-1], "final_epoch": self.epochs[-1]}
                 yield run | (done | {"final_test_accuracy": 0.987} if self.status == "done" else {})
 
     @staticmethod

@@ -18,7 +18,7 @@ def figure_list() -> Iterator[str]:
     yield from (f"{name:{longest}s}  {about(name)}" for name in FIGURES)
 
 
-def figure_options(name: str, metrics: str | None = None, **others: str | float | None) -> FigureOptions:
+def figure_options(name: str, metrics: str | None = None, **others: str | None) -> FigureOptions:
     """The options of a figure as the command has them, ``metrics`` with commas; None where not given.
 
     Raises:

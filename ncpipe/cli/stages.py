@@ -15,6 +15,8 @@ from ncpipe.study.study import Study
 from ncpipe.system.errors import UserError
 from ncpipe.system.stopwatch import work
 
+Run = Annotated[str, typer.Argument(help="Id of the network.")]
+
 
 @app.command(rich_help_panel=STAGES, hidden=True)
 def dataset(study: StudyFile, name: Annotated[str, typer.Argument(help="Id of the data set.")]) -> None:
@@ -28,12 +30,7 @@ def dataset(study: StudyFile, name: Annotated[str, typer.Argument(help="Id of th
 
 
 @app.command(rich_help_panel=STAGES, hidden=True)
-def train(
-    study: StudyFile,
-    run: Annotated[str, typer.Argument(help="Id of the network.")],
-    threads: Threads = 1,
-    device: Device = "auto",
-) -> None:
+def train(study: StudyFile, run: Run, threads: Threads = 1, device: Device = "auto") -> None:
     """Train a network; goes on where a killed job stopped. Told to stop (SIGTERM, SIGUSR1), it saves and ends with
     code 75."""
     from ncpipe.stages.train import train_job
@@ -43,12 +40,7 @@ def train(
 
 
 @app.command(rich_help_panel=STAGES, hidden=True)
-def features(
-    study: StudyFile,
-    run: Annotated[str, typer.Argument(help="Id of the network.")],
-    threads: Threads = 1,
-    device: Device = "auto",
-) -> None:
+def features(study: StudyFile, run: Run, threads: Threads = 1, device: Device = "auto") -> None:
     """Measure all checkpoints of a trained network: statistics, and the raw features to keep."""
     from ncpipe.features.extraction import extract_features
     from ncpipe.stages.devices import feature_job
@@ -83,9 +75,7 @@ def fit(
 
 
 @app.command(rich_help_panel=STAGES, hidden=True)
-def match(
-    study: StudyFile, run: Annotated[str, typer.Argument(help="Id of the network.")], threads: Threads = 1
-) -> None:
+def match(study: StudyFile, run: Run, threads: Threads = 1) -> None:
     """Match the UFMs to a trained network, predict its last layer, and compute the prediction's collapse metrics."""
     from ncpipe.stages.collapse import write_collapse
     from ncpipe.stages.match import match_network
@@ -99,12 +89,7 @@ def match(
 
 
 @app.command(rich_help_panel=STAGES, hidden=True)
-def continual(
-    study: StudyFile,
-    run: Annotated[str, typer.Argument(help="Id of the network.")],
-    threads: Threads = 1,
-    device: Device = "auto",
-) -> None:
+def continual(study: StudyFile, run: Run, threads: Threads = 1, device: Device = "auto") -> None:
     """Teach new classes to the classifier of a trained network, in all ways that the study declares."""
     from ncpipe.data import load
     from ncpipe.stages.continual import learn_classes

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ncpipe.cli.app import PEOPLE, Scale, StudyFile, app, named
+from ncpipe.study.config import WIDTHS
 from ncpipe.study.study import Study
 from ncpipe.system.errors import UserError
 from ncpipe.system.stopwatch import work
@@ -75,12 +76,13 @@ def ui(
 ) -> None:
     """Open the MLflow UI on the study's store, on this machine only."""
     from ncpipe.tracking.experiment import experiment_name
-    from ncpipe.tracking.store import create_store
+    from ncpipe.tracking.store import create_store, follow
     from ncpipe.tracking.ui import run_ui
 
     s = Study.read(study, scale)
     if not s.config.tracking.enabled:
         raise UserError("tracking is off in this study; set tracking.enabled: true and run it again")
+    follow(s.config.tracking.uri, s.layout.mlflow)
     uri = create_store(s.config.tracking.uri, s.layout.mlflow)
     run_ui(uri, experiment_name(s.config), port=port)
 
@@ -169,7 +171,7 @@ def figure(
     split: Annotated[str | None, typer.Option(help="With --tables: train or test; default: train.")] = None,
     over: Annotated[str | None, typer.Option(help="With --tables: setting on the axis of 'sweep', as"
                                                   " model.width.")] = None,
-    width: Annotated[float | None, typer.Option(help="With --tables: inches; default: 6.75.")] = None,
+    width: Annotated[str | None, typer.Option(help=f"With --tables: inches, or {', '.join(WIDTHS)}.")] = None,
     study: Annotated[Path | None, typer.Option(help="Draw a figure of this study into its results instead, as it"
                                                     " declares it.")] = None,
     names: Annotated[bool, typer.Option("--list", help="Instead: print all figures and what they show.")] = False,
@@ -185,7 +187,7 @@ def figure(
         raise UserError("name a figure and where its tables are, as `ncpipe figure frames --tables results/tables`;"
                         " `ncpipe figure --list` names all")  # fmt: skip
     elif tables is not None:
-        for path in save_from_tables(figure_options(name, **options), tables, output):  # type: ignore[arg-type]
+        for path in save_from_tables(figure_options(name, **options), tables, output):
             print(f"wrote {path}", flush=True)
     elif given := [key for key, value in {"output": output, **options}.items() if value is not None]:
         raise UserError(f"--{given[0]} goes with --tables; a study declares it under 'figures'")

@@ -17,6 +17,7 @@ MOST_IN_PAIRS = 30_000
 """Classes of which tables of pairs are held, each of 7 GB for this many."""
 NO_VALUES = "a meta tensor has no values, compute it on a device"
 REPLACED = "; a parameter that to_empty() has replaced is passed as a function that returns it"
+DIVERGED = "drop these samples, or look for the layer where the network diverged"
 MANY_CLASSES = 1000
 """Largest label from which on a label may be a mistake: an index, or a mark of what is to be ignored."""
 
@@ -122,9 +123,7 @@ def as_classifier(
     return w, None if bias is None else as_parameter("bias", bias, (num_classes,), features)
 
 
-def require_finite(
-    name: str, tensor: Tensor, remedy: str = "drop these samples, or look for the layer where the network diverged"
-) -> None:
+def require_finite(name: str, tensor: Tensor, remedy: str = DIVERGED) -> None:
     """Say how many values are not finite, and where the first is."""
     bad = ~torch.isfinite(tensor)
     if bad.any():
@@ -146,7 +145,8 @@ def num_classes_of(num_classes: int | None, features: Tensor, *by_class: tuple[s
 def as_labels(
     value: Any, features: Tensor, num_classes: int | None, told_by: str = "num_classes", *, batch: bool = False
 ) -> Tensor:
-    """int64 labels (N,) in [0, K), on the device of the features; ``batch``: other batches may have other classes."""
+    """int64 labels (N,) in [0, K), on the device of the features; ``batch``: others may have other classes, and the
+    host does not wait for an accelerator to check the values."""
     numbered = number_classes(value) + ", of all samples before they are batched" * batch
     tensor = as_tensor("labels", value, "integers", numbered)
     if tuple(tensor.shape) != (len(features),):
@@ -157,6 +157,8 @@ def as_labels(
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise ValueError(f"labels must be integers, got {value.dtype}: {_into_integers(value, tensor)}")
     tensor = on_device_of(features, "labels", tensor.long(), value)
+    if batch and tensor.device.type != "cpu":
+        return tensor
     low, high = (int(end) for end in tensor.aminmax())
     if low < 0 or (num_classes is not None and high >= num_classes):
         raise ValueError(_out_of_range(tensor, features.shape[1], num_classes, told_by, numbered))

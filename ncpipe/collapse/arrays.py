@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import reduce
 from itertools import starmap
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,10 +68,8 @@ def measure(
     >>> measure(torch.eye(3), torch.arange(3)).undefined["nc1_pinv"]
     'one sample only of class 0, 1, 2: it has no variability'
     """
-    given = _checked(_rows(features), labels, weight, bias, num_classes, train_means)
-    penalties = _penalties(given, ridge, bias_decay)
-    outside = None if ood_features is None else _mean_outside(ood_features, given.rows.like)
-    return _measured(given, products, penalties, outside, per_class, present_only)
+    given = labels, weight, bias, num_classes, train_means, products, ridge, bias_decay, ood_features
+    return _measured(_rows(features), *given, per_class=per_class, present_only=present_only)
 
 
 def stored_means(features: Array | Rows, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
@@ -94,60 +92,28 @@ def _rows(features: Array | Rows) -> Rows:
     return Rows(whole, lambda size: iter([whole]))
 
 
-class _Given(NamedTuple):
-    """Arrays as tensors, and K where something tells it."""
-
-    rows: Rows
-    labels: Tensor
-    weight: Tensor | None
-    bias: Tensor | None
-    train_means: Tensor | None
-    num_classes: int
-    remedy: str
-    """For classes without a sample, where the largest label alone told K."""
-
-
-def _checked(
+def _measured(
     rows: Rows,
     labels: Array,
     weight: Array | None,
     bias: Array | None,
     num_classes: int | None,
     train_means: Array | None,
-) -> _Given:
+    products: bool,
+    ridge: float | None,
+    bias_decay: float | None,
+    ood_features: Array | None,
+    **breakdown: Any,
+) -> Measurement:
     h = rows.like
     known, told_by = num_classes_of(num_classes, h, ("weight", weight), ("train_means", train_means))
     y = as_labels(labels, h, known, told_by)
     count = int(y.max()) + 1 if known is None else known
     w, b = as_classifier(weight, bias, count, h)
     t = None if train_means is None else as_parameter("train_means", train_means, (count, h.shape[1]), h)
-    remedy = f"{number_classes(labels)}, or pass present_only=True" if known is None else ""
-    return _Given(rows, y, w, b, t, count, remedy)
+    penalties = _penalties(w, b, ridge, bias_decay)
+    outside = None if ood_features is None else _mean_outside(ood_features, h)
 
-
-def _penalties(given: _Given, ridge: float | None, bias_decay: float | None) -> tuple[float, float | None] | None:
-    """lambda and lambda_b of the split of the squared error, if it is asked for."""
-    if ridge is None:
-        if bias_decay is not None:
-            raise ValueError("bias_decay is given without ridge: the split has both")
-        return None
-    if given.weight is None:
-        raise ValueError("ridge is given without weight: the split is about a classifier")
-    if bias_decay is not None and given.bias is None:
-        raise ValueError("bias_decay is given without bias")
-    check_penalties(ridge, bias_decay)
-    return ridge, bias_decay
-
-
-def _measured(
-    given: _Given,
-    products: bool,
-    penalties: tuple[float, float | None] | None,
-    outside: Tensor | None,
-    per_class: bool,
-    present_only: bool,
-) -> Measurement:
-    rows, y, w, b, t, count, remedy = given
     counts, means = stored_means(rows, y, count)
     if not torch.isfinite(means[counts > 0]).all():
         for where, piece in rows.pieces(count):
@@ -155,19 +121,26 @@ def _measured(
     products = products or penalties is not None
     second = SecondPass(counts, means, weight=w, bias=b, train_means=t, products=products)
     seen = reduce(LayerStatistics.__add__, (second(piece, y[where]) for where, piece in rows.pieces(count)))
-    row = collapse_metrics(
-        seen,
-        w,
-        b,
-        train_means=t,
-        penalties=penalties,
-        ood_mean=outside,
-        per_class=per_class,
-        present_only=present_only,
-    )
-    if remedy and not counts.all():
-        row.advise(missing_means(counts, means), remedy)
+    row = collapse_metrics(seen, w, b, train_means=t, penalties=penalties, ood_mean=outside, **breakdown)
+    if known is None and not counts.all():  # the largest label alone told K
+        row.advise(missing_means(counts, means), f"{number_classes(labels)}, or pass present_only=True")
     return row
+
+
+def _penalties(
+    weight: Tensor | None, bias: Tensor | None, ridge: float | None, bias_decay: float | None
+) -> tuple[float, float | None] | None:
+    """lambda and lambda_b of the split of the squared error, if it is asked for."""
+    if ridge is None:
+        if bias_decay is not None:
+            raise ValueError("bias_decay is given without ridge: the split has both")
+        return None
+    if weight is None:
+        raise ValueError("ridge is given without weight: the split is about a classifier")
+    if bias_decay is not None and bias is None:
+        raise ValueError("bias_decay is given without bias")
+    check_penalties(ridge, bias_decay)
+    return ridge, bias_decay
 
 
 def _mean_outside(features: Array, inside: Tensor) -> Tensor:

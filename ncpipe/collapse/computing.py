@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from ncpipe.collapse.arguments import MOST_IN_PAIRS, of_shape
 from ncpipe.collapse.breakdown import add_breakdown
-from ncpipe.collapse.frames import require_same_width
+from ncpipe.collapse.frames import NAN, require_same_width
 from ncpipe.collapse.layer import Layer
 from ncpipe.collapse.least_squares import check_penalties
 from ncpipe.collapse.measurement import Measurement
@@ -51,7 +49,7 @@ def collapse_metrics(
     """
     if per_class and len(stats.counts) > MOST_IN_PAIRS:
         raise ValueError(f"per_class holds K x K tables: at most {MOST_IN_PAIRS:,} classes, got {len(stats.counts)}")
-    whole = _layer(stats.cpu(), weight, bias, next_weight, train_means, penalties, ood_mean)
+    whole = _checked(Layer(stats.cpu(), weight, bias, next_weight, train_means, None, penalties, ood_mean))
     layer, row = whole.of_present() if present_only else whole, Measurement()
 
     def fill() -> None:
@@ -70,9 +68,9 @@ def collapse_metrics(
 
 def _fill_spectrum(row: Measurement, layer: Layer) -> None:
     """Rank, condition and singular values of the centred class means."""
-    sizes = layer.singular_values
+    sizes, reason = layer.singular_values, layer.lacks("frame")
     row["rank"] = float(len(sizes))
-    row.fill(("condition",), layer.lacks("frame"), lambda: {"condition": float(sizes[-1] / sizes[0])}, "")
+    row.fill({"condition": NAN if reason else float(sizes[-1] / sizes[0])}, reason or "")
     row.singular_values = sizes.numpy()
 
 
@@ -86,31 +84,21 @@ def product_metrics(stats: LayerStatistics, weight: Tensor, bias: Tensor | None)
     return row
 
 
-def _layer(
-    stats: LayerStatistics,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    next_weight: Tensor | None,
-    train_means: Tensor | None,
-    penalties: tuple[float, float | None] | None,
-    ood_mean: Tensor | None,
-) -> Layer:
-    """The layer of checked arguments."""
-    if weight is not None and next_weight is not None:
+def _checked(layer: Layer) -> Layer:
+    """The layer with arrays in float64 and on the CPU, if they are as they should be."""
+    if layer.weight is not None and layer.next_weight is not None:
         raise ValueError("weight and next_weight are given: a layer is read by one of them")
-    weight = _as_given("weight", weight, stats.means.shape)
-    bias = _as_given("bias", bias, stats.counts.shape)
-    train_means = _as_given("train_means", train_means, stats.means.shape)
-    ood_mean = _as_given("ood_mean", ood_mean, stats.means.shape[1:])
-    if next_weight is not None:
-        next_weight = next_weight.detach().cpu().double()
-        require_same_width(next_weight, stats.means)
-    if penalties is not None:
-        if weight is None or stats.within_products is None:
+    classes, width = layer.means.shape
+    shapes = {"weight": (classes, width), "bias": (classes,), "train_means": (classes, width), "ood_mean": (width,)}
+    for name, shape in shapes.items():
+        if (value := getattr(layer, name)) is not None:
+            setattr(layer, name, of_shape(name, value, shape).cpu().double())
+    layer.own_train_means = layer.train_means
+    if layer.next_weight is not None:
+        layer.next_weight = layer.next_weight.detach().cpu().double()
+        require_same_width(layer.next_weight, layer.means)
+    if layer.penalties is not None:
+        if layer.weight is None or layer.within_products is None:
             raise ValueError("penalties are given without weight, or statistics without within_products")
-        check_penalties(*penalties)
-    return Layer(stats, weight, bias, next_weight, train_means, train_means, penalties, ood_mean)
-
-
-def _as_given(name: str, value: Tensor | None, shape: Sequence[int]) -> Tensor | None:
-    return None if value is None else of_shape(name, value, tuple(shape)).cpu().double()
+        check_penalties(*layer.penalties)
+    return layer

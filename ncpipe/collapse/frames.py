@@ -7,17 +7,11 @@ tight frame (ETF), I/sqrt(K) that of an orthogonal frame (OF).
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from ncpipe.collapse.pairs import Block, Products, distances_of, moments, off_frames, over_distances, pooled, rows_by
 from ncpipe.collapse.strands import in_order
-from ncpipe.system.lazy import lazily
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-else:
-    torch = lazily("torch")
+from ncpipe.system.lazy import Tensor, torch
 
 NAN = float("nan")
 
@@ -48,11 +42,6 @@ def cosines(vectors: Tensor) -> Tensor:
     """Cosines between rows, (K, d) -> (K, K); NaN where a row is zero."""
     unit = vectors / vectors.norm(dim=1, keepdim=True)
     return unit @ unit.T
-
-
-def of_pairs(matrix: Tensor) -> Tensor:
-    """The entries off the diagonal, (K, K) -> (K (K-1),)."""
-    return matrix[~torch.eye(len(matrix), dtype=torch.bool)]
 
 
 def mean_cdnv(means: Tensor, variances: Tensor) -> float:
@@ -156,6 +145,11 @@ class RowSpace(NamedTuple):
     rank: int
     """r."""
 
+    @property
+    def whitening(self) -> Tensor:
+        """S^-1 U^T, (r, d), where it is cut at r: takes the rows to orthonormal coordinates."""
+        return self.directions / self.sizes[:, None]
+
 
 def right_singular(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Singular values (r,), descending, and right singular vectors (r, d) of a matrix (m, d), r = min(m, d)."""
@@ -213,7 +207,8 @@ def nc3_rows(weight: Tensor, means: Tensor) -> float:
 def require_same_width(weight: Tensor, means: Tensor) -> None:
     """``ValueError`` unless a weight (m, d) reads features whose class means are (K, d)."""
     if weight.ndim != 2 or means.ndim != 2 or weight.shape[1] != means.shape[1]:
-        raise ValueError(f"weight (m, d) and means (K, d) must share d, got {_shape(weight)} and {_shape(means)}")
+        found = f"{tuple(weight.shape)} and {tuple(means.shape)}"
+        raise ValueError(f"weight (m, d) and means (K, d) must share d, got {found}")
 
 
 def balancedness(next_weight: Tensor, weight: Tensor) -> float:
@@ -227,7 +222,8 @@ def balancedness(next_weight: Tensor, weight: Tensor) -> float:
         ValueError: the rows of ``weight`` are not what ``next_weight`` reads.
     """
     if next_weight.ndim != 2 or weight.ndim != 2 or next_weight.shape[1] != weight.shape[0]:
-        raise ValueError(f"next_weight (p, m) must read weight (m, d), got {_shape(next_weight)}, {_shape(weight)}")
+        found = f"{tuple(next_weight.shape)}, {tuple(weight.shape)}"
+        raise ValueError(f"next_weight (p, m) must read weight (m, d), got {found}")
     upper, lower = next_weight.double(), weight.double()
     size = lower.square().sum()
     return float((upper.T @ upper - lower @ lower.T).norm() / size) if size > 0 else NAN
@@ -238,10 +234,6 @@ def ood_orthogonality(means: Tensor, ood_mean: Tensor) -> float:
     out-of-distribution samples; 0 where these are orthogonal to all classes (NECO, Ammar et al. 2024)."""
     products = means @ ood_mean / (means.norm(dim=1) * ood_mean.norm())
     return float(products.abs().mean())
-
-
-def _shape(tensor: Tensor) -> tuple[int, ...]:
-    return tuple(tensor.shape)
 
 
 def helmert(classes: int) -> Tensor:

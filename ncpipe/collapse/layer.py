@@ -5,18 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from ncpipe.collapse.frames import RowSpace, row_space
 from ncpipe.collapse.statistics import LayerStatistics, centred_means, class_mean_basis
-from ncpipe.system.lazy import lazily
+from ncpipe.system.lazy import Tensor, torch
 from ncpipe.system.words import listed
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-else:
-    torch = lazily("torch")
 
 NO_SECOND_PASS = "needs a second pass over the features"  # noqa: S105
 
@@ -99,7 +92,7 @@ class Layer:
         if self._no_means:
             return self.means.new_empty(0)
         known = self.statistics.singular_values
-        return class_mean_basis(self.means).singular_values if known is None else known
+        return class_mean_basis(self.means).sizes if known is None else known
 
     @property
     def reader(self) -> Tensor | None:

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from ncpipe.system.lazy import lazily
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-else:
-    torch = lazily("torch")
+from ncpipe.system.lazy import Tensor, torch
 
 Array = np.ndarray
 
@@ -33,14 +27,10 @@ class Measurement(dict[str, float]):
         self.per_pair: dict[str, Array] = {}
         """With ``per_class=True``: quantity -> its value for every pair of classes, (K, K)."""
 
-    def fill(
-        self, names: Sequence[str], reason: str | None, compute: Callable[[], Mapping[str, float]], otherwise: str
-    ) -> None:
-        """Add metrics: NaN for ``reason`` where there is one, else computed; ``otherwise`` is why these are NaN."""
-        values = dict.fromkeys(names, math.nan) if reason else compute()
-        assert set(values) == set(names), set(values) ^ set(names)
+    def fill(self, values: Mapping[str, float], why_nan: str) -> None:
+        """Add metrics, and why those are NaN that are."""
         self.update(values)
-        self.undefined |= {name: reason or otherwise for name, value in values.items() if math.isnan(value)}
+        self.undefined |= {name: why_nan for name, value in values.items() if math.isnan(value)}
 
     def spread(self, there: Array) -> None:
         """Breakdowns of the classes that are ``there``, (K,), to all K: without samples the others have NaN."""

@@ -103,22 +103,20 @@ def tag_sets_1nn(features: Array, targets: Array, train_features: Array, train_t
 
 def _fit(row: Measurement, ending: str, sets: Tensor, means: Tensor, alone: Tensor) -> None:
     """Angle and scale over some sets of tags (n, K) with their means (n, d)."""
-    names = (f"tagwise_angle{ending}", f"tagwise_scale{ending}")
     lonely = alone.isnan().any(dim=1)
     missing = (sets.bool().any(dim=0) & lonely).nonzero().flatten().tolist()
     reason = None if len(sets) else "no sample has two tags"
     if missing:
         reason = f"no sample has the one tag {missing[0]}, so that it has no mean of its own"
-
-    def compute() -> dict[str, float]:
+    angle = scale = math.nan
+    if reason is None:
         sums = sets.double() @ alone.nan_to_num()
         unit, target = (torch.nn.functional.normalize(rows, dim=1, eps=0) for rows in (means, sums))
         # half-angle form: the arc cosine loses digits near 0
         angles = 2 * torch.atan2((unit - target).norm(dim=1), (unit + target).norm(dim=1))
-        scale = (means * sums).sum() / sums.square().sum()
-        return dict(zip(names, (math.degrees(float(angles.mean())), float(scale))))
-
-    row.fill(names, reason, compute, "the mean of a set, or the sum of its tags' means, is zero")
+        angle, scale = math.degrees(float(angles.mean())), float((means * sums).sum() / sums.square().sum())
+    values = {f"tagwise_angle{ending}": angle, f"tagwise_scale{ending}": scale}
+    row.fill(values, reason or "the mean of a set, or the sum of its tags' means, is zero")
 
 
 def _as_tags(targets: Array, features: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ncpipe.collapse.moments import ClassMoments, squared_norms
+from ncpipe.collapse.moments import ClassMoments, class_counts, squared_norms
 from ncpipe.collapse.strands import in_order, widened
 
 BLOCK = 128
@@ -78,7 +78,7 @@ class ProductMoments:
         about mu' and delta delta^T n n'/(n + n') at once: their cross terms sum to zero.
         """
         present, own = labels.unique(return_inverse=True)  # of many classes, a batch has few
-        added, before = torch.bincount(own).double()[:, None], self.counts[present, None]
+        added, before = class_counts(own, len(present)).double()[:, None], self.counts[present, None]
         origin = torch.where(before > 0, self.means[present], features[_first(own, len(present))].double())
         sums = torch.zeros_like(origin)
         for rows, h in widened(features):

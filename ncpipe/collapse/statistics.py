@@ -7,19 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from functools import reduce
-from typing import TYPE_CHECKING
+from types import ModuleType
 
-from ncpipe.collapse.frames import right_singular
-from ncpipe.collapse.moments import class_means, squared_norms
+from ncpipe.collapse.frames import RowSpace, right_singular
+from ncpipe.collapse.moments import class_counts, class_means, kernels_for, squared_norms
 from ncpipe.collapse.pairs import rows_by
 from ncpipe.collapse.strands import Chunks, by_one_thread, in_strands
-from ncpipe.system.lazy import lazily
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-else:
-    torch = lazily("torch")
+from ncpipe.system.lazy import Tensor, torch
 
 LOGITS_OF_CLASSES = 1024
 """Most classes whose logits at all class means, K x K, are kept: up to 8 MiB these save a second product."""
@@ -27,43 +21,24 @@ GEMM_COLUMNS = 24
 """Products are padded to a multiple of so many columns: CPU kernels in float64 are 2-3 times faster on these."""
 
 
-@dataclass(frozen=True)
-class ClassMeanBasis:
-    """Thin SVD of the centred class means, M^T = U S V^T, cut at the numerical rank r <= K - 1."""
-
-    directions: Tensor
-    """U, (d, r)."""
-    singular_values: Tensor
-    """S, (r,), descending."""
-
-    @property
-    def rank(self) -> int:
-        return len(self.singular_values)
-
-    @property
-    def whitening(self) -> Tensor:
-        """S^-1 U^T, (r, d): takes the class means to orthonormal coordinates."""
-        return (self.directions / self.singular_values).T.contiguous()
-
-
 def centred_means(means: Tensor) -> Tensor:
     """M = [mu_c - mu_G], (K, d), with mu_G the mean of the class means."""
     return means - means.mean(dim=0, keepdim=True)
 
 
-def class_mean_basis(means: Tensor) -> ClassMeanBasis:
-    """SVD of M rather than of Sigma_B, whose condition number is squared.
+def class_mean_basis(means: Tensor) -> RowSpace:
+    """Thin SVD of M, M^T = U S V^T, cut at its rank r <= K - 1: Sigma_B has the square of its condition number.
 
     Singular values below ``max(K, d) * eps * s_max`` are dropped, and so are those below the rounding
     error of M itself, ``max(K, d) * eps * max |mu_c|``: the centring cancels the mean of the class means.
     """
-    values, directions = right_singular(centred_means(means))
-    scale = max(float(values[0]), float(means.norm(dim=1).max()))
-    keep = values > max(means.shape) * torch.finfo(torch.float64).eps * scale
-    return ClassMeanBasis(directions[keep].T.contiguous(), values[keep])
+    sizes, directions = right_singular(centred_means(means))
+    scale = max(float(sizes[0]), float(means.norm(dim=1).max()))
+    keep = sizes > max(means.shape) * torch.finfo(torch.float64).eps * scale
+    return RowSpace(sizes[keep], directions[keep], int(keep.sum()))
 
 
-def whitened_products(products: Tensor, basis: ClassMeanBasis) -> Tensor:
+def whitened_products(products: Tensor, basis: RowSpace) -> Tensor:
     """sum_i |S^-1 U^T d_i|^2 of deviations d_i whose products sum to (d, d); rounding is eps of the largest direction
     over that of the class means, of their squares."""
     return (basis.whitening @ products * basis.whitening).sum().clamp(min=0)
@@ -194,21 +169,14 @@ class SecondPass:
         """``counts`` (K,) and ``means`` (K, d) of all samples; the rest as in ``layer_statistics``."""
         self.means, self.products = means, products
         self.has_head, self.has_train = weight is not None, train_means is not None
-        by_one_thread(means, lambda: self._prepare(counts, means, weight, bias, train_means))
+        by_one_thread(means, lambda: self._set_up(counts, weight, bias, train_means))
 
-    def _prepare(
-        self,
-        counts: Tensor,
-        means: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        train_means: Tensor | None,
-    ) -> None:
-        known = means.nan_to_num()
+    def _set_up(self, counts: Tensor, weight: Tensor | None, bias: Tensor | None, train_means: Tensor | None) -> None:
+        means, known = self.means, self.means.nan_to_num()
         reference = known if train_means is None else train_means.to(means).nan_to_num()
         basis = class_mean_basis(known[counts > 0])
         span = basis if train_means is None else class_mean_basis(reference)
-        self.singular_values = basis.singular_values
+        self.singular_values = basis.sizes
         blocks = [basis.whitening, *([span.whitening] if self.has_train else [])]
         if weight is not None:
             self._weight = weight.to(means)
@@ -222,7 +190,7 @@ class SecondPass:
         self._means = known
 
         # <h, m> - |m|^2/2, largest for the nearest m, with h and m from the origin in the whitened basis
-        origin, scale = reference.mean(dim=0), span.singular_values
+        origin, scale = reference.mean(dim=0), span.sizes
         places = (reference - origin) @ span.whitening.T
         self._own_places = (known - origin) @ span.whitening.T
         self._directions = places * scale.square()
@@ -234,32 +202,73 @@ class SecondPass:
     def __call__(self, features: Tensor, labels: Tensor) -> LayerStatistics:
         """Statistics of features (n, d) with labels (n,): some or all of the samples that the means are of."""
         size = max(3 * len(self.means), features.shape[1] ** 2 if self.products else 0)
-        sums = reduce(_Sums.__iadd__, in_strands(features, size, lambda chunks: self._summed(chunks, labels)))
+        if (fused := kernels_for(features)) is not None:
+            reals, counts, *products = self._fused(fused, features, labels)
+        else:
+            strands = in_strands(features, size, lambda chunks: self._summed(chunks, labels))
+            reals, counts, *products = (reduce(torch.Tensor.add_, sums) for sums in zip(*strands))
         return LayerStatistics(
-            torch.bincount(labels, minlength=len(self.means)),
+            class_counts(labels, len(self.means)),
             self.means,
-            sums.reals[0],
+            reals[0],
             self.singular_values,
-            sums.reals[1],
-            sums.counts[0],
-            sums.counts[1] if self.has_head else None,
-            sums.counts[2] if self.has_head else None,
-            sums.reals[2] if self.has_train else None,
-            sums.products,
+            reals[1],
+            counts[0],
+            counts[1] if self.has_head else None,
+            counts[2] if self.has_head else None,
+            reals[2] if self.has_train else None,
+            *products,
         )
 
-    def _summed(self, chunks: Chunks, labels: Tensor) -> _Sums:
-        width = self.means.shape[1] if self.products else None
-        sums, gathered = _Sums(len(self.means), width, self.means.device), self.means.new_empty(0)
+    def _fused(self, fused: ModuleType, features: Tensor, labels: Tensor) -> list[Tensor]:
+        """What ``_summed`` gives, by the kernels of ``ncpipe.collapse.fused``."""
+        classes, products = len(self.means), self._no_products()
+        tiles = fused.Tiles.of(labels, classes)
+        if not products and fused.in_one_read(features, classes):
+            own, span = self._widths[0], self._widths[self.has_train]
+            by = fused.Projections(
+                self._matrix,
+                own,
+                span,
+                self._own_places,
+                self._directions,
+                self._lengths,
+                self._shift,
+                self._class_logits if self.has_head else None,
+            )
+            table = fused.projected(features, tiles, self._means, by)
+        else:
+            samples = self._means.new_zeros(len(features), fused.QUANTITIES)
+            for places, own, deviation, squares in fused.centred(features, tiles, self._means):
+                reals, counts = self._values(deviation, own, squares)
+                for column, values in [*enumerate(reals), *enumerate(counts, 3)]:
+                    samples[places, column] = values
+                for total in products:
+                    total.addmm_(deviation.T, deviation)
+            table = tiles.summed(samples)
+        return [table[:, :3].T, table[:, 3:].T.round().long(), *products]
+
+    def _no_products(self) -> list[Tensor]:
+        width = self.means.shape[1]
+        return [self.means.new_zeros(width, width)] if self.products else []
+
+    def _summed(self, chunks: Chunks, labels: Tensor) -> list[Tensor]:
+        """Sums over the samples of every class: of up to three real and three yes-or-no quantities, (3, K) each, and
+        of products (d, d)."""
+        sums = [self.means.new_zeros(3, len(self.means), dtype=kind) for kind in (torch.float64, torch.int64)]
+        products = self._no_products()
+        gathered = self.means.new_empty(0)
         for rows, deviation in chunks:
             own = labels[rows]
             if len(gathered) != len(deviation):  # the first and the last chunk
                 gathered = torch.empty_like(deviation)
             deviation.sub_(torch.index_select(self._means, 0, own, out=gathered))
-            self._add(sums, deviation, own)
-            if sums.products is not None:
-                sums.products.addmm_(deviation.T, deviation)
-        return sums
+            for totals, values in zip(sums, self._values(deviation, own, squared_norms(deviation))):
+                for total, value in zip(totals, values):
+                    total.index_add_(0, own, value)
+            for total in products:
+                total.addmm_(deviation.T, deviation)
+        return sums + products
 
     def to(self, device: torch.device) -> SecondPass:
         """Move to a device, in place."""
@@ -268,9 +277,10 @@ class SecondPass:
                 setattr(self, name, value.to(device))
         return self
 
-    def _add(self, sums: _Sums, deviation: Tensor, own: Tensor) -> None:
+    def _values(self, deviation: Tensor, own: Tensor, squares: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """What is summed, of deviations (n, d) of these classes and with these squares, (n,) each."""
         *projected, _ = (deviation @ self._matrix.T).split(self._widths, dim=1)
-        reals = [squared_norms(deviation), squared_norms(projected[0])]
+        reals = [squares, squared_norms(projected[0])]
         in_span = projected[1 if self.has_train else 0]
         if self._shift is not None:
             reals.append(squared_norms(in_span + self._shift[own]))
@@ -282,33 +292,10 @@ class SecondPass:
             else:
                 decided = _largest(deviation + self._means[own], self._weight, self._bias)
             counts += [decided == own, decided == nearest]
-        sums.add(own, reals, counts)
+        return reals, [flags.long() for flags in counts]
 
 
 def _largest(rows: Tensor, matrix: Tensor, offsets: Tensor) -> Tensor:
     """argmax over c of <row, m_c> + o_c of rows (n, r), (K, r) and (K,), in memory that does not grow with n K."""
     pieces = rows.split(rows_by(len(matrix)))
     return torch.cat([torch.addmm(offsets, piece, matrix.T).argmax(dim=1) for piece in pieces])
-
-
-class _Sums:
-    """Sums over the samples of every class: of up to three real and three yes-or-no quantities, and of products
-    (width, width)."""
-
-    def __init__(self, num_classes: int, width: int | None, device: torch.device) -> None:
-        self.reals = torch.zeros(3, num_classes, dtype=torch.float64, device=device)
-        self.counts = torch.zeros(3, num_classes, dtype=torch.int64, device=device)
-        self.products = None if width is None else torch.zeros(width, width, dtype=torch.float64, device=device)
-
-    def __iadd__(self, other: _Sums) -> _Sums:
-        self.reals += other.reals
-        self.counts += other.counts
-        if self.products is not None and other.products is not None:
-            self.products += other.products
-        return self
-
-    def add(self, labels: Tensor, reals: list[Tensor], counts: list[Tensor]) -> None:
-        for row, values in enumerate(reals):
-            self.reals[row].index_add_(0, labels, values)
-        for row, flags in enumerate(counts):
-            self.counts[row].index_add_(0, labels, flags.long())

@@ -15,6 +15,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from torchmetrics.wrappers import ClasswiseWrapper
 
 from ncpipe.collapse.arguments import (
+    DIVERGED,
     NO_VALUES,
     Array,
     as_classifier,
@@ -23,6 +24,7 @@ from ncpipe.collapse.arguments import (
     as_labels,
     as_parameter,
     as_tensor,
+    number_classes,
     require_finite,
 )
 from ncpipe.collapse.computing import collapse_metrics
@@ -77,6 +79,9 @@ class CollapseMetrics(Metric):
         one_pass: sum the products of deviations, d x d, in the first pass, for ``nc1_pinv``.
         kwargs: of ``torchmetrics.Metric``.
 
+    On an accelerator ``update`` leaves the values of a batch unread, so as not to wait for the device: what is wrong
+    with labels or features is told by the next ``compute`` or ``start_second_pass``.
+
     Raises:
         ValueError: by ``update``, what ``measure`` raises; by ``compute``, when nothing has been seen, or the
             second pass has seen other samples than the first; by ``merge_state``, when other classes or widths
@@ -110,6 +115,9 @@ class CollapseMetrics(Metric):
     """(K, 7) float64 of the second pass: number of samples and ``SUMS`` of every class."""
     precision: Tensor
     """(1,): the machine epsilon of the coarsest features."""
+    fault: Tensor
+    """(3,) float64 of the first batch on an accelerator that was wrong: number of its update, least and largest
+    label; 0 before."""
     token: Tensor
 
     def __init__(
@@ -143,6 +151,7 @@ class CollapseMetrics(Metric):
         self.add_state("moments", nothing, dist_reduce_fx=_merge_products if one_pass else _merge)
         self.add_state("sums", zeros["sums"], dist_reduce_fx="sum")
         self.add_state("precision", torch.zeros(1, dtype=torch.float64), dist_reduce_fx="max")
+        self.add_state("fault", torch.zeros(3, dtype=torch.float64), dist_reduce_fx=_first_fault)
         # torchmetrics.MetricCollection lets metrics of equal states share one update, but weights may differ.
         self.add_state("token", _token().to(self.moments.device), dist_reduce_fx="max")
 
@@ -161,18 +170,37 @@ class CollapseMetrics(Metric):
         self.precision = self.precision.clamp(min=torch.finfo(h.dtype).eps)
 
     def _add(self, h: Tensor, y: Tensor) -> None:
-        """Add a batch that has been checked."""
+        """Add a batch that has been checked, on an accelerator but for its values."""
+        known = y if h.device.type == "cpu" else y.clamp(0, self.num_classes - 1)
         if self._in_second_pass:
-            seen = self._second_pass()(h, y)
-            if not torch.isfinite(seen.scatter).all():
-                require_finite("features", h)
-            self.sums = self.sums + _packed_sums(seen)
+            state, sums = "sums", self.sums + _packed_sums(self._second_pass()(h, known))
         else:
-            moments = self._moments_of_width(h.shape[1])
-            (_add_with_products if self.one_pass else _add)(moments, h, y)
-            if not torch.isfinite(moments[:, 1]).all():
-                require_finite("features", h)
-            self.moments = moments
+            state, sums = "moments", self._moments_of_width(h.shape[1])
+            (_add_with_products if self.one_pass else _add)(sums, h, known)
+        finite = torch.isfinite(sums[:, 1]).all()  # scatter
+        if h.device.type != "cpu":
+            self._note(y, finite)
+        elif not finite:
+            require_finite("features", h)
+        setattr(self, state, sums)
+
+    def _note(self, labels: Tensor, finite: Tensor) -> None:
+        """Keep what is wrong with a batch on the device, unless one before it was."""
+        low, high = labels.aminmax()
+        wrong = (low < 0) | (high >= self.num_classes) | ~finite
+        found = torch.stack([torch.full_like(low, self._update_count), low, high]).double()
+        self.fault = torch.where(self.fault[0] > 0, self.fault, wrong * found)
+
+    def _check_noted(self) -> None:
+        """``ValueError`` if a batch was wrong."""
+        number, low, high = map(int, self.fault.tolist())
+        wrong = f"features of update {number} have non-finite values: {DIVERGED}"
+        if low < 0 or high >= self.num_classes:
+            remedy = f"{number_classes(self.fault)}, of all samples before they are batched"
+            remedy = "drop the samples that are ignored, labels >= 0 keeps the others" if low < 0 else remedy
+            wrong = f"labels must lie in [0, {self.num_classes}), got {low} to {high} in update {number}: {remedy}"
+        if number:
+            raise ValueError(f"{wrong}; reset() starts anew")
 
     def start_second_pass(self) -> None:
         """Fix the class means of all that has been seen, on all ranks; the updates that follow are about these.
@@ -390,6 +418,7 @@ class CollapseMetrics(Metric):
 
     def _seen(self) -> ClassMoments:
         """What the first pass has seen; in the second, of all ranks."""
+        self._check_noted()
         if self._in_second_pass:
             return _unpacked(self.about[:, : 2 + self._width])
         if self.moments.shape[1] == 2:
@@ -451,8 +480,10 @@ def _unpacked(packed: Tensor) -> ClassMoments:
 
 
 def _add(packed: Tensor, features: Tensor, labels: Tensor) -> None:
-    present, own = labels.unique(return_inverse=True)  # of many classes, a batch has few
-    packed[present] = _packed(_unpacked(packed[present]) + class_moments(features, own, len(present)))
+    present, own = slice(None), labels
+    if len(packed) > len(labels):  # of many classes, a batch has few
+        present, own = labels.unique(return_inverse=True)
+    packed[present] = _packed(_unpacked(packed[present]) + class_moments(features, own, len(packed[present])))
 
 
 def _add_with_products(packed: Tensor, features: Tensor, labels: Tensor) -> None:
@@ -477,6 +508,11 @@ def _agreed(stacked: Tensor) -> Tensor:
         if not torch.allclose(about, begun[0], rtol=1e-6, atol=1e-6 * scale, equal_nan=True):
             raise ValueError(OTHER_MEANS)
     return begun[0] if begun else stacked[0]
+
+
+def _first_fault(stacked: Tensor) -> Tensor:
+    """Of all ranks, (n, 3) -> (3,)."""
+    return stacked[(stacked[:, 0] > 0).int().argmax()]
 
 
 def _packed_head(head: Head, like: Tensor) -> Iterator[Tensor]:

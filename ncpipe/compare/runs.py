@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -119,8 +119,8 @@ def _last_history(history: pd.DataFrame) -> dict[str, float]:
     return dict(history.sort_values("time").groupby("quantity", sort=False)["value"].last(skipna=False))
 
 
-def _curves(a: Frames, b: Frames, names: Iterable[str] = CURVES) -> Iterator[Row]:
-    for name in names:
+def _curves(a: Frames, b: Frames) -> Iterator[Row]:
+    for name in CURVES:
         x, y = _points(a, name), _points(b, name)
         if len(x) > 1 or len(y) > 1:
             yield {"quantity": name, "a": x, "b": y}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from ncpipe.compare.agreement import Tables
 from ncpipe.records.reading import metadata, read_whole
 from ncpipe.records.schemas import TABLES
 from ncpipe.records.writing import CHECKSUM
+from ncpipe.settings.base import nearest
 from ncpipe.study.layout import Layout
 from ncpipe.system.errors import UserError
 from ncpipe.system.provenance import summary
@@ -110,6 +110,6 @@ def _run_named(run: str, folders: list[Path]) -> RunSource:
         names = listed([folder / name for folder, name in matches])
         raise UserError(f"{run!r} is the beginning of several runs: {names}; give more of the id")
     where = ", ".join(map(str, folders[:6]))
-    near = difflib.get_close_matches(run, [name for names in ids.values() for name in names], n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else "the table runs and the report list them"
+    known = [run_id for of_one in ids.values() for run_id in of_one]
+    hint = nearest(run, known, otherwise="the table runs and the report list them")
     raise UserError(f"no run {run!r} in the tables of {where}; {hint}")

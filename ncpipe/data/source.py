@@ -10,19 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import comb
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 from ncpipe.data.originals import Originals
 from ncpipe.data.registry import DATASETS
 from ncpipe.data.settings import DatasetSpec
 from ncpipe.system.errors import UserError
-from ncpipe.system.lazy import lazily
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-else:
-    torch, Tensor = lazily("torch"), Any
+from ncpipe.system.lazy import Tensor, torch  # noqa: F401 - data sets take it from here
 
 DIGIT_NAMES = tuple("0123456789")
 

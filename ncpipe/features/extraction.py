@@ -34,7 +34,7 @@ from ncpipe.study.config import MeasureSpec
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_json, read_tensors, write_tensors
 from ncpipe.system.progress import progress
-from ncpipe.system.provenance import in_json, origin_of
+from ncpipe.system.provenance import in_json, origin
 from ncpipe.system.stopwatch import work
 from ncpipe.training.computation import Computation, compiled_if_possible
 from ncpipe.training.full_batch import FullBatch
@@ -83,7 +83,7 @@ def extract_features(
             report(done, f"epoch {epoch}")
         if kept:
             kept |= {f"labels/{split}": labels for split, labels in extractor.labels.items()}
-        made_by = in_json(origin_of(computation.device))
+        made_by = in_json(origin(computation.device))
         write_tensors(folder / "features.safetensors", kept)
         save_traces(folder / "statistics.safetensors", {run.id: extractor.trace}, {"provenance": made_by})
 

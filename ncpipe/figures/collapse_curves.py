@@ -17,18 +17,10 @@ from ncpipe.figures.drawing.series import draw_bands, last_time, measured
 from ncpipe.figures.drawing.style import Look
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
+from ncpipe.system.words import listed
 
-USUAL = (
-    "nc1_pinv",
-    "nc3_duality",
-    "nc2_means_etf",
-    "nc4_mismatch",
-    "nc2_means_uncentred_etf",
-    "nc2_means_of",
-    "nc2_weights_etf",
-    "nc2_weights_of",
-)
-ROW_HEIGHT = 1.08
+USUAL = ("nc1_pinv", "nc2_means_etf", "nc3_duality", "nc4_mismatch")
+ROW_HEIGHT = 1.3
 PANEL_WIDTH = 1.5
 """Inches that a panel needs at least."""
 
@@ -107,7 +99,8 @@ def caption(tables: Tables, options: FigureOptions) -> str:
         [f"training features of {counted(ufms, 'UFM')} by gradient descent against iterations"] if len(ufms) else []
     )
     return (
-        f"Collapse metrics of the last features, {', beside the '.join(parts)}."
+        f"Collapse metrics of the last features ({listed(options.metrics or USUAL)}),"
+        f" {', beside the '.join(parts)}."
         " Lines are medians over seeds, bands their range; a triangle marks the first epoch without training error."
         " Time axes are logarithmic with a place for 0. Where the networks decide the scale, a UFM leaves the panel"
         " below on its way to rounding error."

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.captions import counted, lost, not_drawn
-from ncpipe.figures.drawing.definitions import definition
+from ncpipe.figures.drawing.definitions import definition, title
 from ncpipe.figures.drawing.panels import Panel, draw_panels
 from ncpipe.figures.drawing.runs import Tables, declared_ufms, few, labels, networks
 from ncpipe.figures.drawing.series import Band, measured
@@ -88,7 +88,8 @@ class DepthPanel(Panel):
         axes.margins(x=0.1)
         if scaled:
             about = definition(self.metric)
-            axes.set_ylabel(f"{self.metric}\n{about if '$' in about else style.wrapped(about, LETTERS_UPRIGHT)}")
+            about = about if "$" in about else style.wrapped(about, LETTERS_UPRIGHT)
+            axes.set_ylabel(f"{title(self.metric)}\n{about}")
 
 
 def applies(study: Study) -> bool:

@@ -21,7 +21,7 @@ from ncpipe.figures.collapse_depth import whole_rows
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import LOG_FROM, SMALLEST, scale_time
 from ncpipe.figures.drawing.captions import counted, lost
-from ncpipe.figures.drawing.definitions import definition
+from ncpipe.figures.drawing.definitions import definition, title
 from ncpipe.figures.drawing.runs import Tables, networks, zero_error_epochs
 from ncpipe.figures.drawing.series import at_shared_times, labels_with_value, measured
 from ncpipe.figures.level_curves import varied
@@ -109,7 +109,7 @@ def _draw_metric(figure: Any, metric: str, panels: Sequence[Panel], columns: int
     shrink, extend = min(1.0, 1.6 * columns / len(panels)), "min" if below else "neither"
     bar = figure.colorbar(mesh, ax=grid, extend=extend, aspect=25, pad=0.015, shrink=shrink)
     bar.outline.set_linewidth(0.4)
-    bar.set_label(f"{metric}\n{definition(metric)}")
+    bar.set_label(f"{title(metric)}\n{definition(metric)}")
 
 
 def _norm(panels: Sequence[Panel]) -> Normalize:

@@ -28,7 +28,7 @@ QUANTITIES = {
 }
 BEFORE = {"old_loss": "before_old_loss", "test_old_accuracy": "before_old_accuracy"}
 """The level that the trained network has on its own."""
-INITS = {"random": "grey", "class_mean": "orange", "least_squares": "blue"}
+INITS = {"random": "violet", "class_mean": "orange", "least_squares": "blue"}
 BLACK = style.OKABE_ITO["black"]
 ROW_HEIGHT, NARROW = 1.35, 5.0
 MOST_NETWORKS = 4

@@ -117,8 +117,8 @@ def _draw_frames(axes: Axes, classes: Iterable[float], reach: float) -> None:
 
 def _name_axes(axes: Axes, title: str, metrics: tuple[str, str]) -> None:
     axes.set_title(title, loc="left")
-    axes.set_xlabel(f"{metrics[0]}\n{definition(metrics[0])}")
-    axes.set_ylabel(f"{metrics[1]}\n{definition(metrics[1])}")
+    axes.set_xlabel(definition(metrics[0]))
+    axes.set_ylabel(definition(metrics[1]))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
 

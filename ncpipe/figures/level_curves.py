@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import mark_times, scale_time
 from ncpipe.figures.drawing.captions import counted, lost
-from ncpipe.figures.drawing.definitions import definition
+from ncpipe.figures.drawing.definitions import definition, title
 from ncpipe.figures.drawing.panels import Panel, draw_panels
 from ncpipe.figures.drawing.runs import Tables, declared_ufms, evenly, labels, networks, zero_error_epochs
 from ncpipe.figures.drawing.series import Band, at_shared_times, labels_with_value, last_time, measured
@@ -69,7 +69,7 @@ class LevelPanel(Panel):
         axes.set_title(style.wrapped(self.label, int(15 * width) - 4), loc="left", pad=4)
         axes.set_xlabel(self.kind)
         if leftmost:
-            axes.set_ylabel(f"{self.metric}\n{definition(self.metric)}")
+            axes.set_ylabel(f"{title(self.metric)}\n{definition(self.metric)}")
 
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:

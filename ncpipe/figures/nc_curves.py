@@ -114,7 +114,7 @@ def _draw_row(panels: NDArray, columns: Sequence[Column], metric: str, look: dic
     )
     lowest = min((float(values[values > 0].min(initial=1)) for values in first), default=0.0) / BELOW
     scale_values(panels[0], "y", first + [values.clip(min=lowest) for extreme in of_ufms for values in extreme])
-    panels[0].set_ylabel(f"{metric}\n{ROWS[metric]}")
+    panels[0].set_ylabel(ROWS[metric])
 
 
 def caption(tables: Tables, options: FigureOptions) -> str:

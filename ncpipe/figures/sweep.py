@@ -19,7 +19,7 @@ from ncpipe.claims.evidence.selectors import flat_settings
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import LOG_FROM, heading, place_ticks, scale_values
 from ncpipe.figures.drawing.captions import counted, lost
-from ncpipe.figures.drawing.definitions import definition
+from ncpipe.figures.drawing.definitions import definition, title
 from ncpipe.figures.drawing.runs import Tables
 from ncpipe.figures.drawing.series import Band, extremes, measured
 from ncpipe.figures.drawing.style import Look
@@ -70,7 +70,7 @@ class Scale:
         return style.LETTER * (letters + 2) * len(self.values)
 
     def draw(self, axes: Axes, name: str, inches: float) -> None:
-        axes.set_xlabel(name)
+        axes.set_xlabel(name.rpartition(".")[2].replace("_", " "))
         if not self.numeric:
             longest = max(4, int(inches / style.LETTER / len(self.values)) - 1)
             axes.set_xticks(range(len(self.values)), [_broken(_text(value), longest) for value in self.values])
@@ -120,9 +120,9 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     scale = Scale.of(runs["over"])
     columns = style.columns_for(len(panels), options.width, max(PANEL_WIDTH, BESIDE + scale.inches))
     figure, grid = style.panel_figure(options.width, len(panels), columns, ROW_HEIGHT)
-    for axes, (title, about, values) in zip(grid, panels):
+    for axes, (name, about, values) in zip(grid, panels):
         _draw_panel(axes, lines, values, scale, look)
-        heading(axes, title, about)
+        heading(axes, name, about)
         scale.draw(axes, str(options.over), options.width / columns - BESIDE)
     if len(lines) > 1:
         style.add_legend(figure, (line.handle(scale, look[line.name]) for line in lines))
@@ -174,7 +174,7 @@ def _panels(tables: Tables, runs: pd.DataFrame, options: FigureOptions) -> Itera
         rows = measured(tables, runs, [metric], split).sort_values("time")
         values = rows.drop_duplicates("run_id", keep="last").set_index("run_id")["value"].astype(float)
         if np.isfinite(values).any():
-            yield f"{metric} ({split})", definition(metric), values
+            yield f"{title(metric)} ({split})", definition(metric), values
 
 
 def _draw_panel(axes: Axes, lines: Sequence[Line], values: pd.Series, scale: Scale, look: dict[str, Look]) -> None:

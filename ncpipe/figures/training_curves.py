@@ -36,14 +36,16 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     look, narrow = style.looks(tables["runs"]), options.width < NARROW
     figure = style.new_figure(options.width, ROW_HEIGHT * (4 if narrow else 2) + 0.15)
     grid = figure.subplots(4, 1).reshape(2, 2) if narrow else figure.subplots(2, 2)
-    marks, drops = zero_error_epochs(nets), learning_rate_drops(rows)
+    last, drops = max(1, last_time(rows)), learning_rate_drops(rows)
+    # not of the end phase: a mark far outside leaves panels no room
+    marks = {label: epoch for label, epoch in zero_error_epochs(nets).items() if epoch <= last}
     drops = drops if len(drops) <= MOST_DROPS else []
     for line, names in zip(grid, QUANTITIES):
         left, right = (draw_bands(axes, rows, "quantity", name, look, marks) for axes, name in zip(line, names))
         for axes, name in zip(line, names):
             scale_values(axes, "y", [*left, *right])
             heading(axes, name)
-            axes.set_xlim(0, max(1, last_time(rows)) * 1.02)
+            axes.set_xlim(0, last * 1.02)
             for epoch in drops:
                 axes.axvline(epoch, color=style.GREY, alpha=0.5, linewidth=0.6, linestyle=(0, (1, 2)), zorder=0)
     for axes in grid[-1] if not narrow else [grid[-1][-1]]:

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import heading, scale_time, scale_values
 from ncpipe.figures.drawing.captions import counted, lost, not_drawn
-from ncpipe.figures.drawing.definitions import definition
 from ncpipe.figures.drawing.runs import Tables, declared_ufms, few, labels
 from ncpipe.figures.drawing.series import Band, at_shared_times, extremes, histories, last_time, measured
 from ncpipe.figures.drawing.style import Look
 from ncpipe.records.reading import fits_of
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
+from ncpipe.system.words import listed
 from ncpipe.ufm.misfit import frames_apart
 
 KINDS = ("declared",)
@@ -156,7 +156,7 @@ def _draw_row(panels: Sequence[Axes], row: Row, chosen: Sequence[str], source: _
         scale_values(axes, "y", [*extremes(drawn), values])
     for axes in panels[1 : len(chosen)]:
         axes.tick_params(labelleft=False)
-    heading(panels[0], row.title, row.about or definition(row.title))
+    heading(panels[0], row.title, row.about or None)
 
 
 def _draw_limits(axes: Axes, row: Row, classes: float, ends: Sequence[tuple[float, str]]) -> None:
@@ -192,10 +192,14 @@ def _legend(rows: Sequence[Row]) -> Iterator[Line2D]:
 
 def caption(tables: Tables, options: FigureOptions) -> str:
     ufms = declared_ufms(tables, "gradient_descent")
+    usual = (
+        "objective above the closed-form optimum, NC1, distances of uncentred class means, of weights and of their"
+        " product to the OF and the ETF"
+    )
+    shown = listed(options.metrics) if options.metrics else usual
     return (
-        f"{counted(ufms, 'UFM')} under plain gradient descent: objective above the closed-form optimum, NC1,"
-        " distances of uncentred class means, of weights and of their product to the OF and the ETF, against"
-        " iterations (logarithmic, with a place for 0). Medians over seeds with their range. Grey: the distance of"
+        f"{counted(ufms, 'UFM')} under plain gradient descent: {shown}, against iterations (logarithmic, with a place"
+        " for 0). Medians over seeds with their range. Grey: the distance of"
         " one exact frame to the other, to which the distance of the frame that is not approached tends; triangles at"
         " the right edge are the ends of L-BFGS on the same problem."
         f"{not_drawn(ufms, most=MOST_COLUMNS)}{lost(tables, 'declared')}"

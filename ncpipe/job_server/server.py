@@ -84,6 +84,8 @@ class Server:
         self.library = self._library()
         self.imported = mmap(-1, len(PERHAPS))
         """Whether a job has, a byte each, shared with the jobs."""
+        self.modules = 0
+        """How many are imported."""
         self.sources: dict[str, set[tuple[str, int, int]]] = {}
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.listener, selectors.EVENT_READ, self._accept)
@@ -141,11 +143,11 @@ class Server:
 
     def _import(self, command: str) -> str:
         """Import what jobs of a command need; why none can be forked then, empty if they can."""
-        known = len(sys.modules)
-        for name in ("ncpipe.cli.main", *IMPORTS.get(command, ()), *compress(PERHAPS, self.imported)):
+        for name in ("ncpipe.cli.main", *IMPORTS.get(command, ()), *compress(PERHAPS, self.imported[:])):
             with suppress(Exception):  # the job meets it too, and says it
                 import_module(name)
-        if len(sys.modules) > known:
+        if len(sys.modules) > self.modules:
+            self.modules = len(sys.modules)
             gc.freeze()  # modules live to the end: their pages stay shared with the jobs
             # Those of torch would cost a job more than its start.
             for finalizer in [*weakref.finalize._registry]:  # type: ignore[attr-defined]
@@ -158,9 +160,9 @@ class Server:
         return "" if threads == 1 else "threads in the job server"
 
     @staticmethod
-    def _library() -> int:
-        """Changes when a package is installed or removed."""
-        return Path(sysconfig.get_path("purelib")).stat().st_mtime_ns
+    def _library() -> set[str]:
+        """Changes when a package is installed or removed; the date would change too when a module is compiled."""
+        return {path.name for path in Path(sysconfig.get_path("purelib")).iterdir()} - {"__pycache__"}
 
     def _fork(self, connection: socket.socket, request: dict[str, Any], streams: list[int]) -> None:
         """Fork a job, which starts with all signals blocked: it must not miss one that is sent before it looks."""

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from ncpipe.system.lazy import lazily
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-else:  # a study is read without torch
-    torch, Tensor = lazily("torch"), Any
+from ncpipe.system.lazy import Tensor, torch
 
 
 def parameter(default: Any, needs: str = "", fits: Callable[[Any], bool] = lambda value: True) -> Any:

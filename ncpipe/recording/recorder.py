@@ -17,7 +17,7 @@ from ncpipe.settings.base import Name, Settings
 from ncpipe.settings.messages import validated
 from ncpipe.study.layout import Layout
 from ncpipe.system.errors import UserError
-from ncpipe.system.provenance import origin_of
+from ncpipe.system.provenance import origin
 from ncpipe.training.computation import device_kind
 from ncpipe.training.losses import mean_loss
 from ncpipe.training.settings import LossSpec
@@ -167,7 +167,7 @@ class Recorder:
             "device": device_kind(network.device),
         }
         about = {"label": self.label, "settings": self.settings, "layers": list(trace.layers), "columns": columns}
-        return about | {"provenance": origin_of(network.device)}
+        return about | {"provenance": origin(network.device)}
 
 
 def _folder() -> Any:

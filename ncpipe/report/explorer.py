@@ -28,6 +28,8 @@ DATA_BYTES = 1_500_000
 MOST_RUNS = 1000
 """Runs of a kind that are read: more do not fit in any case."""
 LAST = "features"
+KEPT = (*USUAL, "nc2_means_of", "nc2_weights_etf", "nc2_weights_of")
+"""Metrics that stay where others are left out."""
 SPLITS = ("", *get_args(Split))
 """In the order in which they are offered; a history has none."""
 SERIES = ["run", "quantity", "split", "layer"]
@@ -97,7 +99,10 @@ def _reductions() -> Iterator[tuple[str, Callable[[pd.DataFrame], pd.DataFrame]]
     yield "inner layers but the first, the middle and the last", lambda rows: rows[~inner(rows) | _landmarks(rows)]
     yield "inner layers", lambda rows: rows[~inner(rows)]
     yield "the test split", lambda rows: rows[rows["split"] != "test"]
-    yield "metrics but the usual ones", lambda rows: rows[rows["quantity"].isin(USUAL) | (rows["layer"] == "")]
+    yield (
+        "metrics but the usual ones",
+        lambda rows: rows[rows["quantity"].isin(KEPT) | (rows["layer"] == "")],
+    )
 
 
 def _landmarks(rows: pd.DataFrame) -> pd.Series:

@@ -20,7 +20,8 @@ from ncpipe.figures.matched_ufm import matched_fits
 from ncpipe.records.checks import reading
 from ncpipe.records.reading import metadata, read_tables, read_whole
 from ncpipe.records.schemas import TABLES
-from ncpipe.report.explorer import explorer
+from ncpipe.report.explorer import Explorer, explorer
+from ncpipe.report.parcel import parcel
 from ncpipe.report.summary import sentences
 from ncpipe.report.templates import link, template, text
 from ncpipe.study.config import PAPERS, StudyInfo
@@ -35,6 +36,8 @@ HEADLINE = "stationarity"
 """The figure that opens the page where the study has it: misfit against stationarity."""
 SVG_BYTES = 2_500_000
 """Figures are embedded as SVG up to this size together; the largest of them become PNG past it."""
+PAGE_BYTES, TEXT_BYTES = 4 * 2**20, 200_000
+"""Size of a page up to which it holds the tables too, and what of it is neither figures nor the explorer."""
 MOST_ROWS = 2000
 """Rows of a table in the page: past it, browsers become slow."""
 CONTENTS = {
@@ -47,6 +50,8 @@ CONTENTS = {
     "timings": "wall clock of training and fitting",
 }
 """The tables in a few words. In full: docs/tables.md."""
+CONSTANTS = {"contents": CONTENTS, "most_rows": MOST_ROWS, "many_rows": 20}
+"""What every page says alike; a table of more than ``many_rows`` is folded."""
 PROVENANCE = ("ncpipe_version", "git_commit", "study", "study_hash")
 DESCRIPTION = "{http://purl.org/dc/elements/1.1/}description"
 
@@ -74,14 +79,15 @@ def write_report(
         tables = compared(stored)
         runs, matched = run_rows(tables), matched_fits(tables).to_dict("records")
         claims = read_whole(tables_folder / "claims.parquet").to_pylist()
-        subjects = by_subject(claims)
-        tested = [claim for found in subjects.values() for claim in found]
+        subjects, tested = by_subject(claims), [claim for claim in claims if claim["count"]]
+        drawn = sorted(pictures(figures, target.parent), key=lambda picture: picture["name"] != HEADLINE)
+        explored = explorer(tables)
         page = template("template.html").render(
             study=study_info,
-            title=study_info.title or study_info.name,
             summary=[*sentences(tables), *([about["selection"]] if "selection" in about else [])],
-            explorer=explorer(tables),
-            pictures=sorted(pictures(figures, target.parent), key=lambda picture: picture["name"] != HEADLINE),
+            explorer=explored,
+            pictures=drawn,
+            parcel=parcel(parcelled(tables_folder, target), room(drawn, explored)),
             subjects=subjects,
             counts=counted(claim["verdict"] for claim in tested),
             silent=len(claims) - len(tested),
@@ -92,15 +98,26 @@ def write_report(
             mlflow_view=mlflow_view,
             matched=matched,
             bases=bases(matched[:MOST_ROWS]),
-            most_rows=MOST_ROWS,
             provenance={key: about[key] for key in PROVENANCE if key in about},
             origins=origins(about, tables["runs"].get("provenance", pd.Series(dtype=object))),
             commands=commands(target.parent),
             table_files={name: link(tables_folder / f"{name}.parquet", target.parent) for name in TABLES},
-            contents=CONTENTS,
             config="study.json" if target.with_name("study.json").exists() else None,
+            **CONSTANTS,
         )
     write_text(target, sealed(page))
+
+
+def parcelled(tables_folder: Path, target: Path) -> list[Path]:
+    """The files that a page should hold: tables, and the settings if they lie beside it."""
+    settings = target.with_name("study.json")
+    return [*(tables_folder / f"{name}.parquet" for name in TABLES), *([settings] if settings.exists() else [])]
+
+
+def room(drawn: Iterable[Row], explored: Explorer | None) -> int:
+    """Bytes that figures and explorer leave for the tables."""
+    taken = sum(len(picture["source"]) for picture in drawn) + (len(explored.data) if explored else 0)
+    return max(PAGE_BYTES - TEXT_BYTES - taken, 0)
 
 
 def pictures(figures: Mapping[str, Path], page_folder: Path) -> list[Row]:

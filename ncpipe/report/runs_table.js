@@ -1,4 +1,4 @@
-// The runs table: sorts by a click on a heading, and shows the rows that the filters leave.
+// The runs table: sorts by a click on a heading, and shows the rows that the filters leave; folded tables are printed.
 "use strict";
 (() => {
   const table = document.getElementById("runs-table"), body = table.tBodies[0];
@@ -36,6 +36,13 @@
   });
   filters.addEventListener("input", filter);
   filters.addEventListener("submit", event => event.preventDefault());
+  // Paper has everything: what was folded is folded again afterwards.
+  let opened = [];
+  addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll("details:not([open])")];
+    opened.forEach(part => part.open = true);
+  });
+  addEventListener("afterprint", () => opened.forEach(part => part.open = false));
   filters.hidden = false;
   filter();  // a browser may have kept what stood in the field
 })();

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from ncpipe.claims.evidence.deciding import would_decide
 from ncpipe.claims.evidence.wording import SYMBOLS, by_paper, finding, held, needs, number, short_id, span, verdict
+from ncpipe.report.bars import bar
 
 FOLDER = Path(__file__).parent
 
@@ -29,7 +30,9 @@ def template(name: str) -> jinja2.Template:
     environment.globals["script"] = _script
     environment.filters.update(number=number, text=text, percent=_percent, in_mlflow=_in_mlflow)
     environment.filters.update(would_decide=would_decide, finding=finding, verdict=verdict, by_paper=by_paper)
-    environment.filters.update(needs=needs, held=held, span=span, symbol=SYMBOLS.__getitem__, short_id=short_id)
+    environment.filters.update(
+        needs=needs, held=held, span=span, bar=bar, symbol=SYMBOLS.__getitem__, short_id=short_id
+    )
     return environment.get_template(name)
 
 

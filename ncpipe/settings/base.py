@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -39,10 +39,10 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 AS_YAML_READS = "; YAML reads yes, no, on and off so, too: write a number, or the word in quotes"
 
 
-def nearest(name: object, known: Iterable[str], what: str = "known") -> str:
-    """The rest of a message on an unknown name: the one that was meant, or all."""
-    near = difflib.get_close_matches(str(name), [*known], n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"{what}: {', '.join(known)}"
+def nearest(name: object, known: Collection[str], what: str = "known", otherwise: str = "") -> str:
+    """The rest of a message on an unknown name: the one that was meant, or ``otherwise``, or all."""
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else otherwise or f"{what}: {', '.join(known)}"
 
 
 class Settings(BaseModel):

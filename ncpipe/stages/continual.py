@@ -19,7 +19,7 @@ from ncpipe.study.runs import ContinualRun
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_json, read_tensors, write_json
 from ncpipe.system.progress import progress
-from ncpipe.system.provenance import origin_of
+from ncpipe.system.provenance import origin
 from ncpipe.system.stopwatch import work
 from ncpipe.training.computation import Computation
 from ncpipe.training.streams import open_batches
@@ -69,7 +69,7 @@ def _about(found: Learnt, device: torch.device) -> dict[str, Any]:
         "final_step": found.final_step,
         "train_samples": found.train_samples,
         "code_version": STAGE_VERSIONS["continual"],
-        "provenance": origin_of(device),
+        "provenance": origin(device),
     }
 
 

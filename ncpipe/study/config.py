@@ -6,12 +6,12 @@ import re
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from ncpipe.collapse.metrics import METRICS
 from ncpipe.continual.settings import ContinualSpec
 from ncpipe.data.settings import DatasetSpec
-from ncpipe.settings.base import Count, Name, PathText, Settings
+from ncpipe.settings.base import Count, Name, PathText, Settings, nearest
 from ncpipe.settings.registry import ModuleRegistry, NameIn
 from ncpipe.settings.source import short_name
 from ncpipe.settings.sweep import BaseOf, Block
@@ -75,6 +75,23 @@ Paper = Annotated[str, NameIn(PAPERS)]
 MetricName = Annotated[str, NameIn(METRICS)]
 
 
+WIDTHS = {"page": 6.75, "column": 3.25, "icml": 3.25, "neurips": 5.5, "iclr": 5.5, "jmlr": 6.0, "tmlr": 6.5}
+"""Inches of what figures are made for: a page of two columns, one column, and the text of venues."""
+
+
+def _inches(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return WIDTHS[value] if value in WIDTHS else float(value)
+    except ValueError:
+        raise ValueError(f"inches or a name; {nearest(value, WIDTHS)}") from None
+
+
+Inches = Annotated[float, Field(ge=1, le=40)]
+Width = Annotated[Inches, BeforeValidator(_inches, json_schema_input_type=Inches | Literal[tuple(WIDTHS)])]
+
+
 class FigureOptions(Settings):
     """A figure to draw and its options."""
 
@@ -87,9 +104,7 @@ class FigureOptions(Settings):
     over: str | None = Field(
         None, description="sweep: dotted key of the setting on the horizontal axis, as 'model.width'."
     )
-    width: Annotated[float, Field(ge=1, le=40)] = Field(
-        6.75, description="Inches; 6.75 is a page of two columns, 3.25 one column."
-    )
+    width: Width = Field(6.75, description=f"Inches, or {', '.join(WIDTHS)}; {WIDTHS['page']} is a page.")
 
     @property
     def stem(self) -> str:

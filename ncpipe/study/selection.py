@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping
 from typing import Any
 
+from ncpipe.settings.base import nearest
 from ncpipe.settings.sweep import flat
 from ncpipe.study.config import MeasureSpec, SelectSpec
 from ncpipe.system.errors import UserError
@@ -23,7 +23,7 @@ def alternatives(specs: Mapping[str, NetworkSpec], over: str) -> list[Alternativ
     """
     groups: dict[str, Alternatives] = {}
     for run_id, spec in specs.items():
-        settings = flat(spec.model_dump(mode="json"))
+        settings = _settings(spec)
         if over not in settings:
             continue
         value = settings.pop(over)
@@ -41,8 +41,8 @@ def check_select(rule: SelectSpec, specs: Mapping[str, NetworkSpec], measure: Me
         raise UserError(f"{where} is averaged over; name another setting, such as optimizer.lr")
     if not values:
         known = dict.fromkeys(key for tree in map(_settings, specs.values()) for key in tree)
-        near = difflib.get_close_matches(rule.over, known, n=1, cutoff=0.5)
-        raise UserError(f"{where} is no setting of these networks" + (f"; did you mean {near[0]!r}?" if near else ""))
+        hint = nearest(rule.over, known, otherwise="name one, such as optimizer.lr")
+        raise UserError(f"{where} is no setting of these networks; {hint}")
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         raise UserError(f"{where} is not a number in every network; name a number, such as optimizer.lr")
     if all(len(group) == 1 for group in alternatives(specs, rule.over)):

@@ -15,7 +15,7 @@ from ncpipe.settings.messages import Model, validated
 from ncpipe.settings.reading import check_plain, read_config
 from ncpipe.settings.scale import at_scale
 from ncpipe.settings.source import is_own
-from ncpipe.settings.sweep import Block, Tree, expand
+from ncpipe.settings.sweep import Block, expand
 from ncpipe.study import checks
 from ncpipe.study.config import FIGURES, Config, FigureOptions
 from ncpipe.study.layout import RUNS_A_PART, Layout
@@ -101,11 +101,7 @@ class Study:
     @cached_property
     def datasets(self) -> dict[str, DatasetSpec]:
         """Declared data sets by id."""
-        block = self.config.datasets
-        if block is None:
-            return {}
-        specs = _specs(DatasetSpec, block, expand(block, "datasets"), "datasets")
-        return {identify(spec.slug, spec): spec for spec in specs}
+        return {identify(spec.slug, spec): spec for spec in _specs(DatasetSpec, self.config.datasets, "datasets")}
 
     @cached_property
     def networks(self) -> dict[str, NetworkRun]:
@@ -124,7 +120,7 @@ class Study:
         crossed = block.model_copy(
             update={"sweep": block.sweep.model_copy(update={"grid": grid, "include": include})}
         )
-        specs = _specs(NetworkSpec, block, expand(crossed, "networks"), "networks")
+        specs = _specs(NetworkSpec, block, "networks", crossed)
         return by_id((run.id, run) for run in map(self._network_run, specs))
 
     def _network_run(self, spec: NetworkSpec) -> NetworkRun:
@@ -136,10 +132,9 @@ class Study:
     @cached_property
     def continual(self) -> dict[str, ContinualRun]:
         """Class-incremental learning by network id, on every network whose data set keeps some of the classes."""
-        block = self.config.continual
-        if block is None:
+        specs = _specs(ContinualSpec, self.config.continual, "continual")
+        if not specs:
             return {}
-        specs = _specs(ContinualSpec, block, expand(block, "continual"), "continual")
         nets = [run for run in self.networks.values() if run.spec.dataset.classes is not None]
         return {run.id: continual_run(run, specs) for run in nets}
 
@@ -181,8 +176,7 @@ class Study:
         block = self.config.ufm
         if not block.base and not block.sweep.include:
             return {}
-        specs = _specs(UfmSpec, block, expand(block, "ufm"), "ufm")
-        return by_id((identify(spec.slug, spec), spec) for spec in specs)
+        return by_id((identify(spec.slug, spec), spec) for spec in _specs(UfmSpec, block, "ufm"))
 
     @cached_property
     def ufm_batches(self) -> dict[str, UfmBatch]:
@@ -214,6 +208,9 @@ def _read_at(file: Path, scale: str | None) -> dict[str, Any]:
     return {**config, "scale": scale}
 
 
-def _specs(model: type[Model], block: Block, runs: list[Tree], where: str) -> list[Model]:
+def _specs(model: type[Model], block: Block | None, where: str, crossed: Block | None = None) -> list[Model]:
+    """The settings of every run of a block as it was declared, or as it is crossed with others."""
+    if block is None:
+        return []
     place = f"{where}.base" if block.sweep == type(block.sweep)() else where
-    return [validated(model, run, place) for run in runs]
+    return [validated(model, run, place) for run in expand(crossed or block, where)]

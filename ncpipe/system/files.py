@@ -19,14 +19,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 from ncpipe.system.errors import UserError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
+from ncpipe.system.lazy import Tensor
 
 LEFTOVER_AGE = 600.0
 """Seconds after which a temporary file that nobody has written to belongs to nobody."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 
 class _Lazy(ModuleType):
@@ -20,3 +20,10 @@ def lazily(name: str) -> Any:
     Until then it is not in ``sys.modules``, where ``lazy_loader.load`` puts it and other libraries would wake it.
     """
     return _Lazy(name)
+
+
+if TYPE_CHECKING:
+    import torch as torch
+    from torch import Tensor as Tensor
+else:  # a study is read without torch
+    torch, Tensor = lazily("torch"), Any

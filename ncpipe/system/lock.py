@@ -6,6 +6,7 @@ import fcntl
 import os
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -44,10 +45,8 @@ def hold(results: Path) -> None:
         note = f"ncpipe: {path} cannot be locked ({error.strerror}): run one snakemake at a time on these results"
         print(note, file=sys.stderr, flush=True)
         return
-    try:
+    with suppress(OSError):  # the disk is full: the lock is held all the same
         stream.truncate(0)
         print(f"{os.getpid()} on {socket.gethostname()}", file=stream, flush=True)
-    except OSError:
-        pass  # the disk is full: the lock is held all the same
     _held.append(stream)
     os.environ[HELD] = str(results.resolve())

@@ -85,11 +85,11 @@ def processor() -> str:
     return models[0] if models else platform.processor() or platform.machine()
 
 
-def origin(gpu: int | None = None) -> Origin:
+def origin(device: Any = None) -> Origin:
     """Code, packages and hardware of this process: equal for equal surroundings, without clock, host or user.
 
     Args:
-        gpu: number of the GPU that computed; None: the CPU did.
+        device: the ``torch.device`` that computed; None: the CPU did.
 
     Returns:
         'ncpipe' (version), 'commit' and, with changed files, 'changes' (their digest); 'python' and ``PACKAGES``
@@ -102,13 +102,9 @@ def origin(gpu: int | None = None) -> Origin:
     commit, changes = git_state()
     code = {"ncpipe": ncpipe.__version__, "commit": commit} | ({"changes": changes} if changes else {})
     machine = {"os": platform.platform(), "cpu": processor(), "threads": torch.get_num_threads()}
-    machine |= {} if gpu is None else {"gpu": torch.cuda.get_device_name(gpu)}
+    if device is not None and device.type == "cuda":
+        machine["gpu"] = torch.cuda.get_device_name(device.index or 0)
     return code | _versions() | machine
-
-
-def origin_of(device: Any) -> Origin:
-    """The origin of what was computed on a ``torch.device``."""
-    return origin((device.index or 0) if device.type == "cuda" else None)
 
 
 def key(found: Origin) -> str:

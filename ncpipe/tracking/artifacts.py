@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
+from mlflow.tracking.multimedia import compress_image_size
+from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
 
 from ncpipe.figures.drawing.axes import heading, scale_values
 from ncpipe.figures.drawing.series import extremes
@@ -25,6 +28,22 @@ from ncpipe.system.files import ALTERED, read_sealed, unreadable
 from ncpipe.tracking.notes import Row
 
 PLAN_COLUMNS = ["run_id", "kind", "status", "label", "dataset", "seed", "network_id"]
+CLAIM_COLUMNS = [
+    "claim_id",
+    "statement",
+    "verdict",
+    "effect",
+    "interval_low",
+    "interval_high",
+    "holds",
+    "count",
+    "seeds",
+]
+CLAIM_COLUMNS += ["statistic", "direction", "threshold", "data", "source"]
+TABLES_TAG = {
+    MLFLOW_LOGGED_ARTIFACTS: json.dumps([{"path": f"{n}.json", "type": "table"} for n in ("claims", "plan")])
+}
+"""Tag by which MLflow shows these two files of a study as tables for evaluation."""
 PICTURED = ("nc1_pinv", "nc2_means_etf")
 """Metrics of every layer in the picture of a network."""
 
@@ -41,12 +60,11 @@ class Artifact:
 
 def study_artifacts(config: Config, layout: Layout, planned: list[Row], claims: list[Row]) -> list[Artifact]:
     """Config, plan and claims of a study, its figures, and the report."""
-    plan = pd.DataFrame(planned, columns=PLAN_COLUMNS).to_csv(index=False)
     settings = json.dumps(config.model_dump(mode="json", exclude={"tracking"}), indent=2)
     made = [
         _of_bytes("config.json", settings.encode()),
-        _of_bytes("plan.csv", plan.encode()),
-        _of_bytes("claims.csv", pd.DataFrame(claims).to_csv(index=False).encode()),
+        _of_bytes("plan.json", _table(planned, PLAN_COLUMNS)),
+        _of_bytes("claims.json", _table(claims, CLAIM_COLUMNS)),
     ]
     figures = [_of_file(f"figures/{path.name}", path) for path in _figures(layout, "png", "svg", "pdf")]
     return made + figures + ([_of_file("report.html", layout.report)] if layout.report.exists() else [])
@@ -57,8 +75,22 @@ def study_pictures(layout: Layout) -> list[Artifact]:
     return [_of_file(path.stem, path) for path in _figures(layout, "png")]
 
 
+def logged_image(picture: Artifact, time: int) -> Iterator[tuple[str, bytes]]:
+    """Files and contents of a PNG as MLflow's ``log_image`` writes it: whole and as a thumbnail."""
+    content, thumbnail = picture.content(), io.BytesIO()
+    compress_image_size(PIL.Image.open(io.BytesIO(content))).save(thumbnail, "webp")
+    name = f"images/{picture.name}+step+0+timestamp+{time}+{uuid.uuid4()}"
+    yield f"{name}.png", content
+    yield f"{name}+compressed.webp", thumbnail.getvalue()
+
+
 def _figures(layout: Layout, *endings: str) -> list[Path]:
     return sorted(path for path in layout.figures.glob("*") if path.suffix.removeprefix(".") in endings)
+
+
+def _table(rows: list[Row], columns: list[str]) -> bytes:
+    """A table as MLflow's ``log_table`` writes it."""
+    return pd.DataFrame(rows, columns=columns).to_json(orient="split", index=False).encode()
 
 
 def _of_bytes(name: str, content: bytes) -> Artifact:

@@ -17,7 +17,7 @@ from ncpipe.study.layout import Layout
 from ncpipe.tracking.client import is_database, store_errors
 from ncpipe.tracking.records import NOTE
 from ncpipe.tracking.store import artifact_root, create_store
-from ncpipe.tracking.view import VIEW_TAG, runs_view
+from ncpipe.tracking.view import runs_view, view_tag
 
 ID, STUDY, DIGEST = "ncpipe.id", "ncpipe.study", "ncpipe.digest"
 LIVE = "ncpipe.live"
@@ -63,7 +63,9 @@ def open_experiment(uri: str, config: Config, layout: Layout) -> str:
         folder = artifact_root(layout.mlflow) / re.sub(r"[^\w-]+", "-", name)
         artifacts = folder.as_uri() if is_database(uri) else None
         try:
-            return client.create_experiment(name, artifacts, tags | {VIEW_TAG: runs_view("network", [])})
+            # For networks that are shown while they train.
+            view = {view_tag("network"): runs_view("network", [])} if config.networks else {}
+            return client.create_experiment(name, artifacts, tags | view)
         except MlflowException:
             experiment = client.get_experiment_by_name(name)
             if experiment is None:  # no other study of this experiment was faster

@@ -16,11 +16,12 @@ MAX_TAG_CHARACTERS = 8000
 
 
 def run_name(row: Row, network: Row | None = None) -> str:
-    """Label and seed; a matched UFM bears those of its network."""
+    """Seed and label, the seed first since MLflow cuts long names; a matched UFM bears those of its network."""
     label: str = row["label"] or row["run_id"]
     if network:
-        return f"{label} of {run_name(network)}"
-    return label if row.get("seed") is None else f"{label} seed={row['seed']}"
+        label = f"{label} of {network['label'] or network['run_id']}"
+    seed = (network or row).get("seed")
+    return label if seed is None else f"s{seed} {label}"
 
 
 def study_note(title: str, text: str, claims: list[Row]) -> str:
@@ -29,7 +30,7 @@ def study_note(title: str, text: str, claims: list[Row]) -> str:
     if claims:
         lines += ["| claim | statement | verdict | effect | over seeds | runs |", "|---|---|---|---|---|---|"]
         lines += map(_claim_line, claims)
-    cut = "\n\n… more in the artifact claims.csv"
+    cut = "\n\n… more in the artifact claims.json"
     size = list(accumulate(len(line) + 1 for line in lines))
     if size[-1] <= MAX_TAG_CHARACTERS:
         return "\n".join(lines)

@@ -22,7 +22,7 @@ from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_json
 from ncpipe.system.provenance import Origin, in_json, run_command, study_command
 from ncpipe.tables.ends import last_values
-from ncpipe.tracking.artifacts import Artifact, LayerSeries, study_artifacts, study_pictures
+from ncpipe.tracking.artifacts import TABLES_TAG, Artifact, LayerSeries, study_artifacts, study_pictures
 from ncpipe.tracking.clock import Span, joint_span, spans, timed
 from ncpipe.tracking.notes import Row, network_note, run_name, study_note
 from ncpipe.tracking.points import Point, metric_points, run_points
@@ -134,7 +134,7 @@ class StudyRecords:
             parent=None,
             start=self.span.start,
             end=self.span.end,
-            tags={"kind": "study", "stage": "study", **scale, **counts, **known, NOTE: note},
+            tags={"kind": "study", "stage": "study", **scale, **counts, **known, NOTE: note, **TABLES_TAG},
             points=claim_points(self.claims, self.span.end),
             artifacts=study_artifacts(self.config, self.layout, self.planned, self.claims),
             pictures=study_pictures(self.layout),

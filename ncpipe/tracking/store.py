@@ -80,6 +80,27 @@ def _create_once(path: Path, artifacts: Path) -> None:
             _create_schema(temporary, artifacts)
 
 
+LOCATIONS = {"experiments": "artifact_location", "runs": "artifact_uri", "model_versions": "source"}
+
+
+def follow(uri: str | None, folder: Path) -> None:
+    """MLflow keeps whole paths: where the folder was moved or copied, make them those of the artifacts in it.
+
+    Of the store in the folder alone; one that was named does not move with it.
+    """
+    path, artifacts = folder / "mlflow.db", artifact_root(folder).as_uri()
+    if uri or not path.exists():
+        return
+    with store_errors(f"sqlite:///{path}"), closing(sqlite3.connect(path, timeout=60)) as connection, connection:
+        known = connection.execute("SELECT artifact_location FROM experiments")
+        for old in {location.rpartition("/")[0] for (location,) in known} - {artifacts}:
+            for table, column in LOCATIONS.items():
+                connection.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",  # noqa: S608
+                    (artifacts, len(old) + 1, len(old) + 1, f"{old}/"),
+                )
+
+
 def _create_schema(path: Path, artifacts: Path) -> None:
     SqlAlchemyStore(f"sqlite:///{path}", artifacts.as_uri()).engine.dispose()
     with closing(sqlite3.connect(path)) as connection:

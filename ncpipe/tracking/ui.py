@@ -18,7 +18,7 @@ from mlflow.entities import Experiment
 
 from ncpipe.system.errors import UserError
 from ncpipe.tracking.client import is_database, store_errors
-from ncpipe.tracking.view import LOOPBACK, PORT, VIEW_TAG, runs_page, server_address, view_page
+from ncpipe.tracking.view import LOOPBACK, PORT, VIEWS, runs_page, server_address, view_page, view_tag
 
 START_SECONDS, STOP_SECONDS = 120.0, 10.0
 
@@ -29,25 +29,34 @@ def run_ui(uri: str, experiment: str, port: int = 0) -> None:
     A tracking server already runs: of that only the link is printed.
     """
     with store_errors(uri):
-        page = _page(MlflowClient(uri).get_experiment_by_name(experiment))
+        pages = _pages(MlflowClient(uri).get_experiment_by_name(experiment))
     if not is_database(uri):
-        print(f"MLflow: {server_address(uri)}{page}", flush=True)
+        _say(server_address(uri), pages)
         return
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with serving(uri, port) as (address, server):
-            print(f"MLflow: {address}{page}  (Ctrl-C ends it)", flush=True)
+            _say(address, pages, "  (Ctrl-C ends it)")
             server.wait()
     except KeyboardInterrupt:
         return
     raise UserError(f"the MLflow server ended by itself with exit status {server.returncode}")
 
 
-def _page(experiment: Experiment | None) -> str:
+def _say(address: str, pages: dict[str, str], hint: str = "") -> None:
+    """The first page as the link to open, and one line for each of the others."""
+    (_, first), *others = pages.items()
+    lines = [f"MLflow: {address}{first}{hint}", *(f"{name}: {address}{page}" for name, page in others)]
+    print("\n".join(lines), flush=True)
+
+
+def _pages(experiment: Experiment | None) -> dict[str, str]:
+    """Views of the experiment by what they show, or its plain table where it has none."""
     if experiment is None:
-        return "/#/experiments"
-    has_view = VIEW_TAG in experiment.tags
-    return view_page(experiment.experiment_id) if has_view else runs_page(experiment.experiment_id)
+        return {"MLflow": "/#/experiments"}
+    number = experiment.experiment_id
+    kinds = [kind for kind in VIEWS if view_tag(kind) in experiment.tags]
+    return {VIEWS[kind]: view_page(number, kind) for kind in kinds} or {"runs": runs_page(number)}
 
 
 @contextmanager

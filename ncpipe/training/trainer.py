@@ -19,7 +19,7 @@ from ncpipe.system.errors import UserError
 from ncpipe.system.files import replacing, write_json, write_tensors
 from ncpipe.system.progress import progress as progress_bar
 from ncpipe.system.progress import silent
-from ncpipe.system.provenance import origin_of
+from ncpipe.system.provenance import origin
 from ncpipe.training.computation import Computation, device_kind
 from ncpipe.training.full_batch import FullBatch
 from ncpipe.training.losses import correct, feature_penalty, sample_losses
@@ -315,7 +315,7 @@ class Trainer:
                 "device": device_kind(self.device),
                 "precision": self.computation.precision,
                 "code_version": STAGE_VERSIONS["train"],
-                "provenance": origin_of(self.device),
+                "provenance": origin(self.device),
                 "reproduce": f"ncpipe reproduce {run.id}",
             },
         )

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
-from ncpipe.system.lazy import lazily
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-torch = lazily("torch")
+from ncpipe.system.lazy import Tensor, torch
 
 ALWAYS_ALONE = 2**19
 """Parameters from which on a problem is solved alone, in a batch of one."""

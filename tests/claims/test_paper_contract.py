@@ -133,6 +133,7 @@ def check_study(paper: str, folder: Path) -> None:
 DEAR = ("tirer2022", "sukenik2023", "zhou2022", "li2024")
 
 
+@pytest.mark.every(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("paper", [pytest.param(p, marks=[pytest.mark.thorough] * (p in DEAR)) for p in PAPERS])
 def test_smallest_form_decides_every_claim(paper, tmp_path, monkeypatch):

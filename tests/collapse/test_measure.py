@@ -38,6 +38,7 @@ from ncpipe.collapse import (
     effective_rank,
     hyperspherical_energy,
     layer_statistics,
+    moments,
     nc3_rows,
     ood_orthogonality,
     stable_rank,
@@ -422,6 +423,20 @@ def test_a_gpu_agrees_with_the_cpu(dtype):
     metric.start_second_pass()
     metric.update(*moved[:2])
     assert metric.compute()["nc1_pinv"] == pytest.approx(expected["nc1_pinv"], rel=1e-6)
+
+
+@pytest.mark.parametrize(("error", "warned"), [(RuntimeError("no C compiler"), 1), (ImportError("no triton"), 0)])
+def test_where_triton_fails_plain_torch_does_it(monkeypatch, error, warned):
+    def broken(name):
+        raise error
+
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(moments, "import_module", broken)
+    with warnings.catch_warnings(record=True) as told:
+        assert moments._kernels.__wrapped__(torch.device("cuda", 0)) is None
+    assert len(told) == warned
+    assert all("Triton fails: no C compiler" in str(warning.message) for warning in told)
 
 
 # Types and layouts

@@ -456,6 +456,7 @@ class Parsed(HTMLParser):
         self.parts.append(data)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", ["studies", "labels", "runs", "rerun"])
 def test_the_page_holds_it_and_loads_nothing(pairs, name, tmp_path):
     page = tmp_path / "pages/page.html"

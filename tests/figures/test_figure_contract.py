@@ -21,7 +21,7 @@ def options_of(name: str, **more) -> FigureOptions:
     return FigureOptions(name=name, over="optimizer.lr" if name == "sweep" else None, **more)
 
 
-@pytest.mark.every(6)
+@pytest.mark.every(11)
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", FIGURES)
 def test_draws_from_any_tables(studies, name, case):
@@ -32,7 +32,7 @@ def test_draws_from_any_tables(studies, name, case):
     assert caption(studies[case], options)
 
 
-@pytest.mark.every(3)
+@pytest.mark.every(7)
 @pytest.mark.parametrize("name", FIGURES)
 def test_files_of_one_column_and_of_the_test_split_are_equal_on_redraw(studies, tmp_path, name):
     options = options_of(name, width=3.25, split="test")

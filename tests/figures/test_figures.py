@@ -13,6 +13,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
+from pydantic import ValidationError
 from synthetic_tables import GRID, MISSED, SAMPLES, TWENTY, MadeUp
 from typer.testing import CliRunner
 
@@ -22,9 +23,11 @@ from ncpipe.figures import caption, draw, save_figure
 from ncpipe.figures.collapse_depth import whole_rows
 from ncpipe.figures.drawing.axes import scale_time, scale_values
 from ncpipe.figures.drawing.bias_transition import closed_form, regime_change
+from ncpipe.figures.drawing.definitions import definition
 from ncpipe.figures.drawing.series import Band, at_shared_times
 from ncpipe.figures.drawing.style import (
     SMALL,
+    fix_layout,
     label_ends,
     looks,
     shared_words,
@@ -120,6 +123,7 @@ def legend(figure: Figure) -> list[str]:
     return [text.get_text() for found in figure.legends for text in found.get_texts()]
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize("width", [1, 3.3, 6.9])
 @pytest.mark.parametrize("case", ["one seed, one epoch", "undefined", "predicts zero", "missing", "twenty labels"])
 def test_predictions_of_any_networks(studies, case, width):
@@ -206,11 +210,31 @@ def test_panels_keep_within_the_figure(studies, case):
     assert top <= figure.bbox.height
 
 
+def test_training_curves_end_with_the_epochs_though_zero_error_is_of_the_end_phase(studies, recwarn):
+    tables = studies["ordinary"]
+    late = tables["runs"].assign(zero_error_epoch=5000.0)
+    figure = draw({**tables, "runs": late}, FigureOptions(name="training_curves"))
+    fix_layout(figure)
+    assert "zero training error" not in texts(figure)
+    assert not [warning for warning in recwarn if "constrained_layout" in str(warning.message)]
+    assert all(axes.get_position().height > 0.2 for axes in figure.axes)
+
+
+def test_widths_have_names():
+    assert FigureOptions(name="frames", width="icml").width == FigureOptions(name="frames", width=3.25).width == 3.25
+    for wrong, why in (("icmll", "did you mean 'icml'"), ("0.5", "greater than"), ("nan", "equal to 40")):
+        with pytest.raises(ValidationError, match=why):
+            FigureOptions(name="frames", width=wrong)
+
+
 @pytest.mark.parametrize("name", ["collapse_curves", "collapse_depth", "ufm_trajectories"])
 def test_metrics_can_be_chosen(studies, name):
-    figure = draw(studies["ordinary"], FigureOptions(name=name, metrics=("nc3_duality", "nc3_of")))
-    assert "nc3_duality" in texts(figure)
-    assert "nc1_pinv" not in texts(figure)
+    options = FigureOptions(name=name, metrics=("nc3_duality", "nc3_of"))
+    figure = draw(studies["ordinary"], options)
+    said = texts(figure) + caption(studies["ordinary"], options)
+    assert definition("nc3_of") in texts(figure)
+    assert "nc3_duality" in said
+    assert "nc1_pinv" not in said
 
 
 def test_files_are_equal_on_redraw_and_carry_the_caption(studies, tmp_path: Path):

@@ -83,8 +83,8 @@ def test_a_line_is_the_median_over_seeds_of_final_values():
     assert nc1[0] == ([16, 32, 128], pytest.approx([10 / 16**2, 10 / 32**2, 10 / 128**2]))
     shown = texts(figure)
     assert "accuracy (test)" in shown
-    assert "nc1_pinv (train)" in shown
-    assert "model.width" in shown
+    assert "NC1 (train)" in shown
+    assert "width" in shown
     band = figure.axes[0].collections[0].get_paths()[0].get_extents()
     assert (band.y0, band.y1) == pytest.approx((0.90, 0.92))
 
@@ -99,7 +99,7 @@ def test_metrics_and_split_can_be_chosen():
     figure = drawn(frames(widths()), over="model.width", metrics=("nc1_pinv",), split="test")
     assert len(figure.axes) == 1
     assert curves(figure)[0][1] == [0.5] * 3
-    assert "nc1_pinv (test)" in texts(figure)
+    assert "NC1 (test)" in texts(figure)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from ncpipe.job_server import client
+from ncpipe.job_server import client, server
 from ncpipe.job_server.client import ADDRESS
 from ncpipe.job_server.start import ONE_THREAD, WITHOUT_THREAD, job_behind
 
@@ -34,7 +34,7 @@ import os, socket, sys
 from pathlib import Path
 import jobs
 from ncpipe.job_server import server
-server.IMPORTS = {}
+server.IMPORTS, server.PERHAPS = {}, ("wave",)
 sys.modules["ncpipe.__main__"] = sys.modules["ncpipe.cli.main"] = jobs
 server.Server(Path(sys.argv[1]), socket.socket(fileno=int(sys.argv[2]))).serve()
 """
@@ -219,12 +219,26 @@ def test_code_that_has_changed_is_not_the_servers(place):
     assert "the code has changed" in place.log.read_text()
 
 
+def test_packages_differ_once_one_is_installed_not_once_one_is_compiled(tmp_path, monkeypatch):
+    monkeypatch.setattr(server.sysconfig, "get_path", lambda _: tmp_path)
+    before = server.Server._library()
+    (tmp_path / "__pycache__").mkdir()
+    assert server.Server._library() == before
+    (tmp_path / "wave-2.0.dist-info").mkdir()
+    assert server.Server._library() != before
+
+
 def test_what_a_job_imports_is_read_anew_by_each(place):
     for word in ("one", "other"):
         (place.folder / "elsewhere").mkdir(exist_ok=True)
         (place.folder / "elsewhere/mine.py").write_text(f"print({word!r})")
         how, out, _, _ = place.run("sys.path.insert(0, 'elsewhere'); sys.dont_write_bytecode = True; import mine")
         assert (how, out) == ("forked", f"{word}\n")
+
+
+def test_what_only_some_jobs_import_is_imported_once_one_has_done_so(place):
+    known = "print('wave' in sys.modules)"
+    assert [place.run(code)[1] for code in (known, "import wave", known)] == ["False\n", "", "True\n"]
 
 
 def test_a_server_with_threads_forks_no_job(tmp_path):

@@ -104,6 +104,7 @@ class Place:
         return done.stdout + done.stderr
 
 
+@pytest.mark.thorough
 def test_the_profile_plans_pods_and_an_object_store(store, tmp_path):
     text = Place(tmp_path / "dry", store).run("--dry-run", "--forceall")
     assert "s3://bucket/study/results/report.html (send to storage)" in text

@@ -51,6 +51,7 @@ def test_a_failed_job_shows_its_log(tmp_path):
     assert "[2/3]" in done.stderr  # the others have run
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("options", [["--dry-run"], ["--verbose"]])
 def test_who_asks_for_more_sees_all(tmp_path, options):
     done = run(tmp_path, *options)

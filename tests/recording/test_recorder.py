@@ -122,6 +122,7 @@ def test_many_runs_write_into_one_folder_at_once(tmp_path):
     assert counts.to_dict() == {f"r{number}": 2 for number in range(4)}
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize(
     ("mistake", "message"),
     [

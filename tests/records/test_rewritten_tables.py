@@ -122,6 +122,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return MadeUp(seeds=2).write(tmp_path_factory.mktemp("study") / "tables")
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", REWRITTEN)
 def test_what_casts_without_loss_is_read_as_it_was(tables, tmp_path, name):
     folder = rewritten(REWRITTEN[name], tables, tmp_path / "results/tables")
@@ -150,7 +151,7 @@ def drawn(tables: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.every(5)
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["pandas", "duckdb, int32", "string_view", "categories", "float as whole"])
 def test_figures_report_and_comparison_of_rewritten_tables(tables, drawn, tmp_path, name):
     folder = rewritten(REWRITTEN[name], tables, tmp_path / "results/tables")

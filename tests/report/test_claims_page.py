@@ -199,6 +199,7 @@ def test_the_command_writes_the_page_and_the_markdown(results, tmp_path):
 
 def test_words():
     assert (number(None), number(float("nan")), number(0.0), number(1234.5)) == ("–", "–", "0", "1.23e+03")
+    assert (number(4.18e-16), number(-4.18e-16), number(1.18e-12)) == ("4e-16", "-4e-16", "1.18e-12")
     assert (span(1, 2), span(1, None), span(float("nan"), 2)) == ("1 … 2", "–", "–")
     assert (needs(claim("x", "1")), needs(claim("x", "1", direction="above"))) == ("< 0.01", "> 0.01")
     assert (held(claim("x", "1")), held(claim("x", "1", count=0))) == ("3 of 3", "none")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import gzip
+import io
 import json
 import re
+import zipfile
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,12 @@ from ncpipe.figures.drawing.definitions import HISTORY, definition
 from ncpipe.figures.drawing.style import looks
 from ncpipe.records.reading import read_tables
 from ncpipe.records.schemas import CLAIMS, TABLES
-from ncpipe.records.writing import write_rows
+from ncpipe.records.writing import read_table, write_rows
 from ncpipe.report import page, write_report
+from ncpipe.report.bars import bar
 from ncpipe.report.explorer import explorer
 from ncpipe.report.formulas import as_html
+from ncpipe.report.parcel import parcel
 from ncpipe.report.summary import in_words, sentences
 from ncpipe.study.config import StudyInfo
 
@@ -106,10 +110,50 @@ def test_claims_stand_by_paper_with_their_numbers(several, tmp_path):
     places = [text.index(part, table) for part in order]
     assert places == sorted(places)
     assert "1 The bias-free MSE UFM ends at an orthogonal frame. nc2_means_of at the last" in text
-    assert "needs < 0.01; UFM (K = 4, N = 200) ✓ supported 1e-09 1e-10 … 2e-09 8e-10 … 1.2e-09 3 of 3 2" in text
+    drawn = "effect 1e-09, interval 8e-10 … 1.2e-09, range of runs 1e-10 … 2e-09, needs < 0.01"
+    numbers = f"✓ supported 1e-09 1e-10 … 2e-09 {drawn} 8e-10 … 1.2e-09 3 of 3 2"
+    assert f"needs < 0.01; UFM (K = 4, N = 200) {numbers}" in text
     assert "none 0" not in text  # the claim that no run speaks of has no row, and no verdict
     assert "✓ 1 supported, ✗ 1 contradicted, ? 1 undecided; no run of the study speaks of 1 more" in text
     assert "Scale of the study: small." in text
+
+
+def test_a_claim_is_drawn_to_scale_beside_its_threshold():
+    numbers = {"effect": -1.0, "low": -2.0, "high": 1.0, "interval_low": -4.0, "interval_high": 2.0, "threshold": 0.0}
+    for direction, side in (("below", (0.0, 98.0)), ("above", (98.0, 52.0))):
+        boxes = dict(re.findall(r'class="(\w+)" x="(.+?)" y', str(bar(CLAIM | numbers | {"direction": direction}))))
+        width = re.search(r'class="side".*?width="(.+?)"', str(bar(CLAIM | numbers | {"direction": direction})))
+        # 6 units of the axis are 150 - 2 * 6 wide, from the lower end of the interval on.
+        places = [float(boxes[name]) for name in ("interval", "range", "threshold")]
+        assert places == [6, 52, pytest.approx(98 - 0.75, abs=0.06)]
+        assert (float(boxes["side"]), float(width[1])) == side
+    assert 'cx="75.0"' in bar(CLAIM | numbers)
+    of_one_seed = str(bar(CLAIM | numbers | {"interval_low": None}))
+    assert ("range" in re.findall('class="(.+?)"', of_one_seed), 'class="interval"' in of_one_seed) == (True, False)
+    assert bar(CLAIM | {"effect": None}) == ""
+
+
+def test_a_page_alone_holds_the_tables(results, html, tmp_path):
+    href = next(tag["href"] for _, tag in Parsed(html).tags if tag.get("id") == "parcel")
+    with zipfile.ZipFile(io.BytesIO(base64.b64decode(href.partition("base64,")[2]))) as archive:
+        assert set(archive.namelist()) == {f"{name}.parquet" for name in TABLES}
+        archive.extractall(tmp_path)
+    for name in TABLES:
+        assert read_table(tmp_path / f"{name}.parquet").equals(read_table(results / "tables" / f"{name}.parquet"))
+    files = [results / "tables" / f"{name}.parquet" for name in TABLES]
+    for room, fit in ((0, 0), (20_000, 3), (10**6, len(files))):
+        small = parcel(files, room)
+        assert len(small.source) < room + 100
+        assert len(small.names) >= fit
+        assert {*small.names, *small.left_out} == {file.name for file in files}
+
+
+@pytest.mark.parametrize(("seeds", "folds"), [(2, 0), (12, 2)])
+def test_long_tables_are_folded(tmp_path, seeds, folds):
+    tables = MadeUp(seeds=seeds).write(tmp_path / "tables")
+    write_report(INFO, tables, {}, tmp_path / "report.html")
+    tags = [tag for tag, _ in Parsed((tmp_path / "report.html").read_text(encoding="utf-8")).tags]
+    assert tags.count("details") == folds
 
 
 def first_screen(folder: Path, claims: Any = SEVERAL, figures: Any = ()) -> Parsed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -278,6 +279,28 @@ def test_verdicts_lead_to_their_claims_by_key(page):
     page.keyboard.press("Enter")
     assert page.inner_text("tr:target .verdict") == "✓ supported"
     assert page.evaluate("document.querySelector('tr:target').getBoundingClientRect().top < innerHeight")
+
+
+def test_folded_tables_are_printed_and_folded_again(browser, tmp_path):
+    tables = MadeUp(labels=LABELS, seeds=12).write(tmp_path / "tables")
+    write_report(StudyInfo(name="made-up"), tables, {}, tmp_path / "report.html")
+    page = browser.new_page()
+    opened(page, (tmp_path / "report.html").as_uri())
+    assert page.is_hidden("#runs-table")
+    for event, hidden in (("beforeprint", False), ("afterprint", True)):
+        page.evaluate(f"dispatchEvent(new Event('{event}'))")
+        assert page.is_hidden("#runs-table") == hidden
+    page.focus("details:has(#runs-table) > summary")
+    page.keyboard.press("Enter")
+    assert page.is_visible("#runs-table")
+    page.close()
+
+
+def test_the_tables_of_a_mailed_page_are_downloaded(page):
+    with page.expect_download() as download:
+        page.click("#parcel")
+    assert zipfile.is_zipfile(download.value.path())
+    assert download.value.suggested_filename == "made-up-tables.zip"
 
 
 def test_prints_whole(page):

@@ -65,6 +65,7 @@ def results(finished_study: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished_study, tmp_path / "results"))
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("kind", ["network", "diverged", "matched", "declared", "continual"])
 def test_a_run_made_again_is_equal(finished_study: Path, kind: str) -> None:
     run_id = run_ids(study_of(finished_study))[kind]

@@ -143,6 +143,7 @@ def test_the_command_line_chooses_the_scale(file):
     assert "study sized: 3 networks" in CliRunner().invoke(app, ["doctor", str(file), "--scale", "paper"]).output
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_snakemake_runs_the_chosen_scale(file):
     def planned(*config: str) -> str:

@@ -308,6 +308,7 @@ def test_files_that_are_no_config_are_refused(text, tmp_path):
         Study.read(tmp_path / "missing.yaml")
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("mistake", ["typo in a key", "layer that does not exist", "data path that is missing"])
 def test_snakemake_ends_with_the_line_and_writes_nothing(mistake, tmp_path):
     key, value, message = MISTAKES[mistake]

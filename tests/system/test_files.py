@@ -79,6 +79,7 @@ FORMATS: dict[str, tuple[Callable[[Path], object], Callable[[Path], Any]]] = {
 }
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_wrong_bit_anywhere_is_refused_or_harmless(name: str, tmp_path: Path) -> None:
     write, read = FORMATS[name]

@@ -52,6 +52,7 @@ def test_a_healthy_install_is_left_alone(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize(
     "first",
     [
@@ -113,6 +114,7 @@ def test_an_environment_is_mended_where_it_must_be(
         works(f"{start}import sys\nassert not {{'torch', 'typing', 'ncpipe'}} & set(sys.modules)", packages)
 
 
+@pytest.mark.thorough
 def test_this_install() -> None:
     # Whichever way it is: torchvision works, says nothing, and has schemas declared only if it must.
     works(

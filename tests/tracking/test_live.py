@@ -148,7 +148,7 @@ def test_a_training_shows_its_epochs_as_they_come(training: Training) -> None:
     assert set(runs) == {"study-tiny", training.ids[0]}
     run = runs[training.ids[0]]
     assert run.info.status == "RUNNING"
-    assert run.info.run_name == "mlp MSE bias seed=0"
+    assert run.info.run_name == "s0 mlp MSE bias"
     assert run.data.params["width"] == "8"
     assert run.data.tags["mlflow.parentRunId"] == runs["study-tiny"].info.run_id
     assert run.data.tags["status"] == "training"
@@ -313,6 +313,7 @@ def test_weights_are_registered_once(training: Training) -> None:
 # --- the process ---------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_the_watcher_ends_with_its_parent_and_is_alone(training: Training) -> None:
     path = training.study.layout.results / "study.json"

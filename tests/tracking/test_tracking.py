@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import re
 import shutil
 import signal
 import socket
@@ -31,10 +32,11 @@ from ncpipe.system.credentials import redacted
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_json, write_json
 from ncpipe.tracking import store
+from ncpipe.tracking import sync as tracking_sync
 from ncpipe.tracking.notes import study_note
 from ncpipe.tracking.points import MAX_METRIC_KEYS
 from ncpipe.tracking.records import StudyRecords
-from ncpipe.tracking.store import create_store
+from ncpipe.tracking.store import create_store, follow
 from ncpipe.tracking.sync import sync
 from ncpipe.tracking.ui import serving, ui_command, ui_environment
 from ncpipe.tracking.view import study_page
@@ -42,6 +44,7 @@ from ncpipe.tracking.view import study_page
 Row = dict[str, Any]
 Dump = dict[str, list[Any]]
 
+ROOT = Path(__file__).parents[2]
 START = 1_750_000_000
 EPOCHS = 3
 METADATA = {"git_commit": "abc123", "study_hash": "0123abcd", "ncpipe_version": "0.1.0"}
@@ -279,8 +282,8 @@ def test_runs_hang_beneath_their_networks_and_the_study(mirrored: Study) -> None
     parents = {run_id: names.get(run.data.tags.get("mlflow.parentRunId", "")) for run_id, run in runs.items()}
     study = "study-small"
     assert parents == {study: None, "net-a": study, "net-b": study, "ufm-d": study, "matched-a": "net-a"}
-    assert runs["net-a"].info.run_name == "mlp MSE no bias seed=0"
-    assert runs["matched-a"].info.run_name == "matched plain of mlp MSE no bias seed=0"
+    assert runs["net-a"].info.run_name == "s0 mlp MSE no bias"
+    assert runs["matched-a"].info.run_name == "s0 matched plain of mlp MSE no bias"
 
 
 def test_params_are_the_settings_and_tags_say_what_a_run_is(mirrored: Study) -> None:
@@ -335,7 +338,7 @@ def test_a_network_names_its_weights_its_data_and_what_became_of_it(study: Study
     runs = study.runs()
     tags = runs["net-a"].data.tags
     assert tags["mlflow.note.content"] == (
-        "**mlp MSE no bias seed=0** on digits (K = 2, N = 18). Zero training error at epoch 2 of 3. At the end"
+        "**s0 mlp MSE no bias** on digits (K = 2, N = 18). Zero training error at epoch 2 of 3. At the end"
         " nc1_pinv of the last features is 1. Test accuracy 75.0 %. Weights: `runs/net-a/model.safetensors` in the"
         " results folder."
     )
@@ -374,7 +377,9 @@ def test_divergence_is_a_finished_run_with_its_status(mirrored: Study) -> None:
     assert runs["net-b"].data.tags["status"] == "diverged"
 
 
-def test_the_study_run_shows_claims_config_figures_and_report(mirrored: Study) -> None:
+def test_the_study_run_shows_claims_config_figures_and_report(
+    mirrored: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = mirrored.runs()["study-small"]
     note = run.data.tags["mlflow.note.content"]
     assert "| tirer2022-1 | \\|W\\| ends at an OF. | **supported** | 0.01 | 0.001 … 0.02 | 3 of 3 |" in note
@@ -385,12 +390,53 @@ def test_the_study_run_shows_claims_config_figures_and_report(mirrored: Study) -
     files = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
     pictures = {name for name in files if name.startswith("images/")}
     assert files - pictures == {
-        "config.json", "plan.csv", "claims.csv", "report.html", "figures/frames.png", "figures/frames.svg",
+        "config.json", "plan.json", "claims.json", "report.html", "figures/frames.png", "figures/frames.svg",
     }  # fmt: skip
     assert {Path(name).suffix for name in pictures} == {".png", ".webp"}, "a picture and its thumbnail"
-    plan = (root / "plan.csv").read_text().splitlines()
-    assert plan[3].startswith("net-c,network,missing,"), "planned runs without a result are in it"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{mirrored.database}")
+    client, of = MlflowClient(), run.info
+    plan, claims = (client.load_table(of.experiment_id, f"{n}.json", [of.run_id]) for n in ("plan", "claims"))
+    assert list(plan.loc[2, ["run_id", "status"]]) == ["net-c", "missing"], "planned runs without a result are in it"
+    assert list(claims["verdict"]) == ["supported", "undecided"]
     assert Config.model_validate_json((root / "config.json").read_text()) == mirrored.config
+
+
+@pytest.mark.parametrize(
+    ("number", "found"),
+    list(enumerate([{"net-a", "net-b"}, set(), {"net-b"}, {"ufm-d"}, {"matched-a"}, {"net-a"}])),
+)
+def test_searches_of_the_docs_find_runs(mirrored: Study, number: int, found: set[str]) -> None:
+    searches = re.findall(r"^\| `` (.+) `` \|", (ROOT / "docs/tracking.md").read_text(encoding="utf-8"), re.M)
+    assert len(searches) == 6
+    client = MlflowClient(f"sqlite:///{mirrored.database}")
+    experiment = client.get_experiment_by_name("small").experiment_id
+    runs = client.search_runs([experiment], searches[number])
+    assert {run.data.tags["ncpipe.id"] for run in runs} == found
+
+
+def test_the_mirror_of_a_moved_folder_is_whole(study: Study, tmp_path: Path) -> None:
+    study.sync()
+    there = tmp_path / "else where"
+    study.layout.results.rename(there)
+    study.layout = Layout(there)
+    follow(None, study.layout.mlflow)
+    uri = create_store(None, study.layout.mlflow)
+    client, before = MlflowClient(uri), study.dump()
+    of = study.runs()["study-small"].info
+    assert Path(client.download_artifacts(of.run_id, "report.html")).read_text() == "<h1>report</h1></html>"
+    experiment = client.get_experiment(of.experiment_id)
+    assert experiment.artifact_location.startswith(there.as_uri())
+    follow(None, study.layout.mlflow)
+    assert study.dump() == before
+    assert study.sync()[2] >= 4  # the study's own run may have changed: its config names the folder
+
+
+def test_the_database_holds_what_mlflows_own_calls_write(
+    study: Study, mirrored: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ncpipe.tracking.sync.is_database", lambda uri: False)
+    study.sync()
+    assert study.shown() == mirrored.shown()
 
 
 def test_many_points_are_batched_and_many_metrics_capped(study: Study) -> None:
@@ -488,12 +534,13 @@ def failing_at(count: int, method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("calls", [0, pytest.param(1, marks=pytest.mark.thorough)])
-@pytest.mark.parametrize("method", ["create_run", "log_image", "log_artifacts", "log_batch", "set_terminated"])
+@pytest.mark.parametrize("method", ["create_run", "log_artifacts", "write_values"])
 def test_an_interrupted_sync_is_mended(
     study: Study, mirrored: Study, monkeypatch: pytest.MonkeyPatch, method: str, calls: int
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(MlflowClient, method, failing_at(calls, getattr(MlflowClient, method)))
+        holder = tracking_sync if method == "write_values" else MlflowClient
+        patch.setattr(holder, method, failing_at(calls, getattr(holder, method)))
         with pytest.raises(KeyboardInterrupt):
             study.sync()
     study.sync()
@@ -504,21 +551,20 @@ KILLED = """
 import os, signal, sys
 from ncpipe.study.layout import Layout
 from ncpipe.study.config import (Config)
-from ncpipe.tracking.sync import sync
-from mlflow import MlflowClient
+from ncpipe.tracking import sync as tracking_sync
 from pathlib import Path
 
 calls = iter(range(2))
-log_batch = MlflowClient.log_batch
+write_values = tracking_sync.write_values
 
-def killing(self, *args, **kwargs):
-    log_batch(self, *args, **kwargs)
+def killing(*args):
+    write_values(*args)
     if next(calls, None) is None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-MlflowClient.log_batch = killing
+tracking_sync.write_values = killing
 config = Config.model_validate_json(sys.stdin.read())
-sync(config, Layout(Path(config.study.results)))
+tracking_sync.sync(config, Layout(Path(config.study.results)))
 """
 
 
@@ -526,7 +572,7 @@ sync(config, Layout(Path(config.study.results)))
 def test_a_killed_sync_is_mended(study: Study, mirrored: Study) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED], input=study.config.model_dump_json(), text=True)
     assert done.returncode == -signal.SIGKILL
-    assert study.sync() == (2, 1, 2, 0)
+    assert study.sync() == (2, 0, 3, 0)
     assert study.shown() == mirrored.shown()
 
 
@@ -540,8 +586,8 @@ def test_two_syncs_never_run_at_once(study: Study, monkeypatch: pytest.MonkeyPat
             return False
 
     held: list[bool] = []
-    log_batch = MlflowClient.log_batch
-    monkeypatch.setattr(MlflowClient, "log_batch", lambda *args: (held.append(is_held()), log_batch(*args)))
+    write = tracking_sync.write_values
+    monkeypatch.setattr(tracking_sync, "write_values", lambda *args: (held.append(is_held()), write(*args)))
     study.sync()
     assert held == [True] * 5
     assert not is_held()

@@ -422,9 +422,11 @@ def test_the_link_opens_the_networks_with_their_metrics(study: Study, ui: str) -
         page = browser.new_page(viewport={"width": 1400, "height": 900})
         page.set_default_timeout(1000 * START_SECONDS)
         page.goto(ui + view_page(found.experiment_id))
-        page.get_by_text("mlp MSE no bias seed=0").wait_for()
-        page.get_by_text("mlp MSE no bias seed=1").wait_for()
+        page.get_by_text("s0 mlp MSE no bias").wait_for()
+        page.get_by_text("s1 mlp MSE no bias").wait_for()
         page.get_by_text("2 matching runs").wait_for()
+        page.get_by_text("Main charts").wait_for()
+        page.goto(ui + view_page(found.experiment_id).replace("CHART", "TABLE"))
         for column in ("nc/nc1_pinv", "seed"):
             page.get_by_role("columnheader", name=column, exact=True).first.wait_for()
         run = stored_runs(store_of(study))["net-a"]

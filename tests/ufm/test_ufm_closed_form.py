@@ -311,7 +311,7 @@ def numerical_minimum(problem: Problem, starts: int) -> float:
     return min(fit.fun for fit in fits)
 
 
-@pytest.mark.every(3)
+@pytest.mark.every(5)
 @pytest.mark.parametrize("name", TINY)
 def test_numerical_minimisation_ends_at_the_closed_form(name: str) -> None:
     fields = {"classes": 3, "samples": 2, "dim": 4} | TINY[name]

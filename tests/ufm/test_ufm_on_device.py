@@ -47,7 +47,7 @@ def test_newton(name):
     assert not isinstance(here.features, OnDevice)
 
 
-@pytest.mark.every(3)
+@pytest.mark.every(8)
 @pytest.mark.parametrize("options", [{}, {"momentum": 0.9}], ids=str)
 @pytest.mark.parametrize("name", ["mse", "extended relu", "spheres", "non-negative"])
 def test_gradient_descent(name, options):

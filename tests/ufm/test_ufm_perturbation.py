@@ -122,6 +122,7 @@ def test_value_rises_and_movement_falls_with_proximity_in_the_given_order():
     assert torch.equal(vector[0].features, single.features)
 
 
+@pytest.mark.every(5)
 @pytest.mark.parametrize("seed", range(5))
 def test_minimiser_is_closer_to_collapse_than_where_it_started(seed):
     start, labels = clusters([30] * 5, 12, seed=seed, spread=0.1)

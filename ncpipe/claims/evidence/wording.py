@@ -16,12 +16,20 @@ NO_RUN = "no run"
 """In place of the verdict of a claim that no run of the study speaks of."""
 SYMBOLS = dict(zip((*VERDICTS, NO_RUN), "✓✗?○"))
 
+ROUNDING = 1e-12
+"""Size of what rounding leaves of a zero, of numbers about one."""
+
 COLUMNS = ("claim", "verdict", "statistic", "effect", "range", "95 % interval over seeds", "runs", "seeds", "data")
 
 
 def number(value: float | None) -> str:
-    """Three significant digits, powers of ten where they are shorter; a dash for what is not there."""
-    return "–" if value is None or not np.isfinite(value) else f"{value:.3g}"
+    """Three significant digits, powers of ten where they are shorter; a dash for what is not there.
+
+    One digit below ``ROUNDING``: more of them is noise.
+    """
+    if value is None or not np.isfinite(value):
+        return "–"
+    return f"{value:.1g}" if abs(value) < ROUNDING else f"{value:.3g}"
 
 
 def span(low: float | None, high: float | None) -> str:

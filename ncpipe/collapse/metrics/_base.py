@@ -5,12 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ncpipe.collapse.layer import NEEDS, Layer
-
-if TYPE_CHECKING:
-    from ncpipe.collapse.measurement import Measurement
+from ncpipe.collapse.measurement import Measurement
 
 
 @dataclass(frozen=True)
@@ -53,14 +50,10 @@ class Metric:
         if self.compute is None or not all(map(layer.gives, self.needs)):
             return
         reason = next((why for need in self.needs if (why := layer.lacks(need))), None)
-        values = {} if reason else self._values(layer)
-        why_nan = self._why_nan(layer) if any(map(math.isnan, values.values())) else ""
-        row.fill(tuple(self.quantities), reason, lambda: values, why_nan)
-
-    def _values(self, layer: Layer) -> Mapping[str, float]:
-        assert self.compute is not None
-        values = self.compute(layer)
-        return values if isinstance(values, Mapping) else dict.fromkeys(self.quantities, float(values))
-
-    def _why_nan(self, layer: Layer) -> str:
-        return self.otherwise if isinstance(self.otherwise, str) else self.otherwise(layer)
+        values = math.nan if reason else self.compute(layer)
+        if not isinstance(values, Mapping):
+            values = dict.fromkeys(self.quantities, float(values))
+        assert values.keys() == self.quantities.keys(), values.keys() ^ self.quantities.keys()
+        if reason is None and any(map(math.isnan, values.values())):
+            reason = self.otherwise if isinstance(self.otherwise, str) else self.otherwise(layer)
+        row.fill(values, reason or "")

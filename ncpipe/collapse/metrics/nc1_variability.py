@@ -1,17 +1,10 @@
 """NC1: how little features vary within their classes."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from ncpipe.collapse.frames import NAN, mean_cdnv
 from ncpipe.collapse.layer import NO_SECOND_PASS
 from ncpipe.collapse.metrics import Layer, Metric, Quantity
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ncpipe.collapse.statistics import LayerStatistics
+from ncpipe.collapse.statistics import LayerStatistics
+from ncpipe.system.lazy import Tensor
 
 
 def _values(layer: Layer) -> dict[str, float]:

@@ -1,8 +1,9 @@
 """NC1 of other samples about the class means of training: 0 where they sit at these, not at means of their own."""
 
-from __future__ import annotations
+from dataclasses import replace
 
-from ncpipe.collapse.metrics import Layer, Metric, Quantity
+from ncpipe.collapse.metrics import Layer, Metric
+from ncpipe.collapse.metrics.nc1_variability import METRIC as NC1
 from ncpipe.collapse.metrics.nc1_variability import no_variability, variability
 from ncpipe.collapse.statistics import centred_means
 
@@ -20,36 +21,21 @@ def _otherwise(layer: Layer) -> str:
     return no_variability(layer.statistics, layer.statistics.train_whitened_scatter)
 
 
+WORDS = {
+    "nc1_pinv": ("Tr(S T⁺)/K", r"$\mathrm{Tr}(\Sigma_W\Sigma_B^{+})/K$, train means"),
+    "nc1_trace_ratio": ("Tr S / Tr T", r"$\mathrm{Tr}\,\Sigma_W/\mathrm{Tr}\,\Sigma_B$, train means"),
+    "within_share": ("Tr S / (Tr S + Tr T)", r"$\mathrm{Tr}\,\Sigma_W/\mathrm{Tr}(\Sigma_W+\Sigma_B)$, train means"),
+    "cdnv": (
+        "mean over c ≠ c′ of (s_c + s_c′) / (2 |t_c − t_c′|²)",
+        r"mean of $(v_c+v_{c'})/2|\mu_c-\mu_{c'}|^2$, train means",
+    ),
+}
+"""Definition and label; the rest is as of NC1 about a sample's own means."""
+
 METRIC = Metric(
     {
-        "nc1_pinv_train_means": Quantity(
-            "Tr(S T⁺)/K",
-            r"$\mathrm{Tr}(\Sigma_W\Sigma_B^{+})/K$, train means",
-            at_etf="0",
-            range="[0, ∞)",
-            source="here",
-        ),
-        "nc1_trace_ratio_train_means": Quantity(
-            "Tr S / Tr T",
-            r"$\mathrm{Tr}\,\Sigma_W/\mathrm{Tr}\,\Sigma_B$, train means",
-            at_etf="0",
-            range="[0, ∞)",
-            source="here",
-        ),
-        "within_share_train_means": Quantity(
-            "Tr S / (Tr S + Tr T)",
-            r"$\mathrm{Tr}\,\Sigma_W/\mathrm{Tr}(\Sigma_W+\Sigma_B)$, train means",
-            at_etf="0",
-            range="[0, 1]",
-            source="here",
-        ),
-        "cdnv_train_means": Quantity(
-            "mean over c ≠ c′ of (s_c + s_c′) / (2 |t_c − t_c′|²)",
-            r"mean of $(v_c+v_{c'})/2|\mu_c-\mu_{c'}|^2$, train means",
-            at_etf="0",
-            range="[0, ∞]",
-            source="here",
-        ),
+        f"{name}_train_means": replace(NC1.quantities[name], definition=definition, label=label, source="here")
+        for name, (definition, label) in WORDS.items()
     },
     _values,
     needs=("means", "train_means"),

@@ -1,7 +1,5 @@
 """NC2 of the centred class means: their norms, angles, Gram, and ranks."""
 
-from __future__ import annotations
-
 from ncpipe.collapse.frames import frame_metrics
 from ncpipe.collapse.metrics import Layer, Metric, Quantity
 

@@ -1,18 +1,8 @@
 """GNC2: how evenly the directions of centred class means are spread, also for K > d + 1."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from ncpipe.collapse.metrics import Layer, Metric, Quantity
 from ncpipe.collapse.pairs import Block, moments, over_distances, pooled
-from ncpipe.system.lazy import lazily
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-else:
-    torch = lazily("torch")
+from ncpipe.system.lazy import Tensor, torch
 
 
 def _values(layer: Layer) -> dict[str, float]:

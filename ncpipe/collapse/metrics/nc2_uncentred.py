@@ -1,7 +1,5 @@
 """NC2 of the uncentred class means: centred, an orthogonal frame is an ETF, so that these alone tell them apart."""
 
-from __future__ import annotations
-
 from ncpipe.collapse.metrics import Layer, Metric, Quantity
 from ncpipe.collapse.pairs import Products
 

@@ -1,7 +1,5 @@
 """NC2 of the classifier's rows: their norms, angles, Gram, and ranks."""
 
-from __future__ import annotations
-
 from ncpipe.collapse.frames import frame_metrics
 from ncpipe.collapse.metrics import Layer, Metric, Quantity
 

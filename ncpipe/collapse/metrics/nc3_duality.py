@@ -1,17 +1,8 @@
 """NC3 of centred class means: how far the classifier is from them."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from ncpipe.collapse.metrics import Layer, Metric, Quantity
 from ncpipe.collapse.pairs import Products
-from ncpipe.system.lazy import lazily
-
-if TYPE_CHECKING:
-    import torch
-else:
-    torch = lazily("torch")
+from ncpipe.system.lazy import torch
 
 
 def _values(layer: Layer) -> dict[str, float]:

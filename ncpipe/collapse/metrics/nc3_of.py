@@ -1,7 +1,5 @@
 """NC3 of uncentred class means: the distance of what the classifier reads of them to an orthogonal frame."""
 
-from __future__ import annotations
-
 from ncpipe.collapse.metrics import Layer, Metric, Quantity
 from ncpipe.collapse.pairs import Products
 

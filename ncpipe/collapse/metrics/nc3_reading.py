@@ -1,7 +1,5 @@
 """NC3 of any weight: what it reads of uncentred class means, a classifier or the next layer."""
 
-from __future__ import annotations
-
 from ncpipe.collapse.frames import aligned_share, nc3_rows, row_space
 from ncpipe.collapse.metrics import Layer, Metric, Quantity
 

@@ -1,7 +1,5 @@
 """NC4: what the classifier says at the centre of the class means."""
 
-from __future__ import annotations
-
 from ncpipe.collapse.metrics import Layer, Metric, Quantity
 
 

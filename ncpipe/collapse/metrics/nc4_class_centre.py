@@ -1,7 +1,5 @@
 """NCC: decisions for the nearest class centre, the mean of training."""
 
-from __future__ import annotations
-
 from ncpipe.collapse.frames import NAN
 from ncpipe.collapse.layer import NO_SECOND_PASS
 from ncpipe.collapse.metrics import Layer, Metric, Quantity

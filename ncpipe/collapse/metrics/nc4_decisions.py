@@ -1,7 +1,5 @@
 """NC4: the classifier's decisions, and those that differ from the nearest class mean's."""
 
-from __future__ import annotations
-
 from ncpipe.collapse.frames import NAN
 from ncpipe.collapse.layer import NO_SECOND_PASS
 from ncpipe.collapse.metrics import Layer, Metric, Quantity

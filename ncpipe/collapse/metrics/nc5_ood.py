@@ -1,7 +1,5 @@
 """NC5: how far samples of no class are from being orthogonal to all classes."""
 
-from __future__ import annotations
-
 from ncpipe.collapse.frames import ood_orthogonality
 from ncpipe.collapse.metrics import Layer, Metric, Quantity
 

@@ -1,7 +1,5 @@
 """Robustness of decisions to changes of the image. A scalar of ``Trace``, by ``ncpipe.features.robustness``."""
 
-from __future__ import annotations
-
 from ncpipe.collapse.metrics import Metric, Quantity
 
 METRIC = Metric(

@@ -1,19 +1,10 @@
 """Signal to noise: the class means measured by the scatter within the classes (Han, Papyan & Donoho 2022)."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from ncpipe.collapse.frames import NAN
 from ncpipe.collapse.measurement import Measurement
 from ncpipe.collapse.metrics import Layer, Metric, Quantity
 from ncpipe.collapse.statistics import LayerStatistics
-from ncpipe.system.lazy import lazily
-
-if TYPE_CHECKING:
-    import torch
-else:
-    torch = lazily("torch")
+from ncpipe.system.lazy import torch
 
 OUTSIDE = 1e-6
 """Share of M outside the range of Sigma_W that is taken for rounding of float32 features."""

@@ -1,7 +1,5 @@
 """Han's split of the squared error at the least-squares classifier."""
 
-from __future__ import annotations
-
 from ncpipe.collapse.least_squares import least_squares_split
 from ncpipe.collapse.metrics import Layer, Metric, Quantity
 

@@ -1,7 +1,5 @@
 """Penalised squared error, sample by sample: what Han's split is of. A scalar of ``Trace``."""
 
-from __future__ import annotations
-
 from ncpipe.collapse.metrics import Metric, Quantity
 
 METRIC = Metric(

@@ -1,7 +1,5 @@
 """Distances of a network from a minimum of what it was trained for. Scalars of ``Trace``, by ``ncpipe.features``."""
 
-from __future__ import annotations
-
 from ncpipe.collapse.metrics import Metric, Quantity
 
 METRIC = Metric(

@@ -1,7 +1,5 @@
 """Features of several tags. Scalars of ``Trace``, by ``ncpipe.collapse.multilabel``."""
 
-from __future__ import annotations
-
 from ncpipe.collapse.metrics import Metric, Quantity
 
 METRIC = Metric(

@@ -1,7 +1,5 @@
 """Mean loss of the samples without penalties. A scalar of ``Trace``."""
 
-from __future__ import annotations
-
 from ncpipe.collapse.metrics import Metric, Quantity
 
 METRIC = Metric({"loss": Quantity("mean loss without penalties in evaluation mode", "mean, without penalties")})

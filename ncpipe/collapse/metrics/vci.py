@@ -1,18 +1,9 @@
 """VCI, the variability collapse index: the share of the classes' directions that is scatter (Xu & Liu 2023)."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from ncpipe.collapse.metrics import Layer, Metric, Quantity
 from ncpipe.collapse.metrics.signal_to_noise import OUTSIDE
 from ncpipe.collapse.statistics import class_mean_basis
-from ncpipe.system.lazy import lazily
-
-if TYPE_CHECKING:
-    import torch
-else:
-    torch = lazily("torch")
+from ncpipe.system.lazy import torch
 
 
 def _value(layer: Layer) -> float:
@@ -22,7 +13,7 @@ def _value(layer: Layer) -> float:
     s_i are the r singular values of Sigma_W^{-1/2} M, infinite in the directions of M that leave the range of
     Sigma_W: of the limit of Sigma_W + eps I for eps -> 0, under which the trace is continuous."""
     (sizes, noisy), basis = layer.noise, class_mean_basis(layer.means)
-    spread = (basis.directions * basis.singular_values).T  # (r, d), a rotation of M
+    spread = basis.directions * basis.sizes[:, None]  # (r, d), a rotation of M
     inside = spread @ noisy
     turn, off, _ = torch.linalg.svd(spread - inside @ noisy.T, full_matrices=False)
     turned = turn.T @ inside

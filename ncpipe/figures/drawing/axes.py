@@ -12,7 +12,7 @@ from matplotlib.axis import Axis
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike
 
-from ncpipe.figures.drawing.definitions import definition
+from ncpipe.figures.drawing.definitions import definition, title
 from ncpipe.figures.drawing.style import GREY, SMALL
 
 SMALLEST = 1e-32
@@ -110,8 +110,8 @@ def scale_time(axes: Axes, last: float, most: int = 4) -> None:
 
 
 def heading(axes: Axes, name: str, about: str | None = None) -> None:
-    """The exact name of what the y axis shows, and what it is about underneath, usually its definition."""
-    about = definition(name) if about is None else about
+    """What the y axis shows, and what it is about underneath: of a metric or history quantity its definition."""
+    name, about = (title(name), definition(name)) if about is None else (name, about)
     axes.set_title(name, loc="left", pad=12 if about else 3)
     note = axes.annotate(
         about, (0, 1), xytext=(0, 3), xycoords="axes fraction", textcoords="offset points", color=GREY, size=SMALL

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from ncpipe.collapse.metrics import label
 
 HISTORY = {
@@ -19,3 +21,9 @@ def definition(name: str) -> str:
 
     'to ETF', 'to OF': Frobenius distance of the Gram, both of unit norm."""
     return label(name) or HISTORY.get(name, "")
+
+
+def title(name: str) -> str:
+    """What a metric or history quantity is called over a panel, beside its definition: NC1, test loss."""
+    property_ = re.match(r"g?u?nc\d", name)
+    return property_[0].upper() if property_ else name.replace("_", " ")

@@ -27,9 +27,9 @@ OKABE_ITO = {
     "orange": "#E69F00",
     "sky": "#56B4E9",
     "black": "#000000",
-    "grey": "#8A8A8A",
+    "violet": "#6600CC",
 }
-"""Okabe and Ito's palette, with grey for yellow, which is lost on white."""
+"""Okabe and Ito's palette, with violet for yellow, which is lost on white."""
 
 GREY = "#666666"
 LINE_STYLES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from ncpipe.networks.architecture import Architecture, Backbone, Shape, nn
+from ncpipe.settings.base import nearest
 from ncpipe.system.errors import UserError
 from ncpipe.system.vision import import_torchvision
 
@@ -46,8 +46,7 @@ class Timm(Architecture):
         timm = _import_timm()
         name, (channels, height, width) = self.architecture, image_shape
         if not timm.is_model(name):
-            near = difflib.get_close_matches(name, timm.list_models(), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "timm.list_models() names all"
+            hint = nearest(name, timm.list_models(), otherwise="timm.list_models() names all")
             raise UserError(f"timm has no model {name!r}; {hint}")
         size = {"img_size": (height, width)} if timm.get_pretrained_cfg(name).fixed_input_size else {}
         try:

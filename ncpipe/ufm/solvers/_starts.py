@@ -11,18 +11,16 @@ import numpy as np
 from pydantic import Field
 
 from ncpipe.settings.base import Count, Positive
-from ncpipe.system.lazy import lazily
+from ncpipe.system.lazy import Tensor, torch
 from ncpipe.ufm.solvers._base import BaseSolver, chunk, draw
 
 if TYPE_CHECKING:
-    from torch import Tensor, device
+    from torch import device
 
     from ncpipe.ufm.layout import Layout
     from ncpipe.ufm.objective import Objective
     from ncpipe.ufm.problem import Problem
     from ncpipe.ufm.result import Result
-
-torch = lazily("torch")
 
 
 class Rows:

@@ -8,18 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from ncpipe.system.lazy import lazily
+from ncpipe.system.lazy import Tensor, torch
 from ncpipe.ufm.model import Model
 from ncpipe.ufm.solvers._base import BaseSolver, Points
 
 if TYPE_CHECKING:
-    from torch import Tensor, device
+    from torch import device
 
     from ncpipe.ufm.central_path import CentralPath
     from ncpipe.ufm.problem import Problem
     from ncpipe.ufm.result import Result
-
-torch = lazily("torch")
 
 NEEDED: dict[str, Any] = {
     "loss": "mse",

@@ -13,17 +13,15 @@ import numpy as np
 from pydantic import Field
 
 from ncpipe.settings.base import Count, Positive, log_spaced
-from ncpipe.system.lazy import lazily
+from ncpipe.system.lazy import Tensor, torch
 from ncpipe.ufm.solvers._base import BaseSolver, Points, draw
 
 if TYPE_CHECKING:
-    from torch import Tensor, device
+    from torch import device
 
     from ncpipe.ufm.objective import Objective
     from ncpipe.ufm.problem import Problem
     from ncpipe.ufm.result import Result
-
-torch = lazily("torch")
 
 GRAPH_STEPS = 100
 """Steps in one CUDA graph."""

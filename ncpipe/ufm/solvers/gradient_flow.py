@@ -23,18 +23,16 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ncpipe.settings.base import Count, Positive, log_spaced
-from ncpipe.system.lazy import lazily
+from ncpipe.system.lazy import Tensor, torch
 from ncpipe.ufm.model import Model
 from ncpipe.ufm.solvers._base import BaseSolver, Points
 
 if TYPE_CHECKING:
-    from torch import Tensor, device
+    from torch import device
 
     from ncpipe.ufm.minimiser import Minimiser
     from ncpipe.ufm.problem import Problem
     from ncpipe.ufm.result import Result
-
-torch = lazily("torch")
 
 TOLERANCE = 1e-12
 """Tolerance of the integrator, relative."""

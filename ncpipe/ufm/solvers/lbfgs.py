@@ -13,16 +13,12 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from pydantic import Field
 
-from ncpipe.system.lazy import lazily
+from ncpipe.system.lazy import Tensor, torch
 from ncpipe.ufm.products import batched_product
 from ncpipe.ufm.solvers._starts import Ends, FromStarts, Rows
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ncpipe.ufm.objective import Objective
-
-torch = lazily("torch")
 
 MEMORY = 10
 """Pairs that L-BFGS keeps."""

@@ -10,20 +10,18 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from ncpipe.settings.base import Count
-from ncpipe.system.lazy import lazily
+from ncpipe.system.lazy import Tensor, torch
 from ncpipe.ufm.model import Model
 from ncpipe.ufm.solvers._starts import Ends, FromStarts, Rows
 from ncpipe.ufm.solvers.lbfgs import lbfgs
 
 if TYPE_CHECKING:
-    from torch import Tensor, device
+    from torch import device
 
     from ncpipe.ufm.gauss_newton import SumOfSquares
     from ncpipe.ufm.objective import Objective
     from ncpipe.ufm.problem import Problem
     from ncpipe.ufm.result import Result
-
-torch = lazily("torch")
 
 STAGES = ((0.0, 40), (0.5, 30), (0.05, 20), (0.005, 15))
 """Smoothing of the ReLU, over the root mean square of what it gives, and most steps with it. The first, exact one
