@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -246,9 +247,10 @@ class _Surface:
         largest, known, negative = 0.0, vector.new_zeros(self.size, 0), []
         hessian = LinearOperator((self.size, self.size), matvec=product, dtype=np.float64)
         first = np.random.default_rng(0).standard_normal(self.size)
-        largest = float(abs(eigsh(hessian, 1, v0=first, return_eigenvectors=False)[0]))
+        find = partial(eigsh, hessian, v0=first, ncv=min(8 * AT_ONCE, self.size))
+        largest = float(abs(find(k=1)[0][0]))
         while True:
-            values, vectors = map(torch.from_numpy, eigsh(hessian, min(AT_ONCE, self.size - 1), which="SA", v0=first))
+            values, vectors = map(torch.from_numpy, find(k=min(AT_ONCE, self.size - 1), which="SA"))
             new = values < -ZERO * largest
             if not new.any():
                 return torch.cat([*negative, values]).sort().values, largest

@@ -132,7 +132,7 @@ def test_rotations_of_hidden_spaces_explain_zero_eigenvalues():
 )
 def test_without_whole_hessians_all_negative_curvatures_are_found(problem, monkeypatch):
     monkeypatch.setattr(critical_points, "LARGEST_HESSIAN", 10)
-    found = landscape(problem, starts=6)
+    found = landscape(problem, starts=4)
     decays = torch.tensor(penalties(problem), dtype=torch.float64)
     surface = critical_points._Surface(Layout.of(problem, tied=True), decays)
     assert any(point.index > 1 for point in found)
