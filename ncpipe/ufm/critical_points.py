@@ -220,7 +220,8 @@ class _Surface:
 
     def krylov_spectra(self, vectors: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
         """Ritz values (B, M) and vectors (B, P, M) of the Hessians along the domain from the directions ``first``."""
-        basis, images, following = vectors.new_zeros(*vectors.shape, 0), [], first
+        images: list[Tensor] = []
+        basis, following = vectors.new_zeros(*vectors.shape, 0), first
         for _ in range(min(KRYLOV, self.size)):
             for _ in range(2):  # once leaves what rounding has made of large parts
                 following = following - (basis @ (basis.mT @ following[:, :, None]))[:, :, 0]
@@ -244,7 +245,8 @@ class _Surface:
             lifted = given - self.inward(vector[None], given) + 2 * (given @ known) @ known.T
             return (self.curved(vector[None], given) + largest * lifted).numpy()[0]
 
-        largest, known, negative = 0.0, vector.new_zeros(self.size, 0), []
+        negative: list[Tensor] = []
+        largest, known = 0.0, vector.new_zeros(self.size, 0)
         hessian = LinearOperator((self.size, self.size), matvec=product, dtype=np.float64)
         first = np.random.default_rng(0).standard_normal(self.size)
         find = partial(eigsh, hessian, v0=first, ncv=min(8 * AT_ONCE, self.size))
