@@ -27,7 +27,7 @@ PIECE = 1 << 22
 HALVES = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 9)
 """Whether Triton compiles float64 products of features of 16 bits: before 3.9 it aborts the process."""
 QUANTITIES = 6
-"""Of a sample: |d|^2, that in the whitened basis and in the one of training; nearest mean, decision, agreement."""
+"""Sums of a sample: |d|^2, that in the whitened basis and in training's; nearest mean, decision, agreement."""
 
 
 class Tiles(NamedTuple):

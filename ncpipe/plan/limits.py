@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ncpipe.plan.units import Unit
+from ncpipe.plan.units import Unit, clock, units
 from ncpipe.study.layout import Layout
+from ncpipe.study.study import Study
 from ncpipe.system.files import read_json, write_json
 
 if TYPE_CHECKING:
@@ -40,6 +41,16 @@ def keep_estimates(layout: Layout, estimates: Mapping[Unit, Estimate], device: s
 def read_estimates(layout: Layout) -> Estimates:
     """Estimates by stage and id; none without a plan."""
     return read_json(layout.estimates) if layout.estimates.exists() else {}
+
+
+def foreseen(study: Study, cores: int) -> str:
+    """The time that the rest of a study takes here, as far as a plan has told; empty where all is computed."""
+    estimates, left = read_estimates(study.layout), [unit for unit in units(study) if unit.of and not unit.done]
+    known = [estimates.get(_key(unit.stage, unit.id), {}).get("seconds") for unit in left]
+    seconds = [value for value in known if value is not None]
+    if len(seconds) < len(known):
+        return "How long will it take? `ncpipe plan` times a few steps and says."
+    return f"By `ncpipe plan`: about {clock(sum(seconds) / cores)} on {cores} cores." if known else ""
 
 
 def minutes(estimates: Estimates, stage: str, name: str) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 from ncpipe.data.originals import find_originals, version
 from ncpipe.job_server.start import ONE_THREAD, serve_jobs, serve_no_more
+from ncpipe.plan.limits import foreseen
 from ncpipe.settings.identity import canonical
 from ncpipe.study.layout import Layout
 from ncpipe.study.study import Study
@@ -44,6 +45,8 @@ def start(study: Study, file: Path, results: str, cores: int | None, job_name: s
         take_over(study.layout.slurm, job_name)
     workflow_starts(study.layout, cores)
     if here:
+        if told := foreseen(study, cores or 1):
+            print(told, flush=True)
         with suppress(OSError):  # jobs then start by themselves
             serve_jobs(study.layout.results / "logs/job_server.log")
     if study.config.tracking.enabled and study.config.tracking.live and study.networks:

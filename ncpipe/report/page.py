@@ -38,8 +38,6 @@ SVG_BYTES = 2_500_000
 """Figures are embedded as SVG up to this size together; the largest of them become PNG past it."""
 PAGE_BYTES, TEXT_BYTES = 4 * 2**20, 200_000
 """Size of a page up to which it holds the tables too, and what of it is neither figures nor the explorer."""
-MOST_ROWS = 2000
-"""Rows of a table in the page: past it, browsers become slow."""
 CONTENTS = {
     "runs": "every planned run: its settings and its outcome",
     "history": "losses, accuracies and objectives at every time",
@@ -50,8 +48,9 @@ CONTENTS = {
     "timings": "wall clock of training and fitting",
 }
 """The tables in a few words. In full: docs/tables.md."""
-CONSTANTS = {"contents": CONTENTS, "most_rows": MOST_ROWS, "many_rows": 20}
-"""What every page says alike; a table of more than ``many_rows`` is folded."""
+CONSTANTS: dict[str, Any] = {"contents": CONTENTS, "most_rows": 2000, "many_rows": 20}
+"""What every page says alike: of a table at most ``most_rows``, past which browsers become slow; of more than
+``many_rows`` it is folded."""
 PROVENANCE = ("ncpipe_version", "git_commit", "study", "study_hash")
 DESCRIPTION = "{http://purl.org/dc/elements/1.1/}description"
 
@@ -97,7 +96,7 @@ def write_report(
             choices=choices(runs),
             mlflow_view=mlflow_view,
             matched=matched,
-            bases=bases(matched[:MOST_ROWS]),
+            bases=bases(matched[: CONSTANTS["most_rows"]]),
             provenance={key: about[key] for key in PROVENANCE if key in about},
             origins=origins(about, tables["runs"].get("provenance", pd.Series(dtype=object))),
             commands=commands(target.parent),

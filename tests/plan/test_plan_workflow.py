@@ -4,9 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from ncpipe.plan.estimates import Estimate
+from ncpipe.plan.limits import foreseen, keep_estimates
+from ncpipe.plan.units import clock, units
 from ncpipe.plan.workflow import drawn_caption, write_study
 from ncpipe.study.study import Study
 from ncpipe.system.errors import UserError, in_a_line
+from ncpipe.system.files import write_json
 
 CONFIG = {
     "datasets": {"base": {"name": "digits", "classes": 5}},
@@ -40,6 +44,18 @@ def test_params_are_the_settings_that_a_stage_reads(tmp_path: Path) -> None:
     assert not {"layers", "epochs"} & set(measured["measure"])
     (learning,) = planned.continual.values()
     assert set(learning.params()) == set(learning.ways)
+
+
+def test_the_time_that_is_left_is_what_a_plan_has_told(tmp_path: Path) -> None:
+    planned = study(tmp_path)
+    assert "`ncpipe plan`" in foreseen(planned, 2)
+    left = [unit for unit in units(planned) if unit.of is not None]
+    keep_estimates(planned.layout, {unit: Estimate(60.0) for unit in left[1:]}, "cpu")
+    assert "about" not in foreseen(planned, 2)  # one is not known
+    keep_estimates(planned.layout, {left[0]: Estimate(60.0)}, "cpu")
+    assert f"about {clock(60 * len(left) / 2)} on 2 cores" in foreseen(planned, 2)
+    write_json(planned.layout.run(left[0].id) / "spec.json", {})
+    assert f"about {clock(60 * (len(left) - 1) / 2)} on 2 cores" in foreseen(planned, 2)
 
 
 def test_the_caption_of_a_figure_stands_in_its_svg(tmp_path: Path) -> None:

@@ -419,7 +419,7 @@ def test_a_symbol_that_is_not_known_stands_as_its_name():
 
 
 def test_long_tables_are_cut_and_say_so(results, monkeypatch, tmp_path):
-    monkeypatch.setattr(page, "MOST_ROWS", 3)
+    monkeypatch.setitem(page.CONSTANTS, "most_rows", 3)
     write_report(INFO, results / "tables", {}, tmp_path / "report.html")
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert len(re.findall(r"<tr data-kind", html)) == 3
