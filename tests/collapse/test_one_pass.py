@@ -65,6 +65,14 @@ def test_a_second_pass_gives_these_too():
     assert_same(see_second(see(one_pass_of(**TRAIN))).compute(), whole(**TRAIN))
 
 
+def test_threads_that_share_the_blocks_give_the_same_bits(monkeypatch):
+    monkeypatch.setattr(products, "BLOCK", 2)
+    alone = see(one_pass_of()).moments
+    monkeypatch.setattr(products, "SHARED", 1)
+    torch.set_num_threads(2)
+    assert torch.equal(see(one_pass_of()).moments, alone)
+
+
 def test_wide_features_are_multiplied_in_blocks(monkeypatch):
     whole_product = see(one_pass_of()).statistics().within_products
     monkeypatch.setattr(products, "BLOCK", 3)

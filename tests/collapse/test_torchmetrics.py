@@ -201,6 +201,7 @@ def test_the_metric_is_what_torchmetrics_asks_of_one(on_step):
     check_class(of_all, PREDS, TARGET, reference, on_step=on_step)
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(
     not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
     reason="this PyTorch has no gloo",

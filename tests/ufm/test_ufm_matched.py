@@ -10,6 +10,7 @@ import torch
 import ncpipe
 from ncpipe.collapse import layer_statistics
 from ncpipe.ufm import MatchedUfm, Minimiser, Problem, fit, match
+from ncpipe.ufm import matched as matched_models
 from ncpipe.ufm.matched import class_nuclear_norm, gram_distance, match_statistics
 
 Rule = Literal["plain", "input", "nuclear"]
@@ -214,6 +215,15 @@ def test_basis_says_theorem_or_number_of_starts() -> None:
     assert "Theorem" in match_to(Problem(4, 5, 6, weight_decay=5e-3)).basis
     numerical = match_to(Problem(3, [3, 2, 1], 6, loss="ce", weight_decay=5e-3)).basis
     assert numerical.startswith("numerical: best of 16 starts, found by 16 of them (imbalanced")
+
+
+def test_starts_go_on_where_the_best_has_not_converged(monkeypatch) -> None:
+    problem = Problem(3, [3, 2, 1], 6, loss="ce", weight_decay=5e-3)
+    best = match_to(problem).optimum_value
+    monkeypatch.setattr(matched_models, "ITERATIONS", (3,))
+    assert match_to(problem).optimum_value > best * (1 + 1e-6)
+    monkeypatch.setattr(matched_models, "ITERATIONS", (3, 5000))
+    assert match_to(problem).optimum_value == pytest.approx(best, rel=1e-10)
 
 
 def test_mse_loss_of_torch_multiplies_penalties_by_half_the_classes() -> None:
