@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,31 +14,19 @@ import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
-from mlflow.tracking.multimedia import compress_image_size
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
 
 from ncpipe.figures.drawing.axes import heading, scale_values
 from ncpipe.figures.drawing.series import extremes
 from ncpipe.figures.drawing.style import style
 from ncpipe.figures.level_curves import LevelPanel
+from ncpipe.records.schemas import TABLES
 from ncpipe.study.config import Config
 from ncpipe.study.layout import Layout
 from ncpipe.system.files import ALTERED, read_sealed, unreadable
 from ncpipe.tracking.notes import Row
 
 PLAN_COLUMNS = ["run_id", "kind", "status", "label", "dataset", "seed", "network_id"]
-CLAIM_COLUMNS = [
-    "claim_id",
-    "statement",
-    "verdict",
-    "effect",
-    "interval_low",
-    "interval_high",
-    "holds",
-    "count",
-    "seeds",
-]
-CLAIM_COLUMNS += ["statistic", "direction", "threshold", "data", "source"]
 TABLES_TAG = {
     MLFLOW_LOGGED_ARTIFACTS: json.dumps([{"path": f"{n}.json", "type": "table"} for n in ("claims", "plan")])
 }
@@ -64,7 +51,7 @@ def study_artifacts(config: Config, layout: Layout, planned: list[Row], claims: 
     made = [
         _of_bytes("config.json", settings.encode()),
         _of_bytes("plan.json", _table(planned, PLAN_COLUMNS)),
-        _of_bytes("claims.json", _table(claims, CLAIM_COLUMNS)),
+        _of_bytes("claims.json", _table(claims, TABLES["claims"].names)),
     ]
     figures = [_of_file(f"figures/{path.name}", path) for path in _figures(layout, "png", "svg", "pdf")]
     return made + figures + ([_of_file("report.html", layout.report)] if layout.report.exists() else [])
@@ -73,15 +60,6 @@ def study_artifacts(config: Config, layout: Layout, planned: list[Row], claims: 
 def study_pictures(layout: Layout) -> list[Artifact]:
     """The figures once more, for MLflow's own view of pictures."""
     return [_of_file(path.stem, path) for path in _figures(layout, "png")]
-
-
-def logged_image(picture: Artifact, time: int) -> Iterator[tuple[str, bytes]]:
-    """Files and contents of a PNG as MLflow's ``log_image`` writes it: whole and as a thumbnail."""
-    content, thumbnail = picture.content(), io.BytesIO()
-    compress_image_size(PIL.Image.open(io.BytesIO(content))).save(thumbnail, "webp")
-    name = f"images/{picture.name}+step+0+timestamp+{time}+{uuid.uuid4()}"
-    yield f"{name}.png", content
-    yield f"{name}+compressed.webp", thumbnail.getvalue()
 
 
 def _figures(layout: Layout, *endings: str) -> list[Path]:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import PIL.Image
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES
 
 from ncpipe.study.config import Config
 from ncpipe.study.layout import Layout
 from ncpipe.system.progress import progress
-from ncpipe.tracking.artifacts import logged_image
+from ncpipe.tracking.artifacts import Artifact
 from ncpipe.tracking.client import is_database
-from ncpipe.tracking.database import write_values
 from ncpipe.tracking.experiment import DIGEST, ID, LIVE, PARENT, STUDY, Store, opened, study_runs
 from ncpipe.tracking.notes import MAX_TAG_CHARACTERS
 from ncpipe.tracking.points import Point
@@ -107,7 +107,7 @@ class Writer:
         if begun:
             self._hang_beneath(begun[0], record)
         params = [] if begun else [Param(key, value) for key, value in record.params.items()]
-        self.client.log_batch(run_id, [Metric(*point) for point in self._missing(run_id, record)], params)
+        self.client.log_batch(run_id, self._missing(run_id, record), params)
         self.logged[run_id] = set(record.points)
         if ended:
             self.client.set_terminated(run_id, "FINISHED", record.end)
@@ -160,9 +160,9 @@ class Writer:
             }
         return self.logged[run_id]
 
-    def _missing(self, run_id: str, record: RunRecord) -> list[Point]:
+    def _missing(self, run_id: str, record: RunRecord) -> list[Metric]:
         logged = self.logged[run_id]
-        return [point for point in record.points if point not in logged]
+        return [Metric(*point) for point in record.points if point not in logged]
 
     def _new(self, record: RunRecord, marks: dict[str, str]) -> str:
         tags = self._tags(record) | marks
@@ -180,36 +180,25 @@ class Writer:
         if record.data:
             context = [InputTag("mlflow.data.context", "training")]
             self.client.log_inputs(run_id, [DatasetInput(Dataset(source_type="local", **record.data), context)])
-        self._log_files(run_id, record)
-        if record.pictures:
-            tags = tags | {MLFLOW_LOGGED_IMAGES: "True"}
-        if is_database(self.store.uri):
-            write_values(
-                self.client._tracking_client.store,
-                run_id,
-                record.points,
-                self._missing(run_id, record),
-                record.params,
-                tags,
-                record.end,
+        self._log_artifacts(run_id, record.artifacts)
+        for picture in record.pictures:
+            self.client.log_image(
+                run_id, PIL.Image.open(io.BytesIO(picture.content())), key=picture.name, step=0, timestamp=record.end
             )
-            return
         params = [Param(key, value) for key, value in record.params.items()]
         marks = [RunTag(key, value) for key, value in tags.items()]
-        self.client.log_batch(run_id, [Metric(*point) for point in self._missing(run_id, record)], params, marks)
+        self.client.log_batch(run_id, self._missing(run_id, record), params, marks)
         # Divergence is a result: no run is FAILED, which would say that running it again could help.
         self.client.set_terminated(run_id, "FINISHED", record.end)
 
-    def _log_files(self, run_id: str, record: RunRecord) -> None:
-        files = [(artifact.name, artifact.content()) for artifact in record.artifacts]
-        files += [file for picture in record.pictures for file in logged_image(picture, record.end)]
-        if not files:
+    def _log_artifacts(self, run_id: str, artifacts: Iterable[Artifact]) -> None:
+        if not artifacts:
             return
         with tempfile.TemporaryDirectory() as folder:
-            for name, content in files:
-                path = Path(folder) / name
+            for artifact in artifacts:
+                path = Path(folder) / artifact.name
                 path.parent.mkdir(exist_ok=True)
-                path.write_bytes(content)
+                path.write_bytes(artifact.content())
             self.client.log_artifacts(run_id, folder)
 
     def _delete(self, runs: Iterable[Run]) -> int:

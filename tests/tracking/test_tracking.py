@@ -32,7 +32,6 @@ from ncpipe.system.credentials import redacted
 from ncpipe.system.errors import UserError
 from ncpipe.system.files import read_json, write_json
 from ncpipe.tracking import store
-from ncpipe.tracking import sync as tracking_sync
 from ncpipe.tracking.notes import study_note
 from ncpipe.tracking.points import MAX_METRIC_KEYS
 from ncpipe.tracking.records import StudyRecords
@@ -431,14 +430,6 @@ def test_the_mirror_of_a_moved_folder_is_whole(study: Study, tmp_path: Path) -> 
     assert study.sync()[2] >= 4  # the study's own run may have changed: its config names the folder
 
 
-def test_the_database_holds_what_mlflows_own_calls_write(
-    study: Study, mirrored: Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ncpipe.tracking.sync.is_database", lambda uri: False)
-    study.sync()
-    assert study.shown() == mirrored.shown()
-
-
 def test_many_points_are_batched_and_many_metrics_capped(study: Study) -> None:
     losses = [1 / epoch for epoch in range(1, 2502)]
     metrics = {f"metric{i:03}": 1.0 for i in range(2 * MAX_METRIC_KEYS)}
@@ -534,13 +525,12 @@ def failing_at(count: int, method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("calls", [0, pytest.param(1, marks=pytest.mark.thorough)])
-@pytest.mark.parametrize("method", ["create_run", "log_artifacts", "write_values"])
+@pytest.mark.parametrize("method", ["create_run", "log_image", "log_artifacts", "log_batch", "set_terminated"])
 def test_an_interrupted_sync_is_mended(
     study: Study, mirrored: Study, monkeypatch: pytest.MonkeyPatch, method: str, calls: int
 ) -> None:
     with monkeypatch.context() as patch:
-        holder = tracking_sync if method == "write_values" else MlflowClient
-        patch.setattr(holder, method, failing_at(calls, getattr(holder, method)))
+        patch.setattr(MlflowClient, method, failing_at(calls, getattr(MlflowClient, method)))
         with pytest.raises(KeyboardInterrupt):
             study.sync()
     study.sync()
@@ -551,20 +541,21 @@ KILLED = """
 import os, signal, sys
 from ncpipe.study.layout import Layout
 from ncpipe.study.config import (Config)
-from ncpipe.tracking import sync as tracking_sync
+from ncpipe.tracking.sync import sync
+from mlflow import MlflowClient
 from pathlib import Path
 
 calls = iter(range(2))
-write_values = tracking_sync.write_values
+log_batch = MlflowClient.log_batch
 
-def killing(*args):
-    write_values(*args)
+def killing(self, *args, **kwargs):
+    log_batch(self, *args, **kwargs)
     if next(calls, None) is None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-tracking_sync.write_values = killing
+MlflowClient.log_batch = killing
 config = Config.model_validate_json(sys.stdin.read())
-tracking_sync.sync(config, Layout(Path(config.study.results)))
+sync(config, Layout(Path(config.study.results)))
 """
 
 
@@ -572,7 +563,7 @@ tracking_sync.sync(config, Layout(Path(config.study.results)))
 def test_a_killed_sync_is_mended(study: Study, mirrored: Study) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED], input=study.config.model_dump_json(), text=True)
     assert done.returncode == -signal.SIGKILL
-    assert study.sync() == (2, 0, 3, 0)
+    assert study.sync() == (2, 1, 2, 0)
     assert study.shown() == mirrored.shown()
 
 
@@ -586,8 +577,8 @@ def test_two_syncs_never_run_at_once(study: Study, monkeypatch: pytest.MonkeyPat
             return False
 
     held: list[bool] = []
-    write = tracking_sync.write_values
-    monkeypatch.setattr(tracking_sync, "write_values", lambda *args: (held.append(is_held()), write(*args)))
+    log_batch = MlflowClient.log_batch
+    monkeypatch.setattr(MlflowClient, "log_batch", lambda *args: (held.append(is_held()), log_batch(*args)))
     study.sync()
     assert held == [True] * 5
     assert not is_held()
