@@ -31,7 +31,7 @@ from scipy.optimize import OptimizeResult, minimize
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from ncpipe.figures.drawing.style import OKABE_ITO, new_figure, style
+from ncpipe.figures.drawing.style import GREY, OKABE_ITO, new_figure, style
 from ncpipe.ufm import Problem, Result, fit
 from ncpipe.ufm.objective import GRADIENT_TOLERANCE, Objective
 from ncpipe.ufm.solvers.gradient_descent import gradient_descent
@@ -353,8 +353,8 @@ def draw(axes: mpl.axes.Axes, x: Sequence[int], seconds: dict[str, list[float]],
         _, colour, marker = SOLVERS[name]
         axes.loglog(x, values, marker + "-", color=OKABE_ITO[colour], label=name)
         line = [values[-1] * count / x[-1] for count in x]
-        axes.loglog(x, line, ":", color=OKABE_ITO["grey"], linewidth=0.8, zorder=0)
-    axes.loglog([], [], ":", color=OKABE_ITO["grey"], linewidth=0.8, label="linear")
+        axes.loglog(x, line, ":", color=GREY, linewidth=0.8, zorder=0)
+    axes.loglog([], [], ":", color=GREY, linewidth=0.8, label="linear")
     axes.set_xlabel(label)
     axes.set_title(title, loc="left")
 

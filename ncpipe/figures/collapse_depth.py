@@ -78,7 +78,7 @@ class DepthPanel(Panel):
         kind, label = ("", self.label) if self.kind == "network" else ("UFM ", style.without_solver(self.label))
         if self.kind == "optimum":
             label = model_of(self.label)
-        axes.set_title(style.wrapped(kind + label, int(16 * width) - 3), loc="left", pad=4)
+        axes.set_title(style.wrapped(kind + label, int(16 * width) - 5, rows=3), loc="left", pad=4)
         axes.set_xlabel(f"layer\n({names.index[-1]} = features)")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         fits = names.map(len).sum() + 2 * len(names) <= LETTERS_THAT_FIT

@@ -13,7 +13,7 @@ from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import heading, scale_time, scale_values
 from ncpipe.figures.drawing.captions import lost
 from ncpipe.figures.drawing.runs import Tables, labels
-from ncpipe.figures.drawing.series import draw_bands, histories, last_time
+from ncpipe.figures.drawing.series import draw_bands, extremes, histories, last_time
 from ncpipe.figures.drawing.style import Look
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
@@ -21,11 +21,12 @@ from ncpipe.system.words import plural
 
 KINDS = ("continual",)
 QUANTITIES = {
-    "old_loss": "test loss, old classes",
-    "test_old_accuracy": "images of old classes",
-    "test_new_accuracy": "images of new classes",
-    "test_accuracy": "images of all classes",
+    "old_loss": ("test loss", "old classes"),
+    "test_old_accuracy": ("test accuracy", "old classes"),
+    "test_new_accuracy": ("test accuracy", "new classes"),
+    "test_accuracy": ("test accuracy", "all classes"),
 }
+"""By name in ``history``: title, and the images."""
 BEFORE = {"old_loss": "before_old_loss", "test_old_accuracy": "before_old_accuracy"}
 """The level that the trained network has on its own."""
 INITS = {"random": "violet", "class_mean": "orange", "least_squares": "blue"}
@@ -90,9 +91,9 @@ def _panel(axes: Axes, rows: pd.DataFrame, quantity: str, look: dict[str, Look],
     if quantity.endswith("accuracy"):
         axes.set_ylim(0, 1.03)
     else:
-        scale_values(axes, "y", [*drawn, level])
+        scale_values(axes, "y", [*extremes(drawn.values()), level])
     scale_time(axes, last)
-    heading(axes, quantity, QUANTITIES[quantity])
+    heading(axes, *QUANTITIES[quantity])
 
 
 def caption(tables: Tables, options: FigureOptions) -> str:

@@ -27,7 +27,7 @@ MARKERS = {
 }  # fmt: skip
 """Models of networks: marker and whether it is filled."""
 GRAMS = {"means_gram_error": "class means\ndistance", "weights_gram_error": "classifier\ndistance"}
-SCALARS = {"feature_norm": r"$|H|_F$", "weight_norm": r"$|W|_F$", "loss": "loss without penalties"}
+SCALARS = {"feature_norm": "norm of features", "weight_norm": "norm of classifier", "loss": "loss without penalties"}
 NARROW, LINE, HEADS = 4.5, 0.13, 0.55
 
 

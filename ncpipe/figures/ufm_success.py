@@ -117,11 +117,11 @@ def _panels(fits: pd.DataFrame) -> list[Panel]:
     widths, penalties = list(_over_widths(fits)), list(_over_penalties(fits))
     panels = []
     if widths:
-        panels.append(Panel("success_fraction", "of random starts", "dim", "success_fraction", widths))
+        panels.append(Panel("success", "of random starts", "dim", "success_fraction", widths))
     if any(family.fits["dead_directions"].gt(0).any() for family in widths):
-        panels.append(Panel("dead_directions", "of the best start", "dim", "dead_directions", widths))
+        panels.append(Panel("dead directions", "of the best start", "dim", "dead_directions", widths))
     if penalties:
-        panels.append(Panel("success_fraction", "where zero is not optimal", "excess", "success_below", penalties))
+        panels.append(Panel("success", "where zero is not optimal", "excess", "success_below", penalties))
         about = "1 − f/f(0); line: optimum"
         panels.append(Panel("gain over zero", about, "excess", "gain", penalties, line="best_gain"))
     return panels
