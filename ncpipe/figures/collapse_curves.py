@@ -1,4 +1,4 @@
-"""Figure: collapse metrics of the last features against epochs, beside those of the UFMs against iterations."""
+"""Figure: collapse metrics of the last features against epochs, above those of the UFMs against iterations."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from ncpipe.system.words import listed
 
 USUAL = ("nc1_pinv", "nc2_means_etf", "nc3_duality", "nc4_mismatch")
 ROW_HEIGHT, HEAD = 1.35, 0.3
-PANEL_WIDTH, NAMES, NARROW = 1.2, 1.3, 4.5
+PANEL_WIDTH, NAMES, NARROW = 1.04, 1.3, 4.5
 """Inches that a panel needs at least, that the names of lines take, and below which these are in a legend."""
 LETTERS = 22
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What one of the two kinds of runs contributes to every metric: a row of panels, or a column of a narrow figure."""
+    """One of the two kinds of runs: a row of panels for every metric, or a column of a narrow figure."""
 
     name: str
     time: str
@@ -71,10 +71,10 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     drawn = [_draw_metric(line, kinds, metric, look) for line, metric in zip(panels, metrics)]
     handles = []
     for number, kind in enumerate(kinds):
-        names = {label: style.without_solver(label) for label in labels(kind.runs)}
         right = min(across, len(metrics)) - 1
-        if narrow or not name_bands([(panels[right, number], drawn[right][number])], look, names, height - HEAD, LETTERS):
-            handles += style.label_handles(names, look)
+        beside = panels[right, number], drawn[right][number]
+        if narrow or not name_bands(*beside, kind.rows, look, height - HEAD, LETTERS):
+            handles += style.label_handles(labels(kind.runs), look)
         for axes in panels[: len(metrics) : across, number]:
             axes.set_ylabel(kind.name if not narrow else "")
         for axes in panels[len(metrics) - 1 if narrow else 0 : len(metrics), number]:
@@ -93,9 +93,7 @@ def _kinds(tables: Tables, metrics: Sequence[str], split: str) -> list[Kind]:
     return [kind for kind in kinds if len(kind.rows)]
 
 
-def _draw_metric(
-    panels: NDArray, kinds: Sequence[Kind], metric: str, look: dict[str, Look]
-) -> list[dict[str, Band]]:
+def _draw_metric(panels: NDArray, kinds: Sequence[Kind], metric: str, look: dict[str, Look]) -> list[dict[str, Band]]:
     drawn = [kind.draw(axes, metric, look) for axes, kind in zip(panels, kinds)]
     values = [[*extremes(bands.values()), np.array(levels)] for bands, levels in drawn]
     # Networks decide the scale: a UFM ends at the rounding error of its solver, decades below.
@@ -114,9 +112,10 @@ def caption(tables: Tables, options: FigureOptions) -> str:
     )
     return (
         f"Collapse metrics of the last features ({listed(options.metrics or USUAL)}),"
-        f" {', beside the '.join(parts)}."
+        f" {', above the '.join(parts)}."
         " Lines are medians over seeds, bands their range; a triangle marks the first epoch without training error."
-        " Time axes are logarithmic with a place for 0. Where the networks decide the scale, a UFM leaves the panel"
+        " Time axes are logarithmic with a place for 0. Dashed: a distance to one exact frame where the other is, for"
+        " nc3_duality where the classifier is an OF. Where the networks decide the scale, a UFM leaves the panel"
         " below on its way to rounding error."
         f"{not_drawn(nets, ufms)}{lost(tables, 'network', 'declared')}"
     )

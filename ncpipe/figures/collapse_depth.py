@@ -110,10 +110,10 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
 
 
 def whole_rows(panels: int, most: int) -> int:
-    """Columns, at most so many, by which the panels of every metric fill whole rows; ``most`` where none do."""
-    return max(
-        (columns for columns in range(2, most + 1) if panels % columns == 0), default=max(1, min(panels, most))
-    )
+    """Columns, at most so many, by which the panels of every metric fill whole rows; where none do, the fewest that
+    need no more rows."""
+    most = max(1, most)
+    return max((n for n in range(2, most + 1) if panels % n == 0), default=-(-panels // -(-panels // most)))
 
 
 def _panels(tables: Tables, options: FigureOptions) -> Iterator[DepthPanel]:

@@ -13,7 +13,7 @@ from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import heading, scale_time, scale_values
 from ncpipe.figures.drawing.captions import lost
 from ncpipe.figures.drawing.runs import Tables, labels
-from ncpipe.figures.drawing.series import draw_bands, extremes, histories, last_time
+from ncpipe.figures.drawing.series import Band, draw_bands, extremes, histories, last_time, name_bands
 from ncpipe.figures.drawing.style import Look
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
@@ -51,14 +51,19 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     grid = figure.subplots(lines * len(shown), per_row, squeeze=False).reshape(len(shown), 4)
     for panels, network in zip(grid, shown):
         of_network = rows[rows["run_id"].isin(runs.loc[runs["network"] == network, "run_id"])]
-        for axes, quantity in zip(panels, QUANTITIES):
-            _panel(axes, of_network, quantity, look, last_time(rows))
+        drawn = [
+            _panel(axes, of_network, quantity, look, last_time(rows)) for axes, quantity in zip(panels, QUANTITIES)
+        ]
+        if network == shown[0]:
+            for axes, words in zip(panels, QUANTITIES.values()):
+                heading(axes, *words)
+            named = per_row == 4 and name_bands(panels[-1], drawn[-1], rows, look, ROW_HEIGHT - 0.5)
         if len(shown) > 1:
             panels[0].set_ylabel(style.wrapped(network, 26))
     for axes in grid[-1][-per_row:]:
         axes.set_xlabel("step")
     before = style.mark_handle("before the switch", "", BLACK, line="--")
-    style.add_legend(figure, [*style.label_handles(labels(runs), look), before])
+    style.add_legend(figure, [*([] if named else style.label_handles(labels(runs), look)), before])
     return figure
 
 
@@ -83,7 +88,7 @@ def _looks(runs: pd.DataFrame) -> dict[str, Look]:
     return by_label
 
 
-def _panel(axes: Axes, rows: pd.DataFrame, quantity: str, look: dict[str, Look], last: float) -> None:
+def _panel(axes: Axes, rows: pd.DataFrame, quantity: str, look: dict[str, Look], last: float) -> dict[str, Band]:
     drawn = draw_bands(axes, rows, "quantity", quantity, look)
     level = rows[rows["quantity"] == BEFORE.get(quantity)]["value"].median()
     if quantity in BEFORE:
@@ -93,7 +98,7 @@ def _panel(axes: Axes, rows: pd.DataFrame, quantity: str, look: dict[str, Look],
     else:
         scale_values(axes, "y", [*extremes(drawn.values()), level])
     scale_time(axes, last)
-    heading(axes, *QUANTITIES[quantity])
+    return drawn
 
 
 def caption(tables: Tables, options: FigureOptions) -> str:

@@ -108,7 +108,14 @@ def _draw_frames(axes: Axes, classes: Iterable[float], reach: float) -> None:
     for text, above in (("nearer an OF", 1), ("nearer an ETF", -1)):
         place = (0.84 * reach * (1 - 0.035 * above), 0.84 * reach * (1 + 0.035 * above))
         axes.text(
-            *place, text, rotation=45, color=style.GREY, size=style.SMALL, ha="center", va="center", path_effects=style.HALO
+            *place,
+            text,
+            rotation=45,
+            color=style.GREY,
+            size=style.SMALL,
+            ha="center",
+            va="center",
+            path_effects=style.HALO,
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -40,9 +42,11 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
             options.width, "gram_heatmaps: no network with Gram matrices, of 100 classes at most"
         )
     classes = [len(gram) for grams in shown.values() for gram in grams.values() if gram is not None] or [10]
-    frames = {name: dict.fromkeys(GRAMS, _frame(max(set(classes), key=classes.count), etf)) for name, etf in FRAMES.items()}
-    columns, limit = [*frames.items(), *shown.items()], colour_limit(classes)
-    across = min(len(columns), _across(options.width))
+    frames = {
+        name: dict.fromkeys(GRAMS, _frame(max(set(classes), key=classes.count), etf)) for name, etf in FRAMES.items()
+    }
+    columns: list[tuple[str, Mapping[str, Array | None]]] = [*frames.items(), *shown.items()]
+    limit, across = colour_limit(classes), min(len(columns), _across(options.width))
     lines, cell = -(-len(columns) // across), min(1.2, (options.width - BESIDE) / across)
     figure = style.new_figure(options.width, lines * (len(GRAMS) * (cell + NOTE) + TITLE))
     grid = figure.subplots(lines * len(GRAMS), across, squeeze=False)
@@ -54,7 +58,9 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
                 axes.set_xlabel(_note(gram), labelpad=2, size=style.SMALL)
             if axes in grid[:, 0]:
                 axes.set_ylabel(GRAMS[name], size=style.SMALL)
-        pair[0].set_title(style.wrapped(title, int(cell / style.LETTER) - 1, rows=4), loc="left", pad=3, size=style.SMALL)
+        pair[0].set_title(
+            style.wrapped(title, int(cell / style.LETTER) - 1, rows=4), loc="left", pad=3, size=style.SMALL
+        )
     for axes in panels[len(columns) :].flat:
         axes.remove()
     if image is not None:
@@ -70,7 +76,9 @@ def _across(width: float) -> int:
 def _chosen(tables: Tables, options: FigureOptions) -> tuple[dict[str, dict[str, Array | None]], list[str]]:
     """The Grams of the network of each label that is shown, and the labels for which there is no room."""
     nets = networks(tables)
-    with_grams = rows_of(tables, "grams", ["run_id", "gram", "row", "column"], gram="means_uncentred", row=0, column=0)
+    with_grams = rows_of(
+        tables, "grams", ["run_id", "gram", "row", "column"], gram="means_uncentred", row=0, column=0
+    )
     nets = nets[nets["run_id"].isin(with_grams["run_id"])]
     names = varied(nets, labels(nets))
     most = MOST_LINES * _across(options.width) - len(FRAMES)
@@ -118,7 +126,7 @@ def caption(tables: Tables, options: FigureOptions) -> str:
         " of unit Frobenius norm times sqrt(K), of the last features on the training split at the last measured"
         f" epoch, of {counted(nets, 'network')}: of each label the seed whose class means have the median distance to"
         " the OF, nc2_means_of. Classes stand in the order of the data set. Left, the exact orthogonal frame (OF) and"
-        " simplex ETF; under a network its Frobenius distances to them: what a matched UFM predicts is one of the two,"
-        " or between them, and figure matched_ufm has how far it is off. Colours are shared and saturate at the ends of"
-        f" the bar.{rest}{lost(tables, 'network')}"
+        " simplex ETF; under a network its Frobenius distances to them. What a matched UFM predicts is one of the"
+        " two, or between: how far it is off stands in matched_ufm. Colours are shared and saturate at the ends of the"
+        f" bar.{rest}{lost(tables, 'network')}"
     )

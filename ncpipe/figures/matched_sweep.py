@@ -80,7 +80,9 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     return figure
 
 
-def _draw_curves(place: SubFigure, curved: Sequence[Sweep], shown: Mapping[str, str], lines: int, columns: int) -> None:
+def _draw_curves(
+    place: SubFigure, curved: Sequence[Sweep], shown: Mapping[str, str], lines: int, columns: int
+) -> None:
     grid = place.subplots(lines, columns, squeeze=False, sharex=True)
     by_sweep = grid.reshape(len(curved), -1)
     for axes in by_sweep[:, len(shown) :].flat:
@@ -205,8 +207,8 @@ def caption(tables: Tables, options: FigureOptions) -> str:
         f"Predictions of UFMs for {plural(shown, 'network')} of {plural(len(every), 'sweep')} of weight decay:"
         " Frobenius distances of the predicted from the measured Grams of the classifier, of class means (uncentred)"
         " and, where the model has them, of those one layer below, each of unit norm, and the share of variance"
-        " within classes, of the first sweeps of several weight decays. Medians over seeds with their range. Grey: the"
-        " guess, an orthogonal frame, for the classifier a simplex ETF with a bias or cross entropy. Bottom: the"
+        " within classes, of the first sweeps of several weight decays. Medians over seeds with their range. Grey:"
+        " the guess, an orthogonal frame, for the classifier a simplex ETF with a bias or cross entropy. Bottom: the"
         " error, root mean square of the distances that a model has, mean over seeds with Student's 95 % interval,"
         " and the seeds as ticks."
         f"{more}{without}"

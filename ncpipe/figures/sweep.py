@@ -133,7 +133,9 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     if shared:
         figure.suptitle(shared, x=0.01, ha="left", size=style.TEXT_SIZE)
     if room == options.width or not style.name_lines(ends[columns - 1 : columns], ROW_HEIGHT - 0.7, LETTERS):
-        style.add_legend(figure, (line.handle(scale, look[line.name], shared) for line in lines if line.name != shared))
+        style.add_legend(
+            figure, (line.handle(scale, look[line.name], shared) for line in lines if line.name != shared)
+        )
     return figure
 
 

@@ -52,9 +52,8 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
                 axes.axvline(epoch, color=style.GREY, alpha=0.5, linewidth=0.6, linestyle=(0, (1, 2)), zorder=0)
     for axes in grid[-1] if not narrow else [grid[-1][-1]]:
         axes.set_xlabel("epoch")
-    names = {label: label for label in labels(nets)}
-    named = not narrow and name_bands([(line[1], bands[1]) for line, bands in zip(grid, drawn)], look, names, 1.0, 24)
-    handles = [] if named else style.label_handles(names, look)
+    named = not narrow and name_bands(grid[0, 1], drawn[0][1], rows, look, 1.0, 24)
+    handles = [] if named else style.label_handles(labels(nets), look)
     handles += [style.mark_handle("zero training error", "^")] * bool(marks)
     handles += [style.mark_handle("learning rate divided", "", line=":")] * bool(drops)
     style.add_legend(figure, handles)
@@ -80,7 +79,7 @@ def learning_rate_drops(rows: pd.DataFrame) -> list[int]:
 def caption(tables: Tables, options: FigureOptions) -> str:
     nets = networks(tables)
     return (
-        f"Loss and error of {counted(nets, 'network')} against epochs: running averages in training mode (left),"
-        " test split in evaluation mode (right). Medians over seeds with their range; an error of 0 stands at the"
-        f" bottom of its axis.{not_drawn(nets)}{lost(tables, 'network')}"
+        f"Loss and error (1 - accuracy) of {counted(nets, 'network')} against epochs: running averages in training"
+        " mode (left), test split in evaluation mode (right). Medians over seeds with their range; an error"
+        f" of 0 stands at the bottom of its axis.{not_drawn(nets)}{lost(tables, 'network')}"
     )

@@ -66,10 +66,17 @@ class Panel:
         else:
             axes.set_ylim(0, 1.04)
 
+    def _band(self, family: Family) -> Band:
+        rows = pd.DataFrame({"x": family.fits[self.x], "value": family.fits[self.line or self.y]}, dtype=float)
+        return Band.of(rows, "x")
+
+    def ends(self) -> list[style.End]:
+        """Where the families' lines end."""
+        return [(*band.end, f.label, f.look.colour) for f in self.families if len(band := self._band(f))]
+
     def _draw_family(self, axes: Axes, family: Family) -> None:
         """The median with its range, or the line beside the values of every fit."""
-        rows = pd.DataFrame({"x": family.fits[self.x], "value": family.fits[self.line or self.y]}, dtype=float)
-        shown = Band.of(rows, "x")
+        shown = self._band(family)
         shown.draw(axes, family.look)
         x, y = (family.fits[self.x], family.fits[self.y]) if self.line else (shown.x, shown.middle)
         look = family.look
@@ -107,8 +114,9 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     figure, grid = style.panel_figure(options.width, len(panels), columns, HEIGHT)
     for axes, panel in zip(grid, panels):
         panel.draw(axes)
-    looks = {family.label: family.look for panel in panels for family in panel.families}
-    style.add_legend(figure, [style.line_handle(label, look) for label, look in looks.items()])
+    if not style.name_lines([(axes, panel.ends()) for axes, panel in zip(grid, panels)], HEIGHT - 0.7):
+        looks = {family.label: family.look for panel in panels for family in panel.families}
+        style.add_legend(figure, [style.line_handle(label, look) for label, look in looks.items()])
     return figure
 
 

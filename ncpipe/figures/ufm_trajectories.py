@@ -59,7 +59,9 @@ def _of_and_etf(title: str, of: str, etf: str, about: str, frames: bool) -> Row:
 USUAL = (
     Row("gap", (Curve("gap", None, NEUTRAL),)),
     Row("nc1_pinv", (Curve("nc1_pinv", "H1", FIRST), Curve("nc1_pinv", "features", NEUTRAL))),
-    _of_and_etf("class means", "nc2_means_of", "nc2_means_uncentred_etf", "uncentred means to OF, to ETF", frames=True),
+    _of_and_etf(
+        "class means", "nc2_means_of", "nc2_means_uncentred_etf", "uncentred means to OF, to ETF", frames=True
+    ),
     _of_and_etf("classifier", "nc2_weights_of", "nc2_weights_etf", r"$WW^\top$ to OF, to ETF", frames=True),
     _of_and_etf("product", "nc3_of", "nc3_etf", r"$W\bar M^\top$ to OF, $WM^\top$ to ETF", frames=False),
 )

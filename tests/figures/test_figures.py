@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from pydantic import ValidationError
 from synthetic_tables import GRID, MISSED, SAMPLES, TWENTY, MadeUp
 from typer.testing import CliRunner
@@ -25,14 +26,14 @@ from ncpipe.figures import caption, draw, save_figure
 from ncpipe.figures.collapse_depth import whole_rows
 from ncpipe.figures.drawing.axes import scale_time, scale_values
 from ncpipe.figures.drawing.bias_transition import closed_form, regime_change
-from ncpipe.figures.drawing.definitions import definition
+from ncpipe.figures.drawing.definitions import at_other_frame, definition
 from ncpipe.figures.drawing.series import Band, at_shared_times
 from ncpipe.figures.drawing.style import (
     LINE,
     OKABE_ITO,
     fix_layout,
-    name_lines,
     looks,
+    name_lines,
     shared_words,
     shortened,
     style,
@@ -228,6 +229,23 @@ def test_widths_have_names():
     for wrong, why in (("icmll", "did you mean 'icml'"), ("0.5", "greater than"), ("nan", "equal to 40")):
         with pytest.raises(ValidationError, match=why):
             FigureOptions(name="frames", width=wrong)
+
+
+def test_venues_have_their_font(studies):
+    fonts = [FigureOptions(name="frames", width=width).font for width in ("neurips", "column", 5.5)]
+    assert fonts == ["serif", "sans", "sans"]
+    assert FigureOptions(name="frames", width="icml", font="sans").font == "sans"
+    figure = draw(studies["ordinary"], FigureOptions(name="frames", width="icml"))
+    assert {text.get_fontname() for text in figure.findobj(Text) if text.get_text()} == {"STIXGeneral"}
+
+
+@pytest.mark.parametrize("k", [4, 10])
+def test_distances_to_one_frame_have_the_other_as_reference(k):
+    of, etf = np.eye(k), np.eye(k) - 1 / k
+    apart = np.linalg.norm(of / np.linalg.norm(of) - etf / np.linalg.norm(etf))
+    assert at_other_frame("nc2_means_of", k) == pytest.approx(apart)
+    assert at_other_frame("nc3_duality", k) == pytest.approx(apart**2)  # of W = OF, and its centred means
+    assert at_other_frame("nc1_pinv", k) is None
 
 
 @pytest.mark.parametrize("name", ["collapse_curves", "collapse_depth", "ufm_trajectories"])
@@ -621,7 +639,7 @@ def test_depth_of_lbfgs_is_left_to_gradient_descent_of_the_same_model(studies):
 
 
 @pytest.mark.parametrize(
-    ("panels", "most", "columns"), [(6, 5, 3), (16, 5, 4), (7, 5, 5), (3, 5, 3), (1, 5, 1), (9, 1, 1)]
+    ("panels", "most", "columns"), [(6, 5, 3), (16, 5, 4), (7, 5, 4), (3, 5, 3), (1, 5, 1), (9, 1, 1)]
 )
 def test_panels_of_a_metric_fill_whole_rows(panels, most, columns):
     assert whole_rows(panels, most) == columns

@@ -34,7 +34,7 @@ def title(name: str) -> str:
 def at_other_frame(name: str, classes: float) -> float | None:
     """A metric of the distance to one exact frame, where the other is: to the ETF at the OF, to the OF at the ETF.
 
-    nc3_duality is of a classifier that is an OF, beside its own means centred: |W/|W| - M/|M||^2 = 2 - 2 sqrt(1 - 1/K).
+    nc3_duality where W is an OF, and M is W centred: |W/|W| - M/|M||^2 = 2 - 2 sqrt(1 - 1/K).
     """
     if name in ("nc2_means_of", "nc2_means_uncentred_etf", "nc2_weights_of", "nc2_weights_etf"):
         return frames_apart(classes)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ncpipe.claims.evidence.claim import interval
 from ncpipe.figures.drawing.axes import mark_times
 from ncpipe.figures.drawing.runs import Tables, labels
-from ncpipe.figures.drawing.style import Look, name_lines
+from ncpipe.figures.drawing.style import Look, name_lines, without_solver
 from ncpipe.records.reading import rows_of
 
 MEASURED = ["run_id", "split", "layer", "depth", "time", "metric", "value"]
@@ -108,17 +108,16 @@ def draw_bands(
 
 
 def name_bands(
-    panels: Iterable[tuple[Axes, Mapping[str, Band]]],
+    axes: Axes,
+    drawn: Mapping[str, Band],
+    rows: pd.DataFrame,
     look: Mapping[str, Look],
-    names: Mapping[str, str],
     height: float,
     letters: int = 60,
 ) -> bool:
-    """Names of labels beside the panel where their bands end farthest apart, as ``name_lines`` does."""
-    ends = [
-        (axes, [(*band.end, names[label], look[label].colour) for label, band in drawn.items()]) for axes, drawn in panels
-    ]
-    return name_lines(ends, height, letters)
+    """Names of labels beside the panel of these bands, as ``name_lines`` does; not where a label of the rows has none."""
+    ends = [(*band.end, without_solver(label), look[label].colour) for label, band in drawn.items()]
+    return set(rows["label"]) <= drawn.keys() and name_lines([(axes, ends)], height, letters)
 
 
 def at_shared_times(rows: pd.DataFrame) -> pd.DataFrame:

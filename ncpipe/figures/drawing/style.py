@@ -34,8 +34,9 @@ OKABE_ITO = {
     "black": "#000000",
     "violet": "#6600CC",
 }
-"""Okabe and Ito's palette, with violet for yellow, which is lost on white, and a little apart: of any two the distance
-in CIELAB is 24 or more also for the green- and the red-blind, and 18 for the blue-blind (Machado et al. 2009)."""
+"""Okabe and Ito's palette, with violet for yellow, which is lost on white, and a little apart: of any two
+the distance in CIELAB is 24 or more also for the green- and the red-blind, and 18 for the blue-blind (Machado et al.
+2009)."""
 
 GREY = "#666666"
 LINE_STYLES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
@@ -53,7 +54,7 @@ LEGEND_ROW, LETTER = 0.135, 0.0535
 """Inches that a row of the legend is high, and a letter in it wide."""
 
 RC: dict[str, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same glyphs and bytes on every machine
+    "font.family": "DejaVu Sans",
     "font.size": TEXT_SIZE,
     "axes.titlesize": TEXT_SIZE,
     "axes.labelsize": TEXT_SIZE,
@@ -85,9 +86,16 @@ RC: dict[str, Any] = {
 }
 
 
-def style() -> AbstractContextManager[None]:
+FONTS: dict[str, dict[str, Any]] = {
+    "sans": {},
+    "serif": {"font.family": ["STIXGeneral", "DejaVu Sans"], "mathtext.fontset": "stix"},
+}
+"""Fonts that come with matplotlib: the same glyphs and bytes on every machine; STIX is like Times."""
+
+
+def style(font: str = "sans") -> AbstractContextManager[None]:
     """matplotlib with ncpipe's settings, for drawing and for saving."""
-    return mpl.rc_context(RC)  # type: ignore[arg-type]
+    return mpl.rc_context(RC | FONTS[font])  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -213,23 +221,25 @@ def name_lines(panels: Sequence[tuple[Axes, Sequence[End]]], height: float, lett
         letters: in a row of a name, of which it has two at most.
     """
     placed = [(axes, ends, *_placed(axes, ends, height, letters)) for axes, ends in panels if ends]
-    if not placed or max(len(ends) for _, ends, *_ in placed) > MOST_DIRECT:
-        return not placed
-    axes, ends, texts, own, apart = min(placed, key=lambda panel: (-len(panel[1]), abs(panel[3][:, 1] - panel[4]).sum()))
-    if len(ends) < len({name for _, others, *_ in placed for *_, name, _ in others}):
+    if not placed:
+        return True
+    most = max(len(ends) for _, ends, *_ in placed)
+    if not len({name for _, ends, *_ in placed for *_, name, _ in ends}) <= most <= MOST_DIRECT:
         return False
-    right = axes.transAxes + ScaledTranslation(LEADER / 72, 0, axes.get_figure(root=True).dpi_scale_trans)
+    whole = [panel for panel in placed if len(panel[1]) == most]
+    axes, ends, texts, own, apart = min(whole, key=lambda panel: float(abs(panel[3][:, 1] - panel[4]).sum()))
+    right = axes.transAxes + ScaledTranslation(LEADER / 72, 0, axes.figure.dpi_scale_trans)
     for (*_, colour), text, end, place in zip(ends, texts, own, apart):
         thin = {"arrowstyle": "-", "color": colour, "linewidth": 0.4, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5)}
         axes.annotate(
-            text, end, (1, place), "axes fraction", textcoords=right, color=colour, size=SMALL, va="center", linespacing=1.05,
-            arrowprops=thin, annotation_clip=False,
+            text, end, (1, place), "axes fraction", textcoords=right, color=colour, size=SMALL, va="center",
+            linespacing=1.05, arrowprops=thin, annotation_clip=False,
         )  # fmt: skip
     return True
 
 
 def _placed(axes: Axes, ends: Sequence[End], height: float, letters: int) -> tuple[list[str], Floats, Floats]:
-    """Names in rows, where lines end or leave the axes, in these, and the heights of the names, at least a row apart."""
+    """Names in rows, where lines end or leave the axes, and the heights of the names, at least a row apart."""
     from scipy.optimize import isotonic_regression
 
     texts = [wrapped(name, letters) for *_, name, _ in ends]
