@@ -511,7 +511,7 @@ def _agreed(stacked: Tensor) -> Tensor:
 
 
 def _first_fault(stacked: Tensor) -> Tensor:
-    """Of all ranks, (n, 3) -> (3,)."""
+    """One fault of all ranks, (n, 3) -> (3,)."""
     return stacked[(stacked[:, 0] > 0).int().argmax()]
 
 

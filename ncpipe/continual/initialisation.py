@@ -58,11 +58,14 @@ def random_rows(old: Head, count: int, random: np.random.Generator) -> Head:
 
 
 def class_mean_rows(old: Head, pool: Samples, num_classes: int) -> Head:
-    """w_c = mu_c (a/|mu_c|) with a the mean norm of the old rows; biases are the mean of the old ones.
+    """w_c = a (mu_c - mu_G)/|mu_c - mu_G| with a the mean norm of the old rows; biases are the mean of the old ones.
 
-    Softmax knows biases up to a constant, which only their mean follows.
+    mu_G is the mean of all class means: collapse aligns rows with centred means, and what all means share, a large
+    part behind a ReLU, would draw every image to the new classes. Softmax knows biases up to a constant, which only
+    their mean follows.
     """
-    means = _mean_features(pool, num_classes)[len(old.weight) :]
+    every = _mean_features(pool, num_classes)
+    means = every[len(old.weight) :] - every.mean(dim=0)
     norms = means.norm(dim=1, keepdim=True).clamp_min(torch.finfo(means.dtype).tiny)
     weight = means * (old.weight.norm(dim=1).mean() / norms)
     return Head(weight, None if old.bias is None else old.bias.mean().expand(len(weight)).clone())

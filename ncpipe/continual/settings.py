@@ -13,8 +13,8 @@ class ContinualSpec(Settings):
     """New classes learnt by the classifier alone: the backbone is frozen, old classes are rehearsed from a buffer."""
 
     init: Literal["random", "class_mean", "least_squares"] = Field(
-        description="New rows of the classifier: torch's default start; the class mean, scaled to the norm of the old"
-        " rows; the rows of the ridge regression of one-hot targets on the features at hand."
+        description="New rows of the classifier: torch's default start; the centred class mean, scaled to the norm of"
+        " the old rows; the rows of the ridge regression of one-hot targets on the features at hand."
     )
     rehearsal: Count = Field(20, description="Training images kept of every old class.")
     ridge: Positive = Field(1e-2, description="least_squares: the penalty, relative to the mean squared feature.")

@@ -332,7 +332,8 @@ class Extractor:
         self.trace.statistics[Moment(epoch, layer, split)] = replace(found, within_products=None)
 
     def _splits_loss(self, layer: str, split: str) -> bool:
-        return self.penalties is not None and split == "train" and layer == self.layers[-1]
+        is_trained_on = split in ("train", "train_mode")
+        return self.penalties is not None and is_trained_on and layer == self.layers[-1]
 
     def _vectors(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Feature vectors of all layers, and logits."""

@@ -56,11 +56,12 @@ def _ended(address: str) -> int | None:
         _, jobs, *_ = socket.recv_fds(connection, 1, 1)
         for job in jobs:  # one, or none where the server refuses it
             connection.settimeout(None)
-            with _forwarding(job):
+            with _forwarding(job) as woken:
                 with suppress(ConnectionError):
+                    _wait(connection, woken)
                     if status := connection.makefile("rb").readline():
                         return int(status)
-                select.select([job], [], [])
+                _wait(job, woken)
     return None
 
 
@@ -70,9 +71,15 @@ def peer(connection: socket.socket) -> tuple[int, int]:
     return pid, user
 
 
+def _wait(source: int | socket.socket, woken: socket.socket) -> None:
+    """Wait until there is something to read; Python would miss a signal that comes just before a wait in ``recv``."""
+    while source not in select.select([source, woken], [], [])[0]:
+        woken.recv(64)
+
+
 @contextmanager
-def _forwarding(job: int) -> Iterator[None]:
-    """Give the job the signals that this process gets, and stop and go on with it."""
+def _forwarding(job: int) -> Iterator[socket.socket]:
+    """Give the job the signals that this process gets, and stop and go on with it; what is yielded wakes at each."""
 
     def forward(number: int, _: object) -> None:
         with suppress(ProcessLookupError):
@@ -87,10 +94,14 @@ def _forwarding(job: int) -> Iterator[None]:
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
             signal.signal(number, stop if number == signal.SIGTSTP else forward)
+    woken, wake = socket.socketpair()
+    wake.setblocking(False)
+    signal.set_wakeup_fd(wake.fileno())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, before)
     try:
-        yield
+        yield woken
     finally:
+        signal.set_wakeup_fd(-1)
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -15,7 +15,7 @@ STAGE_VERSIONS = {
     "train": 3,
     "features": 5,
     "ufm": 5,
-    "continual": 1,
+    "continual": 2,
     "collapse": 4,
     "tables": 8,
     "figures": 6,

@@ -10,15 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
+import numpy as np
 import torch
+from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 from torch.func import grad, jacrev, vmap
 
 from ncpipe.collapse.frames import simplex_etf
 from ncpipe.ufm.layout import Layout
 from ncpipe.ufm.minimiser import Minimiser
-from ncpipe.ufm.model import LARGEST_HESSIAN
 from ncpipe.ufm.objective import penalties
 from ncpipe.ufm.problem import Problem
 from ncpipe.ufm.result import known_optimum
@@ -37,6 +39,14 @@ SCALES = (0.03, 3.0)
 """Standard deviations of the starts, log-uniform: saddles near zero are found from small ones."""
 MOST_DAMPING = 1e8
 MOST_DESCENTS = 24
+LARGEST_HESSIAN = 1200
+"""Parameters beyond which Hessians are known by their products with vectors."""
+KRYLOV = 60
+"""Then a step stays in the span of the gradient and so many products of its."""
+AT_ONCE = 8
+"""Eigenvalues that Lanczos' method looks for at once."""
+LOST = 1e-12
+"""What is left of a product outside a span, relative, below which it is rounding."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,10 +61,11 @@ class CriticalPoint:
     """Smallest one of the Hessian, on spheres of the Riemannian one."""
     index: int
     """Number of negative eigenvalues."""
-    flat: int
-    """Number of zero eigenvalues that no rotation of a hidden space explains."""
-    gauge: int
-    """Number of directions in which rotations of hidden spaces lead to equal points: eigenvalues that must be 0."""
+    flat: int | None
+    """Number of zero eigenvalues that no rotation of a hidden space explains; None where not all are known."""
+    gauge: int | None
+    """Number of directions in which rotations of hidden spaces lead to equal points, eigenvalues that must be 0; None
+    where not all are known."""
     dimension: int
     """Number of parameters, on spheres of the tangent space."""
     live_directions: int
@@ -66,7 +77,8 @@ class CriticalPoint:
     starts: int
     """From how many starts it was reached."""
     eigenvalues: Tensor = field(repr=False)
-    """Those of the Hessian, ascending, (P,); on spheres with zeros along the radii left out."""
+    """Those of the Hessian, ascending, (P,); on spheres with zeros along the radii left out. Of more than 1,200
+    parameters the lowest: all negative ones, and at least one more."""
     point: Minimiser = field(repr=False)
 
     @property
@@ -94,7 +106,9 @@ def landscape(
 
     .. math:: x \leftarrow x - (\nabla^2 f^2 + \mu I)^{-1} \nabla^2 f\, g,
 
-    which goes to saddles as well as to minima. It finds some of all there are: more starts may find more.
+    which goes to saddles as well as to minima. It finds some of all there are: more starts may find more. Beyond
+    1,200 parameters no Hessian is held: a step stays in its Krylov space from the gradient (Dauphin et al. 2014), and
+    Lanczos' method (ARPACK) finds the lowest eigenvalues.
 
     Args:
         problem: any, but with constrained features.
@@ -109,8 +123,7 @@ def landscape(
         each other, one.
 
     Raises:
-        ValueError: no start, features are constrained, the loss has no second derivative, or the problem is too
-            large for a dense Hessian.
+        ValueError: no start, features are constrained, or the loss has no second derivative.
 
     Sources: Zhu et al., NeurIPS 2021, theorem 3.2; Zhou et al., NeurIPS 2022; Yaras et al., NeurIPS 2022, theorem 2.
 
@@ -141,6 +154,7 @@ class _Surface:
         self.frame = [simplex_etf(layout.classes, layout.widths[-1])] if layout.frozen else []
         self.values, self.domains = vmap(self.value), vmap(self.domain)
         self.gradients, self.hessians = vmap(grad(self.value)), vmap(jacrev(grad(self.value)), chunk_size=64)
+        self.products = vmap(lambda x, v: grad(lambda y: grad(self.value)(y) @ v)(x))
 
     def domain(self, vector: Tensor) -> Tensor:
         """The point of the domain that a vector stands for: on spheres every feature and row over its norm."""
@@ -182,17 +196,68 @@ class _Surface:
         """Size of a gradient, given the objective (B,): that of the penalty where all of the objective is penalty."""
         return values if self.layout.temperature is not None else (self.decay[0] * values).sqrt()
 
-    def tangent(self, curvatures: Tensor, vectors: Tensor) -> Tensor:
-        """Hessians (B, P, P) along the domain: on spheres without the radii."""
+    def inward(self, vectors: Tensor, directions: Tensor) -> Tensor:
+        """Directions (B, P) along the domain at vectors (B, P): on spheres without their parts along the radii."""
         if not self.radii:
-            return curvatures
-        rows = torch.arange(self.layout.num_columns, self.radii).repeat_interleave(self.layout.widths[0])
-        columns = torch.arange(self.layout.num_columns).repeat(self.layout.widths[0])
-        owner = torch.nn.functional.one_hot(torch.cat([columns, rows]), self.radii)
-        outward = vectors[:, :, None] * owner
-        outward = outward / outward.norm(dim=1, keepdim=True)
-        along = torch.eye(self.size, dtype=vectors.dtype) - outward @ outward.mT
-        return along @ curvatures @ along
+            return directions
+        (features, (rows,), _), (a, (b,), _) = self.layout.views(vectors), self.layout.views(directions)
+        sides = ((features / features.norm(dim=1, keepdim=True), a, 1), (rows / rows.norm(dim=2, keepdim=True), b, 2))
+        kept = [part - radius * (radius * part).sum(dim=dim, keepdim=True) for radius, part, dim in sides]
+        return torch.cat([part.flatten(1) for part in kept], dim=1)
+
+    def curved(self, vectors: Tensor, directions: Tensor) -> Tensor:
+        """Products (B, P) of the Hessians along the domain with directions (B, P)."""
+        return self.inward(vectors, self.products(vectors, self.inward(vectors, directions)))
+
+    def spectra(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Eigenvalues (B, P) and eigenvectors (B, P, P) of the Hessians along the domain."""
+        hessians = self.hessians(vectors)
+        if self.radii:
+            every = torch.eye(self.size, dtype=vectors.dtype)
+            along = torch.stack([self.inward(vector.expand_as(every), every) for vector in vectors])
+            hessians = along @ hessians @ along
+        return torch.linalg.eigh(hessians)
+
+    def krylov_spectra(self, vectors: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+        """Ritz values (B, M) and vectors (B, P, M) of the Hessians along the domain from the directions ``first``."""
+        images: list[Tensor] = []
+        basis, following = vectors.new_zeros(*vectors.shape, 0), first
+        for _ in range(min(KRYLOV, self.size)):
+            for _ in range(2):  # once leaves what rounding has made of large parts
+                following = following - (basis @ (basis.mT @ following[:, :, None]))[:, :, 0]
+            length, reference = following.norm(dim=1, keepdim=True), images[-1] if images else first
+            # of a space that is full 0, which takes no part
+            lost = length <= LOST * reference.norm(dim=1, keepdim=True)
+            following = torch.where(lost, 0.0, following / length)
+            basis = torch.cat([basis, following[:, :, None]], dim=2)
+            images.append(self.curved(vectors, following))
+            following = images[-1]
+        values, axes = torch.linalg.eigh(basis.mT @ torch.stack(images, dim=2))
+        return values, basis @ axes
+
+    def lowest(self, vector: Tensor) -> tuple[Tensor, float]:
+        """The lowest eigenvalues of the Hessian along the domain, ascending, all negative ones among them, and the
+        largest absolute value of all; radii count as this. Lanczos' method sees one of several equal ones: what is
+        found is lifted, until nothing negative is left."""
+
+        def product(direction: np.ndarray) -> np.ndarray:
+            given = torch.from_numpy(direction.reshape(1, -1))
+            lifted = given - self.inward(vector[None], given) + 2 * (given @ known) @ known.T
+            return (self.curved(vector[None], given) + largest * lifted).numpy()[0]
+
+        negative: list[Tensor] = []
+        largest, known = 0.0, vector.new_zeros(self.size, 0)
+        hessian = LinearOperator((self.size, self.size), matvec=product, dtype=np.float64)
+        first = np.random.default_rng(0).standard_normal(self.size)
+        find = partial(eigsh, hessian, v0=first, ncv=min(8 * AT_ONCE, self.size))
+        largest = float(abs(find(k=1)[0][0]))
+        while True:
+            values, vectors = map(torch.from_numpy, find(k=min(AT_ONCE, self.size - 1), which="SA"))
+            new = values < -ZERO * largest
+            if not new.any():
+                return torch.cat([*negative, values]).sort().values, largest
+            negative.append(values[new])
+            known = torch.cat([known, vectors[:, new]], dim=1)
 
     def rotations(self, vector: Tensor) -> Tensor:
         """Tangents (G, P) of what leaves the objective as it is: rotations of hidden spaces, and for a loss of
@@ -218,12 +283,10 @@ class _Surface:
 
 
 def _check(surface: _Surface) -> None:
-    """``ValueError`` where the Hessian is too large, or torch has none of the loss."""
-    if surface.size > LARGEST_HESSIAN:
-        less = "fewer classes, a smaller dim" + ("" if surface.layout.tied else " or tied=True")
-        raise ValueError(f"problem: it has {surface.size} parameters, more than {LARGEST_HESSIAN}; {less}")
+    """``ValueError`` where torch has no second derivative of the loss."""
+    ones = torch.ones(1, surface.size, dtype=torch.float64)
     try:
-        surface.hessians(torch.ones(1, surface.size, dtype=torch.float64))
+        surface.products(ones, ones)
     except (NotImplementedError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
@@ -263,7 +326,8 @@ def _step(surface: _Surface, x: Tensor, damping: Tensor, down: Tensor) -> tuple[
     """A damped Newton step of every start, kept where it lowers the gradient's norm, or, ``down``, by the Hessian's
     absolute value, the objective; the next points and dampings, and whether points need no more steps."""
     value, gradient = surface.values(x), surface.gradients(x)
-    curvatures, axes = torch.linalg.eigh(surface.tangent(surface.hessians(x), x))
+    whole = surface.size <= LARGEST_HESSIAN
+    curvatures, axes = surface.spectra(x) if whole else surface.krylov_spectra(x, gradient)
     largest, mu = curvatures.abs().amax(dim=1, keepdim=True), damping[:, None]
     newton = curvatures / (curvatures.square() + mu * largest.square())
     descent = 1 / (curvatures.abs() + mu * largest)
@@ -301,23 +365,25 @@ def _signature(surface: _Surface, vector: Tensor) -> Tensor:
 def _described(
     problem: Problem, surface: _Surface, vector: Tensor, count: int, optimum: float | None
 ) -> CriticalPoint:
-    value = float(surface.value(vector))
-    curvature = torch.linalg.eigvalsh(surface.tangent(surface.hessians(vector[None]), vector[None])[0])
-    kept = curvature.abs().argsort()[surface.radii :].sort().values
-    curvature = curvature[kept]
-    zero = ZERO * float(curvature.abs().max())
     logits, read = surface.logits(vector)
     live = torch.linalg.svdvals(logits)
-    rotations = surface.rotations(vector)
-    gauge = int(torch.linalg.matrix_rank(rotations, rtol=ZERO)) if len(rotations) and rotations.norm() > ZERO else 0
+    gauge = None
+    if surface.size <= LARGEST_HESSIAN:
+        every = surface.spectra(vector[None])[0][0]
+        curvature, largest = every[every.abs().argsort()[surface.radii :].sort().values], float(every.abs().max())
+        rotations = surface.rotations(vector)
+        gauge = int(torch.linalg.matrix_rank(rotations, rtol=ZERO)) if rotations.norm() > ZERO else 0
+    else:
+        curvature, largest = surface.lowest(vector)
+    value, zero = float(surface.value(vector)), ZERO * largest
     return CriticalPoint(
         value=value,
         gradient_norm=float(grad(surface.value)(vector).norm()),
         least_eigenvalue=float(curvature[0]),
         index=int((curvature < -zero).sum()),
-        flat=int((curvature.abs() <= zero).sum()) - gauge,
+        flat=None if gauge is None else int((curvature.abs() <= zero).sum()) - gauge,
         gauge=gauge,
-        dimension=len(curvature),
+        dimension=surface.size - surface.radii,
         live_directions=int((live > ZERO * max(1.0, float(live[0]))).sum()),
         kinks=sum(int((layer.abs() <= ZERO).sum()) for layer in read),
         is_global=None if optimum is None else value <= optimum * (1 + GLOBAL),

@@ -18,8 +18,6 @@ WEIGHT_DECAY, FEATURE_DECAY = 5e-3, 1e-3
 """Penalties that are not given: those of Tirer & Bruna's reference run."""
 SMALLEST = 1e-100
 """Smallest parameter, and one over the largest: products of two stay within float64."""
-LARGEST_HESSIAN = 1200
-"""Parameters beyond which a dense Hessian for every start is too much."""
 
 
 def _about(words: str, default: Any = dataclasses.MISSING, choices: tuple[str, ...] = ()) -> Any:

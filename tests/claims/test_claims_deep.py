@@ -68,13 +68,16 @@ def test_decomposition_is_compared_at_its_worst_epoch():
     assert off["effect"] == pytest.approx(1e-5)
 
 
-def test_perpendicular_part_is_weighed_after_zero_error_and_through_training():
-    tables = frames([NET | {"run_id": "a"}], split("a", [9.0, 0.6, 0.03, 0.009]))
+def test_perpendicular_part_is_weighed_by_steps_after_zero_error_and_through_training():
+    # far below L_LS = 0.3 from epoch 5 on, of the epochs 1, 5 and 9
+    rows = split("a", [9.0, 0.6, 0.02, 0.009])
+    tables = frames([NET | {"run_id": "a"}], rows + [row | {"split": "train_mode"} for row in split("a", [1.0] * 4)])
     after, through = row(han2022.CLAIMS, "2a", tables), row(han2022.CLAIMS, "2b", tables)
-    assert after["effect"] == pytest.approx((0.1 + 0.03) / 2)
-    assert after["verdict"] == "supported"
-    assert through["effect"] == pytest.approx(0.1)
-    assert row(han2022.CLAIMS, "2a", frames([NET | {"run_id": "a"}], split("a", [0.0, 0.0, 0.6, 0.6])))["holds"] == 0
+    assert (after["effect"], after["verdict"]) == (1, "supported")
+    assert (through["effect"], through["verdict"]) == (pytest.approx(0.75), "supported")
+    for number in ("2c", "2d"):
+        batch = row(han2022.CLAIMS, number, tables)
+        assert (batch["effect"], batch["verdict"]) == (0, "contradicted")
 
 
 def path(w: np.ndarray, law: np.ndarray, times: np.ndarray) -> Rows:

@@ -130,7 +130,7 @@ def check_study(paper: str, folder: Path) -> None:
     assert drawn == set(study.figures)
 
 
-DEAR = ("tirer2022", "sukenik2023", "zhou2022", "li2024")
+DEAR = ("han2022", "tirer2022", "sukenik2023", "zhou2022", "li2024")
 
 
 @pytest.mark.every(2)

@@ -90,12 +90,12 @@ def test_least_squares_starts_only_the_new_rows_and_fits_collapsed_features():
     torch.testing.assert_close(rows.weight, torch.eye(CLASSES, DIM, dtype=torch.float64)[OLD:], atol=1e-8, rtol=0)
 
 
-def test_class_mean_rows_point_at_the_means_with_the_norm_of_the_old_rows():
+def test_class_mean_rows_point_at_the_centred_means_with_the_norm_of_the_old_rows():
     pool, old = samples(6), old_head()
     rows = class_mean_rows(old, pool, CLASSES)
-    for row, label in zip(rows.weight, range(OLD, CLASSES)):
-        mean = pool.features[pool.labels == label].mean(dim=0)
-        assert torch.cosine_similarity(row, mean, dim=0) == pytest.approx(1)
+    means = torch.stack([pool.features[pool.labels == label].mean(dim=0) for label in range(CLASSES)])
+    for row, mean in zip(rows.weight, means[OLD:], strict=True):
+        assert torch.cosine_similarity(row, mean - means.mean(dim=0), dim=0) == pytest.approx(1)
         assert row.norm() == pytest.approx(old.weight.norm(dim=1).mean().item())
     assert rows.bias.tolist() == pytest.approx([old.bias.mean().item()] * 2)
 
@@ -362,7 +362,9 @@ def test_claims_compare_runs_of_one_network_and_seed():
     assert row["effect"] == pytest.approx(-1)  # a rise of 0.1 against 1
     assert (row["count"], row["seeds"], row["verdict"]) == (4, 2, "supported")
     assert claim("2a").row(frames)["effect"] == pytest.approx(-1)
-    assert claim("1b").row(frames)["verdict"] == "undecided"  # equal decides nothing
+    good_means = made_up({("class_mean", seed, "old_loss", step): 1.1 for seed in (0, 1) for step in (0, 1, 10, 100)})
+    verdicts = [claim(number).row(good_means)["verdict"] for number in ("1a", "1b", "2b")]
+    assert verdicts == ["supported", "undecided", "supported"]  # 1b: equal decides nothing
     assert claim("3c").row(frames)["effect"] == pytest.approx(0.1)
     worse = made_up({("least_squares", 1, "test_accuracy", 10): 0.1})
     verdicts = [claim(number).row(worse)["verdict"] for number in ("3a", "3b", "3c")]

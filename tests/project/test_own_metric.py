@@ -65,7 +65,7 @@ def test_it_is_in_tables_and_figures(tmp_path: Path, coherence: None) -> None:
     assert values.between(1 / 2, 1).all()  # that of an ETF of three classes is the least
     assert definition("coherence").startswith("max ")
     figure = draw(read_tables(mine.layout.tables), mine.config.figures[0])
-    assert [axes.get_title("left") for axes in figure.axes] == ["coherence", "nc1_pinv"]
+    assert [axes.get_title("left") for axes in figure.axes] == ["coherence", "NC1"]
     assert (mine.layout.figures / "collapse_curves.svg").exists()
 
 

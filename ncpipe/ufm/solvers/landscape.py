@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field
 
 from ncpipe.settings.base import Count
-from ncpipe.ufm.model import LARGEST_HESSIAN, Model
+from ncpipe.ufm.model import Model
 from ncpipe.ufm.solvers._base import BaseSolver
 
 if TYPE_CHECKING:
@@ -37,10 +36,6 @@ class Solver(BaseSolver):
     def mistakes(self, model: Model, given: Mapping[str, Any]) -> Iterator[str]:
         if model.nonnegative:
             yield "solver 'landscape': a model with bounds has no Hessian; leave nonnegative out"
-        columns = model.classes if self.tied else model.num_samples
-        widths = [*model.widths, model.classes]
-        if widths[0] * columns + sum(a * b for a, b in pairwise(widths)) > LARGEST_HESSIAN:
-            yield f"solver 'landscape': more than {LARGEST_HESSIAN} parameters; fewer classes or a smaller dim"
 
     def run(self, problems: Sequence[Problem], seeds: Sequence[int], device: device) -> list[Result]:
         return [self._explored(problem, seed) for problem, seed in zip(problems, seeds, strict=True)]
@@ -63,4 +58,5 @@ class Solver(BaseSolver):
 def _curvature(point: CriticalPoint) -> dict[str, float]:
     """What is recorded of a critical point beside its value and gradient."""
     names = ("least_eigenvalue", "negative_share", "index", "flat", "kinks", "live_directions", "starts")
-    return {name: float(getattr(point, name)) for name in names}
+    given = {name: getattr(point, name) for name in names}
+    return {name: float(value) for name, value in given.items() if value is not None}
