@@ -30,7 +30,7 @@ LETTERS = 22
 
 @dataclass(frozen=True)
 class Kind:
-    """One of the two kinds of runs: a row of panels for every metric, or a column of a narrow figure."""
+    """One of the two kinds of runs, which has a row of panels."""
 
     name: str
     time: str
@@ -58,27 +58,25 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
             options.width, "collapse_curves: no measured network and no UFM by gradient descent"
         )
     look, narrow = style.looks(tables["runs"]), options.width < NARROW
-    across = 1 if narrow else style.columns_for(len(metrics), options.width - NAMES, PANEL_WIDTH)
-    lines = -(-len(metrics) // across)
-    rows, columns = (lines, len(kinds)) if narrow else (lines * len(kinds), across)
-    most = max(len(labels(kind.runs)) for kind in kinds)
-    height = ROW_HEIGHT if narrow else max(ROW_HEIGHT, 2 * most * style.LINE + HEAD)
-    figure = style.new_figure(options.width, height * rows + HEAD * lines)
-    grid = figure.subplots(rows, columns, squeeze=False).reshape(lines, -1, across).transpose(0, 2, 1)
-    panels = grid.reshape(-1, len(kinds))
+    most = style.columns_for(len(metrics), options.width - NAMES * (not narrow), PANEL_WIDTH)
+    lines = -(-len(metrics) // most)
+    across = -(-len(metrics) // lines)
+    names = 0 if narrow else max(len(labels(kind.runs)) for kind in kinds)
+    height = max(ROW_HEIGHT, 2 * names * style.LINE + HEAD)
+    figure = style.new_figure(options.width, (height * len(kinds) + HEAD) * lines)
+    grid = figure.subplots(lines * len(kinds), across, squeeze=False).reshape(lines, -1, across).transpose(0, 2, 1)
+    panels, handles = grid.reshape(-1, len(kinds)), []
     for axes in panels[len(metrics) :].flat:
         axes.remove()
     drawn = [_draw_metric(line, kinds, metric, look) for line, metric in zip(panels, metrics)]
-    handles = []
     for number, kind in enumerate(kinds):
-        right = min(across, len(metrics)) - 1
-        beside = panels[right, number], drawn[right][number]
+        beside = panels[across - 1, number], drawn[across - 1][number]
         if narrow or not name_bands(*beside, kind.rows, look, height - HEAD, LETTERS):
-            handles += style.label_handles(labels(kind.runs), look)
+            handles += style.label_handles(labels(kind.runs), look, "UFM " * (kind.time == "iteration"))
+        for axes in panels[: len(metrics), number]:
+            axes.set_xlabel(kind.time)
         for axes in panels[: len(metrics) : across, number]:
-            axes.set_ylabel(kind.name if not narrow else "")
-        for axes in panels[len(metrics) - 1 if narrow else 0 : len(metrics), number]:
-            axes.set_xlabel(f"{kind.time} ({kind.name})" if narrow else kind.time)
+            axes.set_ylabel(kind.name)
     handles += [style.mark_handle("zero training error", "^")] if any(kind.marks for kind in kinds) else []
     style.add_legend(figure, handles)
     return figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -107,16 +108,8 @@ def _draw_frames(axes: Axes, classes: Iterable[float], reach: float) -> None:
             )  # fmt: skip
     for text, above in (("nearer an OF", 1), ("nearer an ETF", -1)):
         place = (0.84 * reach * (1 - 0.035 * above), 0.84 * reach * (1 + 0.035 * above))
-        axes.text(
-            *place,
-            text,
-            rotation=45,
-            color=style.GREY,
-            size=style.SMALL,
-            ha="center",
-            va="center",
-            path_effects=style.HALO,
-        )
+        looks: dict[str, Any] = {"color": style.GREY, "size": style.SMALL, "path_effects": style.HALO}
+        axes.text(*place, text, rotation=45, ha="center", va="center", **looks)
 
 
 def _name_axes(axes: Axes, title: str, metrics: tuple[str, str]) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.captions import counted, lost
-from ncpipe.figures.drawing.gram_panels import add_gram_bar, colour_limit, draw_gram, unit_gram
 from ncpipe.figures.drawing.runs import Tables, labels, networks
 from ncpipe.figures.level_curves import varied
 from ncpipe.records.reading import rows_of
@@ -26,6 +29,7 @@ GRAMS = {"means_uncentred": "class means,\nuncentred", "weights": "classifier\nw
 FRAMES = {"exact OF": False, "exact ETF": True}
 CELL, BESIDE, TITLE, NOTE = 0.72, 0.95, 0.4, 0.3
 """Inches: least of a panel, beside all, over two rows and under each."""
+COLOURS = mpl.colormaps["RdBu_r"].with_extremes(bad="#DDDDDD")
 MOST_LINES = 2
 MOST_NAMES = 20
 
@@ -53,7 +57,7 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     panels, image = grid.reshape(lines, len(GRAMS), across).transpose(0, 2, 1).reshape(-1, len(GRAMS)), None
     for (title, grams), pair in zip(columns, panels):
         for axes, (name, gram) in zip(pair, grams.items()):
-            image = draw_gram(axes, gram, "undefined", limit) or image
+            image = _draw_gram(axes, gram, limit) or image
             if title not in frames:
                 axes.set_xlabel(_note(gram), labelpad=2, size=style.SMALL)
             if axes in grid[:, 0]:
@@ -64,7 +68,12 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     for axes in panels[len(columns) :].flat:
         axes.remove()
     if image is not None:
-        add_gram_bar(figure, image, [*panels[: len(columns)].flat], limit, 0.9 / lines)
+        bar = figure.colorbar(
+            image, ax=[*panels[: len(columns)].flat], extend="both", aspect=30, pad=0.02, shrink=0.9 / lines
+        )
+        bar.outline.set_linewidth(0.4)
+        bar.set_ticks([-limit, 0, limit])
+        bar.set_label(r"$\sqrt{K}\,G\,/\,\Vert G\Vert_F$", size=style.SMALL, labelpad=1)
     return figure
 
 
@@ -109,6 +118,32 @@ def _frame(classes: int, etf: bool) -> Array:
     return gram / np.linalg.norm(gram)
 
 
+def unit_gram(values: Any) -> Array | None:
+    """A Gram, K x K or its entries row by row, as a matrix of unit norm; None where it is zero or unknown."""
+    gram = np.asarray([] if values is None else values, dtype=float).ravel()
+    norm = float(np.linalg.norm(gram))
+    size = round(len(gram) ** 0.5)
+    return gram.reshape(size, size) / norm if np.isfinite(norm) and norm > 0 else None
+
+
+def colour_limit(classes: Iterable[int]) -> float:
+    """Where colours of sqrt(K) G saturate: for ten classes at half the diagonal of an exact OF, for more classes
+    lower, so that the off-diagonal of an ETF, -1/sqrt(K(K-1)), shows."""
+    return min(0.5, 5 / max(classes, default=10))
+
+
+def _draw_gram(axes: Axes, gram: Array | None, limit: float) -> AxesImage | None:
+    """A Gram of unit norm times sqrt(K), so that the diagonal of an OF is 1."""
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set(visible=True, linewidth=0.4)
+    if gram is None:
+        axes.set_box_aspect(1)
+        texts: dict[str, Any] = {"transform": axes.transAxes, "color": style.GREY, "size": style.SMALL}
+        axes.text(0.5, 0.5, "undefined", ha="center", va="center", **texts)
+        return None
+    return axes.imshow(gram * len(gram) ** 0.5, cmap=COLOURS, vmin=-limit, vmax=limit, interpolation="nearest")
+
+
 def _note(gram: Array | None) -> str:
     if gram is None or len(gram) == 1:
         return ""
@@ -127,6 +162,6 @@ def caption(tables: Tables, options: FigureOptions) -> str:
         f" epoch, of {counted(nets, 'network')}: of each label the seed whose class means have the median distance to"
         " the OF, nc2_means_of. Classes stand in the order of the data set. Left, the exact orthogonal frame (OF) and"
         " simplex ETF; under a network its Frobenius distances to them. What a matched UFM predicts is one of the"
-        " two, or between: how far it is off stands in matched_ufm. Colours are shared and saturate at the ends of the"
-        f" bar.{rest}{lost(tables, 'network')}"
+        " two, or between: how far it is off stands in matched_ufm. Colours are shared and saturate at the ends of"
+        f" the bar.{rest}{lost(tables, 'network')}"
     )

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -105,12 +104,6 @@ class Line:
         """The runs are without the setting."""
         return bool(self.runs["place"].isna().all())
 
-    def handle(self, scale: Scale, look: Look, shared: str) -> Line2D:
-        name = style.without_words(self.name, shared)
-        if self.is_level or scale.numeric:
-            return style.line_handle(name, replace(look, line=LEVEL) if self.is_level else look)
-        return style.mark_handle(name, look.marker, look.colour)
-
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:
     runs = _runs(tables, options)
@@ -120,6 +113,7 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
         return style.empty_figure(options.width, reason)
     lines = evenly(_lines(runs, str(options.over)), MOST_LABELS)
     look = style.looks(pd.concat([line.runs.assign(label=line.name) for line in lines]))
+    look |= {line.name: replace(look[line.name], line=LEVEL) for line in lines if line.is_level}
     scale = Scale.of(runs["over"])
     room = options.width - NAMES * (len(lines) > 1 and options.width > NARROW)
     columns = style.columns_for(len(panels), room, max(PANEL_WIDTH, BESIDE + scale.inches))
@@ -133,9 +127,8 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     if shared:
         figure.suptitle(shared, x=0.01, ha="left", size=style.TEXT_SIZE)
     if room == options.width or not style.name_lines(ends[columns - 1 : columns], ROW_HEIGHT - 0.7, LETTERS):
-        style.add_legend(
-            figure, (line.handle(scale, look[line.name], shared) for line in lines if line.name != shared)
-        )
+        names = [line.name for line in lines if line.name != shared]
+        style.add_legend(figure, [style.line_handle(style.without_words(name, shared), look[name]) for name in names])
     return figure
 
 
@@ -223,7 +216,7 @@ def _draw_level(axes: Axes, values: pd.Series, look: Look) -> None:
     if values.empty:
         return
     axes.axhspan(values.min(), values.max(), color=look.colour, alpha=0.12, linewidth=0)
-    axes.axhline(values.median(), color=look.colour, linestyle=LEVEL, linewidth=0.9)
+    axes.axhline(values.median(), color=look.colour, linestyle=look.line, linewidth=0.9)
 
 
 def _scale_up(axes: Axes, values: Sequence[NDArray[np.float64]]) -> None:

@@ -31,9 +31,11 @@ from ncpipe.figures.drawing.series import Band, at_shared_times
 from ncpipe.figures.drawing.style import (
     LINE,
     OKABE_ITO,
+    PAGE_HEIGHT,
     fix_layout,
     looks,
     name_lines,
+    panel_figure,
     shared_words,
     shortened,
     style,
@@ -692,6 +694,11 @@ def test_names_stand_where_lines_end_farthest_apart():
     assert [text.xy[1] for text in texts] == [0.02, 0.98]
     _, texts = named((0.5, "a"), (0.45, "b"), panels=2)
     assert [text.xy[1] for text in texts] == [0.5, 0.45]
+
+
+@pytest.mark.parametrize(("rows", "height"), [(2, 3.4), (6, PAGE_HEIGHT - 0.3), (10, 0.75 * 17)])
+def test_rows_are_a_little_lower_where_a_page_then_holds_them(rows, height):
+    assert panel_figure(6.75, 3 * rows, 3, 1.7)[0].get_size_inches()[1] == pytest.approx(height)
 
 
 def test_more_lines_than_colours_are_left_to_a_legend():

@@ -11,8 +11,7 @@ from synthetic_tables import MadeUp
 
 from ncpipe.collapse import Moment, Trace, layer_statistics
 from ncpipe.figures import caption, draw
-from ncpipe.figures.drawing.gram_panels import colour_limit, unit_gram
-from ncpipe.figures.gram_heatmaps import _chosen
+from ncpipe.figures.gram_heatmaps import _chosen, colour_limit, unit_gram
 from ncpipe.records.reading import read_tables
 from ncpipe.records.schemas import GRAMS
 from ncpipe.records.traces import save_traces

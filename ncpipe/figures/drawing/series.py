@@ -115,7 +115,7 @@ def name_bands(
     height: float,
     letters: int = 60,
 ) -> bool:
-    """Names of labels beside the panel of these bands, as ``name_lines`` does; not where a label of the rows has none."""
+    """Names of labels beside the panel of these bands, as ``name_lines``; not where a label of the rows has none."""
     ends = [(*band.end, without_solver(label), look[label].colour) for label, band in drawn.items()]
     return set(rows["label"]) <= drawn.keys() and name_lines([(axes, ends)], height, letters)
 

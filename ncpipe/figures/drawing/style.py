@@ -137,8 +137,9 @@ def columns_for(panels: int, width: float, least: float) -> int:
 
 
 def panel_figure(width: float, panels: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure of so many panels, row by row, ``height`` inches a row."""
-    figure = new_figure(width, height * -(-panels // columns))
+    """A figure of so many panels, row by row, ``height`` inches a row; up to a quarter less where a page is full."""
+    rows = -(-panels // columns)
+    figure = new_figure(width, rows * max(0.75 * height, min(height, (PAGE_HEIGHT - 0.3) / rows)))
     return figure, panel_grid(figure, panels, columns)
 
 
