@@ -19,12 +19,11 @@ DPI = 130
 OTHERS = {
     "central_path": "han2022-small",
     "continual_curves": "harun2025-small",
-    "level_curves": "tirer2022-small",
     "matched_sweep": "tirer2022-small",
     "nc_curves": "tirer2022-small",
     "predictions": "tirer2022-small",
     "stationarity": "tirer2022-small",
-    "sweep": "zhou2022-small",
+    "sweep": "yaras2022-small",
     "ufm_landscape": "tirer2022-small",
     "ufm_phase": "tirer2022-small",
     "ufm_success": "sukenik2023-small",
@@ -70,7 +69,9 @@ def main() -> None:
         if not tables.is_dir():
             print(f"{name}: no {tables}")
             continue
-        options = FigureOptions.model_validate({"name": name} | ({"over": "model.width"} if name == "sweep" else {}))
+        options = FigureOptions.model_validate(
+            {"name": name} | ({"over": "head.temperature"} if name == "sweep" else {})
+        )
         figure = draw(compared(read_tables(tables)), options)
         IMAGES.mkdir(parents=True, exist_ok=True)
         with style():

@@ -78,7 +78,7 @@ class DepthPanel(Panel):
         kind, label = ("", self.label) if self.kind == "network" else ("UFM ", style.without_solver(self.label))
         if self.kind == "optimum":
             label = model_of(self.label)
-        axes.set_title(style.wrapped(kind + label, int(16 * width) - 3), loc="left", pad=4)
+        axes.set_title(style.wrapped(kind + label, int(16 * width) - 5, rows=3), loc="left", pad=4)
         axes.set_xlabel(f"layer\n({names.index[-1]} = features)")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         fits = names.map(len).sum() + 2 * len(names) <= LETTERS_THAT_FIT
@@ -110,10 +110,10 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
 
 
 def whole_rows(panels: int, most: int) -> int:
-    """Columns, at most so many, by which the panels of every metric fill whole rows; ``most`` where none do."""
-    return max(
-        (columns for columns in range(2, most + 1) if panels % columns == 0), default=max(1, min(panels, most))
-    )
+    """Columns, at most so many, by which the panels of every metric fill whole rows; where none do, the fewest that
+    need no more rows."""
+    most = max(1, most)
+    return max((n for n in range(2, most + 1) if panels % n == 0), default=-(-panels // -(-panels // most)))
 
 
 def _panels(tables: Tables, options: FigureOptions) -> Iterator[DepthPanel]:

@@ -30,7 +30,7 @@ from ncpipe.study.study import Study
 
 KINDS = ("network",)
 USUAL = ("nc1_pinv",)
-MOST_LABELS = 16
+MOST_LABELS = 12
 PANEL_WIDTH, ROW_HEIGHT = 1.6, 1.45
 COLOURS = mpl.colormaps["viridis"].with_extremes(under="black", bad="#DDDDDD")
 MARK = (0, (3, 1.5))

@@ -13,7 +13,7 @@ from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import heading, scale_time, scale_values
 from ncpipe.figures.drawing.captions import lost
 from ncpipe.figures.drawing.runs import Tables, labels
-from ncpipe.figures.drawing.series import draw_bands, histories, last_time
+from ncpipe.figures.drawing.series import Band, draw_bands, extremes, histories, last_time, name_bands
 from ncpipe.figures.drawing.style import Look
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
@@ -21,11 +21,12 @@ from ncpipe.system.words import plural
 
 KINDS = ("continual",)
 QUANTITIES = {
-    "old_loss": "test loss, old classes",
-    "test_old_accuracy": "images of old classes",
-    "test_new_accuracy": "images of new classes",
-    "test_accuracy": "images of all classes",
+    "old_loss": ("test loss", "old classes"),
+    "test_old_accuracy": ("test accuracy", "old classes"),
+    "test_new_accuracy": ("test accuracy", "new classes"),
+    "test_accuracy": ("test accuracy", "all classes"),
 }
+"""By name in ``history``: title, and the images."""
 BEFORE = {"old_loss": "before_old_loss", "test_old_accuracy": "before_old_accuracy"}
 """The level that the trained network has on its own."""
 INITS = {"random": "violet", "class_mean": "orange", "least_squares": "blue"}
@@ -50,14 +51,19 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     grid = figure.subplots(lines * len(shown), per_row, squeeze=False).reshape(len(shown), 4)
     for panels, network in zip(grid, shown):
         of_network = rows[rows["run_id"].isin(runs.loc[runs["network"] == network, "run_id"])]
-        for axes, quantity in zip(panels, QUANTITIES):
-            _panel(axes, of_network, quantity, look, last_time(rows))
+        drawn = [
+            _panel(axes, of_network, quantity, look, last_time(rows)) for axes, quantity in zip(panels, QUANTITIES)
+        ]
+        if network == shown[0]:
+            for axes, words in zip(panels, QUANTITIES.values()):
+                heading(axes, *words)
+            named = per_row == 4 and name_bands(panels[-1], drawn[-1], rows, look, ROW_HEIGHT - 0.5)
         if len(shown) > 1:
             panels[0].set_ylabel(style.wrapped(network, 26))
     for axes in grid[-1][-per_row:]:
         axes.set_xlabel("step")
     before = style.mark_handle("before the switch", "", BLACK, line="--")
-    style.add_legend(figure, [*style.label_handles(labels(runs), look), before])
+    style.add_legend(figure, [*([] if named else style.label_handles(labels(runs), look)), before])
     return figure
 
 
@@ -82,7 +88,7 @@ def _looks(runs: pd.DataFrame) -> dict[str, Look]:
     return by_label
 
 
-def _panel(axes: Axes, rows: pd.DataFrame, quantity: str, look: dict[str, Look], last: float) -> None:
+def _panel(axes: Axes, rows: pd.DataFrame, quantity: str, look: dict[str, Look], last: float) -> dict[str, Band]:
     drawn = draw_bands(axes, rows, "quantity", quantity, look)
     level = rows[rows["quantity"] == BEFORE.get(quantity)]["value"].median()
     if quantity in BEFORE:
@@ -90,9 +96,9 @@ def _panel(axes: Axes, rows: pd.DataFrame, quantity: str, look: dict[str, Look],
     if quantity.endswith("accuracy"):
         axes.set_ylim(0, 1.03)
     else:
-        scale_values(axes, "y", [*drawn, level])
+        scale_values(axes, "y", [*extremes(drawn.values()), level])
     scale_time(axes, last)
-    heading(axes, quantity, QUANTITIES[quantity])
+    return drawn
 
 
 def caption(tables: Tables, options: FigureOptions) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from ncpipe.figures.drawing import style
@@ -26,8 +26,6 @@ PANELS = {
 }
 """Distance to the OF on x, to the ETF on y."""
 UFM_MARKER = "D"
-HALO = [withStroke(linewidth=1.8, foreground="white")]
-"""About texts that points and paths may lie under."""
 
 
 def applies(study: Study) -> bool:
@@ -106,13 +104,12 @@ def _draw_frames(axes: Axes, classes: Iterable[float], reach: float) -> None:
             axes.annotate(
                 f"{name}, K={number:.0f}", point, offset, textcoords="offset points", size=style.SMALL, ha="left",
                 va="bottom" if angle else "center", rotation=angle, rotation_mode="anchor", zorder=6,
-                path_effects=HALO,
+                path_effects=style.HALO,
             )  # fmt: skip
     for text, above in (("nearer an OF", 1), ("nearer an ETF", -1)):
         place = (0.84 * reach * (1 - 0.035 * above), 0.84 * reach * (1 + 0.035 * above))
-        axes.text(
-            *place, text, rotation=45, color=style.GREY, size=style.SMALL, ha="center", va="center", path_effects=HALO
-        )
+        looks: dict[str, Any] = {"color": style.GREY, "size": style.SMALL, "path_effects": style.HALO}
+        axes.text(*place, text, rotation=45, ha="center", va="center", **looks)
 
 
 def _name_axes(axes: Axes, title: str, metrics: tuple[str, str]) -> None:

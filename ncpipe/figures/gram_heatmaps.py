@@ -1,12 +1,11 @@
-"""Figure: Gram matrices of class means and classifier, beside the exact frames and what the matched UFMs predict."""
+"""Figure: Gram matrices of class means and classifier of the networks, beside the exact frames."""
 
 from __future__ import annotations
 
-import textwrap
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -16,10 +15,9 @@ from numpy.typing import NDArray
 
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.captions import counted, lost
-from ncpipe.figures.drawing.gram_panels import add_gram_bar, colour_limit, draw_gram, unit_gram
 from ncpipe.figures.drawing.runs import Tables, labels, networks
 from ncpipe.figures.level_curves import varied
-from ncpipe.records.reading import fits_of, rows_of
+from ncpipe.records.reading import rows_of
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
 from ncpipe.ufm.misfit import gram_distance
@@ -28,31 +26,12 @@ KINDS = ("network",)
 Array = NDArray[np.float64]
 
 GRAMS = {"means_uncentred": "class means,\nuncentred", "weights": "classifier\nweights"}
-MODELS = ("plain", "extended")
-CELL, GAP = 0.68, 0.25
-"""Least inches of a panel, and room between two groups in panels."""
-ROW, TITLE, LEFT, RIGHT = 0.24, 0.36, 0.35, 0.55
-"""Inches under a row, over a line, and at both sides."""
+FRAMES = {"exact OF": False, "exact ETF": True}
+CELL, BESIDE, TITLE, NOTE = 0.72, 0.95, 0.4, 0.3
+"""Inches: least of a panel, beside all, over two rows and under each."""
+COLOURS = mpl.colormaps["RdBu_r"].with_extremes(bad="#DDDDDD")
 MOST_LINES = 2
 MOST_NAMES = 20
-
-
-@dataclass(frozen=True)
-class Column:
-    """One system: its Grams of unit norm by kind, and what stands under each."""
-
-    title: str
-    grams: dict[str, Array | None]
-    notes: dict[str, str]
-    absent: str = ""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Columns that stand together: the exact frames, or a network and its predictions."""
-
-    title: str
-    columns: list[Column]
 
 
 def applies(study: Study) -> bool:
@@ -62,92 +41,75 @@ def applies(study: Study) -> bool:
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:
     shown, _ = _chosen(tables, options)
-    grams = _grams(tables, shown.values())
     if not shown:
         return style.empty_figure(
             options.width, "gram_heatmaps: no network with Gram matrices, of 100 classes at most"
         )
-    groups = [_network(tables, grams, run_id, label) for label, run_id in shown.items()]
-    size = max(len(group.columns) for group in groups)
-    places = _places(options.width, size)
-    lines = [groups[i : i + places] for i in range(0, len(groups), places)]
-    classes = [len(gram) for group in groups for c in group.columns for gram in c.grams.values() if gram is not None]
-    limit, frames = colour_limit(classes), _frames(Counter(classes).most_common(1)[0][0] if classes else 10)
-    widths = _widths([2, *[size] * len(lines[0])])
-    cell = (options.width - LEFT - RIGHT) / sum(widths)
-    figure = style.new_figure(options.width, len(lines) * (2 * (cell + ROW) + TITLE))
-    figure.get_layout_engine().set(w_pad=0.02, wspace=0.02)  # type: ignore[union-attr, call-arg]
-    grid = figure.subplots(2 * len(lines), len(widths), squeeze=False, gridspec_kw={"width_ratios": widths})
-    drawn, image = set(), None
-    for number, line in enumerate(lines):
-        rows, first = grid[2 * number : 2 * number + 2], 0
-        for group in (frames, *line):
-            for column, panels in zip(group.columns, rows[:, first:].T):
-                image = _draw_column(panels, column, limit) or image
-                drawn |= set(panels)
-            _name_group(rows[0, first], group, int(len(group.columns) * cell / style.LETTER))
-            first += len(group.columns) + 1
-        for axes, name in zip(rows[:, 0], GRAMS.values()):
-            axes.set_ylabel(name, size=style.SMALL)
-    for axes in set(grid.ravel()) - drawn:
+    classes = [len(gram) for grams in shown.values() for gram in grams.values() if gram is not None] or [10]
+    frames = {
+        name: dict.fromkeys(GRAMS, _frame(max(set(classes), key=classes.count), etf)) for name, etf in FRAMES.items()
+    }
+    columns: list[tuple[str, Mapping[str, Array | None]]] = [*frames.items(), *shown.items()]
+    limit, across = colour_limit(classes), min(len(columns), _across(options.width))
+    lines, cell = -(-len(columns) // across), min(1.2, (options.width - BESIDE) / across)
+    figure = style.new_figure(options.width, lines * (len(GRAMS) * (cell + NOTE) + TITLE))
+    grid = figure.subplots(lines * len(GRAMS), across, squeeze=False)
+    panels, image = grid.reshape(lines, len(GRAMS), across).transpose(0, 2, 1).reshape(-1, len(GRAMS)), None
+    for (title, grams), pair in zip(columns, panels):
+        for axes, (name, gram) in zip(pair, grams.items()):
+            image = _draw_gram(axes, gram, limit) or image
+            if title not in frames:
+                axes.set_xlabel(_note(gram), labelpad=2, size=style.SMALL)
+            if axes in grid[:, 0]:
+                axes.set_ylabel(GRAMS[name], size=style.SMALL)
+        pair[0].set_title(
+            style.wrapped(title, int(cell / style.LETTER) - 1, rows=4), loc="left", pad=3, size=style.SMALL
+        )
+    for axes in panels[len(columns) :].flat:
         axes.remove()
     if image is not None:
-        add_gram_bar(figure, image, [axes for axes in grid.ravel() if axes in drawn], limit, 0.9 / len(lines))
+        bar = figure.colorbar(
+            image, ax=[*panels[: len(columns)].flat], extend="both", aspect=30, pad=0.02, shrink=0.9 / lines
+        )
+        bar.outline.set_linewidth(0.4)
+        bar.set_ticks([-limit, 0, limit])
+        bar.set_label(r"$\sqrt{K}\,G\,/\,\Vert G\Vert_F$", size=style.SMALL, labelpad=1)
     return figure
 
 
-def _places(width: float, size: int) -> int:
-    """Networks in a line, so many columns each, beside the two exact frames."""
-    cells = (width - LEFT - RIGHT) / CELL
-    return max(1, int((cells - 2) / (size + GAP)))
+def _across(width: float) -> int:
+    """Panels beside each other, and a colour bar."""
+    return max(3, int((width - BESIDE) / CELL))
 
 
-def _widths(sizes: Sequence[int]) -> list[float]:
-    """Widths of the columns of a line: panels, and a gap between two groups."""
-    return [width for size in sizes for width in (*[1.0] * size, GAP)][:-1]
-
-
-def _chosen(tables: Tables, options: FigureOptions) -> tuple[dict[str, str], list[str]]:
-    """The network of each label that is shown, and the labels for which there is no room."""
+def _chosen(tables: Tables, options: FigureOptions) -> tuple[dict[str, dict[str, Array | None]], list[str]]:
+    """The Grams of the network of each label that is shown, and the labels for which there is no room."""
     nets = networks(tables)
-    nets = nets[nets["run_id"].isin(_with_grams(tables)["run_id"])]
+    with_grams = rows_of(
+        tables, "grams", ["run_id", "gram", "row", "column"], gram="means_uncentred", row=0, column=0
+    )
+    nets = nets[nets["run_id"].isin(with_grams["run_id"])]
     names = varied(nets, labels(nets))
-    matched = _matched(tables)["network_id"].isin(nets["run_id"]).any()
-    most = MOST_LINES * _places(options.width, 1 + len(MODELS) if matched else 1)
-    grams = _grams(tables, nets.loc[nets["label"].isin(names[:most]), "run_id"])
-    chosen = {label: _median_seed(grams, nets[nets["label"] == label]) for label in names[:most]}
-    return chosen, names[most:]
+    most = MOST_LINES * _across(options.width) - len(FRAMES)
+    nets = nets[nets["label"].isin(names[:most])]
+    rows = rows_of(tables, "grams", gram=GRAMS, run_id=set(nets["run_id"]))
+    grams = {run_id: {name: _gram(rows, run_id, name) for name in GRAMS} for run_id in nets["run_id"]}
+    return {label: _median_seed(grams, nets[nets["label"] == label]) for label in names[:most]}, names[most:]
 
 
-def _with_grams(tables: Tables) -> pd.DataFrame:
-    """A row for every run that has Grams."""
-    return rows_of(tables, "grams", ["run_id", "gram", "row", "column"], gram="means_uncentred", row=0, column=0)
+def _median_seed(grams: dict[str, dict[str, Array | None]], nets: pd.DataFrame) -> dict[str, Array | None]:
+    """Those of the run whose class means have the median distance to an OF; of an even number the lower median."""
+
+    def distance(run_id: str) -> float:
+        means = grams[run_id]["means_uncentred"]
+        return np.inf if means is None else gram_distance(means, _frame(len(means), etf=False))
+
+    return grams[sorted(nets["run_id"], key=distance)[(len(nets) - 1) // 2]]
 
 
-def _grams(tables: Tables, networks: Iterable[str]) -> pd.DataFrame:
-    """Rows of ``grams`` of these networks and of the UFMs matched to them."""
-    fits = fits_of(tables, kind="matched", network_id=set(networks))
-    return rows_of(tables, "grams", gram=GRAMS, run_id={*networks, *fits["run_id"]})
-
-
-def _median_seed(grams: pd.DataFrame, nets: pd.DataFrame) -> str:
-    """The run whose class means have the median distance to an OF; of an even number the lower median."""
-    distances = {}
-    for run_id in nets["run_id"]:
-        gram = _gram(grams, run_id, "means_uncentred")
-        distances[str(run_id)] = np.inf if gram is None else gram_distance(gram, _frame(len(gram), etf=False))
-    ordered = sorted(distances, key=lambda run_id: distances[run_id])
-    return ordered[(len(ordered) - 1) // 2]
-
-
-def _gram(grams: pd.DataFrame, run_id: str, name: str) -> Array | None:
-    rows = grams[(grams["run_id"] == run_id) & (grams["gram"] == name)]
-    return unit_gram(rows.sort_values(["row", "column"])["value"])
-
-
-def _matched(tables: Tables) -> pd.DataFrame:
-    fits = fits_of(tables, kind="matched")
-    return fits[fits["run_id"].isin(_with_grams(tables)["run_id"])]
+def _gram(rows: pd.DataFrame, run_id: str, name: str) -> Array | None:
+    own = rows[(rows["run_id"] == run_id) & (rows["gram"] == name)]
+    return unit_gram(own.sort_values(["row", "column"])["value"])
 
 
 def _frame(classes: int, etf: bool) -> Array:
@@ -156,71 +118,50 @@ def _frame(classes: int, etf: bool) -> Array:
     return gram / np.linalg.norm(gram)
 
 
-def _frames(classes: int) -> Group:
-    exact = {"exact\nOF": False, "exact\nETF": True}
-    columns = [Column(title, dict.fromkeys(GRAMS, _frame(classes, etf)), {}) for title, etf in exact.items()]
-    return Group("", columns)
+def unit_gram(values: Any) -> Array | None:
+    """A Gram, K x K or its entries row by row, as a matrix of unit norm; None where it is zero or unknown."""
+    gram = np.asarray([] if values is None else values, dtype=float).ravel()
+    norm = float(np.linalg.norm(gram))
+    size = round(len(gram) ** 0.5)
+    return gram.reshape(size, size) / norm if np.isfinite(norm) and norm > 0 else None
 
 
-def _network(tables: Tables, grams: pd.DataFrame, run_id: str, label: str) -> Group:
-    """The network and what its matched UFMs predict, as far as they are there."""
-    measured = {name: _gram(grams, run_id, name) for name in GRAMS}
-    fits = _matched(tables)
-    by_model = dict(fits.loc[fits["network_id"] == run_id, ["model", "run_id"]].itertuples(index=False, name=None))
-    notes = {name: _frame_note(gram) for name, gram in measured.items()}
-    columns = [Column("measured" if by_model else "", measured, notes, "undefined")]
-    for model in MODELS if by_model else ():
-        predicted = {name: _gram(grams, by_model.get(model, ""), name) for name in GRAMS}
-        absent = "predicts\nzero" if model in by_model else "no fit"
-        notes = {name: _distance_note(measured[name], gram) for name, gram in predicted.items()}
-        columns.append(Column(model, predicted, notes, absent))
-    return Group(label, columns)
+def colour_limit(classes: Iterable[int]) -> float:
+    """Where colours of sqrt(K) G saturate: for ten classes at half the diagonal of an exact OF, for more classes
+    lower, so that the off-diagonal of an ETF, -1/sqrt(K(K-1)), shows."""
+    return min(0.5, 5 / max(classes, default=10))
 
 
-def _frame_note(gram: Array | None) -> str:
+def _draw_gram(axes: Axes, gram: Array | None, limit: float) -> AxesImage | None:
+    """A Gram of unit norm times sqrt(K), so that the diagonal of an OF is 1."""
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set(visible=True, linewidth=0.4)
+    if gram is None:
+        axes.set_box_aspect(1)
+        texts: dict[str, Any] = {"transform": axes.transAxes, "color": style.GREY, "size": style.SMALL}
+        axes.text(0.5, 0.5, "undefined", ha="center", va="center", **texts)
+        return None
+    return axes.imshow(gram * len(gram) ** 0.5, cmap=COLOURS, vmin=-limit, vmax=limit, interpolation="nearest")
+
+
+def _note(gram: Array | None) -> str:
     if gram is None or len(gram) == 1:
         return ""
     of, etf = (gram_distance(gram, _frame(len(gram), etf)) for etf in (False, True))
-    return f"OF {of:.2f}\nETF {etf:.2f}"
-
-
-def _distance_note(measured: Array | None, predicted: Array | None) -> str:
-    if measured is None or predicted is None or measured.shape != predicted.shape:
-        return ""
-    return f"off {gram_distance(measured, predicted):.2f}"
-
-
-def _draw_column(panels: Sequence[Axes], column: Column, limit: float) -> AxesImage | None:
-    image = None
-    for axes, (name, gram) in zip(panels, column.grams.items()):
-        image = draw_gram(axes, gram, column.absent, limit) or image
-        axes.set_xlabel(column.notes.get(name, ""), labelpad=2, size=style.SMALL)
-    panels[0].set_title(column.title, loc="left", pad=3, size=style.SMALL)
-    return image
-
-
-def _name_group(axes: Axes, group: Group, letters: int) -> None:
-    """The label over the first panel of its group, above what its columns are."""
-    title = axes.get_title(loc="left")
-    lines = textwrap.wrap(group.title, max(8, letters))[:3]
-    axes.set_title("\n".join([*lines, *([title] if title else [])]), loc="left", pad=3, size=style.SMALL)
+    return f"to OF {of:.2f}\nto ETF {etf:.2f}"
 
 
 def caption(tables: Tables, options: FigureOptions) -> str:
     nets = networks(tables)
-    shown, left_out = _chosen(tables, options)
-    matched = _matched(tables)["network_id"].isin(shown.values()).any()
-    predicted = (
-        " Beside it what the matched plain and ReLU extended UFM predict, with the distance of the prediction to the"
-        " measurement." * bool(matched)
-    )
+    _, left_out = _chosen(tables, options)
     names = ", ".join(left_out) if len(left_out) <= MOST_NAMES else f"{len(left_out):,} other labels"
     rest = f" No room for {names}." if left_out else ""
     return (
         "Gram matrices of the uncentred class means (upper row) and of the classifier's weight rows (lower row), each"
         " of unit Frobenius norm times sqrt(K), of the last features on the training split at the last measured"
         f" epoch, of {counted(nets, 'network')}: of each label the seed whose class means have the median distance to"
-        " the OF. Classes stand in the order of the data set. Left, the exact orthogonal frame (OF) and simplex ETF;"
-        f" under a network its Frobenius distances to them.{predicted} Colours are shared and saturate at the ends of"
+        " the OF, nc2_means_of. Classes stand in the order of the data set. Left, the exact orthogonal frame (OF) and"
+        " simplex ETF; under a network its Frobenius distances to them. What a matched UFM predicts is one of the"
+        " two, or between: how far it is off stands in matched_ufm. Colours are shared and saturate at the ends of"
         f" the bar.{rest}{lost(tables, 'network')}"
     )

@@ -51,19 +51,10 @@ class LevelPanel(Panel):
         mark_times(axes, [] if self.zero_error is None else [(self.zero_error, style.GREY)])
 
     def name_curves(self, axes: Axes) -> None:
-        """Layers at the ends of their lines, or where these end together in a legend."""
-        named = {self.names.get(layer, layer): look for layer, look in self.looks.items()}
-        ends = [
-            (float(band.middle[-1]), name, look.colour)
-            for band, (name, look) in zip(self.bands, named.items())
-            if len(band)
-        ]
-        if style.label_ends(axes, ends, ROW_HEIGHT - 0.7):
-            return
-        axes.legend(
-            handles=[style.line_handle(name, look) for name, look in named.items()], loc="lower left", fontsize=6,
-            handlelength=1.1, labelspacing=0.15, borderpad=0.1, handletextpad=0.4,
-        )  # fmt: skip
+        """Layers at the ends of their lines."""
+        drawn = [(band, layer, look) for band, (layer, look) in zip(self.bands, self.looks.items()) if len(band)]
+        ends = [(*band.end, self.names.get(layer, layer), look.colour) for band, layer, look in drawn]
+        style.name_lines([(axes, ends)], ROW_HEIGHT - 0.7)
 
     def name_axes(self, axes: Axes, leftmost: bool, scaled: bool, width: float) -> None:
         axes.set_title(style.wrapped(self.label, int(15 * width) - 4), loc="left", pad=4)

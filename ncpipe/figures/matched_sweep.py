@@ -44,7 +44,7 @@ MODELS = {
     ),
 }
 GUESS_COLOUR, GUESS_WIDTH = "#BBBBBB", 2.6  # wide, so that it shows under a model that predicts the same
-MOST_LABELS = 9
+MOST_LABELS, MOST_CURVED = 9, 4
 NARROW = 4.5
 ROW_HEIGHT, STRIP = 1.05, 0.2
 
@@ -65,22 +65,31 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     every = sweeps(tables)[:MOST_LABELS]
     if not every:
         return style.empty_figure(options.width, "matched_sweep: no UFM matched to a network without training error")
-    curved = [sweep for sweep in every if sweep.rows["decay"].nunique() > 1] or every
+    curved = [sweep for sweep in every if sweep.rows["decay"].nunique() > 1][
+        : MOST_CURVED if options.width > NARROW else 0
+    ]
     shown = {name: title for name, title in PANELS.items() if any(name in set(s.rows["quantity"]) for s in curved)}
-    columns = 1 if options.width < NARROW else len(shown)
-    lines = len(curved) * len(shown) // columns
-    heights = (ROW_HEIGHT * lines + 0.5, STRIP * len(every) + 0.55)
+    heights = [ROW_HEIGHT * len(curved) + 0.5] * bool(curved) + [STRIP * len(every) + 0.55]
     figure = style.new_figure(options.width, sum(heights))
-    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
-    grid = upper.subplots(lines, columns, squeeze=False, sharex=True)
-    for sweep, panels in zip(curved, grid.reshape(len(curved), len(shown))):
-        for axes, quantity in zip(panels, shown):
-            _draw_quantity(axes, sweep, quantity)
-    _scale_decays(grid[0, 0], np.unique(np.concatenate([sweep.rows["decay"] for sweep in curved])))
-    _name_panels(grid, curved, shown, columns)
+    *upper, lower = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+    if curved:
+        _draw_curves(upper[0], curved, shown)
     _draw_misfits(lower, every)
     style.add_legend(figure, _legend(every))
     return figure
+
+
+def _draw_curves(place: SubFigure, curved: Sequence[Sweep], shown: Mapping[str, str]) -> None:
+    """Quantities above the first sweep, its label at the left of each, and the decay under the lowest panels."""
+    grid = place.subplots(len(curved), len(shown), squeeze=False, sharex=True)
+    for sweep, panels in zip(curved, grid):
+        for axes, quantity in zip(panels, shown):
+            _draw_quantity(axes, sweep, quantity)
+        panels[0].set_ylabel(style.wrapped(sweep.label, 18), size=style.SMALL)
+    _scale_decays(grid[0, 0], np.unique(np.concatenate([sweep.rows["decay"] for sweep in curved])))
+    for first, last, title in zip(grid[0], grid[-1], shown.values()):
+        first.set_title(title, loc="left", pad=4)
+        last.set_xlabel("weight decay")
 
 
 # --- what is drawn --------------------------------------------------------------------------------
@@ -141,17 +150,6 @@ def _scale_decays(axes: Axes, decays: NDArray[np.float64]) -> None:
     place_ticks(axes.xaxis, {decay: f"{decay:g}" for decay in evenly(list(decays), 3)}, list(decays))
 
 
-def _name_panels(grid: NDArray, shown_sweeps: Sequence[Sweep], shown: Mapping[str, str], columns: int) -> None:
-    """Quantities above the first sweep, its label at the left of each, and the decay under the lowest panels."""
-    for sweep, panels in zip(shown_sweeps, grid.reshape(len(shown_sweeps), len(shown))):
-        for axes, name in zip(panels, shown.values()):
-            if columns < len(shown) or sweep is shown_sweeps[0]:
-                axes.set_title(name, loc="left", pad=4)
-        panels[0].set_ylabel(style.wrapped(sweep.label, 18), size=style.SMALL)
-    for axes in grid[-1]:
-        axes.set_xlabel("weight decay")
-
-
 def _draw_misfits(place: SubFigure, every: Sequence[Sweep]) -> None:
     """Mean error over seeds with Student's interval, a line for each sweep, and the guess's as a grey bar."""
     axes = place.subplots()
@@ -195,9 +193,9 @@ def caption(tables: Tables, options: FigureOptions) -> str:
         f"Predictions of UFMs for {plural(shown, 'network')} of {plural(len(every), 'sweep')} of weight decay:"
         " Frobenius distances of the predicted from the measured Grams of the classifier, of class means (uncentred)"
         " and, where the model has them, of those one layer below, each of unit norm, and the share of variance"
-        " within classes, of the sweeps of several weight decays. Medians over seeds with their range. Grey: the"
-        " guess, an orthogonal frame, for the classifier a simplex ETF with a bias or cross entropy. Bottom: the"
-        " error, root mean square of the distances that a model has, mean over seeds with Student's 95 % interval,"
-        " and the seeds as ticks."
+        " within classes, of the first sweeps of several weight decays where there is room. Medians over seeds with"
+        " their range. Grey: the guess, an orthogonal frame, for the classifier a simplex ETF with a bias or cross"
+        " entropy. Bottom: the error, root mean square of the distances that a model has, mean over seeds with"
+        " Student's 95 % interval, and the seeds as ticks."
         f"{more}{without}"
     )

@@ -27,7 +27,7 @@ MARKERS = {
 }  # fmt: skip
 """Models of networks: marker and whether it is filled."""
 GRAMS = {"means_gram_error": "class means\ndistance", "weights_gram_error": "classifier\ndistance"}
-SCALARS = {"feature_norm": r"$|H|_F$", "weight_norm": r"$|W|_F$", "loss": "loss without penalties"}
+SCALARS = {"feature_norm": "norm of features", "weight_norm": "norm of classifier", "loss": "loss without penalties"}
 NARROW, LINE, HEADS = 4.5, 0.13, 0.55
 
 
@@ -124,8 +124,8 @@ def caption(tables: Tables, options: FigureOptions) -> str:
     return (
         f"What UFMs predict of {counted(nets, 'network')}: the plain and the ReLU extended one with penalties"
         " inferred from the trained network, and where they are drawn those with no parameter inferred (predicted)."
-        " Top: Frobenius distance of the predicted from the measured Gram, each of unit norm, of uncentred class"
-        " means and of the classifier's weights, a mark a network; 0 is right."
+        " Top, means_gram_error and weights_gram_error: Frobenius distance of the predicted from the measured Gram,"
+        " each of unit norm, of uncentred class means and of the classifier's weights, a mark a network; 0 is right."
         " Bottom: Frobenius norms of last features and classifier and the training loss; the dashed line is equality,"
         f" colours are those of the names above.{missing}{not_drawn(fits)}"
     )

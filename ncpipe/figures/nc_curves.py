@@ -16,7 +16,7 @@ from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import scale_time, scale_values
 from ncpipe.figures.drawing.captions import counted, lost, not_drawn
 from ncpipe.figures.drawing.runs import Tables, few, labels
-from ncpipe.figures.drawing.series import draw_bands, last_time, measured
+from ncpipe.figures.drawing.series import draw_bands, extremes, last_time, measured
 from ncpipe.figures.drawing.style import Look
 from ncpipe.study.config import FigureOptions
 from ncpipe.system.words import plural
@@ -109,7 +109,7 @@ def _note(distances: pd.Series) -> str:
 
 def _draw_row(panels: NDArray, columns: Sequence[Column], metric: str, look: dict[str, Look]) -> None:
     first, *of_ufms = (
-        draw_bands(axes, column.rows, "metric", metric, look, column.sgd_ends)
+        extremes(draw_bands(axes, column.rows, "metric", metric, look, column.sgd_ends).values())
         for axes, column in zip(panels, columns)
     )
     lowest = min((float(values[values > 0].min(initial=1)) for values in first), default=0.0) / BELOW

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from ncpipe.claims.evidence.misfits import PREDICTED
 from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.captions import counted, not_drawn
-from ncpipe.figures.drawing.gram_panels import unit_gram
 from ncpipe.figures.drawing.runs import Tables, few, labels, networks
 from ncpipe.figures.drawing.series import draw_seeds
+from ncpipe.figures.gram_heatmaps import unit_gram
 from ncpipe.figures.matched_sweep import MODELS
 from ncpipe.records.reading import fits_of
 from ncpipe.study.config import FigureOptions

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -20,13 +19,15 @@ from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import LOG_FROM, heading, place_ticks, scale_values
 from ncpipe.figures.drawing.captions import counted, lost
 from ncpipe.figures.drawing.definitions import definition, title
-from ncpipe.figures.drawing.runs import Tables
+from ncpipe.figures.drawing.runs import MOST_LABELS, Tables, evenly
 from ncpipe.figures.drawing.series import Band, extremes, measured
 from ncpipe.figures.drawing.style import Look
 from ncpipe.study.config import FigureOptions
 
 KINDS = ("network",)
-PANEL_WIDTH, ROW_HEIGHT = 1.6, 1.75
+PANEL_WIDTH, ROW_HEIGHT = 1.25, 1.75
+NAMES, NARROW, LETTERS = 1.5, 4.5, 27
+"""Inches and letters in a row of the names of lines, and the width up to which these are in a legend."""
 BESIDE = 0.5
 """Inches beside an axis."""
 LEVEL = (0, (4, 2))
@@ -70,7 +71,7 @@ class Scale:
         return style.LETTER * (letters + 2) * len(self.values)
 
     def draw(self, axes: Axes, name: str, inches: float) -> None:
-        axes.set_xlabel(name.rpartition(".")[2].replace("_", " "))
+        axes.set_xlabel(name.removesuffix(".name").rpartition(".")[2].replace("_", " "))
         if not self.numeric:
             longest = max(4, int(inches / style.LETTER / len(self.values)) - 1)
             axes.set_xticks(range(len(self.values)), [_broken(_text(value), longest) for value in self.values])
@@ -103,11 +104,6 @@ class Line:
         """The runs are without the setting."""
         return bool(self.runs["place"].isna().all())
 
-    def handle(self, scale: Scale, look: Look) -> Line2D:
-        if self.is_level or scale.numeric:
-            return style.line_handle(self.name, replace(look, line=LEVEL) if self.is_level else look)
-        return style.mark_handle(self.name, look.marker, look.colour)
-
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:
     runs = _runs(tables, options)
@@ -115,19 +111,24 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     if not panels:
         reason = f"sweep: no run that ended well has the setting {options.over!r} and a metric to show"
         return style.empty_figure(options.width, reason)
-    lines = _lines(runs, str(options.over))
+    lines = evenly(_lines(runs, str(options.over)), MOST_LABELS)
     look = style.looks(pd.concat([line.runs.assign(label=line.name) for line in lines]))
+    look |= {line.name: replace(look[line.name], line=LEVEL) for line in lines if line.is_level}
     scale = Scale.of(runs["over"])
-    columns = style.columns_for(len(panels), options.width, max(PANEL_WIDTH, BESIDE + scale.inches))
+    room = options.width - NAMES * (len(lines) > 1 and options.width > NARROW)
+    columns = style.columns_for(len(panels), room, max(PANEL_WIDTH, BESIDE + scale.inches))
     figure, grid = style.panel_figure(options.width, len(panels), columns, ROW_HEIGHT)
+    shared, ends = style.shared_words([line.name for line in lines]), []
     for axes, (name, about, values) in zip(grid, panels):
-        _draw_panel(axes, lines, values, scale, look)
+        of_lines = _draw_panel(axes, lines, values, scale, look)
+        ends.append((axes, [(x, y, style.without_words(of, shared), colour) for x, y, of, colour in of_lines]))
         heading(axes, name, about)
-        scale.draw(axes, str(options.over), options.width / columns - BESIDE)
-    if len(lines) > 1:
-        style.add_legend(figure, (line.handle(scale, look[line.name]) for line in lines))
-    else:
-        figure.suptitle(lines[0].name, x=0.01, ha="left")
+        scale.draw(axes, str(options.over), room / columns - BESIDE)
+    if shared:
+        figure.suptitle(shared, x=0.01, ha="left", size=style.TEXT_SIZE)
+    if room == options.width or not style.name_lines(ends[columns - 1 : columns], ROW_HEIGHT - 0.7, LETTERS):
+        names = [line.name for line in lines if line.name != shared]
+        style.add_legend(figure, [style.line_handle(style.without_words(name, shared), look[name]) for name in names])
     return figure
 
 
@@ -160,7 +161,7 @@ def _lines(runs: pd.DataFrame, key: str) -> list[Line]:
     """One for each rest of the settings, named by what the labels of its runs have in common."""
     groups = [group for _, group in runs.groupby("line", sort=False)]
     names = [style.shared_words([*map(style.without_solver, group["label"].unique())]) for group in groups]
-    without = f", no {key.rsplit('.', 1)[-1]}"
+    without = f" no {key.rsplit('.', 1)[-1]}"
     names = [name + without * bool(group["place"].isna().all()) for name, group in zip(names, groups)]
     unique = [name if names.count(name) == 1 else f"{name} ({i + 1})" for i, name in enumerate(names)]
     return [Line(name, group) for name, group in zip(unique, groups)]
@@ -177,23 +178,31 @@ def _panels(tables: Tables, runs: pd.DataFrame, options: FigureOptions) -> Itera
             yield f"{title(metric)} ({split})", definition(metric), values
 
 
-def _draw_panel(axes: Axes, lines: Sequence[Line], values: pd.Series, scale: Scale, look: dict[str, Look]) -> None:
-    drawn = []
+def _draw_panel(
+    axes: Axes, lines: Sequence[Line], values: pd.Series, scale: Scale, look: dict[str, Look]
+) -> list[style.End]:
+    """Draw the lines; where each ends, with its name."""
+    drawn, ends = [], []
     for number, line in enumerate(lines):
         runs = line.runs.assign(value=line.runs["run_id"].map(values))
         if line.is_level:
             _draw_level(axes, runs["value"], look[line.name])
-            drawn.append(Band.of(runs.assign(place=0.0), "place"))
-            continue
+            runs = runs.assign(place=scale.place(scale.values[-1]))
         band, of_line = Band.of(runs, "place"), look[line.name]
         drawn.append(band)
+        offset = 0.0 if scale.numeric else DODGE * ((number + 0.5) / len(lines) - 0.5)
+        if len(band):
+            x, y = band.end
+            ends.append((x + offset, y, line.name, of_line.colour))
+        if line.is_level:
+            continue
         if scale.numeric:
             band.draw(axes, of_line)
             axes.plot(band.x, band.middle, of_line.marker, color=of_line.colour, ms=3.2, clip_on=False, zorder=4)
         else:
-            offset = DODGE * ((number + 0.5) / len(lines) - 0.5)
             _draw_categories(axes, band, offset, of_line)
     _scale_up(axes, extremes(drawn))
+    return ends
 
 
 def _draw_categories(axes: Axes, band: Band, offset: float, look: Look) -> None:
@@ -207,7 +216,7 @@ def _draw_level(axes: Axes, values: pd.Series, look: Look) -> None:
     if values.empty:
         return
     axes.axhspan(values.min(), values.max(), color=look.colour, alpha=0.12, linewidth=0)
-    axes.axhline(values.median(), color=look.colour, linestyle=LEVEL, linewidth=0.9)
+    axes.axhline(values.median(), color=look.colour, linestyle=look.line, linewidth=0.9)
 
 
 def _scale_up(axes: Axes, values: Sequence[NDArray[np.float64]]) -> None:

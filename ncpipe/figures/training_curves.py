@@ -9,7 +9,7 @@ from ncpipe.figures.drawing import style
 from ncpipe.figures.drawing.axes import heading, scale_values
 from ncpipe.figures.drawing.captions import counted, lost, not_drawn
 from ncpipe.figures.drawing.runs import Tables, few, labels, networks, zero_error_epochs
-from ncpipe.figures.drawing.series import draw_bands, histories, last_time
+from ncpipe.figures.drawing.series import draw_bands, extremes, histories, last_time, name_bands
 from ncpipe.study.config import FigureOptions
 from ncpipe.study.study import Study
 
@@ -40,17 +40,20 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     # not of the end phase: a mark far outside leaves panels no room
     marks = {label: epoch for label, epoch in zero_error_epochs(nets).items() if epoch <= last}
     drops = drops if len(drops) <= MOST_DROPS else []
+    drawn = []
     for line, names in zip(grid, QUANTITIES):
-        left, right = (draw_bands(axes, rows, "quantity", name, look, marks) for axes, name in zip(line, names))
+        of_line = [draw_bands(axes, rows, "quantity", name, look, marks) for axes, name in zip(line, names)]
+        drawn.append(of_line)
         for axes, name in zip(line, names):
-            scale_values(axes, "y", [*left, *right])
+            scale_values(axes, "y", extremes(band for bands in of_line for band in bands.values()))
             heading(axes, name)
             axes.set_xlim(0, last * 1.02)
             for epoch in drops:
                 axes.axvline(epoch, color=style.GREY, alpha=0.5, linewidth=0.6, linestyle=(0, (1, 2)), zorder=0)
     for axes in grid[-1] if not narrow else [grid[-1][-1]]:
         axes.set_xlabel("epoch")
-    handles = style.label_handles(labels(nets), look)
+    named = not narrow and name_bands(grid[0, 1], drawn[0][1], rows, look, 1.0, 24)
+    handles = [] if named else style.label_handles(labels(nets), look)
     handles += [style.mark_handle("zero training error", "^")] * bool(marks)
     handles += [style.mark_handle("learning rate divided", "", line=":")] * bool(drops)
     style.add_legend(figure, handles)
@@ -76,7 +79,7 @@ def learning_rate_drops(rows: pd.DataFrame) -> list[int]:
 def caption(tables: Tables, options: FigureOptions) -> str:
     nets = networks(tables)
     return (
-        f"Loss and error of {counted(nets, 'network')} against epochs: running averages in training mode (left),"
-        " test split in evaluation mode (right). Medians over seeds with their range; an error of 0 stands at the"
-        f" bottom of its axis.{not_drawn(nets)}{lost(tables, 'network')}"
+        f"Loss and error (1 - accuracy) of {counted(nets, 'network')} against epochs: running averages in training"
+        " mode (left), test split in evaluation mode (right). Medians over seeds with their range; an error"
+        f" of 0 stands at the bottom of its axis.{not_drawn(nets)}{lost(tables, 'network')}"
     )

@@ -66,10 +66,17 @@ class Panel:
         else:
             axes.set_ylim(0, 1.04)
 
+    def _band(self, family: Family) -> Band:
+        rows = pd.DataFrame({"x": family.fits[self.x], "value": family.fits[self.line or self.y]}, dtype=float)
+        return Band.of(rows, "x")
+
+    def ends(self) -> list[style.End]:
+        """Where the families' lines end."""
+        return [(*band.end, f.label, f.look.colour) for f in self.families if len(band := self._band(f))]
+
     def _draw_family(self, axes: Axes, family: Family) -> None:
         """The median with its range, or the line beside the values of every fit."""
-        rows = pd.DataFrame({"x": family.fits[self.x], "value": family.fits[self.line or self.y]}, dtype=float)
-        shown = Band.of(rows, "x")
+        shown = self._band(family)
         shown.draw(axes, family.look)
         x, y = (family.fits[self.x], family.fits[self.y]) if self.line else (shown.x, shown.middle)
         look = family.look
@@ -107,8 +114,9 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     figure, grid = style.panel_figure(options.width, len(panels), columns, HEIGHT)
     for axes, panel in zip(grid, panels):
         panel.draw(axes)
-    looks = {family.label: family.look for panel in panels for family in panel.families}
-    style.add_legend(figure, [style.line_handle(label, look) for label, look in looks.items()])
+    if not style.name_lines([(axes, panel.ends()) for axes, panel in zip(grid, panels)], HEIGHT - 0.7):
+        looks = {family.label: family.look for panel in panels for family in panel.families}
+        style.add_legend(figure, [style.line_handle(label, look) for label, look in looks.items()])
     return figure
 
 
@@ -117,11 +125,11 @@ def _panels(fits: pd.DataFrame) -> list[Panel]:
     widths, penalties = list(_over_widths(fits)), list(_over_penalties(fits))
     panels = []
     if widths:
-        panels.append(Panel("success_fraction", "of random starts", "dim", "success_fraction", widths))
+        panels.append(Panel("success", "of random starts", "dim", "success_fraction", widths))
     if any(family.fits["dead_directions"].gt(0).any() for family in widths):
-        panels.append(Panel("dead_directions", "of the best start", "dim", "dead_directions", widths))
+        panels.append(Panel("dead directions", "of the best start", "dim", "dead_directions", widths))
     if penalties:
-        panels.append(Panel("success_fraction", "where zero is not optimal", "excess", "success_below", penalties))
+        panels.append(Panel("success", "where zero is not optimal", "excess", "success_below", penalties))
         about = "1 − f/f(0); line: optimum"
         panels.append(Panel("gain over zero", about, "excess", "gain", penalties, line="best_gain"))
     return panels

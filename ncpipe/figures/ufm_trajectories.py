@@ -24,9 +24,9 @@ from ncpipe.system.words import listed
 from ncpipe.ufm.misfit import frames_apart
 
 KINDS = ("declared",)
-COLUMN_WIDTH, ROW_HEIGHT = 1.45, 1.05
-MOST_COLUMNS = 12
-"""Labels that are drawn: each has a column of panels, and twelve fill a page."""
+COLUMN_WIDTH, ROW_HEIGHT, LOW, HEAD = 1.45, 1.05, 0.74, 0.45
+"""Inches of a column, which is one label; of a row where the labels have one block of rows, and where they have two,
+which fill a page; and over a block."""
 OF, FIRST = (Look(style.OKABE_ITO[name], "-", "o") for name in ("blue", "green"))
 ETF = Look(style.OKABE_ITO["vermillion"], (0, (4, 1.5)), "o")  # dashed: the two distances may be equal
 NEUTRAL = Look("black", "-", "o")
@@ -52,16 +52,18 @@ class Row:
     """Definition of what is drawn; empty: that of the metric in the title."""
 
 
-def _of_and_etf(of: str, etf: str, about: str, frames: bool) -> Row:
-    return Row(f"{of}, {etf}", (Curve(of, "features", OF), Curve(etf, "features", ETF)), frames, about)
+def _of_and_etf(title: str, of: str, etf: str, about: str, frames: bool) -> Row:
+    return Row(title, (Curve(of, "features", OF), Curve(etf, "features", ETF)), frames, about)
 
 
 USUAL = (
     Row("gap", (Curve("gap", None, NEUTRAL),)),
     Row("nc1_pinv", (Curve("nc1_pinv", "H1", FIRST), Curve("nc1_pinv", "features", NEUTRAL))),
-    _of_and_etf("nc2_means_of", "nc2_means_uncentred_etf", "uncentred means to OF, to ETF", frames=True),
-    _of_and_etf("nc2_weights_of", "nc2_weights_etf", r"$WW^\top$ to OF, to ETF", frames=True),
-    _of_and_etf("nc3_of", "nc3_etf", r"$W\bar M^\top$ to OF, $WM^\top$ to ETF", frames=False),
+    _of_and_etf(
+        "class means", "nc2_means_of", "nc2_means_uncentred_etf", "uncentred means to OF, to ETF", frames=True
+    ),
+    _of_and_etf("classifier", "nc2_weights_of", "nc2_weights_etf", r"$WW^\top$ to OF, to ETF", frames=True),
+    _of_and_etf("product", "nc3_of", "nc3_etf", r"$W\bar M^\top$ to OF, $WM^\top$ to ETF", frames=False),
 )
 
 
@@ -72,12 +74,12 @@ def applies(study: Study) -> bool:
 
 def draw(tables: Tables, options: FigureOptions) -> Figure:
     rows = USUAL if options.metrics is None else tuple(_row(metric) for metric in options.metrics)
-    source = _Source(tables, {curve.name for row in rows for curve in row.curves})
+    source = _Source(tables, {curve.name for row in rows for curve in row.curves}, most_labels(options.width))
     if not source.labels:
         return style.empty_figure(options.width, "ufm_trajectories: no UFM by gradient descent")
     columns = style.columns_for(len(source.labels), options.width, COLUMN_WIDTH)
     blocks = -(-len(source.labels) // columns)
-    figure = style.new_figure(options.width, blocks * (ROW_HEIGHT * len(rows) + 0.45))
+    figure = style.new_figure(options.width, blocks * ((LOW if blocks > 1 else ROW_HEIGHT) * len(rows) + HEAD))
     grid = figure.subplots(blocks * len(rows), columns, squeeze=False)
     for line, row in enumerate(rows * blocks):
         chosen = source.labels[line // len(rows) * columns :][:columns]
@@ -91,11 +93,16 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     return figure
 
 
+def most_labels(width: float) -> int:
+    """Labels for which a page has room: two blocks."""
+    return 2 * int(width / COLUMN_WIDTH)
+
+
 class _Source:
     """The series of the declared UFMs by label, and where L-BFGS ends for the same problem."""
 
-    def __init__(self, tables: Tables, names: Set[str]) -> None:
-        descent, lbfgs = few(declared_ufms(tables, "gradient_descent"), MOST_COLUMNS), declared_ufms(tables, "lbfgs")
+    def __init__(self, tables: Tables, names: Set[str], most: int) -> None:
+        descent, lbfgs = few(declared_ufms(tables, "gradient_descent"), most), declared_ufms(tables, "lbfgs")
         lbfgs = lbfgs[lbfgs["label"].map(style.without_solver).isin(descent["label"].map(style.without_solver))]
         self.measured = measured(tables, descent, names | {"nc1_pinv"}, layer=None)  # that every measured one has
         self.history = histories(tables, descent, names)
@@ -202,5 +209,5 @@ def caption(tables: Tables, options: FigureOptions) -> str:
         " for 0). Medians over seeds with their range. Grey: the distance of"
         " one exact frame to the other, to which the distance of the frame that is not approached tends; triangles at"
         " the right edge are the ends of L-BFGS on the same problem."
-        f"{not_drawn(ufms, most=MOST_COLUMNS)}{lost(tables, 'declared')}"
+        f"{not_drawn(ufms, most=most_labels(options.width))}{lost(tables, 'declared')}"
     )

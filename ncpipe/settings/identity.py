@@ -18,7 +18,7 @@ STAGE_VERSIONS = {
     "continual": 2,
     "collapse": 4,
     "tables": 8,
-    "figures": 5,
+    "figures": 6,
     "report": 8,
     "tracking": 3,
 }

@@ -76,7 +76,8 @@ MetricName = Annotated[str, NameIn(METRICS)]
 
 
 WIDTHS = {"page": 6.75, "column": 3.25, "icml": 3.25, "neurips": 5.5, "iclr": 5.5, "jmlr": 6.0, "tmlr": 6.5}
-"""Inches of what figures are made for: a page of two columns, one column, and the text of venues."""
+"""Inches of what figures are made for: a page of two columns, one column, and the text of venues, which is set in
+Times or alike."""
 
 
 def _inches(value: Any) -> Any:
@@ -105,11 +106,18 @@ class FigureOptions(Settings):
         None, description="sweep: dotted key of the setting on the horizontal axis, as 'model.width'."
     )
     width: Width = Field(6.75, description=f"Inches, or {', '.join(WIDTHS)}; {WIDTHS['page']} is a page.")
+    font: Literal["sans", "serif"] = Field("sans", description="serif, like Times, where the width is a venue's.")
 
     @property
     def stem(self) -> str:
         """File name of the drawing, without its ending."""
         return self.file or short_name(self.name)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _venues_have_their_font(cls, value: Any) -> Any:
+        venue = isinstance(value, dict) and value.get("width") in WIDTHS.keys() - {"page", "column"}
+        return {"font": "serif", **value} if venue else value
 
     @model_validator(mode="after")
     def _sweep_has_its_setting(self) -> FigureOptions:

@@ -10,9 +10,9 @@ from synthetic_tables import CASES
 from test_figures import command, texts
 
 from ncpipe.figures import caption, draw, save_figure
-from ncpipe.figures.drawing.style import style
+from ncpipe.figures.drawing.style import PAGE_HEIGHT, style
 from ncpipe.report import write_report
-from ncpipe.study.config import FIGURES, FigureOptions, StudyInfo
+from ncpipe.study.config import FIGURES, WIDTHS, FigureOptions, StudyInfo
 from ncpipe.study.study import Study
 from ncpipe.system.errors import UserError
 
@@ -25,10 +25,12 @@ def options_of(name: str, **more) -> FigureOptions:
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", FIGURES)
 def test_draws_from_any_tables(studies, name, case):
-    options = options_of(name)
-    with style():  # without the layout, which takes most of the time
-        figure = FIGURES[name].draw(studies[case], options)
-    assert figure.get_size_inches()[0] == pytest.approx(options.width)
+    for width in (WIDTHS["page"], WIDTHS["column"]):
+        options = options_of(name, width=width)
+        with style():  # without the layout, which takes most of the time
+            figure = FIGURES[name].draw(studies[case], options)
+        assert figure.get_size_inches()[0] == pytest.approx(width)
+        assert figure.get_size_inches()[1] <= PAGE_HEIGHT
     assert caption(studies[case], options)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,7 +13,9 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from pydantic import ValidationError
 from synthetic_tables import GRID, MISSED, SAMPLES, TWENTY, MadeUp
 from typer.testing import CliRunner
@@ -23,13 +26,16 @@ from ncpipe.figures import caption, draw, save_figure
 from ncpipe.figures.collapse_depth import whole_rows
 from ncpipe.figures.drawing.axes import scale_time, scale_values
 from ncpipe.figures.drawing.bias_transition import closed_form, regime_change
-from ncpipe.figures.drawing.definitions import definition
+from ncpipe.figures.drawing.definitions import at_other_frame, definition
 from ncpipe.figures.drawing.series import Band, at_shared_times
 from ncpipe.figures.drawing.style import (
-    SMALL,
+    LINE,
+    OKABE_ITO,
+    PAGE_HEIGHT,
     fix_layout,
-    label_ends,
     looks,
+    name_lines,
+    panel_figure,
     shared_words,
     shortened,
     style,
@@ -227,6 +233,23 @@ def test_widths_have_names():
             FigureOptions(name="frames", width=wrong)
 
 
+def test_venues_have_their_font(studies):
+    fonts = [FigureOptions(name="frames", width=width).font for width in ("neurips", "column", 5.5)]
+    assert fonts == ["serif", "sans", "sans"]
+    assert FigureOptions(name="frames", width="icml", font="sans").font == "sans"
+    figure = draw(studies["ordinary"], FigureOptions(name="frames", width="icml"))
+    assert {text.get_fontname() for text in figure.findobj(Text) if text.get_text()} == {"STIXGeneral"}
+
+
+@pytest.mark.parametrize("k", [4, 10])
+def test_distances_to_one_frame_have_the_other_as_reference(k):
+    of, etf = np.eye(k), np.eye(k) - 1 / k
+    apart = np.linalg.norm(of / np.linalg.norm(of) - etf / np.linalg.norm(etf))
+    assert at_other_frame("nc2_means_of", k) == pytest.approx(apart)
+    assert at_other_frame("nc3_duality", k) == pytest.approx(apart**2)  # of W = OF, and its centred means
+    assert at_other_frame("nc1_pinv", k) is None
+
+
 @pytest.mark.parametrize("name", ["collapse_curves", "collapse_depth", "ufm_trajectories"])
 def test_metrics_can_be_chosen(studies, name):
     options = FigureOptions(name=name, metrics=("nc3_duality", "nc3_of"))
@@ -306,13 +329,13 @@ def test_a_fine_map_marks_only_what_was_missed(studies, monkeypatch):
     assert "optimum missed" in texts(fine)
 
 
-def test_trajectories_of_many_labels_are_thinned_and_the_caption_says_so(studies, monkeypatch):
+def test_trajectories_of_many_labels_are_thinned_and_the_caption_says_so(studies):
     options = FigureOptions(name="ufm_trajectories")
     assert "Drawn are" not in caption(studies["ordinary"], options)
     whole = len(draw(studies["ordinary"], options).axes)
-    monkeypatch.setattr("ncpipe.figures.ufm_trajectories.MOST_COLUMNS", 2)
-    assert "Drawn are 2 of 4 labels" in caption(studies["ordinary"], options)
-    assert len(draw(studies["ordinary"], options).axes) == whole / 2
+    narrow = FigureOptions(name="ufm_trajectories", width=1.5)
+    assert "Drawn are 2 of 4 labels" in caption(studies["ordinary"], narrow)
+    assert len(draw(studies["ordinary"], narrow).axes) == whole / 2
 
 
 def test_phase_figure_says_what_has_no_closed_form_and_redraws_equal(studies, tmp_path: Path):
@@ -592,7 +615,7 @@ def test_dead_directions_have_a_panel_where_there_are_any():
     tables = deep_tables((2, 4, 0.01, 0.1), (2, 8, 0.01, 0.9))
     tables["ufm"].loc[0, "dead_directions"] = 1
     figure = draw(tables, FigureOptions(name="ufm_success"))
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["success_fraction", "dead_directions"]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["success", "dead directions"]
 
 
 def test_depth_of_lbfgs_has_a_panel_a_model_of_what_reached_the_optimum():
@@ -618,7 +641,7 @@ def test_depth_of_lbfgs_is_left_to_gradient_descent_of_the_same_model(studies):
 
 
 @pytest.mark.parametrize(
-    ("panels", "most", "columns"), [(6, 5, 3), (16, 5, 4), (7, 5, 5), (3, 5, 3), (1, 5, 1), (9, 1, 1)]
+    ("panels", "most", "columns"), [(6, 5, 3), (16, 5, 4), (7, 5, 4), (3, 5, 3), (1, 5, 1), (9, 1, 1)]
 )
 def test_panels_of_a_metric_fill_whole_rows(panels, most, columns):
     assert whole_rows(panels, most) == columns
@@ -640,24 +663,71 @@ def test_sweeps_of_other_decays_share_an_axis_that_holds_all(studies, monkeypatc
     assert low < first.rows["decay"].min() < first.rows["decay"].max() < high
 
 
+def named(*ends: tuple[float, str], panels: int = 1) -> tuple[bool, list]:
+    """Whether lines that end at these heights are named, and the names."""
+    figure = Figure(figsize=(2, 1))
+    grid = [figure.add_axes((0, 0, 1, 1), xlim=(0, 1), ylim=(0, 1)) for _ in range(panels)]
+    spread = [(axes, [(1.0, y / (panels - i), name, "red") for y, name in ends]) for i, axes in enumerate(grid)]
+    return name_lines(spread, 1.0), [text for axes in grid for text in axes.texts]
+
+
 def test_names_at_the_ends_of_lines_keep_apart_and_in_order():
-    axes = Figure(figsize=(2, 1)).add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, 1), ylim=(0, 1))
-    assert label_ends(axes, [(0.5, "b", "red"), (0.45, "a", "blue"), (0.95, "c", "black")], 1.0)
-    heights = {text.get_text(): text.xy[1] for text in axes.texts}
-    assert list(heights) == ["a", "b", "c"]
-    assert heights["b"] - heights["a"] == pytest.approx(SMALL * 1.12 / 72)
+    done, texts = named((0.5, "b"), (0.45, "a"), (0.95, "c"))
+    heights = {text.get_text(): text.xyann[1] for text in texts}
+    assert done
+    assert heights["b"] - heights["a"] == pytest.approx(LINE)
     assert heights["a"] + heights["b"] == pytest.approx(0.95)
     assert heights["c"] == 0.95
-    assert {text.get_text(): text.get_color() for text in axes.texts}["b"] == "red"
+    assert {text.get_color() for text in texts} == {"red"}
+    assert {text.get_text(): text.xy[1] for text in texts} == {"b": 0.5, "a": 0.45, "c": 0.95}
 
 
-def test_lines_that_end_together_are_left_to_a_legend():
-    axes = Figure(figsize=(2, 1)).add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, 1), ylim=(0, 1))
-    assert not label_ends(axes, [(0.5, name, "black") for name in "abcd"], 1.0)
-    assert not label_ends(axes, [(i / 6, str(i), "black") for i in range(6)], 2.0)
-    assert not axes.texts
+def test_names_stay_beside_the_panel():
+    heights = [text.xyann[1] for text in named(*((0.0, name) for name in "abcd"))[1]]
+    assert heights == pytest.approx([LINE * place for place in range(4)])
+    heights = [text.xyann[1] for text in named(*((1.0, name) for name in "abcd"))[1]]
+    assert heights == pytest.approx([1 - LINE * place for place in (3, 2, 1, 0)])
+
+
+def test_names_stand_where_lines_end_farthest_apart():
+    _, texts = named((0.5, "a"), (0.45, "b"), panels=2)
+    assert [text.xy[1] for text in texts] == [0.5, 0.45]
+
+
+@pytest.mark.parametrize(("rows", "height"), [(2, 3.4), (6, PAGE_HEIGHT - 0.3), (10, 0.75 * 17)])
+def test_rows_are_a_little_lower_where_a_page_then_holds_them(rows, height):
+    assert panel_figure(6.75, 3 * rows, 3, 1.7)[0].get_size_inches()[1] == pytest.approx(height)
+
+
+def test_more_lines_than_colours_are_left_to_a_legend():
+    assert named(*((i / 9, str(i)) for i in range(9))) == (False, [])
+
+
+# --- colours --------------------------------------------------------------------------------------
+
+SEEN = {
+    "all": np.eye(3),
+    "green-blind": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "red-blind": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "blue-blind": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+"""What is left of linear RGB (Machado, Oliveira and Fernandes 2009, severity 1)."""
+XYZ = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+
+
+def lab(colour: str, seen: str) -> np.ndarray:
+    """CIELAB at D65 of what is seen of a colour."""
+    srgb = np.array(to_rgb(colour))
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    xyz = np.array(XYZ) @ np.clip(np.array(SEEN[seen]) @ linear, 0, 1) / [0.95047, 1, 1.08883]
+    x, y, z = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize(("seen", "least"), [("all", 24), ("green-blind", 24), ("red-blind", 24), ("blue-blind", 18)])
+def test_colours_are_told_apart_by_everybody(seen, least):
+    pairs = combinations([lab(colour, seen) for colour in OKABE_ITO.values()], 2)
+    assert min(np.linalg.norm(a - b) for a, b in pairs) >= least
 
 
 # --- the map over depth and time ------------------------------------------------------------------

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from synthetic_tables import METADATA, MadeUp, Penalties
 
 from ncpipe.figures import caption, draw, save_figure, sweep
-from ncpipe.figures.drawing.style import shared_words, style
+from ncpipe.figures.drawing.style import OKABE_ITO, shared_words, style
 from ncpipe.figures.sweep import Scale
 from ncpipe.records.reading import read_tables
 from ncpipe.records.schemas import TABLES
@@ -89,9 +89,16 @@ def test_a_line_is_the_median_over_seeds_of_final_values():
     assert (band.y0, band.y1) == pytest.approx((0.90, 0.92))
 
 
+def line_names(figure):
+    """Names of the lines, right of the last panel, whose first text is its definition."""
+    return [text.get_text() for text in figure.axes[-1].texts[1:]]
+
+
 def test_lines_are_named_by_the_labels_without_the_setting():
     figure = draw(frames(widths(), by_width), FigureOptions(name="sweep", over="model.width"))
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["mlp CE bias", "mlp MSE bias"]
+    assert figure.get_suptitle() == "mlp bias"
+    assert line_names(figure) == ["CE", "MSE"]
+    assert [text.get_color() for text in figure.axes[1].texts[1:]] == [OKABE_ITO["blue"], OKABE_ITO["vermillion"]]
     assert shared_words(["mlp CE bias width=16 wide", "mlp CE bias width=32 wide"]) == "mlp CE bias wide"
 
 
@@ -160,8 +167,9 @@ def test_settings_that_a_name_decides_do_not_part_lines():
         settings["loss"] |= {"gamma": 0.0, "rescale": [1.0, 1.0]} | parameters[settings["loss"]["name"]]
         run["settings"] = json.dumps(settings)
     figure = draw(frames(runs), FigureOptions(name="sweep", over="loss.name"))
-    names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names == ["mlp bias width=16", "mlp bias width=32", "mlp bias width=128"]
+    assert figure.get_suptitle() == "mlp bias"
+    assert line_names(figure) == ["width=16", "width=32", "width=128"]
+    assert figure.axes[0].get_xlabel() == "loss"
     assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["ce", "focal", "mse"]
 
 

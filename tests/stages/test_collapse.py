@@ -11,8 +11,7 @@ from synthetic_tables import MadeUp
 
 from ncpipe.collapse import Moment, Trace, layer_statistics
 from ncpipe.figures import caption, draw
-from ncpipe.figures.drawing.gram_panels import colour_limit, unit_gram
-from ncpipe.figures.gram_heatmaps import _chosen
+from ncpipe.figures.gram_heatmaps import colour_limit, unit_gram
 from ncpipe.records.reading import read_tables
 from ncpipe.records.schemas import GRAMS
 from ncpipe.records.traces import save_traces
@@ -98,50 +97,40 @@ def titles(figure) -> list[str]:
     return [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]
 
 
-def test_exact_frames_stand_left_of_the_networks_and_their_predictions(tmp_path):
+def test_exact_frames_stand_left_of_the_networks(tmp_path):
     tables = read_tables(MadeUp().write(tmp_path))
     figure = draw(tables, HEATMAPS)
-    assert titles(figure) == [
-        "exact\nOF", "exact\nETF",
-        "mlp MSE no bias\nmeasured", "plain", "extended",
-        "mlp CE bias\nmeasured", "plain", "extended",
-    ]  # fmt: skip
-    of, etf, measured, plain, _, other = images_of(tables)[:6]
+    assert titles(figure) == ["exact OF", "exact ETF", "mlp MSE no bias", "mlp CE bias"]
+    of, etf, measured, other = images_of(tables)[:4]
     np.testing.assert_allclose(of, np.eye(4), atol=1e-12)
     np.testing.assert_allclose(etf, (np.eye(4) - 0.25) * 2 / np.sqrt(3), atol=1e-12)
     expected = np.eye(4) + 0.2  # the lower median of two seeds
     np.testing.assert_allclose(measured, 2 * expected / np.linalg.norm(expected), atol=1e-12)
-    np.testing.assert_allclose(plain, of, atol=1e-12)
     np.testing.assert_allclose(other, measured)
-    notes = [axes.get_xlabel() for axes in figure.axes]
     gap = np.linalg.norm(expected / np.linalg.norm(expected) - np.eye(4) / 2)
-    assert f"off {gap:.2f}" in notes
-    assert any(note.startswith(f"OF {gap:.2f}\nETF ") for note in notes)
+    assert any(axes.get_xlabel().startswith(f"to OF {gap:.2f}\nto ETF ") for axes in figure.axes)
 
 
 def test_the_seed_with_the_median_distance_stands_for_its_label(tmp_path):
     tables = read_tables(MadeUp(seeds=3, labels=("a",), matched=False).write(tmp_path))
-    assert _chosen(tables, HEATMAPS)[0] == {"a": "a-1"}
-    reordered = tables | {"runs": tables["runs"].iloc[[2, 0, 1]]}
-    assert _chosen(reordered, HEATMAPS)[0] == {"a": "a-1"}
+    rows = tables["grams"].query("run_id == 'a-1' and gram == 'means_uncentred'").sort_values(["row", "column"])
+    median = 2 * unit_gram(rows["value"])
+    others = tables["grams"].query("run_id == 'a-0' and gram == 'means_uncentred'").sort_values(["row", "column"])
+    assert not np.allclose(median, 2 * unit_gram(others["value"]))
+    for order in ([0, 1, 2], [2, 0, 1]):
+        np.testing.assert_allclose(images_of(tables | {"runs": tables["runs"].iloc[order]})[2], median)
 
 
 def test_labels_without_room_are_named_in_the_caption(tmp_path):
-    names = tuple(f"net{i}" for i in range(6))
+    names = tuple(f"net{i}" for i in range(16))
     tables = read_tables(MadeUp(labels=names, seeds=1).write(tmp_path))
-    shown, _ = _chosen(tables, HEATMAPS)
-    assert list(shown) == list(names[:4])
-    assert "No room for net4, net5." in caption(tables, HEATMAPS)
-    alone = read_tables(MadeUp(labels=names, seeds=1, matched=False).write(tmp_path))
-    assert _chosen(alone, HEATMAPS)[1] == []
-    assert "No room" not in caption(alone, HEATMAPS)
-    assert "matched" not in caption(alone, HEATMAPS)
+    assert titles(draw(tables, HEATMAPS)) == ["exact OF", "exact ETF", *names[:14]]
+    assert "No room for net14, net15." in caption(tables, HEATMAPS)
+    few = read_tables(MadeUp(labels=names[:14], seeds=1).write(tmp_path / "few"))
+    assert "No room" not in caption(few, HEATMAPS)
 
 
-def test_what_is_zero_or_undefined_is_said_in_its_panel(tmp_path):
-    zero = read_tables(MadeUp(prediction=0.0).write(tmp_path / "zero"))
-    texts = [text.get_text() for axes in draw(zero, HEATMAPS).axes for text in axes.texts]
-    assert texts.count("predicts\nzero") == 8
+def test_what_is_undefined_is_said_in_its_panel(tmp_path):
     undefined = read_tables(MadeUp(value=float("nan")).write(tmp_path / "nan"))
     texts = [text.get_text() for axes in draw(undefined, HEATMAPS).axes for text in axes.texts]
     assert texts.count("undefined") == 4

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike
 
-from ncpipe.figures.drawing.definitions import definition, title
-from ncpipe.figures.drawing.style import GREY, SMALL
+from ncpipe.figures.drawing.definitions import at_other_frame, definition, title
+from ncpipe.figures.drawing.style import GREY, HALO, SMALL
 
 SMALLEST = 1e-32
 """Smaller values are drawn between here and zero."""
@@ -117,6 +118,18 @@ def heading(axes: Axes, name: str, about: str | None = None) -> None:
         about, (0, 1), xytext=(0, 3), xycoords="axes fraction", textcoords="offset points", color=GREY, size=SMALL
     )
     note.set_in_layout(False)  # its height is in the title's pad; its width may pass the panel
+
+
+def draw_other_frames(axes: Axes, metric: str, classes: pd.Series) -> list[float]:
+    """The values of a distance to one exact frame at the other, by number of classes, dashed and named."""
+    values = {k: value for k in sorted(set(classes.dropna())) if (value := at_other_frame(metric, k)) is not None}
+    for k, value in values.items():
+        axes.axhline(value, color=GREY, linewidth=0.7, linestyle=(0, (4, 2)), zorder=1)
+        axes.annotate(
+            f"{'ETF' if metric.endswith('_of') else 'OF'}, K = {k:.0f}", (0, value), (2, -1),
+            ("axes fraction", "data"), "offset points", color=GREY, size=SMALL, va="top", path_effects=HALO,
+        )  # fmt: skip
+    return [*values.values()]
 
 
 def mark_times(axes: Axes, times: Iterable[tuple[float, str]]) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from math import sqrt
 
 from ncpipe.collapse.metrics import label
+from ncpipe.ufm.misfit import frames_apart
 
 HISTORY = {
     "gap": "objective − optimum",
     "train_loss": "training mode, running",
     "test_loss": "evaluation mode",
-    "train_error": "1 − train_accuracy, running",
-    "test_error": "1 − test_accuracy",
+    "train_error": "training mode, running",
+    "test_error": "evaluation mode",
 }
 """By history quantity."""
 
@@ -27,3 +29,13 @@ def title(name: str) -> str:
     """What a metric or history quantity is called over a panel, beside its definition: NC1, test loss."""
     property_ = re.match(r"g?u?nc\d", name)
     return property_[0].upper() if property_ else name.replace("_", " ")
+
+
+def at_other_frame(name: str, classes: float) -> float | None:
+    """A metric of the distance to one exact frame, where the other is: to the ETF at the OF, to the OF at the ETF.
+
+    nc3_duality where W is an OF, and M is W centred: |W/|W| - M/|M||^2 = 2 - 2 sqrt(1 - 1/K).
+    """
+    if name in ("nc2_means_of", "nc2_means_uncentred_etf", "nc2_weights_of", "nc2_weights_etf"):
+        return frames_apart(classes)
+    return 2 - 2 * sqrt(1 - 1 / classes) if name == "nc3_duality" else None

@@ -31,7 +31,7 @@ CAPTION_FIELD = {"svg": "Description", "pdf": "Subject", "png": "Description"}
 def draw(tables: Tables, options: FigureOptions) -> Figure:
     """The figure ``options.name`` in ncpipe's style."""
     module = FIGURES[options.name]
-    with style(), running(options.name):
+    with style(options.font), running(options.name):
         figure = module.draw(tables, options)
         if not isinstance(figure, Figure):
             raise UserError(f"{options.name}: draw gave {type(figure).__name__}; it must return a matplotlib Figure")
@@ -79,12 +79,13 @@ def save_figure(
         tables = compared(stored)
         text = caption(tables, chosen, metadata(tables_folder / "runs.parquet").get("scale", ""))
         figure = draw(tables, chosen)
-    return [_save(figure, target, kind, text) for kind in kinds]
+    with style(chosen.font):
+        return [_save(figure, target, kind, text) for kind in kinds]
 
 
 def _save(figure: Figure, target: Path, kind: str, text: str) -> Path:
     path = target.with_name(f"{target.name}.{kind}")
-    with style(), replacing(path) as temporary:
+    with replacing(path) as temporary:
         figure.savefig(temporary, format=kind, metadata=WITHOUT_CLOCK[kind] | {CAPTION_FIELD[kind]: text})
         if kind == "svg":  # it goes into the report; PNG has checksums of its own
             temporary.write_text(sealed(temporary.read_text(encoding="utf-8")), encoding="utf-8")

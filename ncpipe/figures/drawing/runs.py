@@ -13,8 +13,8 @@ from ncpipe.records.reading import Frames
 Tables = Frames
 T = TypeVar("T")
 
-MOST_LABELS = 60
-"""Labels that are drawn in a panel of lines."""
+MOST_LABELS = 8
+"""Labels that are drawn in a figure: as many as there are colours."""
 
 
 def networks(tables: Tables) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ncpipe.claims.evidence.claim import interval
 from ncpipe.figures.drawing.axes import mark_times
 from ncpipe.figures.drawing.runs import Tables, labels
-from ncpipe.figures.drawing.style import Look
+from ncpipe.figures.drawing.style import Look, name_lines, without_solver
 from ncpipe.records.reading import rows_of
 
 MEASURED = ["run_id", "split", "layer", "depth", "time", "metric", "value"]
@@ -41,6 +41,11 @@ class Band:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    @property
+    def end(self) -> tuple[float, float]:
+        """Last place and median."""
+        return float(self.x[-1]), float(self.middle[-1])
 
     def draw(self, axes: Axes, look: Look) -> None:
         """The median as a line, the range as a band; a single time as a point."""
@@ -93,13 +98,26 @@ def labels_with_value(rows: pd.DataFrame, runs: pd.DataFrame, times: int = 1) ->
 
 def draw_bands(
     axes: Axes, rows: pd.DataFrame, column: str, name: str, look: Mapping[str, Look], marks: Mapping[str, float] = {}
-) -> list[NDArray[np.float64]]:
-    """Draw the band of every label, and its mark on the x axis; the values that the y axis has to hold."""
+) -> dict[str, Band]:
+    """Draw the band of every label, and its mark on the x axis."""
     drawn = bands(rows, column, name)
     for label, band in drawn.items():
         band.draw(axes, look[label])
     mark_times(axes, ((time, look[label].colour) for label, time in marks.items()))
-    return extremes(drawn.values())
+    return drawn
+
+
+def name_bands(
+    axes: Axes,
+    drawn: Mapping[str, Band],
+    rows: pd.DataFrame,
+    look: Mapping[str, Look],
+    height: float,
+    letters: int = 60,
+) -> bool:
+    """Names of labels beside the panel of these bands, as ``name_lines``; not where a label of the rows has none."""
+    ends = [(*band.end, without_solver(label), look[label].colour) for label, band in drawn.items()]
+    return set(rows["label"]) <= drawn.keys() and name_lines([(axes, ends)], height, letters)
 
 
 def at_shared_times(rows: pd.DataFrame) -> pd.DataFrame:

@@ -16,32 +16,45 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from matplotlib.transforms import ScaledTranslation
+from numpy.typing import NDArray
 
 from ncpipe.ufm.solvers import SOLVERS
 
+Floats = NDArray[np.float64]
+
 OKABE_ITO = {
-    "blue": "#0072B2",
+    "blue": "#1670B5",
     "vermillion": "#D55E00",
-    "green": "#009E73",
+    "green": "#15A066",
     "purple": "#CC79A7",
-    "orange": "#E69F00",
-    "sky": "#56B4E9",
+    "orange": "#F7B214",
+    "sky": "#56BBF7",
     "black": "#000000",
     "violet": "#6600CC",
 }
-"""Okabe and Ito's palette, with violet for yellow, which is lost on white."""
+"""Okabe and Ito's palette, with violet for yellow, which is lost on white, and a little apart: of any two
+the distance in CIELAB is 24 or more also for the green- and the red-blind, and 18 for the blue-blind (Machado et al.
+2009)."""
 
 GREY = "#666666"
 LINE_STYLES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
 MARKERS = ("o", "s", "^")
+HALO = [withStroke(linewidth=1.8, foreground="white")]
+"""About texts that points and paths may lie under."""
 TEXT_SIZE, SMALL = 7.0, 6.5
-MOST_DIRECT = 5
-"""Lines of a panel that are named at their ends."""
+MOST_DIRECT, LEADER = 8, 9
+"""Lines of a panel that are named at their ends, and points from a panel to the names."""
+LINE = SMALL * 1.15 / 72
+"""Inches from one line of small text to the next."""
+PAGE_HEIGHT = 9.0
+"""Inches that no figure is higher than."""
 LEGEND_ROW, LETTER = 0.135, 0.0535
 """Inches that a row of the legend is high, and a letter in it wide."""
 
 RC: dict[str, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same glyphs and bytes on every machine
+    "font.family": "DejaVu Sans",
     "font.size": TEXT_SIZE,
     "axes.titlesize": TEXT_SIZE,
     "axes.labelsize": TEXT_SIZE,
@@ -73,9 +86,16 @@ RC: dict[str, Any] = {
 }
 
 
-def style() -> AbstractContextManager[None]:
+FONTS: dict[str, dict[str, Any]] = {
+    "sans": {},
+    "serif": {"font.family": ["STIXGeneral", "DejaVu Sans"], "mathtext.fontset": "stix"},
+}
+"""Fonts that come with matplotlib: the same glyphs and bytes on every machine; STIX is like Times."""
+
+
+def style(font: str = "sans") -> AbstractContextManager[None]:
     """matplotlib with ncpipe's settings, for drawing and for saving."""
-    return mpl.rc_context(RC)  # type: ignore[arg-type]
+    return mpl.rc_context(RC | FONTS[font])  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -117,8 +137,9 @@ def columns_for(panels: int, width: float, least: float) -> int:
 
 
 def panel_figure(width: float, panels: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure of so many panels, row by row, ``height`` inches a row."""
-    figure = new_figure(width, height * -(-panels // columns))
+    """A figure of so many panels, row by row, ``height`` inches a row; up to a quarter less where a page is full."""
+    rows = -(-panels // columns)
+    figure = new_figure(width, rows * max(0.75 * height, min(height, (PAGE_HEIGHT - 0.3) / rows)))
     return figure, panel_grid(figure, panels, columns)
 
 
@@ -184,36 +205,53 @@ def add_legend(figure: Figure, handles: Iterable[Artist]) -> None:
     )
 
 
-def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], height: float) -> bool:
-    """Write names right of the ends of lines, in their colours, moved apart where they would overlap.
+End = tuple[float, float, str, str]
+"""Where a line ends, x and y, its name and its colour."""
 
-    To be called when the y axis has its scale. Returns False, and writes nothing, where the ends lie so close
-    together that names would stand beside other lines than theirs: then a legend serves better.
+
+def name_lines(panels: Sequence[tuple[Axes, Sequence[End]]], height: float, letters: int = 60) -> bool:
+    """Write the names of lines right of the panel where they end farthest apart, in their colours and kept apart,
+    with a thin line to the end of each that is moved.
+
+    To be called when the y axes have their scales. Returns False, and writes nothing, where there are more names than
+    fit, or no panel has all: then a legend has to.
 
     Args:
-        axes: of the lines.
-        ends: last value, name and colour of every line.
+        panels: axes and the ends of their lines, equally many and in the same order in all.
         height: of the axes in inches, about.
+        letters: in a row of a name, of which it has two at most.
     """
+    placed = [(axes, ends, *_placed(axes, ends, height, letters)) for axes, ends in panels if ends]
+    if not placed:
+        return True
+    most = max(len(ends) for _, ends, *_ in placed)
+    if not len({name for _, ends, *_ in placed for *_, name, _ in ends}) <= most <= MOST_DIRECT:
+        return False
+    whole = [panel for panel in placed if len(panel[1]) == most]
+    axes, ends, texts, own, apart = min(whole, key=lambda panel: float(abs(panel[3][:, 1] - panel[4]).sum()))
+    right = axes.transAxes + ScaledTranslation(LEADER / 72, 0, axes.figure.dpi_scale_trans)
+    for (*_, colour), text, end, place in zip(ends, texts, own, apart):
+        thin = {"arrowstyle": "-", "color": colour, "linewidth": 0.4, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5)}
+        axes.annotate(
+            text, end, (1, place), "axes fraction", textcoords=right, color=colour, size=SMALL, va="center",
+            linespacing=1.05, arrowprops=thin, annotation_clip=False,
+        )  # fmt: skip
+    return True
+
+
+def _placed(axes: Axes, ends: Sequence[End], height: float, letters: int) -> tuple[list[str], Floats, Floats]:
+    """Names in rows, where lines end or leave the axes, and the heights of the names, at least a row apart."""
     from scipy.optimize import isotonic_regression
 
-    if not 0 < len(ends) <= MOST_DIRECT:
-        return not ends
-    line = SMALL * 1.12 / 72 / height
-    to_axes = (axes.transData - axes.transAxes).transform
-    x = axes.get_xlim()[1]
-    sorted_ends = sorted((float(np.clip(to_axes((x, value))[1], 0, 1)), name, colour) for value, name, colour in ends)
-    heights = np.array([y for y, _, _ in sorted_ends])
-    # At least a line apart: the smallest shift of all is a monotone regression of what is left of the heights.
-    steps = line * np.arange(len(ends))
-    placed = isotonic_regression(heights - steps).x + steps
-    if np.abs(placed - heights).max() > 1.2 * line:
-        return False
-    for y, (_, name, colour) in zip(placed, sorted_ends):
-        axes.annotate(
-            name, (1, y), (2, 0), "axes fraction", textcoords="offset points", color=colour, size=SMALL, va="center"
-        )
-    return True
+    texts = [wrapped(name, letters) for *_, name, _ in ends]
+    own = (axes.transData - axes.transAxes).transform([end[:2] for end in ends]).clip(0, 1)
+    order = np.argsort(own[:, 1], kind="stable")
+    rows = np.array([1 + texts[i].count("\n") for i in order]) * LINE / height
+    # The smallest shift of all that keeps them apart is a monotone regression of what is left of the heights.
+    steps = np.cumsum(rows) - rows[0] / 2 - rows / 2
+    apart = np.empty(len(ends))
+    apart[order] = isotonic_regression(own[order, 1] - steps).x.clip(0, max(0, 1 - steps[-1])) + steps
+    return texts, own, apart
 
 
 def shared_words(labels: Sequence[str]) -> str:
@@ -229,7 +267,7 @@ def without_words(label: str, shared: str) -> str:
 
 def _words(label: str) -> list[str]:
     """'no bias' is one."""
-    return re.findall(r"(?:no|penalised) bias|\S+", label)
+    return re.findall(r"(?:no|penalised) \S+|\S+", label)
 
 
 def shortened(text: str, longest: int) -> str:
@@ -240,12 +278,13 @@ def shortened(text: str, longest: int) -> str:
     return f"{text[: longest - tail - 1]}…{text[-tail:]}"
 
 
-def wrapped(text: str, letters: int) -> str:
-    """``text`` in one line of so many characters, or in two of about equal length."""
+def wrapped(text: str, letters: int, rows: int = 2) -> str:
+    """``text`` in one row of so many characters, or in several of about equal length; what is longer is shortened."""
     if len(text) <= letters:
         return text
-    first, *rest = textwrap.wrap(text, min(letters, len(text) // 2 + 4))
-    return "\n".join([first, shortened(" ".join(rest), letters)])
+    parts = textwrap.wrap(text, min(letters, len(text) // rows + 4), break_long_words=False)
+    parts = [*parts[: rows - 1], " ".join(parts[rows - 1 :])]
+    return "\n".join(shortened(part, letters) for part in parts if part)
 
 
 def label_handles(labels: Iterable[str], look: Mapping[str, Look], kind: str = "") -> list[Line2D]:
