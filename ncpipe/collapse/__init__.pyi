@@ -18,6 +18,7 @@ from .moments import class_means as class_means
 from .moments import class_moments as class_moments
 from .multilabel import tag_sets_1nn as tag_sets_1nn
 from .multilabel import tagwise_metrics as tagwise_metrics
+from .regression import regression_collapse as regression_collapse
 from .statistics import LayerStatistics as LayerStatistics
 from .statistics import SecondPass as SecondPass
 from .statistics import layer_statistics as layer_statistics
