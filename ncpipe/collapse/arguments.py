@@ -193,7 +193,7 @@ def _into_integers(value: Array, tensor: Tensor) -> str:
         whole = bool((tensor == tensor.round()).all())
     if whole:
         return "labels.long()" if isinstance(value, Tensor) else "labels.astype(int)"
-    return "collapse is measured of classes, these are no numbers of classes"
+    return "these are no numbers of classes; for targets of a regression see ncpipe.regression_collapse"
 
 
 def _out_of_range(labels: Tensor, width: int, num_classes: int | None, told_by: str, numbered: str) -> str:

@@ -19,5 +19,7 @@ from .optimum import Optimum as Optimum
 from .perturbation import Perturbation as Perturbation
 from .perturbation import perturb as perturb
 from .problem import Problem as Problem
+from .regression import RegressionOptimum as RegressionOptimum
+from .regression import regression_optimum as regression_optimum
 from .result import History as History
 from .result import Result as Result

@@ -77,7 +77,7 @@ class Model:
         for field in ("samples", "dim", "weight_decay"):
             if hasattr(value := getattr(self, field), "tolist"):  # an array
                 self._set(field, value.tolist())
-        self._set("classes", _integer("classes", self.classes, at_least=2))
+        self._set("classes", integer("classes", self.classes, at_least=2))
         self._set("loss", _loss(self.loss, self.classes))
         self._set("samples", _samples(self.samples, self.classes, self.loss_name, self.multi_label))
         for name, declared in Model.__dataclass_fields__.items():
@@ -234,7 +234,8 @@ def _rescale(value: Any) -> tuple[float, float]:
     return penalty("rescale", value[0]), penalty("rescale", value[1])
 
 
-def _integer(field: str, value: Any, at_least: int) -> int:
+def integer(field: str, value: Any, at_least: int) -> int:
+    """The value of an argument that must be a whole number, ``at_least`` so large."""
     if isinstance(value, bool) or not hasattr(value, "__index__") or operator.index(value) < at_least:
         raise ValueError(f"{field}: got {value!r}; needs an integer, at least {at_least}")
     return operator.index(value)
@@ -265,20 +266,20 @@ def _samples(value: Any, classes: int, loss: str, multi_label: bool) -> int | tu
         )
         raise ValueError(f"samples: got {value!r} with loss {loss!r}; needs {kind}")
     if isinstance(value, Mapping):
-        counts = {_multiplicity(m, classes): _integer("samples", n, at_least=1) for m, n in value.items()}
+        counts = {_multiplicity(m, classes): integer("samples", n, at_least=1) for m, n in value.items()}
         if 1 not in counts:
             raise ValueError("samples: got no multiplicity 1; needs samples of one tag, which define the classes")
         return counts
     if not isinstance(value, Sequence) or isinstance(value, str):
-        return _integer("samples", value, at_least=1)
-    each = tuple(_integer("samples", count, at_least=1) for count in value)
+        return integer("samples", value, at_least=1)
+    each = tuple(integer("samples", count, at_least=1) for count in value)
     if len(each) != classes:
         raise ValueError(f"samples: got {len(each)} numbers for {classes} classes; needs one per class")
     return each[0] if len(set(each)) == 1 else each
 
 
 def _multiplicity(value: Any, classes: int) -> int:
-    number = _integer("samples", value, at_least=1)
+    number = integer("samples", value, at_least=1)
     if number >= classes:
         raise ValueError(f"samples: got multiplicity {number}; needs 1 to {classes - 1}: all tags tell nothing")
     return number
@@ -286,8 +287,8 @@ def _multiplicity(value: Any, classes: int) -> int:
 
 def _dim(value: Any, depth: int) -> int | tuple[int, ...]:
     if not isinstance(value, Sequence) or isinstance(value, str):
-        return _integer("dim", value, at_least=1)
-    widths = tuple(_integer("dim", width, at_least=1) for width in value)
+        return integer("dim", value, at_least=1)
+    widths = tuple(integer("dim", width, at_least=1) for width in value)
     if len(widths) != depth:
         raise ValueError(
             f"dim: got {len(widths)} widths for {depth} weight layers; needs one number, or one per weight layer "

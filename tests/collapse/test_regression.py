@@ -98,9 +98,7 @@ EVEN = np.array([[1.0, 0], [-1, 0], [0, 1], [0, -1]])
         ((H[:4], EVEN, W), {"nrc3_gamma": "targets of one variance: any gamma is as good"}),
         (
             (H, 0 * Y, W),
-            dict.fromkeys(
-                ["nrc3", "nrc3_gamma"], "the targets are constant, or gamma takes all of their covariance"
-            ),
+            dict.fromkeys(["nrc3", "nrc3_gamma"], "the targets are constant, or gamma takes all of their covariance"),
         ),
     ],
 )
