@@ -78,7 +78,7 @@ class Controller:
             log = self.folder / f"snakemake-{self.starts}.log"
             assert self.process.poll() is None, f"ended before {what}: {log.read_text()[-3000:]}"
             assert time.monotonic() < end, f"waited too long for {what}"
-            time.sleep(0.2)
+            time.sleep(0.5)
 
     def tables(self) -> dict[str, bytes]:
         return {name: (self.folder / f"results/tables/{name}.parquet").read_bytes() for name in COMPARED}
