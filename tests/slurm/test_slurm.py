@@ -20,6 +20,8 @@ import pytest
 import yaml
 from workplace import COMPARED, ROOT
 
+from ncpipe.study.study import Study
+
 pytestmark = pytest.mark.slurm
 CLUSTER = ROOT / "tests/slurm/cluster.sh"
 NEEDED = ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd")
@@ -76,7 +78,7 @@ class Controller:
             log = self.folder / f"snakemake-{self.starts}.log"
             assert self.process.poll() is None, f"ended before {what}: {log.read_text()[-3000:]}"
             assert time.monotonic() < end, f"waited too long for {what}"
-            time.sleep(0.2)
+            time.sleep(0.5)
 
     def tables(self) -> dict[str, bytes]:
         return {name: (self.folder / f"results/tables/{name}.parquet").read_bytes() for name in COMPARED}
@@ -116,6 +118,16 @@ def job_of(process: int) -> str:
     return dict(line.split("=", 1) for line in variables if line)["SLURM_JOB_ID"]
 
 
+def trainings(folder: Path) -> list[int]:
+    """Processes that train in jobs which run: of a cancelled one they save and end a little later."""
+    jobs, found = running("train"), []
+    for process in processes(folder, "train"):
+        with suppress(OSError, KeyError):  # it has ended by now
+            if job_of(process) in jobs:
+                found.append(process)
+    return found
+
+
 def processes_of_jobs(configuration: str) -> list[int]:
     """What jobs of the SLURM with this configuration have started and what still lives."""
     found = []
@@ -146,16 +158,18 @@ def state(job: str) -> str:
 
 
 def default_study(folder: Path) -> str:
-    """The default study with all its kinds of jobs, none of them long."""
+    """The default study with all its kinds of jobs, few and none of them long: a job starts Snakemake twice."""
     study = yaml.safe_load((ROOT / "config.yaml").read_text())
     study["datasets"]["base"]["samples_per_class"] = 60
-    trainings = study["networks"]["sweep"]["zip"][0]
-    trainings["epochs"] = [30, 30, 8]
-    trainings["terminal"] = [{"iterations": 10}, {"iterations": 10}, None]
+    sweep = study["networks"]["sweep"]
+    sweep["grid"] = {"seed": [0]}
+    sweep["zip"][0] = {name: values[:2] for name, values in sweep["zip"][0].items()}  # the MLPs
+    sweep["zip"][0] |= {"epochs": [30, 30], "terminal": [{"iterations": 10}] * 2}
     study["measure"]["epochs"] = 4
     study["ufm"]["base"]["solver"] = {"name": "gradient_descent", "steps": 5_000, "init_scale": 0.3}
-    study["ufm"]["sweep"]["grid"] = {"seed": [0]}
-    study["ufm"]["sweep"]["zip"].pop("solver.init_scale")
+    kinds = study["ufm"]["sweep"]["zip"]
+    kinds.pop("solver.init_scale")
+    study["ufm"]["sweep"] = {"grid": {"seed": [0]}, "zip": {name: values[1:3] for name, values in kinds.items()}}
     study["ufm"]["matched"] = ["predicted"]
     study["figures"] = study["figures"][:2]
     path = folder / "default.yaml"
@@ -183,8 +197,11 @@ def test_a_study_comes_through_every_fault_with_the_same_tables(cluster, tmp_pat
     slurm("scancel", cancelled)
     place.until("the cancellation", lambda: state(cancelled) == "CANCELLED")
 
-    # SLURM's controller dies and comes back. It saves its state every five seconds: of a job that ended since, the
-    # node would tell it minutes later.
+    # SLURM's controller dies and comes back, while a training is held on its way. It saves its state every five
+    # seconds: of a job that ended since, the node would tell it minutes later.
+    place.until("a third training", lambda: trainings(place.folder))
+    [held, *_] = trainings(place.folder)
+    os.kill(held, signal.SIGSTOP)
     time.sleep(6)
     pid = int((cluster / "run/slurmctld.pid").read_text())
     os.kill(pid, signal.SIGKILL)
@@ -193,10 +210,10 @@ def test_a_study_comes_through_every_fault_with_the_same_tables(cluster, tmp_pat
     subprocess.run([CLUSTER, "controller"], check=True)
 
     # Snakemake dies and is started again, while its jobs go on.
-    place.until("trainings", lambda: processes(place.folder, "train"))
     place.kill()
     left = queue()
-    assert left
+    assert job_of(held) in left
+    os.kill(held, signal.SIGCONT)
     place.start()
     place.until("jobs of the second", lambda: queue() - left)
     assert not queue() & left
@@ -249,7 +266,8 @@ def test_a_network_on_two_gpus_gets_them_on_one_node_for_one_task(cluster, tmp_p
     config = tmp_path / "study.yaml"
     config.write_text(yaml.safe_dump(TWO_GPUS))
     place = Controller(tmp_path / "two", "--configfile", str(config), *PROFILE)
-    place.start("models")
+    [network] = Study(TWO_GPUS).networks
+    place.start(f"results/runs/{network}/spec.json")
     place.finish()
     accounts = slurm("sacct", "--noheader", "--parsable2", "--format=JobID,AllocTRES,NTasks,NNodes,Comment")
     [job] = [row.split("|")[0] for row in accounts if "gres/gpu=2" in row and "." not in row.split("|")[0]]

@@ -229,7 +229,7 @@ def test_kills_at_random_moments_change_nothing(tmp_path):
     (run_id,) = study.networks
     folder, random, kills = study.layout.run(run_id), Random(0), 0
     quiet = {"stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
-    while kills < 4:
+    while kills < 3:
         process = subprocess.Popen(command(config, run_id), **quiet)
         try:
             code = process.wait(timeout=random.uniform(1.0, 4.5))
@@ -439,18 +439,18 @@ def test_two_processes_agree_on_the_zero_error_epoch(tmp_path):
 
 @pytest.mark.thorough
 def test_two_processes_told_to_stop_save_and_go_on(tmp_path):
-    config, study = study_file(tmp_path, gpus=2, epochs=3000)
+    config, study = study_file(tmp_path, (0, 20), gpus=2, epochs=3000)
     (run_id,) = study.networks
     folder = study.layout.run(run_id)
     process = subprocess.Popen(command(config, run_id, "--device", "cpu"), stderr=subprocess.PIPE, text=True)
-    while not (folder / ".state/checkpoints/epoch000100.safetensors").exists():
+    while not (folder / ".state/checkpoints/epoch000020.safetensors").exists():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=90)
     assert process.returncode == 75, errors
     progress = state_folder(study.networks[run_id], folder, data_of(study)).load().progress
-    assert 100 <= progress.epoch < 3000
+    assert 20 <= progress.epoch < 3000
 
 
 def test_kernels_compiled_for_another_instruction_set_are_not_read(monkeypatch, tmp_path):
@@ -474,8 +474,7 @@ COMPILERS = {
 
 @pytest.mark.thorough
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["train", "features"])
-@pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.parametrize(("compiler", "stage"), [*((name, "train") for name in COMPILERS), ("broken", "features")])
 def test_a_network_is_not_compiled_where_the_compiler_does_not_work(compiler, stage, tmp_path):
     (tmp_path / "bin").mkdir()
     for name in ("g++", "c++", "clang++", "gcc", "cc", "clang") if COMPILERS[compiler] else ():
@@ -566,11 +565,11 @@ def test_compilation_is_chosen_by_the_length_of_the_run():
 
 @pytest.mark.thorough
 def test_ranks_stop_and_save_when_their_launcher_is_killed(tmp_path):
-    config, study = study_file(tmp_path, gpus=2, epochs=100_000)
+    config, study = study_file(tmp_path, (0, 20), gpus=2, epochs=100_000)
     (run_id,) = study.networks
     folder = study.layout.run(run_id)
     process = subprocess.Popen(command(config, run_id, "--device", "cpu"), stderr=subprocess.DEVNULL)
-    while not (folder / ".state/checkpoints/epoch000100.safetensors").exists():
+    while not (folder / ".state/checkpoints/epoch000020.safetensors").exists():
         assert process.poll() is None
         time.sleep(0.01)
     family = psutil.Process(process.pid).children(recursive=True)
@@ -580,7 +579,7 @@ def test_ranks_stop_and_save_when_their_launcher_is_killed(tmp_path):
     _, alive = psutil.wait_procs(family, timeout=30)
     assert not alive
     progress = state_folder(study.networks[run_id], folder, data_of(study)).load().progress
-    assert progress.epoch >= 100
+    assert progress.epoch >= 20
 
 
 def test_two_jobs_of_one_run_train_it_once(tmp_path):
