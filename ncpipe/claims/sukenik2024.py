@@ -1,4 +1,4 @@
-"""Claims of Sukenik, Lampert & Mondelli 2024: deep UFMs of more classes have better optima than deep neural collapse."""
+"""Claims of Sukenik, Lampert & Mondelli 2024: deep UFMs of more classes have optima below deep neural collapse."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ REFERENCE = Reference(
 )
 
 DEEP = (
-    "kind == 'declared' and status == 'done' and optimizer in ['lbfgs', 'newton'] and loss == 'mse' and activation == 'relu'"
-    " and bias == 'none' and depth >= 2"
+    "kind == 'declared' and status == 'done' and optimizer in ['lbfgs', 'newton'] and loss == 'mse'"
+    " and activation == 'relu' and bias == 'none' and depth >= 2"
 )
 """ReLU UFMs of two layers and more, for which the closed form is the value of deep neural collapse (DNC)."""
 MANY, FEW, THREE = "classes >= 6 and depth >= 4", "3 <= classes <= 5 and depth >= 4", "classes > 10 and depth == 3"
@@ -58,9 +58,9 @@ def graph_value(classes: int, samples: float, weight_decay: tuple[float, ...], f
 
     Up to the last hidden layer features are s B, B (r x K) with the r vertices and K edges of a complete graph: the
     ones of a column are the ends of its edge. H_1 and W_1 .. W_{L-2} pay 2 K and r times their squared gains.
-    W_{L-1} = a (2 B - 1)^T, K r a^2, has pre-activations 2 a s for an edge itself, and 0 or less for all others; W_L is
-    diagonal, K. Their product is rho = 2^(L-3) r / (r - 1)^(L-2) times that of DNC, K each, so that the
-    strength of the penalties is rho^(1/(L+1)) times that of DNC: lower for L >= 4, never for L = 3.
+    W_{L-1} = a (2 B - 1)^T, which pays K r a^2, has pre-activations 2 a s for an edge itself, and 0 or less for all
+    others; W_L is diagonal and pays K. Their product is rho = 2^(L-3) r / (r - 1)^(L-2) times that of DNC, K each, so
+    that the strength of the penalties is rho^(1/(L+1)) times that of DNC: lower for L >= 4, never for L = 3.
     """
     from ncpipe.ufm.closed_form import shrunken_fit
 
@@ -119,8 +119,8 @@ _sukenik = ClaimsOf("sukenik2024", REFERENCE)
 
 # 3 and 8: at DNC s_K/s_1 is 1. Where it is below 0.01 the direction has less than 1e-4 of the energy: about what fits
 # leave that stop at kinks of the ReLU. 4: the construction has s_K/s_1 = 1. 5: variances enter the penalties, which
-# fits that stop there know to 1e-4. 7: two standard errors of the difference of two fractions of 20 starts each. 9: as
-# in sukenik2023.
+# fits that stop there know to 1e-4. 7: two standard errors of the difference of two fractions of 20 starts each.
+# 9: as in sukenik2023.
 CLAIMS = (
     _sukenik("1a", "With six classes or more and four layers or more, deep neural collapse is not optimal.",
              "(objective of the best start - that of DNC) / that of DNC", -SOLVER, _gap(MANY)),
@@ -128,9 +128,11 @@ CLAIMS = (
              "(objective of the best start - that of DNC) / that of DNC", -SOLVER, _gap(FEW)),
     _sukenik("1c", "With three layers and many classes, deep neural collapse is not optimal.",
              "(objective of the best start - that of DNC) / that of DNC", -SOLVER, _gap(THREE)),
-    _sukenik("2", "Solutions that are found are as good as the low-rank construction from a complete graph, or better.",
+    _sukenik("2",
+             "Solutions that are found are as good as the low-rank construction from a complete graph, or better.",
              "objective of the best start / that of the construction - 1", SOLVER, _above_graph),
-    _sukenik("3", "Where solutions are better than deep neural collapse, class means before a ReLU have a rank below K.",
+    _sukenik("3",
+             "Where solutions are better than deep neural collapse, class means before a ReLU have a rank below K.",
              "least means_uncentred_condition of a W_l H_l, l >= 2", 0.01,
              _of_lowered("means_uncentred_condition", BEHIND_A_WEIGHT, "min")),
     _sukenik("4", "Class means of the last features have rank K there all the same.",
@@ -142,11 +144,12 @@ CLAIMS = (
     _sukenik("6a", "With two classes, no solution is better than deep neural collapse.",
              "(objective of DNC - that of the best start) / that of DNC", SOLVER, _gap("classes == 2", -1)),
     _sukenik("6b", "With two layers, no solution is better than deep neural collapse.",
-             "(objective of DNC - that of the best start) / that of DNC", SOLVER, _gap("classes > 2 and depth == 2", -1)),
+             "(objective of DNC - that of the best start) / that of DNC", SOLVER,
+             _gap("classes > 2 and depth == 2", -1)),
     _sukenik("7", "More starts end at deep neural collapse the wider the model is.",
              "fraction of starts that end at DNC, widest model minus narrowest", 0.32, _collapse_gain, "above"),
-    _sukenik("8a", "In networks with a head of four layers of the paper's width, a hidden layer has class means of a rank"
-             " below K.",
+    _sukenik("8a", "In networks with a head of four layers of the paper's width, a hidden layer has class means of a"
+             " rank below K.",
              "least means_uncentred_condition of a hidden layer of the head but the last", 0.01,
              _of_heads("means_uncentred_condition", r"head\d+", "min", wide=True)),
     _sukenik("8b", "In networks with a narrow head of four layers, a hidden layer has class means of a rank below K.",
