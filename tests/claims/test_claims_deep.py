@@ -24,7 +24,7 @@ PATH: dict[str, Any] = {"kind": "declared", "status": "done", "optimizer": "cent
 RUNS = pd.DataFrame(columns=["run_id", "dataset", "train_samples", *(NET | DEEP)])
 PENALTIES = ["weight_decay", "feature_decay"]
 REACHED = ["value", "optimum", "gap", "optimum_is_zero", "missed", "success_fraction"]
-FITS = pd.DataFrame(columns=["run_id", *PENALTIES, "samples", "dim", "seed", *REACHED])
+FITS = pd.DataFrame(columns=["run_id", *PENALTIES, "samples", "dim", "seed", *REACHED, "classes", "starts"])
 COLLAPSE = pd.DataFrame(columns=["run_id", "split", "layer", "depth", "time", "metric", "value"])
 HISTORY = pd.DataFrame(columns=["run_id", "time", "quantity", "value"])
 
