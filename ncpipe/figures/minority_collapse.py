@@ -38,7 +38,9 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     left, right = figure.subplots(1, 2)
     ratios = sorted({_ratio(optimum) for optimum in fits})
     colours = list(style.OKABE_ITO.values())
-    looks = {r: Look(colours[i % len(colours)], "-", style.MARKERS[i % len(style.MARKERS)]) for i, r in enumerate(ratios)}
+    looks = {
+        r: Look(colours[i % len(colours)], "-", style.MARKERS[i % len(style.MARKERS)]) for i, r in enumerate(ratios)
+    }
     _draw(left, fits, looks, lambda optimum: _margins(np.diag(optimum.means_reached), optimum))
     grid = np.geomspace(*left.get_xlim(), CURVE)
     for K in sorted({len(optimum.counts) for optimum in fits}):
@@ -48,9 +50,9 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
     for optimum in fits:
         x, y = optimum.counts / optimum.threshold, _row_lengths(optimum.weights)
         right.plot(x, y, color=style.GREY, linewidth=0.6, zorder=1)
-    heading(right, "classifier rows", r"$|w_k|\,/\,\max_j|w_j|$; lines: theorem")
+    heading(right, "classifier rows", "length over the longest; lines: theorem")
     named = {f"sizes 1 : {ratio:g}" if ratio > 1 else "one size": look for ratio, look in looks.items()}
-    style.add_legend(figure, [style.line_handle(label, look) for label, look in named.items()])
+    style.add_legend(figure, [style.mark_handle(label, look.marker, look.colour) for label, look in named.items()])
     return figure
 
 
