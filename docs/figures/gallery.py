@@ -20,6 +20,7 @@ OTHERS = {
     "central_path": "han2022-small",
     "continual_curves": "harun2025-small",
     "matched_sweep": "tirer2022-small",
+    "minority_collapse": "dang2024-small",
     "nc_curves": "tirer2022-small",
     "predictions": "tirer2022-small",
     "stationarity": "tirer2022-small",

@@ -176,10 +176,10 @@ STATISTICS = {
 
 _dang = ClaimsOf("dang2024", REFERENCE)
 
-# 1: what the solver means by reached. 2 to 4 and 6: L-BFGS stops at a gradient of 1e-7 in units of the penalties, where
-# distances from the optimum are about as small; 1e-3 leaves room for classes near the threshold, whose curvature is
-# small, and variances are squares of distances. 5: a count, which is whole; beyond the threshold lengths grow as a
-# root, so that a thousandth of the longest tells them from zero. 7: the sign is the claim.
+# 1: what the solver means by reached. 2 to 4 and 6: L-BFGS stops at a gradient of 1e-7 in units of the penalties,
+# where distances from the optimum are about as small; 1e-3 leaves room for classes near the threshold, whose
+# curvature is small, and variances are squares of distances. 5: a count, which is whole; beyond the threshold lengths
+# grow as a root, so that a thousandth of the longest tells them from zero. 7: the sign is the claim.
 CLAIMS = (
     _dang("1", "The least objective is the theorem's, for classes of every size.",
           "| objective - closed form | / closed form", 1e-8, _gap),

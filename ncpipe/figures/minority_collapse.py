@@ -83,9 +83,10 @@ def _draw(axes: Axes, fits: list[Optimum], looks: dict[float, Look], of: Callabl
 def caption(tables: Tables, options: FigureOptions) -> str:
     count = len(list(optima(tables)))
     return (
-        f"Classes of {plural(count, 'UFM')} with non-negative features and cross entropy that L-BFGS took to the optimum,"
-        " a point each, against the samples n_k of the class over N^2 lW lH K/(K-1), from which on the theorem of Dang"
-        " et al. 2024 has a class mean of zero. Left: squared length of the class mean in units of"
-        " sqrt((K-1) lW / (K n_k lH)), which is the margin M_k of the theorem. Right: length of the classifier's row over"
-        f" the longest of its model.{lost(tables, 'declared')}"
+        f"Classes of {plural(count, 'UFM')} with non-negative features and cross entropy that L-BFGS took to the"
+        " optimum, a point each, against the samples n_k of the class over N^2 lW lH K/(K-1), from which down the"
+        " theorem of Dang et al. 2024 has a class mean of zero. Left: squared length of the class mean in units of"
+        " sqrt((K-1) lW / (K n_k lH)), which is the margin M_k of the theorem. Right: length of the classifier's row"
+        " over the longest of its model. Colours: samples of the smallest and the largest class."
+        f"{lost(tables, 'declared')}"
     )

@@ -22,7 +22,8 @@ class Optimum:
     """The smallest objective of a problem, and what it rests on.
 
     The fit W_L .. W_1 H of all samples has the singular value decomposition sum_j sigma_j u_j v_j^T; every factor is
-    diagonal in these directions, but for non-negative features and a classifier that is no orthogonal frame: ``frame``.
+    diagonal in these directions, but for non-negative features with a classifier that is no orthogonal frame, which
+    ``frame`` holds.
     """
 
     value: float
@@ -30,8 +31,8 @@ class Optimum:
     is_zero: bool
     """All weights and features vanish; with a frozen classifier, all features."""
     scale: float
-    """mse: fit x of a class, W_L ... mu_c = x e_c (centred if there is a bias or a frozen classifier; the largest
-    class if imbalanced). Other losses: margin t between the true and the other logits (of single-tag samples)."""
+    """mse: fit x of a class, W_L ... mu_c = x e_c (centred if there is a bias or a frozen classifier). Other losses:
+    margin t between the true and the other logits (of single-tag samples). Of the largest class if imbalanced."""
     rank: int
     """Rank of the fit."""
     basis: str

@@ -67,6 +67,11 @@ CHECK_VALUES = {  # value to the digits given, and the fit or margin
         "0.1677005368",
         None,
     ),
+    "non-negative ce, imbalanced": (
+        Problem(4, [20, 10, 5, 5], 6, loss="ce", weight_decay=5e-3, feature_decay=5e-3, nonnegative=True),
+        "0.2607492594",
+        4.3102575952,
+    ),
     "non-negative ce of ten classes": (
         Problem(10, 100, 12, loss="ce", weight_decay=5e-3, feature_decay=5e-6, bias=5e-3, nonnegative=True),
         "0.1108408781",
@@ -467,8 +472,8 @@ def test_nothing_feasible_around_a_nonnegative_optimum_is_below_it(problem: Prob
 
 
 def test_classes_of_different_size_have_the_lengths_and_thresholds_of_the_theorem() -> None:
-    """Dang et al. 2024: |h_k|^2 = sqrt((K-1) lW / (K n_k lH)) M_k, M_k = log((K-1)(sqrt(K n_k/(K-1)) / (N sqrt(lW lH)) - 1))
-    where n_k > N^2 lW lH K/(K-1), else 0; w_k - w_l is that of the scaled means, and none where both vanish."""
+    """Dang et al. 2024: |h_k|^2 = sqrt((K-1) lW / (K n_k lH)) M_k where n_k > N^2 lW lH K/(K-1), else 0, with
+    M_k = log((K-1) (sqrt(K n_k / (K-1)) / (N sqrt(lW lH)) - 1)); the classifier is the scaled and centred means."""
     K, counts, N = 4, (40, 20, 5, 3), 68
     weight_decay, feature_decay = 2e-2, 4.5 * 3 / 4 / (N**2 * 2e-2)  # the threshold lies at 4.5 samples
     problem = Problem(K, counts, 3, "ce", weight_decay=weight_decay, feature_decay=feature_decay, nonnegative=True)
