@@ -74,12 +74,12 @@ class Optimum:
         return float(self.counts.sum() ** 2 * self.weight_decay * self.feature_decay * K / (K - 1))
 
     @property
-    def live(self) -> Array:
+    def live(self) -> NDArray[np.intp]:
         """Numbers of the classes above the threshold."""
         return np.flatnonzero(self.counts > self.threshold)
 
     @property
-    def dead(self) -> Array:
+    def dead(self) -> NDArray[np.intp]:
         """Numbers of the others."""
         return np.flatnonzero(self.counts <= self.threshold)
 
@@ -134,7 +134,7 @@ def _length_error(optimum: Optimum) -> float | None:
 def _weights_error(optimum: Optimum) -> float | None:
     """Distance of W W^T from the theorem's, relative."""
     norm = np.linalg.norm(optimum.weights)
-    return np.linalg.norm(optimum.weights_reached - optimum.weights) / norm if norm else None
+    return float(np.linalg.norm(optimum.weights_reached - optimum.weights) / norm) if norm else None
 
 
 def _on_the_wrong_side(optimum: Optimum) -> float:

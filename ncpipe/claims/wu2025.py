@@ -36,8 +36,8 @@ SEPARATED = 1e-3
 
 
 def path(frames: Frames, end_phase: bool) -> pd.DataFrame:
-    """NC1 of the features, loss, gradient norm and test error by run and time: of the end phase, in which gradients of
-    the objective are recorded, or of all times."""
+    """NC1 of the features, loss, gradient norm and test error by run and time: of the end phase, in which the
+    gradient of the objective is recorded, or of all times."""
     runs = run_ids(frames, NETWORKS)
     nc1 = measured(frames, runs, NC1).astype({"run_id": str}).set_index(["run_id", "time"])["value"].rename(NC1)
     names = (LOSS, GRADIENT, "test_accuracy")
@@ -95,9 +95,9 @@ _wu = ClaimsOf("wu2025", REFERENCE)
 
 # 1: the paper bounds NC1 by loss and gradient norm and says no rate; a rank correlation above a half is a relation
 # that one sees. 2 and 3: small is read as a tenth for NC1, as a fiftieth of the loss of zero, and as half of the
-# gradient of the penalty: more points than a tenth would leave, which asks more of the largest NC1. 4: the paper speaks
-# of well separated classes, and of images; "near zero" is read as one in twenty, where the best decision errs in under
-# one of a thousand.
+# gradient of the penalty: more points than a tenth would leave, which asks more of the largest NC1. 4: the paper
+# speaks of well separated classes, and of images; "near zero" is read as one in twenty, where the best decision errs
+# in under one of a thousand.
 CLAIMS = (
     _wu("1a", "On the way to a stationary point NC1 falls with the norm of the gradient.",
         "rank correlation of nc1_trace_ratio and gradient_norm over the end phase", 0.5,

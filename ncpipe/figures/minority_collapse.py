@@ -42,7 +42,8 @@ def draw(tables: Tables, options: FigureOptions) -> Figure:
         r: Look(colours[i % len(colours)], "-", style.MARKERS[i % len(style.MARKERS)]) for i, r in enumerate(ratios)
     }
     _draw(left, fits, looks, lambda optimum: _margins(np.diag(optimum.means_reached), optimum))
-    grid = np.geomspace(*left.get_xlim(), CURVE)
+    low, high = left.get_xlim()
+    grid = np.geomspace(low, high, CURVE)
     for K in sorted({len(optimum.counts) for optimum in fits}):
         left.plot(grid, np.log(np.maximum(K * np.sqrt(grid) - (K - 1), 1)), color=style.GREY, linewidth=0.9, zorder=1)
     heading(left, "class means", r"$|h_k|^2$ as margin $M_k$; line: theorem")
@@ -73,8 +74,8 @@ def _row_lengths(gram: Array) -> Array:
 def _draw(axes: Axes, fits: list[Optimum], looks: dict[float, Look], of: Callable[[Optimum], Array]) -> None:
     for optimum in fits:
         look = looks[_ratio(optimum)]
-        style_of = {"color": look.colour, "ms": 3, "mew": 0, "zorder": 3}
-        axes.plot(optimum.counts / optimum.threshold, of(optimum), look.marker, **style_of)
+        x = optimum.counts / optimum.threshold
+        axes.plot(x, of(optimum), look.marker, color=look.colour, ms=3, mew=0, zorder=3)
     scale_values(axes, "x", [optimum.counts / optimum.threshold for optimum in fits])
     axes.axvline(1, color=style.GREY, linewidth=0.7, linestyle=(0, (4, 2)), zorder=1)
     axes.set_xlabel(r"samples of the class $n_k$ / threshold")
