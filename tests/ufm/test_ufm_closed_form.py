@@ -482,6 +482,7 @@ def test_classes_of_different_size_have_the_lengths_and_thresholds_of_the_theore
     squares = [math.sqrt((K - 1) * weight_decay / (K * n * feature_decay)) * m for n, m in zip(counts, M)]
     torch.testing.assert_close(optimum.grams()["features"], torch.diag(torch.tensor(squares, dtype=torch.float64)))
     assert (optimum.rank, optimum.is_global, optimum.scale) == (3, True, pytest.approx(M[0]))
+    assert optimum.zero_threshold == pytest.approx(math.sqrt(40 / 4.5))
     means, weight = problem.construct().class_features(), problem.construct().weights[0]
     assert float(means[3].abs().max()) == 0
     scaled = torch.tensor([math.sqrt(n / (K - 1) * K) for n in counts]).double()[:, None] * means
