@@ -88,6 +88,6 @@ def caption(tables: Tables, options: FigureOptions) -> str:
         " optimum, a point each, against the samples n_k of the class over N^2 lW lH K/(K-1), from which down the"
         " theorem of Dang et al. 2024 has a class mean of zero. Left: squared length of the class mean in units of"
         " sqrt((K-1) lW / (K n_k lH)), which is the margin M_k of the theorem. Right: length of the classifier's row"
-        " over the longest of its model. Colours: samples of the smallest and the largest class."
-        f"{lost(tables, 'declared')}"
+        " over the longest of its model; lines join what the theorem gives for the classes of a model. Colours:"
+        f" samples of the smallest class to those of the largest.{lost(tables, 'declared')}"
     )
