@@ -18,8 +18,10 @@ IMAGES = DOCS / "images" / "figures"
 DPI = 130
 OTHERS = {
     "central_path": "han2022-small",
+    "collapse_stationarity": "wu2025-small",
     "continual_curves": "harun2025-small",
     "matched_sweep": "tirer2022-small",
+    "minority_collapse": "dang2024-small",
     "nc_curves": "tirer2022-small",
     "predictions": "tirer2022-small",
     "stationarity": "tirer2022-small",

@@ -103,9 +103,9 @@ def _frame(problem: Model) -> float:
     return problem.classes / (problem.classes - 1) if problem.classifier == "etf" else 1.0
 
 
-def _strength(problem: Model) -> float:
+def _strength(problem: Model, n: int | None = None) -> float:
     """kappa = K (n Lambda / s^2)^(1/F), s the singular value of a frozen classifier; c of the plain model."""
-    n = problem.counts[0]
+    n = n or problem.counts[0]
     return problem.classes * (n / _frame(problem)) ** (1 / len(problem.decays)) * geometric_mean(problem.decays)
 
 
@@ -449,7 +449,7 @@ def _nonnegative(problem: Model) -> Optimum:
         f"none derived for loss {problem.loss!r}": not margins and problem.loss != "mse",
         "none derived for the rescaled squared loss with a bias": problem.rescale != (1, 1),
         "none derived for two or more weight layers with a bias or with cross entropy": problem.depth > 1,
-        "none derived for imbalanced classes with a bias or with cross entropy": not problem.balanced,
+        "none derived for imbalanced classes with a bias": not problem.balanced and problem.bias != "none",
     }
     for reason, holds in reasons.items():
         if holds:
@@ -479,36 +479,43 @@ def _nonnegative_bias(problem: Model) -> Optimum:
     threshold = math.sqrt(fall(0)) / c
     u = _root(lambda u: c - math.sqrt(fall(u)), 0, 1 / c) if threshold > 1 else 0.0
     value = (K - 1) / (2 * K * (1 + u)) + rho(u) / (2 * K) + c**2 * u / 2
-    return _nonnegative_frame(
-        problem, value, u / (1 + u), u * rho(u),
-        zero_threshold=threshold, bias=1 / (K * (1 + penalty * (1 + u))),
-    )  # fmt: skip
+    centred = _identity(problem) - 1 / K
+    fits = u / (1 + u) * centred + u * rho(u) / K
+    bias = 1 / (K * (1 + penalty * (1 + u)))
+    return _nonnegative_frame(problem, value, u / (1 + u), fits, zero_threshold=threshold, bias=bias)
 
 
 def _nonnegative_margin(problem: Model) -> Optimum:
-    """Cross entropy and label smoothing, any bias: a margin costs sqrt(K/(K-1)) times as much, c'' for c'."""
-    price = _strength(problem) / problem.classes * math.sqrt(problem.classes / (problem.classes - 1))
-    margin, value, threshold = _cross_entropy(problem, price)
-    return _nonnegative_frame(problem, value, margin, 0.0, zero_threshold=threshold)
+    """Cross entropy and label smoothing: class k has the margin of a balanced problem without the constraint, with
+    N/(K n_k) sqrt(n_k lW lH K/(K-1)) for c' (Dang et al. 2024); a bias changes nothing if classes are balanced."""
+    K, N = problem.classes, problem.num_samples
+    margins, value, threshold = [], 0.0, 0.0
+    for n in problem.counts:
+        price = N / (K * n) * (_strength(problem, n) / K * math.sqrt(K / (K - 1)))
+        margin, loss, until = _cross_entropy(problem, price)
+        margins.append(margin)
+        value, threshold = value + n / N * loss, max(threshold, until)
+    fits = (_identity(problem) - 1 / K) * torch.tensor(margins, dtype=torch.float64)
+    return _nonnegative_frame(problem, value, max(margins), fits, zero_threshold=threshold)
 
 
-def _nonnegative_frame(problem: Model, value: float, fit: float, common: float, **fields: Any) -> Optimum:
-    """Class means r e_c with the fit ``fit`` P + ``common`` (I - P), P = I - 11^T/K: W is that fit over r.
+def _nonnegative_frame(problem: Model, value: float, scale: float, fits: Tensor, **fields: Any) -> Optimum:
+    """Class means r_k e_k and a classifier that gives class k the logits z_k, columns of ``fits`` (K, K).
 
-    Features and classifier pay alike, lambda_H n K r^2 = lambda_W |W|^2.
+    Features and classifier pay alike for every class, lambda_H n_k r_k^2 = lambda_W |z_k|^2 / r_k^2.
     """
-    K, n, (feature_decay, weight_decay) = problem.classes, problem.counts[0], problem.decays
-    basis = "orthogonal frame on the axes, which attains a lower bound (derived in docs/ufm.md)"
-    if fit == 0:
-        return _optimum(problem, value, 0.0, helmert(K)[:, :0], 0.0, basis, **fields)
-    if min(problem.widths) < K:
+    counts, (feature_decay, weight_decay) = torch.tensor(problem.counts, dtype=torch.float64), problem.decays
+    basis = "orthogonal frame on the axes, which attains a lower bound (derived in docs/ufm.md; Dang et al. 2024)"
+    lengths = (weight_decay / (feature_decay * counts) * fits.square().sum(dim=0)) ** 0.25
+    live = lengths > 0
+    if min(problem.widths) < (needed := int(live.sum())):
         raise NoClosedForm(
-            f"non-negative features with dim {min(problem.widths)} < classes {K}: no orthogonal frame fits"
+            f"non-negative features with dim {min(problem.widths)} < {needed} classes whose mean is not zero:"
+            " no orthogonal frame fits"
         )
-    ones = torch.full((K, 1), 1 / math.sqrt(K), dtype=torch.float64)
-    fits = torch.tensor([fit] * (K - 1) + [common], dtype=torch.float64)
-    r = (weight_decay / (feature_decay * n * K) * float(fits.square().sum())) ** 0.25
-    rank = K if common else K - 1
-    sigma, left = fits[:rank] * math.sqrt(n), torch.cat([helmert(K), ones], 1)
-    gains = torch.stack([torch.full_like(fits, r * math.sqrt(n)), fits / r])
-    return _optimum(problem, value, fit, left, sigma, basis, rank=rank, frame_gains=gains, **fields)
+    left, sigma, right = torch.linalg.svd(fits * counts.sqrt())
+    rank = int((sigma > 1e-12 * sigma[0]).sum())
+    return _optimum(
+        problem, value, scale, left[:, :rank], sigma[:rank], basis,
+        right=right[:rank], frame=(torch.diag(lengths)[:, live], (fits / lengths)[:, live]), **fields,
+    )  # fmt: skip

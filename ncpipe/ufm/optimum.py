@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,8 +22,8 @@ class Optimum:
     """The smallest objective of a problem, and what it rests on.
 
     The fit W_L .. W_1 H of all samples has the singular value decomposition sum_j sigma_j u_j v_j^T; every factor is
-    diagonal in these directions. With non-negative features and a classifier that is no orthogonal frame, there are K
-    directions, whatever the rank r of the fit: features have the same gain in all of them.
+    diagonal in these directions, but for non-negative features with a classifier that is no orthogonal frame, which
+    ``frame`` holds.
     """
 
     value: float
@@ -31,8 +31,8 @@ class Optimum:
     is_zero: bool
     """All weights and features vanish; with a frozen classifier, all features."""
     scale: float
-    """mse: fit x of a class, W_L ... mu_c = x e_c (centred if there is a bias or a frozen classifier; the largest
-    class if imbalanced). Other losses: margin t between the true and the other logits (of single-tag samples)."""
+    """mse: fit x of a class, W_L ... mu_c = x e_c (centred if there is a bias or a frozen classifier). Other losses:
+    margin t between the true and the other logits (of single-tag samples). Of the largest class if imbalanced."""
     rank: int
     """Rank of the fit."""
     basis: str
@@ -53,19 +53,21 @@ class Optimum:
     """u_j over classes, (K, r)."""
     right: Tensor = field(kw_only=True, repr=False)
     """v_j over classes, or over sets of tags, each entry times the square root of its samples, (r, C)."""
-    frame_gains: Tensor | None = field(default=None, kw_only=True, repr=False)
-    """Gains of H_1 and W_1 in K directions where features are a non-negative frame, (2, K); else they pay alike."""
+    frame: tuple[Tensor, Tensor] | None = field(default=None, kw_only=True, repr=False)
+    """Class means and W_1 on the axes of the J classes whose mean is not zero, (K, J) each, where features are a
+    non-negative frame and pay with the classifier, not direction by direction."""
 
     def gains(self) -> Tensor:
         """Singular values alpha_j of the factors H_1, W_1 .. W_L, (L + 1, r); their products are ``singular_values``.
 
         Penalised factors pay alike, lambda_j alpha_j^2 = (Lambda sigma^2)^(1/F), Lambda the product of their F
-        penalties; a frozen classifier has sqrt(K/(K-1)); with a temperature only norms are given. With a bias or
-        cross entropy, non-negative features and their classifier have K gains, and pay alike in all, not in each.
+        penalties; a frozen classifier has sqrt(K/(K-1)); with a temperature only norms are given. Those of a
+        ``frame`` are of its matrices each, (2, J).
         """
-        if self.frame_gains is not None:
-            return self.frame_gains
         p, sigma = self.problem, self.singular_values
+        if self.frame is not None:
+            means, weight = self.frame
+            return torch.stack([(means.T * self._root_counts()).norm(dim=1), torch.linalg.svdvals(weight)])
         frozen = math.sqrt(p.classes / (p.classes - 1))
         if p.temperature is not None:
             counts = torch.tensor(p.counts[0], dtype=torch.float64)
@@ -89,6 +91,8 @@ class Optimum:
         if self.problem.classifier == "etf":
             frame = simplex_etf(self.problem.classes, self.problem.widths[-1])
             return frame @ frame.T
+        if self.frame is not None:
+            return self.frame[1] @ self.frame[1].T
         return (self.left * self.gains()[-1].square()) @ self.left.T
 
     def grams(self) -> dict[str, Tensor]:
@@ -98,29 +102,29 @@ class Optimum:
         the live directions free.
         """
         p = self.problem
+        if self.frame is not None:
+            return {"features": self.frame[0] @ self.frame[0].T}
         if 0 < self.rank < self._full_rank():
             return {}
         if p.activation == "relu":
             names = [None, *(f"H{level}" for level in range(2, p.depth)), "features"]
         else:
             names = [*(f"H{level}" for level in range(1, p.depth)), "features"]
-        means = (self.right / torch.tensor(p.counts, dtype=torch.float64).sqrt())[:, : p.classes]
+        means = (self.right / self._root_counts())[:, : p.classes]
         levels = self.gains().square().cumprod(dim=0)
         return {name: means.T @ (level[:, None] * means) for name, level in zip(names, levels, strict=False) if name}
 
     def construct(self) -> Minimiser:
         """The point whose factors are diagonal in the first r coordinates; see ``Problem.construct``.
 
-        Non-negative features of class c lie on axis c.
+        Non-negative features lie on the axes, in the order of their classes.
         """
-        point = diagonal_point(self.problem, self.left, self.right, self.gains(), self.bias)
-        if self.frame_gains is None:
-            return point
-        K = self.problem.classes
-        features = self.frame_gains[0, 0] / math.sqrt(self.problem.counts[0])
-        columns = features * torch.eye(*point.columns.shape, dtype=torch.float64)
-        point.weights[0][:, :K] = point.weights[0][:, :K] @ self.left.T
-        return replace(point, columns=columns)
+        if self.frame is None:
+            return diagonal_point(self.problem, self.left, self.right, self.gains(), self.bias)
+        return point_of(self.problem, self.frame[0], [self.frame[1]], self.bias)
+
+    def _root_counts(self) -> Tensor:
+        return torch.tensor(self.problem.counts, dtype=torch.float64).sqrt()
 
     def _full_rank(self) -> int:
         """A rank below which some live directions could be exchanged for others."""
@@ -140,17 +144,24 @@ def diagonal_point(problem: Model, left: Tensor, right: Tensor, gains: Tensor, b
         gains: of H_1, W_1 .. W_L, (L + 1, r).
         bias: every entry of the bias.
     """
-    rank, sizes, weights = left.shape[1], problem.widths, []
-    for level in range(1, problem.depth):
-        weight = torch.zeros(sizes[level], sizes[level - 1], dtype=torch.float64)
-        weight[range(rank), range(rank)] = gains[level]
-        weights.append(weight)
-    classifier = torch.zeros(problem.classes, sizes[-1], dtype=torch.float64)
-    classifier[:, :rank] = left * gains[-1]
-    frozen = problem.classifier == "etf"
-    weights.append(simplex_etf(problem.classes, sizes[-1]) if frozen else classifier)
-    columns = torch.zeros(len(problem.counts), sizes[0], dtype=torch.float64)
-    columns[:, :rank] = (gains[0][:, None] * right).T
-    columns /= torch.tensor(problem.counts, dtype=torch.float64).sqrt()[:, None]
+    diagonal = [torch.diag(gain) for gain in gains[1:-1]]
+    columns = (gains[0][:, None] * right).T / torch.tensor(problem.counts, dtype=torch.float64).sqrt()[:, None]
+    return point_of(problem, columns, [*diagonal, left * gains[-1]], bias)
+
+
+def point_of(problem: Model, columns: Tensor, weights: list[Tensor], bias: float | None) -> Minimiser:
+    """The tied point with these features (C, r), weights (.., r) and entries of the bias, and zeros on further
+    coordinates; a frozen classifier is put in place of the last weight."""
+    sizes = problem.widths
+    heights = [*sizes[1:], problem.classes]
+    padded = [_padded(weight, height, width) for weight, height, width in zip(weights, heights, sizes, strict=True)]
+    if problem.classifier == "etf":
+        padded[-1] = simplex_etf(problem.classes, sizes[-1])
     entries = None if bias is None else torch.full((problem.classes,), bias, dtype=torch.float64)
-    return Minimiser(problem, columns, weights, entries, tied=True)
+    return Minimiser(problem, _padded(columns, len(columns), sizes[0]), padded, entries, tied=True)
+
+
+def _padded(matrix: Tensor, height: int, width: int) -> Tensor:
+    full = torch.zeros(height, width, dtype=torch.float64)
+    full[: matrix.shape[0], : matrix.shape[1]] = matrix
+    return full

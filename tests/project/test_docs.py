@@ -71,7 +71,7 @@ def test_closed_form_values_of_the_table_are_those_of_the_code():
     values = {
         k: v[1] for k, v in table_rows(sections(text("ufm"))["Closed forms"]).items() if k.startswith("Problem(")
     }
-    assert len(values) == 24
+    assert len(values) == 25
     for call, value in values.items():
         assert f"{eval(call, {'Problem': Problem}).optimum().value:.8f}" == value, call
 

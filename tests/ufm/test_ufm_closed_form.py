@@ -67,6 +67,11 @@ CHECK_VALUES = {  # value to the digits given, and the fit or margin
         "0.1677005368",
         None,
     ),
+    "non-negative ce, imbalanced": (
+        Problem(4, [20, 10, 5, 5], 6, loss="ce", weight_decay=5e-3, feature_decay=5e-3, nonnegative=True),
+        "0.2607492594",
+        4.3102575952,
+    ),
     "non-negative ce of ten classes": (
         Problem(10, 100, 12, loss="ce", weight_decay=5e-3, feature_decay=5e-6, bias=5e-3, nonnegative=True),
         "0.1108408781",
@@ -92,9 +97,8 @@ def nonnegative_problems(draw: st.DrawFn, spare: int = 0) -> Problem:
     if fields["loss"] == "label_smoothing":
         fields["smoothing"] = draw(st.floats(0.01, 0.9))
     counts = [draw(st.integers(1, 20)) for _ in range(classes)] if draw(st.booleans()) else samples
-    bias_free = fields["loss"] == "mse" and fields["bias"] == "none"
     dim = classes + spare + draw(st.integers(0, 6))
-    return Problem(classes, counts if bias_free else samples, dim, **fields)
+    return Problem(classes, counts if fields["bias"] == "none" else samples, dim, **fields)
 
 
 @st.composite
@@ -200,7 +204,7 @@ def test_all_that_an_optimum_tells_is_true_of_the_construction(problem: Problem)
         torch.testing.assert_close(point.bias, torch.full_like(point.bias, optimum.bias), **close)
     assert set(optimum.margins) == (set(problem.samples) if problem.multi_label else set())
     for target, logits in zip(point.targets, fit.T):
-        if optimum.margins or problem.loss != "mse":
+        if optimum.margins or (problem.loss != "mse" and problem.balanced):
             margin = optimum.margins.get(int(target.sum()), optimum.scale)
             torch.testing.assert_close(logits - logits.mean(), margin * (target - target.double().mean()), **close)
 
@@ -290,6 +294,10 @@ TINY: dict[str, dict[str, Any]] = {
         "weight_decay": 0.02, "loss": "label_smoothing", "smoothing": 0.3, "bias": "free", "nonnegative": True,
     },
     "non-negative ce, zero": {"weight_decay": 3.0, "loss": "ce", "nonnegative": True},
+    "non-negative ce, imbalanced": {"weight_decay": 0.3, "loss": "ce", "nonnegative": True, "samples": (4, 2, 1)},
+    "non-negative label smoothing, imbalanced": {
+        "weight_decay": 0.1, "loss": "label_smoothing", "smoothing": 0.2, "nonnegative": True, "samples": (4, 2, 1),
+    },
 }  # fmt: skip
 
 
@@ -463,6 +471,31 @@ def test_nothing_feasible_around_a_nonnegative_optimum_is_below_it(problem: Prob
     assert float(gradient.norm()) < 1e-7 * float((penalties * optimum.value).sqrt())
 
 
+def test_classes_of_different_size_have_the_lengths_and_thresholds_of_the_theorem() -> None:
+    """Dang et al. 2024: |h_k|^2 = sqrt((K-1) lW / (K n_k lH)) M_k where n_k > N^2 lW lH K/(K-1), else 0, with
+    M_k = log((K-1) (sqrt(K n_k / (K-1)) / (N sqrt(lW lH)) - 1)); the classifier is the scaled and centred means."""
+    K, counts, N = 4, (40, 20, 5, 3), 68
+    weight_decay, feature_decay = 2e-2, 4.5 * 3 / 4 / (N**2 * 2e-2)  # the threshold lies at 4.5 samples
+    problem = Problem(K, counts, 3, "ce", weight_decay=weight_decay, feature_decay=feature_decay, nonnegative=True)
+    optimum, root = problem.optimum(), math.sqrt(weight_decay * feature_decay)
+    M = [math.log((K - 1) * (math.sqrt(K * n / (K - 1)) / (N * root) - 1)) if n > 4.5 else 0.0 for n in counts]
+    squares = [math.sqrt((K - 1) * weight_decay / (K * n * feature_decay)) * m for n, m in zip(counts, M)]
+    torch.testing.assert_close(optimum.grams()["features"], torch.diag(torch.tensor(squares, dtype=torch.float64)))
+    assert (optimum.rank, optimum.is_global, optimum.scale) == (3, True, pytest.approx(M[0]))
+    assert optimum.zero_threshold == pytest.approx(math.sqrt(40 / 4.5))
+    means, weight = problem.construct().class_features(), problem.construct().weights[0]
+    assert float(means[3].abs().max()) == 0
+    scaled = torch.tensor([math.sqrt(n / (K - 1) * K) for n in counts]).double()[:, None] * means
+    centred = math.sqrt(feature_decay / weight_decay) * (scaled - scaled.mean(dim=0))
+    torch.testing.assert_close(weight, centred)
+    both = replace(problem, samples=(40, 20, 4, 3), dim=4, feature_decay=4.5 * 3 / 4 / (67**2 * 2e-2)).optimum()
+    gram = both.weights_gram()
+    assert both.rank == 2
+    assert float(gram[2, 2] + gram[3, 3] - 2 * gram[2, 3]) == pytest.approx(0, abs=1e-12)
+    with pytest.raises(NoClosedForm, match="with dim 2 < 3 classes whose mean is not zero"):
+        replace(problem, dim=2).optimum()
+
+
 @given(nonnegative_problems())
 @settings(max_examples=cases(50), deadline=None)
 def test_a_bias_that_costs_all_or_nothing_makes_the_limits_of_a_penalised_one(problem: Problem) -> None:
@@ -579,12 +612,15 @@ def test_shrunken_fit_is_the_minimum(strength: float, depth: int) -> None:
         ({"nonnegative": True, "rescale": (2, 1), "dim": 3}, "rescaled squared loss with dim 3"),
         ({"nonnegative": True, "classifier": "etf"}, "^non-negative features: .*how a frozen classifier lies"),
         ({"nonnegative": True, "classifier": "etf", "loss": "ce"}, "^non-negative features: .*frozen classifier"),
-        ({"nonnegative": True, "bias": "free", "dim": 3}, "^non-negative features with dim 3 < classes 4"),
-        ({"nonnegative": True, "loss": "ce", "dim": 3}, "^non-negative features with dim 3 < classes 4"),
+        ({"nonnegative": True, "bias": "free", "dim": 3}, "^non-negative features with dim 3 < 4 classes"),
+        ({"nonnegative": True, "loss": "ce", "dim": 3}, "^non-negative features with dim 3 < 4 classes"),
         ({"nonnegative": True, "bias": "free", "weight_decay": (1e-3, 1e-3)}, "^non-negative .*two or more weight"),
         ({"nonnegative": True, "loss": "ce", "weight_decay": (1e-3, 1e-3)}, "^non-negative .*two or more weight"),
         ({"nonnegative": True, "bias": 0.1, "samples": [1, 2, 3, 4]}, "^non-negative features: .*imbalanced"),
-        ({"nonnegative": True, "loss": "ce", "samples": [1, 2, 3, 4]}, "^non-negative features: .*imbalanced"),
+        (
+            {"nonnegative": True, "loss": "ce", "samples": [1, 2, 3, 4], "bias": "free"},
+            "^non-negative features: .*imbalanced",
+        ),
     ],
 )
 def test_no_closed_form_says_why(fields: dict[str, Any], reason: str) -> None:

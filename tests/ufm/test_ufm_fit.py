@@ -92,6 +92,7 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
     "non-negative with penalised bias": {"nonnegative": True, "bias": 0.3},
     "non-negative ce": {"nonnegative": True, "loss": "ce", "bias": 0.3},
     "non-negative label smoothing": {"nonnegative": True, "loss": "label_smoothing", "smoothing": 0.2},
+    "non-negative ce, imbalanced": {"nonnegative": True, "loss": "ce", "samples": (6, 4, 3, 3), "dim": 8},
 }
 
 
@@ -156,7 +157,7 @@ NO_THEOREM: dict[str, dict[str, Any]] = {
     "several labels": {"loss": "pick_all_labels", "samples": {1: 2, 2: 1}},
     "frozen": {"classifier": "etf", "weight_decay": None},
     "narrow with bias": {"bias": "free", "dim": 3},
-    "imbalanced ce": {"loss": "ce", "samples": (5, 3, 2, 2)},
+    "imbalanced ce": {"loss": "ce", "samples": (5, 3, 2, 2), "bias": "free"},
     "deep linear with bias": {"weight_decay": (5e-3, 5e-3), "bias": "free"},
 }
 
