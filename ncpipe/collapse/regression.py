@@ -55,13 +55,19 @@ def regression_collapse(
     h, y = h.double(), y.double()
     unit = torch.nn.functional.normalize(h / _largest(h, dim=1), dim=1)  # squares stay in range; zero stays zero
     row = Measurement()
-    _add_distance(row, "nrc1", unit, h - h.mean(dim=0), "all features agree", y.shape[1])
+    _add_distance(row, "nrc1", unit, _centred(h), "all features agree", y.shape[1])
     if weight is not None:
         w = as_parameter("weight", weight, (y.shape[1], h.shape[1]), h).double()
         w = w / _largest(w)
         _add_distance(row, "nrc2", unit, w, "the weight is zero")
-        _add_gram(row, w @ w.T, y - y.mean(dim=0), gamma)
+        _add_gram(row, w @ w.T, _centred(y), gamma)
     return row
+
+
+def _centred(rows: Tensor) -> Tensor:
+    """Rows minus their mean; a column that differs from its mean by rounding alone is zero."""
+    rest = rows - rows.mean(dim=0)
+    return rest * (rest.abs().amax(dim=0) > 64 * torch.finfo(rows.dtype).eps * rows.abs().amax(dim=0))
 
 
 def _largest(matrix: Tensor, dim: int | None = None) -> Tensor:

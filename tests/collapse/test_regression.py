@@ -92,12 +92,12 @@ EVEN = np.array([[1.0, 0], [-1, 0], [0, 1], [0, -1]])
     ("arguments", "reasons"),
     [
         ((0 * H, Y, W), {"nrc1": "all features are zero", "nrc2": "all features are zero"}),
-        ((0 * H + 1, Y, W), {"nrc1": "all features agree"}),
+        ((0 * H + 0.1, Y, W), {"nrc1": "all features agree"}),
         ((H, Y, 0 * W), dict.fromkeys(["nrc2", "nrc3", "nrc3_gamma"], "the weight is zero")),
         ((H, Y[:, :1], W[:1]), dict.fromkeys(["nrc3", "nrc3_gamma"], "one target: NRC3 is 0 for any weight")),
         ((H[:4], EVEN, W), {"nrc3_gamma": "targets of one variance: any gamma is as good"}),
         (
-            (H, 0 * Y, W),
+            (H, 0 * Y + 0.1, W),
             dict.fromkeys(["nrc3", "nrc3_gamma"], "the targets are constant, or gamma takes all of their covariance"),
         ),
     ],
