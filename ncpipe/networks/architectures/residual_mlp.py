@@ -36,7 +36,8 @@ class ResidualMlp(Architecture):
         """``depth`` blocks of ``width`` units; all features are vectors (N, width).
 
         The embedding has orthonormal rows or columns and is not trained: LayerNorm takes its scale away, so that with
-        a decay of it there would be no minimum. W_2 starts smaller by sqrt(depth), which keeps the size of the sum.
+        a decay of it there would be no minimum. He's weights are divided by sqrt(depth): the penalty of all blocks
+        together starts the same at any depth.
         """
 
         stages: dict[str, nn.Module] = {}
@@ -45,7 +46,8 @@ class ResidualMlp(Architecture):
                 pieces.linear(self.width, self.width, batch_norm=False), nn.Linear(*2 * [self.width])
             )
             pieces.kaiming_init(block, "fan_in")
-            block[1].weight.data /= self.depth**0.5
+            for parameter in block.parameters():
+                parameter.data /= self.depth**0.5
             norm = [nn.LayerNorm(self.width, elementwise_affine=False)] if self.layer_norm else []
             stages[name] = nn.Sequential(pieces.Residual(block), *norm)
         first = next(iter(stages))
