@@ -43,7 +43,7 @@ class ResidualMlp(Architecture):
         stages: dict[str, nn.Module] = {}
         for name in self.layers():
             block = nn.Sequential(
-                pieces.linear(self.width, self.width, batch_norm=False), nn.Linear(*2 * [self.width])
+                pieces.linear(self.width, self.width, batch_norm=False), nn.Linear(self.width, self.width)
             )
             pieces.kaiming_init(block, "fan_in")
             for parameter in block.parameters():
