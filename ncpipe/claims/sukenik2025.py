@@ -50,9 +50,9 @@ def _with(number: str, name: str, losses: str, frame: str, nc2: str, nc3: str) -
         yield _sukenik(f"{number}{letter}", statement, STATISTIC.format(metric), 0.0, _slope(metric, losses))
 
 
-# The paper proves that global optima are collapsed up to an error that gets smaller as the depth grows, and sees this
-# in training; of networks brought near stationary points one then expects a fall with depth. The rate of its bound was
-# not at hand, so that no change is the threshold. NC2 and NC3 are those of the frame that is optimal for the last
+# The paper proves that global optima are collapsed up to an error that gets smaller as the depth grows, and sees it
+# in training; of networks brought near stationary points one then expects a fall with depth. The rate of its bound
+# was not at hand, so that no change is the threshold. NC2 and NC3 are those of the frame that is optimal for the last
 # layer: a simplex ETF with cross entropy, an orthogonal frame with squared error and no bias.
 CLAIMS = (
     *_with("1", "cross entropy", "loss == 'ce'", "a simplex ETF", "nc2_means_etf", "nc3_duality"),
