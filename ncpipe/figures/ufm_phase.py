@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -65,6 +66,11 @@ class Phase:
     """Where the bias's penalty alone varies: rows of ``ufm`` with a free bias and without, all else equal."""
 
     @property
+    def axes(self) -> list[str]:
+        """What the axes are called."""
+        return [re.sub("(feature|weight)_decay|^bias$", _in_words, name) for name in self.penalties]
+
+    @property
     def known(self) -> bool:
         """There is a closed form."""
         return bool(self.fits["optimum"].notna().all())
@@ -73,6 +79,10 @@ class Phase:
     def of_bias(self) -> bool:
         """The penalty of the bias varies alone."""
         return self.penalties == ("bias",)
+
+
+def _in_words(setting: re.Match[str]) -> str:
+    return f"penalty of the {setting[1] + 's' if setting[1] else 'bias'}"
 
 
 def applies(study: Study) -> bool:
@@ -207,7 +217,7 @@ def _draw_map(place: SubFigure, phase: Phase) -> Axes:
     top = np.nanmax(cells) if _shade(phase) == MARGIN else max(1.0, np.nanmax(cells))
     shades = (SHADES if phase.known else UNKNOWN).with_extremes(under=ZERO)
     mesh = axes.pcolormesh(_edges(x), _edges(y), cells, cmap=shades, vmin=1e-9, vmax=top, edgecolors="face", lw=0.1)
-    axes.set(xscale="log", yscale="log", xlabel=phase.penalties[0], ylabel=phase.penalties[1])
+    axes.set(xscale="log", yscale="log", xlabel=phase.axes[0], ylabel=phase.axes[1])
     axes.set(xlim=_edges(x)[[0, -1]], ylim=_edges(y)[[0, -1]])
     bar = place.colorbar(mesh, ax=axes, fraction=0.06, pad=0.03, extend="neither")
     bar.ax.set_title(_shade(phase), size=style.SMALL, pad=3)
@@ -331,7 +341,7 @@ def _draw_curve(place: SubFigure, phase: Phase) -> Axes:
     if not phase.known:
         upper.text(0.03, 0.95, "no closed form", transform=upper.transAxes, va="top", color=style.GREY)
     upper.set(xscale="log", ylabel="objective")
-    lower.set(xlabel=phase.penalties[0], ylabel="rank", ylim=(-0.4, float(fits["classes"].max()) + 0.4))
+    lower.set(xlabel=phase.axes[0], ylabel="rank", ylim=(-0.4, float(fits["classes"].max()) + 0.4))
     upper.yaxis.set_major_locator(MaxNLocator(4))
     lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     return upper

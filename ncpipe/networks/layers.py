@@ -43,6 +43,31 @@ class PositionMean(nn.Module):
         return maps.mean(dim=(2, 3))
 
 
+class Residual(nn.Module):
+    """x + f(x)."""
+
+    def __init__(self, branch: nn.Module) -> None:
+        super().__init__()
+        self.branch = branch
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs + self.branch(inputs)
+
+
+class Embedding(nn.Module):
+    """A random linear map of vectors (N, inputs) to (N, width) that is not trained: its rows, or its columns if these
+    are fewer, are orthonormal."""
+
+    matrix: Tensor
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("matrix", nn.init.orthogonal_(torch.empty(width, inputs)))
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return vectors @ self.matrix.T
+
+
 class Tokens(nn.Module):
     """Images (N, C, H, W) to tokens (N, 1 + patches, width): the class token and the patches, with positions."""
 

@@ -17,6 +17,7 @@ from ncpipe.networks.architectures.convnet import Convnet
 from ncpipe.networks.architectures.convnext import ConvNeXt
 from ncpipe.networks.architectures.densenet import DenseNet
 from ncpipe.networks.architectures.mlp import Mlp
+from ncpipe.networks.architectures.residual_mlp import ResidualMlp
 from ncpipe.networks.architectures.resnet import ResNet
 from ncpipe.networks.architectures.timm import Timm
 from ncpipe.networks.architectures.vgg import Vgg
@@ -351,3 +352,23 @@ def test_missing_timm_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(UserError, match=r'pip install "ncpipe\[timm\]"'):
         build(Timm(name="timm", architecture="test_vit"))
+
+
+def test_residual_blocks_add_to_an_embedding_that_keeps_lengths() -> None:
+    network = build(ResidualMlp(name="residual_mlp", depth=3, width=32, layer_norm=False), (1, 4, 4))
+    for parameter in network.parameters():
+        parameter.data.zero_()
+    images = images_of((1, 4, 4))
+    features, _ = network.features(images)
+    torch.testing.assert_close(features["features"], features["block1"])
+    torch.testing.assert_close(features["block1"].norm(dim=1), images.flatten(1).norm(dim=1))
+    normed = build(ResidualMlp(name="residual_mlp", depth=3, width=32), (1, 4, 4)).features(images)[0]["block2"]
+    torch.testing.assert_close(normed.std(dim=1, correction=0), torch.ones(2), atol=1e-3, rtol=0)
+
+
+def test_residual_blocks_start_with_one_penalty_at_any_depth() -> None:
+    def penalty(depth: int) -> float:
+        network = build(ResidualMlp(name="residual_mlp", depth=depth, width=64))
+        return sum(float(p.detach().square().sum()) for name, p in network.named_parameters() if "branch" in name)
+
+    assert penalty(16) == pytest.approx(penalty(1), rel=0.1)
