@@ -36,12 +36,28 @@ def collapse_rows(source: str, run_id: str, trace: Trace) -> Iterator[dict[str, 
             trace.statistics[moment],
             *(trace.heads[moment.time] if last else ()),
             next_weight=trace.weights.get((moment.time, moment.layer)),
+            previous_weight=_leading(trace, moment),
             train_means=None if train is None else train.means,
         )
         if last:
             row |= trace.scalars[moment.time, moment.split]
             row.undefined |= trace.reasons.get((moment.time, moment.split), {})
         yield from _rows(source, run_id, moment, trace.depth(moment.layer), row)
+
+
+LINEAR = 1e-3
+"""Class means that a weight leads to, relative, may be so far off: features are in single precision."""
+
+
+def _leading(trace: Trace, moment: Moment) -> Tensor | None:
+    """The matrix that is all of the map from the layer before, as the class means show; None if there is more to it,
+    a ReLU, a bias or a layer that is not measured."""
+    before = trace.layers[trace.depth(moment.layer) - 2]
+    weight, known = trace.weights.get((moment.time, before)), trace.statistics.get(replace(moment, layer=before))
+    means = trace.statistics[moment].means
+    if moment.layer == trace.layers[0] or weight is None or known is None or len(weight) != means.shape[1]:
+        return None
+    return weight if (known.means @ weight.T.to(means) - means).norm() <= LINEAR * means.norm() else None
 
 
 def _rows(source: str, run_id: str, moment: Moment, depth: int, values: Measurement) -> Iterator[dict[str, Any]]:
