@@ -21,7 +21,6 @@ def collapse_metrics(
     bias: Tensor | None = None,
     *,
     next_weight: Tensor | None = None,
-    previous_weight: Tensor | None = None,
     train_means: Tensor | None = None,
     penalties: tuple[float, float | None] | None = None,
     ood_mean: Tensor | None = None,
@@ -37,7 +36,6 @@ def collapse_metrics(
         bias: its bias (K,).
         next_weight: the weight (m, d) that reads the layer where no classifier does; adds ``nc3_rows`` and
             ``subspace_alignment``.
-        previous_weight: the weight (d, p) of a linear map to the layer; where one reads it, adds ``balancedness``.
         train_means: class means (K, d) of the training split where the statistics are of another; adds NC1
             about them.
         penalties: lambda and lambda_b of ``least_squares_split``, whose parts they add.
@@ -51,9 +49,7 @@ def collapse_metrics(
     """
     if per_class and len(stats.counts) > MOST_IN_PAIRS:
         raise ValueError(f"per_class holds K x K tables: at most {MOST_IN_PAIRS:,} classes, got {len(stats.counts)}")
-    whole = _checked(
-        Layer(stats.cpu(), weight, bias, next_weight, train_means, None, penalties, ood_mean, previous_weight)
-    )
+    whole = _checked(Layer(stats.cpu(), weight, bias, next_weight, train_means, None, penalties, ood_mean))
     layer, row = whole.of_present() if present_only else whole, Measurement()
 
     def fill() -> None:
@@ -101,9 +97,6 @@ def _checked(layer: Layer) -> Layer:
     if layer.next_weight is not None:
         layer.next_weight = layer.next_weight.detach().cpu().double()
         require_same_width(layer.next_weight, layer.means)
-    if layer.previous_weight is not None:
-        layer.previous_weight = layer.previous_weight.detach().cpu().double()
-        require_same_width(layer.previous_weight.T, layer.means)
     if layer.penalties is not None:
         if layer.weight is None or layer.within_products is None:
             raise ValueError("penalties are given without weight, or statistics without within_products")

@@ -22,7 +22,6 @@ NEEDS = {
     "classifier": "a classifier, `layer.weight` and perhaps `layer.bias`",
     "weight": "a classifier whose weight is finite and not zero, of two classes or more",
     "reader": "`layer.reader`, the weight of a classifier or of the next layer, finite and not zero",
-    "leader": "`layer.previous_weight`, of the layer before, and what reads this one, both finite and not zero",
     "train_means": "`layer.train_means`, those of the training split, that differ",
     "products": "`layer.statistics.within_products`, the sum of within-class products",
     "penalties": "`products`, and `layer.penalties` of a squared error",
@@ -31,7 +30,7 @@ NEEDS = {
 """What a metric may need of a layer. There is no row where it was not given, and a NaN where it is not so."""
 
 _GIVEN = {name: name for name in ("train_means", "penalties", "ood_mean", "reader", "weight")}
-_GIVEN |= {"classifier": "weight", "products": "within_products", "leader": "previous_weight"}
+_GIVEN |= {"classifier": "weight", "products": "within_products"}
 
 
 @dataclass(eq=False)
@@ -53,8 +52,6 @@ class Layer:
     """lambda and lambda_b of a squared error, see ``least_squares_split``."""
     ood_mean: Tensor | None = None
     """Mean feature (d,) of out-of-distribution samples."""
-    previous_weight: Tensor | None = None
-    """(d, p), of a linear map that leads to the layer."""
 
     def of_present(self) -> Layer:
         """The layer without the classes that have no sample."""
@@ -168,14 +165,6 @@ class Layer:
             return "the weight is zero"
         in_range = 0 < float(self.reader.square().sum()) < math.inf
         return None if in_range else "squares of the weight leave the range of float64: scale it"
-
-    @cached_property
-    def _no_leader(self) -> str | None:
-        assert self.previous_weight is not None
-        if self.reader is None:
-            return "no one matrix reads the layer"
-        in_range = 0 < float(self.previous_weight.square().sum()) < math.inf
-        return self._no_reader or (None if in_range else "the weight of the layer before is zero or not finite")
 
     @cached_property
     def _no_train_means(self) -> str | None:
