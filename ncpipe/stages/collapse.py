@@ -50,7 +50,7 @@ LINEAR = 1e-3
 
 
 def _add_balancedness(row: Measurement, trace: Trace, moment: Moment) -> None:
-    """``balancedness`` of a layer that a matrix reads and a linear map leads to: as the class means show, one from the
+    """``balancedness`` of a layer that a matrix reads and a linear map leads to: as the class means show, from the
     layer before with no ReLU, bias or layer that is not measured between."""
     if moment.layer == trace.layers[0]:
         return
