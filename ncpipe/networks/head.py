@@ -68,12 +68,13 @@ def projection(inputs: int, width: int) -> nn.Sequential:
 
 
 def hidden_layers(head: HeadSpec, width: int) -> dict[str, nn.Module]:
-    """Hidden layers of the head on ``width`` features, by layer name: linear map without bias, ReLU."""
+    """Hidden layers of the head on ``width`` features, by layer name: linear map without bias, and perhaps ReLU."""
     names = [*(f"head{i}" for i in range(1, head.hidden)), "features"][: head.hidden]
     layers: dict[str, nn.Module] = {}
     for name in names:
         outputs = head.hidden_width or width
-        layers[name] = nn.Sequential(nn.Linear(width, outputs, bias=False), nn.ReLU(inplace=True))
-        kaiming_init(layers[name], "fan_in")
+        after = [] if head.linear else [nn.ReLU(inplace=True)]
+        layers[name] = nn.Sequential(nn.Linear(width, outputs, bias=False), *after)
+        kaiming_init(layers[name], "fan_in", "linear" if head.linear else "relu")
         width = outputs
     return layers

@@ -21,6 +21,7 @@ class HeadSpec(Settings):
     hidden: Annotated[int, Field(ge=0, le=1000)] = Field(
         0, description="Hidden linear layers without bias, each followed by ReLU, before the classifier (a deep UFM)."
     )
+    linear: bool = Field(False, description="Hidden layers without ReLU: the network ends in linear layers.")
     hidden_width: Count | None = Field(None, description="Width of the hidden layers; null: that of their input.")
     feature_decay: NonNegative = Field(
         0.0, description="Adds this/2 times the mean of |h|^2 over the samples, h the input of the head."
@@ -33,8 +34,9 @@ class HeadSpec(Settings):
     def _spheres_have_no_bias(self) -> HeadSpec:
         if self.temperature is not None and self.bias:
             raise ValueError("'temperature' goes without a bias: set bias to false")
-        if self.hidden_width is not None and not self.hidden:
-            raise ValueError("'hidden_width' goes with 'hidden'")
+        for name in ("hidden_width", "linear"):
+            if getattr(self, name) and not self.hidden:
+                raise ValueError(f"'{name}' goes with 'hidden'")
         return self
 
     @property
@@ -44,6 +46,6 @@ class HeadSpec(Settings):
 
     @property
     def slug(self) -> str:
-        kind = f"-head{self.hidden}" if self.hidden else ""
+        kind = f"-{'linear' if self.linear else 'head'}{self.hidden}" if self.hidden else ""
         kind += "-etf" if self.fixed_etf else ""
         return kind + ("-normalised" if self.temperature is not None else "")

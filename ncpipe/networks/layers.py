@@ -87,11 +87,15 @@ class ClassToken(nn.Module):
         return tokens[:, 0]
 
 
-def kaiming_init(module: nn.Module, mode: Literal["fan_in", "fan_out"] = "fan_out") -> None:
+def kaiming_init(
+    module: nn.Module,
+    mode: Literal["fan_in", "fan_out"] = "fan_out",
+    nonlinearity: Literal["relu", "linear"] = "relu",
+) -> None:
     """He's normal initialisation of every convolution and linear map inside, with zero biases."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(layer.weight, mode=mode, nonlinearity="relu")
+            nn.init.kaiming_normal_(layer.weight, mode=mode, nonlinearity=nonlinearity)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 

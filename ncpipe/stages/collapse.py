@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ncpipe.collapse import Measurement, Moment, Trace, collapse_metrics
+from ncpipe.collapse import Measurement, Moment, Trace, balancedness, collapse_metrics
 from ncpipe.records.schemas import COLLAPSE, GRAMS
 from ncpipe.records.traces import load_traces
 from ncpipe.records.writing import write_rows
@@ -38,10 +38,30 @@ def collapse_rows(source: str, run_id: str, trace: Trace) -> Iterator[dict[str, 
             next_weight=trace.weights.get((moment.time, moment.layer)),
             train_means=None if train is None else train.means,
         )
+        _add_balancedness(row, trace, moment)
         if last:
             row |= trace.scalars[moment.time, moment.split]
             row.undefined |= trace.reasons.get((moment.time, moment.split), {})
         yield from _rows(source, run_id, moment, trace.depth(moment.layer), row)
+
+
+LINEAR = 1e-3
+"""Class means that a weight leads to, relative, may be so far off: features are in single precision."""
+
+
+def _add_balancedness(row: Measurement, trace: Trace, moment: Moment) -> None:
+    """``balancedness`` of a layer that a matrix reads and a linear map leads to: as the class means show, from the
+    layer before with no ReLU, bias or layer that is not measured between."""
+    if moment.layer == trace.layers[0]:
+        return
+    last, before = moment.layer == trace.layers[-1], trace.layers[trace.depth(moment.layer) - 2]
+    reader = trace.heads[moment.time][0] if last else trace.weights.get((moment.time, moment.layer))
+    weight, known = trace.weights.get((moment.time, before)), trace.statistics.get(replace(moment, layer=before))
+    means = trace.statistics[moment].means
+    if reader is None or weight is None or known is None or len(weight) != means.shape[1]:
+        return
+    if (known.means @ weight.T.to(means) - means).norm() <= LINEAR * means.norm():
+        row.fill({"balancedness": balancedness(reader, weight)}, "the weight before the layer is zero")
 
 
 def _rows(source: str, run_id: str, moment: Moment, depth: int, values: Measurement) -> Iterator[dict[str, Any]]:

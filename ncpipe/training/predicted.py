@@ -79,6 +79,7 @@ def _reasons(spec: NetworkSpec) -> list[str]:
         "a frozen or a normalised classifier is not penalised": not head.fixed_etf and head.temperature is None,
         "head.feature_decay adds to the penalty": head.feature_decay == 0,
         f"loss {loss.name!r} or its rescaling has no such model": losses and not spec.dataset.multi_label,
+        "hidden layers of the head are linear": not head.linear,
         "the head has more than one layer without BatchNorm": head.hidden + _ends_without_norm(spec) < 2,
     }
     return [reason for reason, holds in needs.items() if not holds]
