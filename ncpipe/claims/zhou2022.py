@@ -32,10 +32,10 @@ def spreads(frames: Frames) -> pd.DataFrame:
 
     .. math:: \mathrm{Var}_{loss}\, a_{loss, seed} - \mathrm{mean}_{loss} \mathrm{Var}_{seed}\, a_{loss, seed}
 
-    Both variances are unbiased, so that losses which differ by chance alone have 0 on average (the analysis of
-    variance). The second holds what the draw of weights and batches does, and what the test images add to each
-    network: of n images at most a (1 - a)/n, also where all seeds share it. With one seed nothing is known of chance,
-    and nothing is subtracted. Where a loss has several networks their mean counts. A row where all four losses are
+    Both variances are unbiased, so that losses which differ by chance alone have 0 in the mean (the analysis of
+    variance with losses as groups). Chance is the draw of weights and batches and, of n test images, a part of
+    a (1 - a)/n each; what of it all seeds have in common stays. With one seed nothing is known of chance, and nothing
+    is subtracted. Where a loss has several networks their mean counts. A row where all four losses are
     there, indexed by the run with CE."""
     runs = frames["runs"].query(f"{TRAINED} and fixed_etf == False and loss in {list(LOSSES)}").set_index("run_id")
     rest = alike(frames, "dataset", "model", without=("model.width",)).reindex(runs.index)
