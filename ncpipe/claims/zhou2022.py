@@ -45,8 +45,8 @@ def spreads(frames: Frames) -> pd.DataFrame:
     by_loss = (
         table.groupby([*cell, "seed", "loss"])["accuracy"].mean().unstack().reindex(columns=list(LOSSES)).dropna()
     )
-    noise = by_loss.groupby(cell).var().mean(axis=1).fillna(0)
-    spread = (by_loss.var(axis=1) - noise.reindex(by_loss.index.droplevel("seed")).to_numpy()).rename("spread")
+    chance = by_loss.groupby(cell).transform("var").mean(axis=1).fillna(0)
+    spread = (by_loss.var(axis=1) - chance).rename("spread")
     names = table[table["loss"] == "ce"].drop_duplicates([*cell, "seed"]).set_index([*cell, "seed"])["run_id"]
     return spread.to_frame().join(names).reset_index().set_index("run_id")
 
