@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -150,11 +151,11 @@ def _runs(tables: Tables, options: FigureOptions) -> pd.DataFrame:
 
 
 def _decided(trees: Sequence[dict[str, Any]], over: pd.Series, key: str) -> set[str]:
-    """Settings beside a name that go with it, as loss.gamma with loss.name: one value for each name."""
-    group, _, leaf = key.rpartition(".")
-    beside = {name for tree in trees for name in tree if name.startswith(f"{group}.")} if leaf == "name" else set()
-    pairs = {(_text(value), name, _text(tree.get(name))) for tree, value in zip(trees, over) for name in beside}
-    return {name for name in beside if sum(name == setting for _, setting, _ in pairs) == over.map(_text).nunique()}
+    """Settings that go with a name, as loss.gamma and the rate of each loss with loss.name: one value for each."""
+    others = {name for tree in trees for name in tree} if key.rpartition(".")[2] == "name" else set()
+    pairs = {(_text(value), name, _text(tree.get(name))) for tree, value in zip(trees, over) for name in others}
+    values = Counter(name for _, name, _ in pairs)
+    return {name for name, count in values.items() if count == over.map(_text).nunique()}
 
 
 def _lines(runs: pd.DataFrame, key: str) -> list[Line]:
@@ -252,9 +253,10 @@ def caption(tables: Tables, options: FigureOptions) -> str:
     runs = _runs(tables, options)
     usual = f"Test accuracy and nc1_pinv ({options.split} split)"
     shown = usual if options.metrics is None else f"{' and '.join(options.metrics)} ({options.split} split)"
+    with_name = ", in what goes with it" if str(options.over).endswith(".name") else ""
     without = " Dashed: runs without it." if len(runs) and runs["place"].isna().any() else ""
     return (
         f"{shown} of the last features at the end of {counted(runs, 'run')}, against the setting"
-        f" {options.over}. A line joins runs that differ in this setting and in their seed only:"
+        f" {options.over}. A line joins runs that differ in this setting{with_name} and in their seed only:"
         f" medians over seeds, and their range.{without}{lost(tables, 'network', 'declared')}"
     )

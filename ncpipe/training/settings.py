@@ -122,6 +122,9 @@ class NetworkSpec(Settings):
     augment: AugmentSpec = AugmentSpec()
     epochs: Count
     terminal: TerminalSpec | None = Field(None, description="The end phase after the last epoch; null: none.")
+    test_every_epoch: bool = Field(
+        True, description="Evaluate the test data after every epoch; false: after the declared measured epochs only."
+    )
     batch_size: Count = 128
     precision: Literal["auto", "float32", "tf32", "bf16"] = Field(
         "auto",

@@ -119,7 +119,7 @@ class Trainer:
                     self.save()
 
     def epoch(self, stop: StopRequest, report: Callable[[int], None] = lambda step: None) -> str:
-        """The rest of a pass over the training data, and an evaluation of the test data; returns a summary."""
+        """The rest of a pass over the training data, and the evaluation of the test data; returns a summary."""
         start, first_step, epoch = time.perf_counter(), self.step, self.epochs + 1
         rate = learning_rate(self.spec.optimizer.lr, self.spec.schedule, epoch, self.spec.epochs)
         for group in self.optimizer.param_groups:
@@ -127,7 +127,8 @@ class Trainer:
         self._train_steps(epoch, stop, report)
         train = (self.totals / len(self.train_data)).tolist()
         seconds = time.perf_counter() - start
-        test = self.evaluate()
+        tested = self.spec.test_every_epoch or epoch in self.runs[0].epochs
+        test = dict(zip(("test_loss", "test_accuracy"), self.evaluate())) if tested else {}
         steps = self.train_data.steps(self.spec.batch_size)
         images = len(self.train_data) * len(self.runs) * (steps - first_step) / steps
         timing = {
@@ -192,7 +193,7 @@ class Trainer:
         return (totals / len(self.test_data)).tolist()
 
     def _record(
-        self, rate: float, train: list[list[float]], test: list[list[float]], timing: dict[str, float]
+        self, rate: float, train: list[list[float]], test: dict[str, list[float]], timing: dict[str, float]
     ) -> str:
         """Add the epoch to the history of every member that has not diverged; returns a summary of the first."""
         # Running statistics differ between processes, which must agree on the end of the run.
@@ -203,8 +204,7 @@ class Trainer:
             record = {
                 "train_loss": train[0][member],
                 "train_accuracy": train[1][member],
-                "test_loss": test[0][member],
-                "test_accuracy": test[1][member],
+                **{name: values[member] for name, values in test.items()},
                 "learning_rate": rate,
             }
             progress.epoch = self.epochs
@@ -213,7 +213,8 @@ class Trainer:
             progress.diverged = not (math.isfinite(record["train_loss"]) and not broken[member])
             for log in self.logs[member : member + 1]:
                 log.add(progress.history[-1] | progress.timings[-1])
-        return f"loss {train[0][0]:.2e} accuracy {train[1][0]:.4f} test {test[1][0]:.4f} lr {rate:.1e}"
+        tested = f" test {test['test_accuracy'][0]:.4f}" if test else ""
+        return f"loss {train[0][0]:.2e} accuracy {train[1][0]:.4f}{tested} lr {rate:.1e}"
 
     # --- what is saved ------------------------------------------------------------------------------
 

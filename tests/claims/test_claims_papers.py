@@ -6,6 +6,7 @@ import json
 import math
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -118,19 +119,33 @@ def grid(*cells: tuple) -> dict:
 
 
 def test_zhou_spread_of_the_test_accuracies():
-    tables = grid((16, 10, 0.08), (16, 40, 0.05), (64, 10, 0.06), (64, 40, 0.01), (64, 40, 0.02, 1))
+    tables = grid((16, 10, 0.08), (16, 40, 0.05), (64, 10, 0.06), (64, 40, 0.01))
     found = spreads(tables)
-    assert found["spread"].to_dict() == pytest.approx(
-        {"ce-w16e10s0": 0.08, "ce-w16e40s0": 0.05, "ce-w64e10s0": 0.06, "ce-w64e40s0": 0.01, "ce-w64e40s1": 0.02}
-    )
+    # of 0, s, s/2 and 0 points, whose mean is 3s/8, the sum of squares is 11 s^2/16, and the variance a third
+    variance = {"ce-w16e10s0": 64, "ce-w16e40s0": 25, "ce-w64e10s0": 36, "ce-w64e40s0": 1}
+    assert found["spread"].to_dict() == pytest.approx({run: 11 / 48 * square for run, square in variance.items()})
     both, width, epochs = (decide(f"zhou2022-{number}", tables) for number in ("4", "5a", "5b"))
-    assert (both["effect"], both["count"]) == (pytest.approx(-0.07), 1)  # the other seed has one size only
-    assert (width["low"], width["high"], width["count"]) == (pytest.approx(-0.04), pytest.approx(-0.02), 2)
-    assert (epochs["low"], epochs["high"], epochs["count"]) == (pytest.approx(-0.05), pytest.approx(-0.03), 2)
+    assert (both["effect"], both["count"]) == (pytest.approx(-63 * 11 / 48), 1)
+    assert (width["low"], width["high"]) == (pytest.approx(-28 * 11 / 48), pytest.approx(-24 * 11 / 48))
+    assert (epochs["low"], epochs["high"]) == (pytest.approx(-39 * 11 / 48), pytest.approx(-35 * 11 / 48))
+    assert width["count"] == epochs["count"] == 2
     assert both["verdict"] == width["verdict"] == epochs["verdict"] == "supported"
     wider = grid((16, 10, 0.01), (64, 40, 0.08))
     assert decide("zhou2022-4", wider)["verdict"] == "contradicted"
     assert decide("zhou2022-5a", wider)["count"] == 0
+
+
+def test_zhou_spread_is_free_of_chance():
+    """Two seeds: over them the losses vary by 0, d^2/2, d^2/8 and 0, d the difference of their spreads."""
+    found = spreads(grid((64, 40, 0.01), (64, 40, 0.03, 1), (16, 40, 0.02)))["spread"]
+    noise = (4 / 2 + 4 / 8) / 4
+    assert found["ce-w64e40s0"] == pytest.approx(11 / 48 * 1 - noise)
+    assert found["ce-w64e40s1"] == pytest.approx(11 / 48 * 9 - noise)
+    assert found["ce-w16e40s0"] == pytest.approx(11 / 48 * 4)  # one seed
+    chance = np.random.default_rng(0).normal(0.9, 0.01, (200, len(LOSSES)))
+    runs = [network(f"{loss}-{seed}", seed, loss=loss) for seed in range(200) for loss in LOSSES]
+    rows = [value(run["run_id"], 30, "accuracy", a, split="test") for run, a in zip(runs, chance.ravel())]
+    assert abs(spreads(frames(runs, *rows))["spread"].mean()) < 0.05  # of a variance of 1
 
 
 def test_zhou_spread_needs_all_four_losses():

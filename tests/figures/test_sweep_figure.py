@@ -165,7 +165,8 @@ def test_settings_that_a_name_decides_do_not_part_lines():
     for run in runs:
         settings = json.loads(run["settings"])
         settings["loss"] |= {"gamma": 0.0, "rescale": [1.0, 1.0]} | parameters[settings["loss"]["name"]]
-        run["settings"] = json.dumps(settings)
+        rate = 0.002 if settings["loss"]["name"] == "mse" else 0.02
+        run["settings"] = json.dumps(settings | {"optimizer": {"lr": rate}})
     figure = draw(frames(runs), FigureOptions(name="sweep", over="loss.name"))
     assert figure.get_suptitle() == "mlp bias"
     assert line_names(figure) == ["width=16", "width=32", "width=128"]

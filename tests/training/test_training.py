@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
+import pandas as pd
 import psutil
 import pytest
 import torch
@@ -74,6 +75,20 @@ def test_training_writes_its_records_and_reaches_low_loss(digits, tmp_path):
     model, _ = read_tensors(tmp_path / "model.safetensors")
     assert all(torch.equal(model[name], last[name]) for name in model)
     assert not (tmp_path / ".state").exists()
+
+
+def test_test_data_are_evaluated_at_the_measured_epochs_alone_where_that_is_asked_for(digits, tmp_path):
+    found = {}
+    for every in (True, False):
+        train(planned((0, 2, 4), epochs=4, test_every_epoch=every), digits, tmp_path / str(every), CPU)
+        history = read_table(tmp_path / str(every) / "history.parquet").to_pandas()
+        found[every] = history.pivot(index="time", columns="quantity", values="value")
+    tests = ["test_loss", "test_accuracy"]
+    assert found[True].notna().all(axis=None)
+    assert list(found[False][tests].dropna().index) == [2, 4]
+    pd.testing.assert_frame_equal(found[False][tests].dropna(), found[True].loc[[2, 4], tests])
+    others = found[True].columns.difference(tests)
+    pd.testing.assert_frame_equal(found[False][others], found[True][others])
 
 
 class Killed(BaseException):
