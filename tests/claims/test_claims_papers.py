@@ -326,7 +326,10 @@ def test_li_frozen_classifier_against_the_trained_one_of_its_seed():
             tagged("frozen0", fixed_etf=True, parameters=900),
             tagged("frozen2", 2, fixed_etf=True, parameters=900),
         ],
-        history=accuracies(free0=0.90, free1=0.99, frozen0=0.89, frozen2=0.5),
+        history=[
+            *accuracies(free0=0.90, free1=0.99, frozen0=0.89, frozen2=0.5),
+            {"run_id": "free0", "quantity": "test_accuracy", "time": 40, "value": 0.2},  # of an end phase
+        ],
     )
     accuracy, parameters = decide("li2024-3a", tables), decide("li2024-3b", tables)
     assert (accuracy["effect"], accuracy["count"], accuracy["verdict"]) == (pytest.approx(-0.01), 1, "supported")
