@@ -94,7 +94,7 @@ CLAIMS = (
     _li("1a", "The samples of one tag collapse to their class means.",
         "log10 of nc1_pinv of samples of one tag, last epoch over first measured zero-error epoch", 0.0,
         terminal_change("nc1_pinv", FREE)),
-    # The paper's theorem speaks of minimisers: it is asked where training ends, after an end phase where there is one.
+    # Theorems speak of minimisers: it is asked where training ends, after the end phase where there is one.
     # A third of the distance between an ETF and an orthogonal frame at K = 10, 0.32.
     _li("1b", "The class means of the samples of one tag end at a simplex ETF.",
         "nc2_means_etf of samples of one tag at the last epoch", 0.1, _end("nc2_means_etf")),
@@ -106,7 +106,8 @@ CLAIMS = (
     # Two points: what may be called the same; 10,250 test images, one in five of a pair, tell 0.013 apart (twice the
     # standard error of a difference, at an accuracy of 0.7). The paper has no end phase, so that it is asked before.
     _li("3a", "A classifier frozen at a simplex ETF keeps the test accuracy.",
-        "test accuracy after the epochs of SGD, frozen minus trained classifier", -0.02, _accuracy_difference, "above"),
+        "test accuracy after the epochs of SGD, frozen minus trained classifier", -0.02,
+        _accuracy_difference, "above"),
     _li("3b", "A classifier frozen at a simplex ETF leaves fewer parameters to train.",
         "log10 of trainable parameters, frozen over trained classifier", 0.0, _parameters_ratio),
     # The classifier's accuracy is told the number of tags, the neighbour has to find it: five points are granted.
