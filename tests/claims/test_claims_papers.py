@@ -306,13 +306,13 @@ def test_li_tags_at_the_end():
         *curve("free", "nc2_means_etf", {0: 0.5, 30: 0.05}),
         *curve("frozen", "nc2_means_etf", {30: 0.9}),
         *curve("single", "nc2_means_etf", {30: 0.9}),
-        *curve("free", "tagwise_angle", {0: 20.0, 30: 8.0}),
+        *curve("free", "tagwise_ratio", {0: 0.2, 30: 0.08}),
         *curve("free", "tag_sets_1nn", {30: 0.8}, split="test"),
         history=accuracies(free=0.9),
     )
     frame = decide("li2024-1b", tables)
     assert (frame["effect"], frame["count"], frame["verdict"]) == (0.05, 1, "supported")
-    assert decide("li2024-2a", tables)["effect"] == 8
+    assert decide("li2024-2a", tables)["effect"] == 0.08
     assert decide("li2024-2b", tables)["effect"] == pytest.approx(math.log10(0.4))
     nearest = decide("li2024-4", tables)
     assert (nearest["effect"], nearest["verdict"]) == (pytest.approx(-0.1), "contradicted")
