@@ -237,8 +237,8 @@ def penalised_loss(data: Sample, weight: Array, bias: Array, ridge: float, bias_
     return (rest**2).sum() / len(rest) / 2 + ridge / 2 * (weight**2).sum() + bias_decay / 2 * (bias**2).sum()
 
 
-def tagwise(features: Array, targets: Array, size: int | None = None) -> tuple[float, float]:
-    """Angle in degrees and scale of the means of sets of ``size`` tags, or of all of two or more."""
+def tagwise(features: Array, targets: Array, size: int | None = None) -> tuple[float, float, float]:
+    """Angle in degrees, scale and ratio of the means of sets of ``size`` tags, or of all of two or more."""
     members: dict[tuple[int, ...], list[Array]] = {}
     for h, row in zip(features.astype(wide), targets):
         members.setdefault(tuple(np.flatnonzero(row)), []).append(h)
@@ -247,4 +247,5 @@ def tagwise(features: Array, targets: Array, size: int | None = None) -> tuple[f
     sums = [sum(means[(tag,)] for tag in tags) for tags in chosen]
     angles = [np.degrees(np.arccos(cosine(means[tags], total))) for tags, total in zip(chosen, sums)]
     fit = sum(means[tags] @ total for tags, total in zip(chosen, sums)) / sum(total @ total for total in sums)
-    return float(np.mean(angles)), float(fit)
+    every = [np.degrees(np.arccos(cosine(means[tags], total))) for tags in chosen for total in sums]
+    return float(np.mean(angles)), float(fit), float(np.mean(angles) / np.mean(every))

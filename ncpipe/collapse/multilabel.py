@@ -28,8 +28,9 @@ def tagwise_metrics(features: Array, targets: Array) -> Measurement:
     Returns:
         ``tagwise_angle``: mean over the sets S of two or more tags of the angle between mu_S and sigma_S, in
         degrees; 0 at collapse. ``tagwise_scale``: the C that fits mu_S = C sigma_S over these sets in least
-        squares, :math:`C = \sum_S \langle\mu_S, \sigma_S\rangle / \sum_S \|\sigma_S\|^2`. Both again for every
-        multiplicity m, as ``tagwise_angle_m`` and ``tagwise_scale_m``. NaN, with the reason in ``undefined``,
+        squares, :math:`C = \sum_S \langle\mu_S, \sigma_S\rangle / \sum_S \|\sigma_S\|^2`. ``tagwise_ratio``: the
+        angle over the mean of the angles of mu_S and sigma_S' for all pairs of these sets, the paper's NC_m. All
+        again for every multiplicity m, as ``tagwise_angle_m`` and so on. NaN, with the reason in ``undefined``,
         where no sample has two tags or a tag never stands alone.
 
     Raises:
@@ -102,20 +103,21 @@ def tag_sets_1nn(features: Array, targets: Array, train_features: Array, train_t
 
 
 def _fit(row: Measurement, ending: str, sets: Tensor, means: Tensor, alone: Tensor) -> None:
-    """Angle and scale over some sets of tags (n, K) with their means (n, d)."""
+    """Angle, scale and ratio over some sets of tags (n, K) with their means (n, d)."""
     lonely = alone.isnan().any(dim=1)
     missing = (sets.bool().any(dim=0) & lonely).nonzero().flatten().tolist()
     reason = None if len(sets) else "no sample has two tags"
     if missing:
         reason = f"no sample has the one tag {missing[0]}, so that it has no mean of its own"
-    angle = scale = math.nan
+    angle = scale = ratio = math.nan
     if reason is None:
         sums = sets.double() @ alone.nan_to_num()
         unit, target = (torch.nn.functional.normalize(rows, dim=1, eps=0) for rows in (means, sums))
         # half-angle form: the arc cosine loses digits near 0
         angles = 2 * torch.atan2((unit - target).norm(dim=1), (unit + target).norm(dim=1))
         angle, scale = math.degrees(float(angles.mean())), float((means * sums).sum() / sums.square().sum())
-    values = {f"tagwise_angle{ending}": angle, f"tagwise_scale{ending}": scale}
+        ratio = float(angles.mean() / (unit @ target.T).clamp(-1, 1).acos().mean())
+    values = {f"tagwise_angle{ending}": angle, f"tagwise_scale{ending}": scale, f"tagwise_ratio{ending}": ratio}
     row.fill(values, reason or "the mean of a set, or the sum of its tags' means, is zero")
 
 

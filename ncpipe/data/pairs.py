@@ -1,8 +1,7 @@
-"""Images of several labels, composed of images of one, after Li et al., ICML 2024 (multi-label neural collapse).
+"""Images of several labels, composed of images of one as in the code of Li et al., ICML 2024 (multi-label collapse).
 
-A canvas has twice the height and width and is zero elsewhere. An image of one class stands in a corner; an image of
-a pair of classes has one of each in opposite corners. Li et al. fix the corners and shift the images at random; here
-the corners are random.
+A canvas has twice the height and width and is zero elsewhere. An image of one class stands below right; an image of a
+pair of classes has one of each there and above left. Every image is shifted by less than a quarter of its side.
 """
 
 from __future__ import annotations
@@ -25,39 +24,35 @@ def with_pairs(
 ) -> tuple[Tensor, Tensor]:
     """All ``images`` (N, C, H, W) on canvases (N, C, 2H, 2W), and ``per_pair`` images of every pair of classes.
 
-    The images of a pair are drawn from ``images``, each uniformly, and so is the corner of the first; the second
-    stands opposite. Every pair draws from a stream of its own, so that a larger ``per_pair`` holds the smaller.
+    The images of a pair are drawn from ``images`` without putting back, once more where a class has too few. Either
+    stands above left with the same chance. Where the two overlap a pixel is the larger of them. Every pair draws from
+    a stream of its own, so that a larger ``per_pair`` holds the smaller.
 
     Returns:
         The canvases, pairs last, and their labels: rows of ``tag_sets``.
     """
-    corners = torch.from_numpy(np.random.default_rng(seed).integers(4, size=len(labels)))
     members = [np.flatnonzero(labels.numpy() == label) for label in range(num_classes)]
-    drawn = [
-        _pair(members[first], members[second], per_pair, np.random.default_rng([*seed, first, second]))
-        for first, second in combinations(range(num_classes), 2)
-    ]
-    pairs = torch.from_numpy(np.concatenate(drawn)) if drawn else torch.empty(0, 3, dtype=torch.int64)
-
-    count, channels, height, width = images.shape
-    canvases = torch.zeros(count + len(pairs), channels, 2 * height, 2 * width, dtype=images.dtype)
-    _place(canvases[:count], images, torch.arange(count), corners)
-    _place(canvases[count:], images, pairs[:, 0], pairs[:, 2])
-    _place(canvases[count:], images, pairs[:, 1], 3 - pairs[:, 2])
-    of_pairs = torch.arange(num_classes, num_classes + len(drawn)).repeat_interleave(per_pair)
-    return canvases, torch.cat([labels, of_pairs])
+    singles = _placed(images, np.ones(len(images), int), np.random.default_rng(seed))
+    canvases, found = [singles], [labels]
+    for label, (first, second) in enumerate(combinations(range(num_classes), 2), num_classes):
+        draws = [np.random.default_rng([*seed, first, second, part]) for part in range(3)]
+        is_below = draws[2].integers(2, size=per_pair)
+        rows = [np.resize(draw.permutation(members[of]), per_pair) for draw, of in zip(draws, (first, second))]
+        parts = [_placed(images[row], side, draw) for row, side, draw in zip(rows, (is_below, 1 - is_below), draws)]
+        canvases.append(torch.maximum(*parts))
+        found.append(torch.full((per_pair,), label, dtype=labels.dtype))
+    return torch.cat(canvases), torch.cat(found)
 
 
-def _pair(first: np.ndarray, second: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
-    """Rows of the images of both classes and the corner of the first, (count, 3)."""
-    drawn = random.integers([len(first), len(second), 4], size=(count, 3))
-    return np.stack([first[drawn[:, 0]], second[drawn[:, 1]], drawn[:, 2]], axis=1)
-
-
-def _place(canvases: Tensor, images: Tensor, rows: Tensor, corners: Tensor) -> None:
-    """Put image ``rows[i]`` into a corner of canvas i: 0 and 1 above, 2 and 3 below; opposite corners sum to 3."""
-    height, width = images.shape[2:]
-    for corner in range(4):
-        there = (corners == corner).nonzero().flatten()
-        top, left = corner // 2 * height, corner % 2 * width
-        canvases[there, :, top : top + height, left : left + width] = images[rows[there]]
+def _placed(images: Tensor, is_below: np.ndarray, random: np.random.Generator) -> Tensor:
+    """Images on canvases of twice the side, above left or below right, shifted down and to the right; what is shifted
+    over an edge comes back at the other."""
+    count, channels, *sides = images.shape
+    shifts = random.integers([max(1, side // 4) for side in sides], size=(count, 2))
+    down, right = (
+        torch.from_numpy(((is_below * side + shift)[:, None] + np.arange(side)) % (2 * side))
+        for side, shift in zip(sides, shifts.T)
+    )
+    canvases = images.new_zeros(count, *(2 * side for side in sides), channels)
+    canvases[torch.arange(count)[:, None, None], down[:, :, None], right[:, None]] = images.permute(0, 2, 3, 1)
+    return canvases.permute(0, 3, 1, 2).contiguous()

@@ -69,8 +69,8 @@ class DatasetSpec(Settings):
     classes: Annotated[int, Field(ge=2)] | None = Field(None, description="Keep the first so many classes.")
     pairs: Count | None = Field(
         None,
-        description="Several labels: training images of each pair of classes, which stand in opposite corners of a"
-        " canvas of twice the side; images of one class stand in a corner.",
+        description="Several labels: training images of each pair of classes, above left and below right on a canvas"
+        " of twice the side; images of one class stand below right.",
     )
     test_pairs: Count | None = Field(None, description="Several labels: test images of each pair of classes.")
     label_noise: Annotated[float, Field(ge=0, le=1)] = Field(

@@ -265,6 +265,7 @@ class Extractor:
         _, means = class_means(*self._classified(features, labels), self.num_classes)
         found = tagwise_metrics(features.double() - means.mean(dim=0), tags)
         scalars = {name: found[name] for name in ("tagwise_angle", "tagwise_scale")}
+        scalars["tagwise_ratio"] = tagwise_metrics(features, tags)["tagwise_ratio"]  # published of uncentred means
         if split == "test" and self.tagged is not None and self.tagged[0].isfinite().all():
             scalars["tag_sets_1nn"] = tag_sets_1nn(features, tags, *self.tagged)
         return scalars

@@ -34,29 +34,29 @@ class Classifier(nn.Linear):
         return F.linear(features, *self.effective())
 
 
-def random_simplex_etf(num_classes: int, dim: int) -> Tensor:
-    """Simplex ETF in a random orientation, from torch's current generator.
+def simplex_etf(num_classes: int, dim: int) -> Tensor:
+    """Simplex ETF (K, d) float64: unit-norm rows that sum to zero, with inner products -1/(K-1) between any two.
 
-    Returns (K, d) float64: unit-norm rows that sum to zero, with inner products -1/(K-1) between any two.
-    Raises ``UserError`` if d < K-1, where there is none.
+    sqrt(K/(K-1)) (I - 11^T/K) beside zeros, as in the code of Zhu et al. 2021 and Li et al. 2024: class c stands on
+    axis c, where features after a ReLU can follow, as they could not in a random orientation. In d = K-1 dimensions,
+    in an orthonormal basis of what is orthogonal to 1. ``UserError`` if d < K-1, where there is none.
     """
     if num_classes < 2 or dim < num_classes - 1:
         raise UserError(
             f"a simplex ETF of {num_classes} classes needs 2 classes and {num_classes - 1} features or more, "
             f"got {dim} features: widen the model or set head.feature_dim"
         )
-    ones, identity = torch.ones(num_classes, 1).double(), torch.eye(num_classes).double()
-    # Orthonormal basis of the vectors orthogonal to ones; its rows have squared norm 1 - 1/K.
-    centred = torch.linalg.qr(torch.cat([ones, identity[:, 1:]], dim=1)).Q[:, 1:]
-    directions = torch.linalg.qr(torch.randn(dim, num_classes - 1, dtype=torch.float64)).Q
-    return (num_classes / (num_classes - 1)) ** 0.5 * centred @ directions.T
+    frame = torch.eye(num_classes).double() - 1 / num_classes
+    if dim < num_classes:
+        frame = torch.linalg.qr(frame[:, 1:]).Q
+    return (num_classes / (num_classes - 1)) ** 0.5 * F.pad(frame, (0, dim - frame.shape[1]))
 
 
 def classifier(head: HeadSpec, dim: int, num_classes: int) -> Classifier:
     """Linear classifier (d to K) with torch's default initialisation; a fixed ETF takes no gradient."""
     layer = Classifier(dim, num_classes, bias=head.bias, temperature=head.temperature)
     if head.fixed_etf:
-        layer.weight.requires_grad_(False).copy_(random_simplex_etf(num_classes, dim))
+        layer.weight.requires_grad_(False).copy_(simplex_etf(num_classes, dim))
     return layer
 
 

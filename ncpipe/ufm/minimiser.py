@@ -171,7 +171,8 @@ class Minimiser:
             return {}
         layout = Layout.of(self.problem, self.tied)
         row = tagwise_metrics(self._rows()["features"], layout.targets.T)
-        return {name: row[name] for name in ("tagwise_angle", "tagwise_scale") if name not in row.undefined}
+        names = ("tagwise_angle", "tagwise_scale", "tagwise_ratio")
+        return {name: row[name] for name in names if name not in row.undefined}
 
     def _objective(self) -> Objective:
         return Objective.of([self.problem], self.tied)

@@ -321,13 +321,13 @@ def test_li_tags_at_the_end():
         *curve("free", "nc2_means_etf", {0: 0.5, 30: 0.05}),
         *curve("frozen", "nc2_means_etf", {30: 0.9}),
         *curve("single", "nc2_means_etf", {30: 0.9}),
-        *curve("free", "tagwise_angle", {0: 20.0, 30: 8.0}),
+        *curve("free", "tagwise_ratio", {0: 0.2, 30: 0.08}),
         *curve("free", "tag_sets_1nn", {30: 0.8}, split="test"),
         history=accuracies(free=0.9),
     )
     frame = decide("li2024-1b", tables)
     assert (frame["effect"], frame["count"], frame["verdict"]) == (0.05, 1, "supported")
-    assert decide("li2024-2a", tables)["effect"] == 8
+    assert decide("li2024-2a", tables)["effect"] == 0.08
     assert decide("li2024-2b", tables)["effect"] == pytest.approx(math.log10(0.4))
     nearest = decide("li2024-4", tables)
     assert (nearest["effect"], nearest["verdict"]) == (pytest.approx(-0.1), "contradicted")
@@ -341,7 +341,10 @@ def test_li_frozen_classifier_against_the_trained_one_of_its_seed():
             tagged("frozen0", fixed_etf=True, parameters=900),
             tagged("frozen2", 2, fixed_etf=True, parameters=900),
         ],
-        history=accuracies(free0=0.90, free1=0.99, frozen0=0.89, frozen2=0.5),
+        history=[
+            *accuracies(free0=0.90, free1=0.99, frozen0=0.89, frozen2=0.5),
+            {"run_id": "free0", "quantity": "test_accuracy", "time": 40, "value": 0.2},  # of an end phase
+        ],
     )
     accuracy, parameters = decide("li2024-3a", tables), decide("li2024-3b", tables)
     assert (accuracy["effect"], accuracy["count"], accuracy["verdict"]) == (pytest.approx(-0.01), 1, "supported")

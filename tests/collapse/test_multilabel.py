@@ -58,7 +58,8 @@ def test_metrics_agree_with_the_definitions(seed):
     row = tagwise_metrics(features, targets)
     expected = {}
     for ending, size in (("", None), ("_2", 2), ("_3", 3)):
-        expected[f"tagwise_angle{ending}"], expected[f"tagwise_scale{ending}"] = tagwise(features, targets, size)
+        names = (f"tagwise_{what}{ending}" for what in ("angle", "scale", "ratio"))
+        expected |= dict(zip(names, tagwise(features, targets, size)))
     assert set(row) == set(expected)
     assert dict(row) == pytest.approx(expected, rel=1e-10)
     assert row["tagwise_angle"] > 1
@@ -94,7 +95,9 @@ def test_types_and_layouts_do_not_matter():
 
 def test_without_a_set_of_two_tags_nothing_is_defined():
     row = tagwise_metrics(np.eye(3), np.eye(3, dtype=int))
-    assert row.undefined == dict.fromkeys(("tagwise_angle", "tagwise_scale"), "no sample has two tags")
+    assert row.undefined == dict.fromkeys(
+        ("tagwise_angle", "tagwise_scale", "tagwise_ratio"), "no sample has two tags"
+    )
     assert all(map(math.isnan, row.values()))
 
 
@@ -109,7 +112,7 @@ def test_a_tag_that_never_stands_alone_is_named():
 def test_a_lonely_tag_leaves_multiplicities_without_it_defined():
     targets = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [1, 1, 0, 0], [0, 1, 1, 1]])
     row = tagwise_metrics(np.vstack([np.eye(3, 4), [1, 1, 0, 0], [0, 1, 1, 1]]), targets)
-    assert set(row.undefined) == {"tagwise_angle", "tagwise_scale", "tagwise_angle_3", "tagwise_scale_3"}
+    assert set(row.undefined) == {f"tagwise_{what}{of}" for what in ("angle", "scale", "ratio") for of in ("", "_3")}
     assert row["tagwise_scale_2"] == 1
 
 

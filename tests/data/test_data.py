@@ -629,35 +629,51 @@ def test_images_beyond_memory_are_foreseen(tmp_path: Path, monkeypatch: pytest.M
 # --- several labels ---------------------------------------------------------------------------------------
 
 
-def quarters(canvases: torch.Tensor) -> torch.Tensor:
-    """The corners of canvases (N, C, 2H, 2W): above left and right, then below, (N, 4, C, H, W)."""
-    height, width = canvases.shape[2] // 2, canvases.shape[3] // 2
-    return canvases.unflatten(2, (2, height)).unflatten(4, (2, width)).permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+def stands(canvas: torch.Tensor, image: torch.Tensor, is_below: bool) -> list[tuple[int, int]]:
+    """Shifts of less than a quarter of the side by which an image (C, H, W) is in a canvas (C, 2H, 2W), whose other
+    pixels may be anything."""
+    height, width = image.shape[1:]
+    blank = torch.nn.functional.pad(image, (0, width, 0, height))
+    moved = {
+        (down, right): torch.roll(blank, (is_below * height + down, is_below * width + right), (1, 2))
+        for down in range(max(1, height // 4))
+        for right in range(max(1, width // 4))
+    }
+    return [shift for shift, placed in moved.items() if torch.equal(canvas[placed > 0], placed[placed > 0])]
 
 
 def test_pairs_stand_in_opposite_corners() -> None:
-    images = torch.arange(1, 13, dtype=torch.uint8)[:, None, None, None].repeat(1, 2, 3, 5)  # of one value each
-    labels = torch.arange(3).repeat_interleave(4)
-    canvases, found = with_pairs(images, labels, 3, 200, (0, 4))
-    assert canvases.shape == (12 + 600, 2, 6, 10)
-    assert found.tolist() == [*labels.tolist(), *([3] * 200), *([4] * 200), *([5] * 200)]
+    values = torch.arange(1, 13, dtype=torch.uint8)  # every image is of one value
+    images, labels = values[:, None, None, None].repeat(1, 2, 8, 9), torch.arange(3).repeat_interleave(4)
+    canvases, found = with_pairs(images, labels, 3, 6, (0, 4))
+    assert canvases.shape == (12 + 18, 2, 16, 18)
+    assert found.tolist() == [*labels.tolist(), *([3] * 6), *([4] * 6), *([5] * 6)]
     assert tag_sets(3) == [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2)]
-    corners = quarters(canvases)
-    values = corners[:, :, 0, 0, 0].long()
-    assert torch.equal(corners, values[:, :, None, None, None].expand_as(corners).to(torch.uint8))
-    assert torch.equal(values[:12].amax(1), torch.arange(1, 13))
-    assert ((values[:12] > 0).sum(1) == 1).all()
+    shifts = [stands(canvas, image, True) for canvas, image in zip(canvases, images)]
+    assert {len(found) for found in shifts} == {1}
+    assert len({shift for (shift,) in shifts}) > 1
+    assert all(canvas.count_nonzero() == 2 * 8 * 9 for canvas in canvases[:12])
+    sides = Counter()
     for label, pair in ((3, (0, 1)), (4, (0, 2)), (5, (1, 2))):
-        of_pair = values[found == label]
-        corners_of_first = Counter()
-        for canvas in of_pair.tolist():
-            corner_of = {(value - 1) // 4: corner for corner, value in enumerate(canvas) if value}
-            assert set(corner_of) == set(pair)
-            assert sum(corner_of.values()) == 3
-            corners_of_first[corner_of[pair[0]]] += 1
-        assert sorted(corners_of_first) == [0, 1, 2, 3]
-        assert min(corners_of_first.values()) > 25
-        assert set(of_pair[of_pair > 0].tolist()) == {4 * label + i for label in pair for i in (1, 2, 3, 4)}
+        drawn = [sorted(set(canvas.unique().tolist()) - {0}) for canvas in canvases[found == label]]
+        for canvas, (first, second) in zip(canvases[found == label], drawn):
+            assert ((first - 1) // 4, (second - 1) // 4) == pair
+            above = canvas[0, 2, 2].item()  # which every shift leaves to what stands above
+            below = {first, second}.difference({above}).pop()
+            assert canvas[0, 10, 11] == below
+            sides[above == first] += 1
+        for place in (0, 1):  # four of a class: all, then the first two again
+            assert sorted(Counter(values[place] for values in drawn).values()) == [1, 1, 2, 2]
+    assert set(sides) == {True, False}
+
+
+def test_a_pixel_of_two_images_is_the_larger() -> None:
+    images = torch.tensor([1, 2], dtype=torch.uint8)[:, None, None, None].repeat(1, 1, 8, 8)
+    canvases, _ = with_pairs(images, torch.arange(2), 2, 40, (0,))
+    areas = {(int((canvas == 1).sum()), int((canvas == 2).sum())) for canvas in canvases[2:]}
+    assert (64, 64) in areas
+    assert any(ones < 64 for ones, _ in areas)
+    assert {twos for _, twos in areas} == {64}
 
 
 def test_more_pairs_hold_the_fewer() -> None:
@@ -686,15 +702,12 @@ def test_data_of_several_labels(tmp_path: Path) -> None:
     assert record["counts"]["train"] == [5] * 10 + [2] * 45
     assert nominal_shape(spec) == ((1, 16, 16), 10, 50 + 90, 30 + 45, 1)
     assert nominal_shape(digits(pairs=2, test_pairs=1)).train_samples == 1437 + 90
-    # The images are those of the same subset without pairs, and pairs are made of them.
+    # The images are those of the same subset without pairs.
     plain = prepared(digits(samples_per_class=5, test_samples_per_class=3), tmp_path / "plain")
     assert plain.tag_sets is None
     for name in ("train", "test"):
         split, single = dataset.split(name), plain.split(name)
-        corners = quarters(split.images)
-        used = [corner for canvas in corners for corner in canvas if corner.any()]
-        assert rows(torch.stack(used)) == rows(single.images)
-        assert torch.equal(torch.stack(used[: len(single.labels)]), single.images)
+        assert all(stands(canvas, image, True) for canvas, image in zip(split.images, single.images))
 
 
 # --- costs and real data --------------------------------------------------------------------------------

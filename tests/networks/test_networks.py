@@ -22,7 +22,7 @@ from ncpipe.networks.architectures.resnet import ResNet
 from ncpipe.networks.architectures.timm import Timm
 from ncpipe.networks.architectures.vgg import Vgg
 from ncpipe.networks.architectures.vit import Vit
-from ncpipe.networks.head import random_simplex_etf
+from ncpipe.networks.head import simplex_etf
 from ncpipe.networks.head_settings import HeadSpec
 from ncpipe.system.errors import UserError
 from ncpipe.system.vision import import_torchvision
@@ -157,9 +157,12 @@ def test_he_initialisation() -> None:
 
 @pytest.mark.parametrize(("classes", "dim"), [(2, 1), (4, 3), (4, 4), (10, 64), (100, 128)])
 def test_simplex_etf(classes: int, dim: int) -> None:
-    etf = random_simplex_etf(classes, dim)
+    etf = simplex_etf(classes, dim)
     gram = (classes * torch.eye(classes) - 1).double() / (classes - 1)
     torch.testing.assert_close(etf @ etf.T, gram, rtol=0, atol=1e-13)
+    if dim >= classes:  # so that one active feature, of no negative value, decides for each class
+        assert torch.equal(etf.argmax(dim=0)[:classes], torch.arange(classes))
+        assert (etf[:, classes:] == 0).all()
 
 
 @pytest.mark.parametrize("bias", [True, False])

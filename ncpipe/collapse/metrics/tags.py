@@ -18,6 +18,13 @@ METRIC = Metric(
             range="(−∞, ∞)",
             source="Li et al. 2024",
         ),
+        "tagwise_ratio": Quantity(
+            "that angle, of uncentred means, over the mean angle of μ_S and σ_S′ for all pairs of these sets",
+            "angle to sums of tags, over unrelated ones",
+            at_etf="0",
+            range="≥ 0",
+            source="Li et al. 2024",
+        ),
         "tag_sets_1nn": Quantity(
             "fraction of test samples whose set of tags is that of the training sample at the smallest angle",
             "nearest training feature",
