@@ -20,7 +20,7 @@ METRIC = Metric(
         ),
         "tagwise_ratio": Quantity(
             "that angle, of uncentred means, over the mean angle of μ_S and σ_S′ for all pairs of these sets",
-            "angle to sums of tags, over unrelated ones",
+            "angle over unrelated",
             at_etf="0",
             range="≥ 0",
             source="Li et al. 2024",
