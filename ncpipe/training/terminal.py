@@ -18,6 +18,7 @@ from ncpipe.training.optimization import before_normalisation
 from ncpipe.training.preemption import Preempted, StopRequest
 from ncpipe.training.settings import NetworkRun
 from ncpipe.training.state import Progress, SaveClock, StateFolder, below
+from ncpipe.ufm.objective import Differentiable
 from ncpipe.ufm.solvers.lbfgs import Memory, State, lbfgs_round
 
 PAIRS, PAIRS_BUDGET = 40, 2**27
@@ -26,7 +27,7 @@ TEST_BATCH = 512
 SAVED = "terminal.safetensors"
 
 
-class EndPhase:
+class EndPhase(Differentiable):
     """L-BFGS from the last weights of a run; iteration i is its time ``epochs`` + i.
 
     Weights whose scale a BatchNorm takes away are measured in units of the norm of their rows at the start, since a
@@ -65,14 +66,6 @@ class EndPhase:
         self.full.load(vectors[0] * self.scales)
         self.last = self.full.evaluate()
         return self.last.gradient.new_tensor([self.last.value]), (self.last.gradient * self.scales)[None]
-
-    def inside(self, vectors: Tensor) -> Tensor:
-        """The vectors as they are: nothing bounds them."""
-        return vectors
-
-    def along_bounds(self, point: Tensor, gradient: Tensor, direction: Tensor) -> Tensor:
-        """The direction as it is."""
-        return direction
 
     def fit(self, stop: StopRequest) -> None:
         """Go on until the gradient is within tolerance, no step descends or the iterations are used up; the network

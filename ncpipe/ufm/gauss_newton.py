@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ncpipe.collapse.frames import simplex_etf
 from ncpipe.ufm.layout import Layout
-from ncpipe.ufm.objective import GRADIENT_TOLERANCE, Objective
+from ncpipe.ufm.objective import GRADIENT_TOLERANCE, Differentiable, Objective
 from ncpipe.ufm.products import batched_product
 
 
@@ -128,7 +128,7 @@ class SumOfSquares:
         return -torch.linalg.vecdot(self.gradient, step) - curved / 2
 
 
-class Preconditioned:
+class Preconditioned(Differentiable):
     """The objective of B problems in the variables u of x = x_0 + L u, L = (J^T J + lambda)^-1/2, J taken at x_0: its
     Hessian at 0 is the identity but for what the residuals' curvature adds."""
 
@@ -164,12 +164,6 @@ class Preconditioned:
     def subset(self, indices: Tensor) -> Preconditioned:
         """Some of the problems."""
         return Preconditioned(self.objective.subset(indices), self.squares.subset(indices), self.matrix[indices])
-
-    def inside(self, vectors: Tensor) -> Tensor:
-        return vectors
-
-    def along_bounds(self, point: Tensor, gradient: Tensor, direction: Tensor) -> Tensor:
-        return direction
 
     def tolerance(self, value: Tensor) -> Tensor:
         """Gradient norm of a stationary point (B,), given its objective (B,)."""

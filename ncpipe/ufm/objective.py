@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -18,7 +19,23 @@ GRADIENT_TOLERANCE = 1e-7
 Where the curvature is at least the penalty, the objective is then within 5e-15, relative, of its minimum."""
 
 
-class Objective:
+class Differentiable(ABC):
+    """What L-BFGS minimises: functions of B vectors, without bounds unless a class has some."""
+
+    @abstractmethod
+    def evaluate(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Objective (B,) and gradient (B, P), perhaps a buffer, at vectors (B, P)."""
+
+    def inside(self, vectors: Tensor) -> Tensor:
+        """The nearest vectors (B, P) of a domain with bounds."""
+        return vectors
+
+    def along_bounds(self, point: Tensor, gradient: Tensor, direction: Tensor) -> Tensor:
+        """The direction (B, P) without what would leave a bound that the gradient of ``evaluate`` holds on to."""
+        return direction
+
+
+class Objective(Differentiable):
     """Objective and gradient of B problems of one layout at ``parameters`` (B, P), a buffer to write into.
 
     Nothing is allocated by ``loss_gradient``: buffers and views are made once, on the device of ``decays``.
@@ -81,14 +98,6 @@ class Objective:
     def retract(self) -> None:
         """Bring ``parameters`` back to the domain after a step."""
 
-    def inside(self, vectors: Tensor) -> Tensor:
-        """The nearest vectors (B, P) of a domain with bounds."""
-        return vectors
-
-    def along_bounds(self, point: Tensor, gradient: Tensor, direction: Tensor) -> Tensor:
-        """The direction (B, P) without what would leave a bound that the gradient of ``evaluate`` holds on to."""
-        return direction
-
     def tolerance(self, value: Tensor) -> Tensor:
         """Gradient norm of a stationary point (B,), given its objective (B,); in balanced variables."""
         return GRADIENT_TOLERANCE * (self.decays[:, 0] * value).sqrt()
@@ -99,7 +108,6 @@ class Objective:
         self._backward()
 
     def evaluate(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Objective (B,) and gradient (B, P), a buffer, at vectors (B, P)."""
         self.parameters.copy_(vectors)
         self.loss_gradient()
         self.gradient.addcmul_(self.decay, self.parameters)
