@@ -13,7 +13,7 @@ from ncpipe.system.files import write_tensors
 from ncpipe.system.progress import progress as progress_bar
 from ncpipe.training.batches import Batches
 from ncpipe.training.full_batch import Evaluation, FullBatch
-from ncpipe.training.losses import correct, sample_losses
+from ncpipe.training.losses import correct
 from ncpipe.training.optimization import before_normalisation
 from ncpipe.training.preemption import Preempted, StopRequest
 from ncpipe.training.settings import NetworkRun
@@ -142,7 +142,7 @@ class EndPhase(Differentiable):
         for images, labels in self.test.in_order(TEST_BATCH):
             logits = self.full.network.forward(images.double()).logits
             targets = self.test.targets(labels)
-            loss += float(sample_losses(self.run.spec.loss, logits, targets).sum())
+            loss += float(self.run.spec.loss.sample_loss.sample_losses(logits, targets).sum())
             hits += int(correct(logits, targets).sum())
         return loss / len(self.test), hits / len(self.test)
 
@@ -173,11 +173,9 @@ def _row_norms(full: FullBatch) -> Tensor:
     """Norm of the row of every parameter that a BatchNorm follows, 1 of the others, (P,)."""
     free, parts = before_normalisation(full.network), []
     for name, parameter in full.network.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        rows = parameter.detach().flatten(1) if parameter.ndim > 1 else parameter.detach()[:, None]
-        norms = (
-            rows.norm(dim=1, keepdim=True) if name in free and parameter.ndim > 1 else torch.ones_like(rows[:, :1])
-        )
-        parts.append(norms.clamp_min(torch.finfo(torch.float64).tiny).expand_as(rows).flatten())
+        norms = torch.ones_like(parameter)
+        if name in free and parameter.ndim > 1:
+            rows = parameter.detach().flatten(1)
+            norms = rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny).expand_as(rows)
+        parts += [norms.flatten()] if parameter.requires_grad else []
     return torch.cat(parts)

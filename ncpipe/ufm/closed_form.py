@@ -41,7 +41,7 @@ def solve(problem: Model) -> Optimum:
     """
     form = problem.sample_loss.closed_form
     if not form:
-        raise _underived(problem)
+        raise NoClosedForm(f"loss {problem.loss_name!r}: no closed form derived")
     if problem.nonnegative:
         return _nonnegative(problem)
     if form == "pick_all_labels":
@@ -63,10 +63,6 @@ def solve(problem: Model) -> Optimum:
     if problem.bias == "free":
         return _free_bias(problem)
     return _penalised_bias(problem)
-
-
-def _underived(problem: Model) -> NoClosedForm:
-    return NoClosedForm(f"loss {problem.loss_name!r}: no closed form derived")
 
 
 def shrunken_fit(strength: float, depth: int) -> tuple[float, float]:
@@ -268,8 +264,6 @@ def _margin(problem: Model) -> Optimum:
         raise NoClosedForm("extended model with cross entropy or its relatives: no closed form derived")
     if not problem.balanced:
         raise NoClosedForm("imbalanced classes with cross entropy or its relatives: no closed form")
-    if problem.sample_loss.closed_form not in MARGINS:
-        raise _underived(problem)
     margin, value, threshold = MARGINS[problem.sample_loss.closed_form](problem, _strength(problem) / K)
     if margin > 0 and min(problem.widths) < K - 1:
         raise NoClosedForm(f"loss of margins with dim {min(problem.widths)} < classes - 1 = {K - 1}: no simplex fits")
@@ -423,8 +417,6 @@ def _pick_all_labels(problem: Model) -> Optimum:
 
 def _tag_profiles(problem: Model, left: Tensor, margins: dict[int, float], sigma: float) -> Tensor:
     """Right singular vectors over the sets of tags, each entry times the square root of its samples, (r, C)."""
-    if sigma == 0:
-        return torch.zeros(left.shape[1], len(problem.tag_sets), dtype=torch.float64)
     fits = torch.zeros(problem.classes, len(problem.tag_sets), dtype=torch.float64)
     for column, (tags, count) in enumerate(zip(problem.tag_sets, problem.counts, strict=True)):
         fits[list(tags), column] = margins[len(tags)] * math.sqrt(count)
@@ -454,7 +446,12 @@ def _nonnegative(problem: Model) -> Optimum:
     for reason, holds in reasons.items():
         if holds:
             raise NoClosedForm(f"non-negative features: {reason}")
-    return _nonnegative_margin(problem) if margins else _nonnegative_bias(problem)
+    if not margins:
+        return _nonnegative_bias(problem)
+    # a margin costs sqrt(K/(K-1)) times as much, c'' for c', whatever the bias
+    price = _strength(problem) / problem.classes * math.sqrt(problem.classes / (problem.classes - 1))
+    margin, value, threshold = _cross_entropy(problem, price)
+    return _nonnegative_frame(problem, value, margin, 0.0, zero_threshold=threshold)
 
 
 def _nonnegative_bias(problem: Model) -> Optimum:
@@ -483,13 +480,6 @@ def _nonnegative_bias(problem: Model) -> Optimum:
         problem, value, u / (1 + u), u * rho(u),
         zero_threshold=threshold, bias=1 / (K * (1 + penalty * (1 + u))),
     )  # fmt: skip
-
-
-def _nonnegative_margin(problem: Model) -> Optimum:
-    """Cross entropy and label smoothing, any bias: a margin costs sqrt(K/(K-1)) times as much, c'' for c'."""
-    price = _strength(problem) / problem.classes * math.sqrt(problem.classes / (problem.classes - 1))
-    margin, value, threshold = _cross_entropy(problem, price)
-    return _nonnegative_frame(problem, value, margin, 0.0, zero_threshold=threshold)
 
 
 def _nonnegative_frame(problem: Model, value: float, fit: float, common: float, **fields: Any) -> Optimum:

@@ -13,7 +13,6 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ncpipe.collapse.frames import simplex_etf
 from ncpipe.ufm.layout import Layout
 from ncpipe.ufm.objective import GRADIENT_TOLERANCE, Differentiable, Objective
 from ncpipe.ufm.products import batched_product
@@ -26,10 +25,8 @@ class SumOfSquares:
         """``decay`` (B, P): penalties, in balanced variables; ``vectors`` (B, P); ``smoothing`` (B,): e."""
         self.layout, self.decay, self.vectors, self.smoothing = layout, decay, vectors, smoothing
         features, self.weights, self.bias = layout.views(vectors)
-        self.chain = [*self.weights]
-        if layout.frozen:
-            frame = simplex_etf(layout.classes, layout.widths[-1]).to(vectors.device)
-            self.chain.append(frame.expand(len(vectors), -1, -1))
+        frame = layout.frame(vectors.device)
+        self.chain = [*self.weights, *(matrix.expand(len(vectors), -1, -1) for matrix in frame)]
         self.scales, self.root = layout.column_scales.to(vectors.device), sum(layout.counts) ** 0.5
         self.layers, self.slopes = [features], list[Tensor]()
         for weight in self.chain[:-1]:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ncpipe.collapse.frames import simplex_etf
 from ncpipe.ufm.layout import Layout
 from ncpipe.ufm.model import Model
 from ncpipe.ufm.products import batched_product
@@ -52,11 +51,8 @@ class Objective(Differentiable):
         self.parameters = torch.zeros_like(self.decay)
         self.gradient = torch.zeros_like(self.decay)
         self._at, self._out = layout.views(self.parameters), layout.views(self.gradient)
-        self._weights = [*self._at.weights]
+        self._weights = [*self._at.weights, *(frame.expand(batch, -1, -1) for frame in layout.frame(device))]
         self._feature_gradient, *self._weight_gradients = map(_contiguous, (self._out.features, *self._out.weights))
-        if layout.frozen:
-            frame = simplex_etf(layout.classes, layout.widths[-1]).to(device)
-            self._weights.append(frame.expand(batch, -1, -1))
         self._transposed = [weight.mT for weight in self._weights]
 
         multiplicity = layout.multiplicities.to(device).double()
