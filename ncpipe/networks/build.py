@@ -48,7 +48,8 @@ def build_network(model: Architecture, head: HeadSpec, image_shape: Shape, num_c
             stages["head_input"] = stages.pop("features")
             width = head.hidden_width or width
         last = classifier(head, width, num_classes)
-        if backbone.classifier is not None and head.is_plain:
+        is_plain = not hidden and head.feature_dim is None and head.temperature is None and not head.fixed_etf
+        if backbone.classifier is not None and is_plain:
             _take_weights(model.label, last, backbone.classifier)
         return Network(stages, hidden, last)
 

@@ -94,15 +94,11 @@ def vanishing_strength(depth: int) -> float:
     return (1 - last) * last ** (1 - 2 / (depth + 1))
 
 
-def _frame(problem: Model) -> float:
-    """Squared singular value of a frozen classifier, else 1."""
-    return problem.classes / (problem.classes - 1) if problem.classifier == "etf" else 1.0
-
-
 def _strength(problem: Model) -> float:
     """kappa = K (n Lambda / s^2)^(1/F), s the singular value of a frozen classifier; c of the plain model."""
-    n = problem.counts[0]
-    return problem.classes * (n / _frame(problem)) ** (1 / len(problem.decays)) * geometric_mean(problem.decays)
+    K, n = problem.classes, problem.counts[0]
+    squared = K / (K - 1) if problem.classifier == "etf" else 1.0
+    return K * (n / squared) ** (1 / len(problem.decays)) * geometric_mean(problem.decays)
 
 
 def _identity(problem: Model) -> Tensor:

@@ -64,11 +64,6 @@ class Layout:
         )
 
     @property
-    def depth(self) -> int:
-        """Weight matrices, L."""
-        return len(self.widths)
-
-    @property
     def kinds(self) -> Tensor:
         """Class, or number of the set of tags, of each column, (M,)."""
         kinds = torch.arange(len(self.counts))

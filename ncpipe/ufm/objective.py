@@ -132,7 +132,7 @@ class Objective(Differentiable):
             torch.sum(delta, dim=2, keepdim=True, out=self._out.bias)
         if self._scales_logits:
             delta.mul_(self._logit_scale)
-        for level in range(self.layout.depth - 1, 0, -1):
+        for level in range(len(self._weights) - 1, 0, -1):
             self._weight_gradient(level, delta)
             delta = batched_product(self._transposed[level], delta, out=self._hidden_deltas[level - 1])
             if self.layout.activation == "relu":

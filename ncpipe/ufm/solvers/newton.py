@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -40,13 +40,10 @@ class Solver(FromStarts):
     """
 
     label = "Newton"
+    tied: ClassVar[bool] = True
 
     name: Literal["newton"]
     max_iterations: Count = Field(400, description="Most iterations of L-BFGS, after those of Levenberg-Marquardt.")
-
-    @property
-    def one_a_class(self) -> bool:
-        return True
 
     def seconds(self, problems: int, depth: int, work: float) -> float:
         return 0.1 * depth + problems * self.starts * 0.01 * depth
