@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,7 +22,6 @@ from ncpipe.system.errors import UserError
 FEW_CHANNELS = (1, 3, 4)
 SPLIT_STREAM = 6
 """Stream of the random numbers of a data set's seed, see ``ncpipe.data.preparation``."""
-SplitName = Literal["train", "test"]
 
 
 class ArraySplit(NamedTuple):

@@ -23,6 +23,7 @@ import numpy as np
 
 from ncpipe.data.places import find_path
 from ncpipe.system.errors import UserError
+from ncpipe.system.files import sha256
 from ncpipe.system.lazy import lazily
 
 if TYPE_CHECKING:
@@ -129,8 +130,7 @@ class ImageFolder:
     def checksums(self) -> dict[str, str]:
         """SHA-256 of the zip; of a folder, which may be huge, that of its list of image names and sizes."""
         if self.packed:
-            with self.path.open("rb") as stream:
-                return {self.path.name: hashlib.file_digest(stream, "sha256").hexdigest()}
+            return {self.path.name: sha256(self.path)}
         listing = "".join(f"{entry.name} {entry.size}\n" for entry in self.entries)
         return {"names and sizes of the images": hashlib.sha256(as_bytes(listing)).hexdigest()}
 

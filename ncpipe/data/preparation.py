@@ -108,7 +108,9 @@ class Content(NamedTuple):
 def _check_memory(spec: DatasetSpec, subsets: dict[str, Subset], num_classes: int, shape: tuple[int, ...]) -> None:
     per_pair = {"train": spec.pairs or 0, "test": spec.test_pairs or 0}
     count = sum(len(subset.rows) + per_pair[name] * comb(num_classes, 2) for name, subset in subsets.items())
-    remedy = "set dataset.stream: true" if DATASETS[spec.name].can_stream else "lower dataset.samples_per_class"
+    remedy = (
+        "set dataset.stream: true" if "stream" in DATASETS[spec.name].takes else "lower dataset.samples_per_class"
+    )
     check_memory(spec.slug, count * prod(shape), remedy if spec.pairs is None else "lower dataset.pairs")
 
 

@@ -113,11 +113,6 @@ class DataSet(ABC):
         """The files at the path that are not read, in words; empty where there is none."""
         return ""
 
-    @property
-    def can_stream(self) -> bool:
-        """Whether images can be read while training."""
-        return "stream" in self.takes
-
 
 def kept_classes(spec: DatasetSpec, available: int) -> int:
     """Number of classes that are kept of those ``available``. Raises ``UserError`` where more are asked for."""

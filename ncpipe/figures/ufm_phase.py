@@ -92,7 +92,7 @@ def applies(study: Study) -> bool:
     for spec in study.problems.values():
         if spec.solver.name == "lbfgs":
             fixed = spec.model_dump_json(exclude={"seed", *penalties})
-            model = fixed, spec.depth, isinstance(spec.bias, str) and spec.bias
+            model = fixed, spec.model.depth, isinstance(spec.bias, str) and spec.bias
             for name in penalties:
                 different = values.setdefault((model, name), set())
                 different.add(getattr(spec, name))

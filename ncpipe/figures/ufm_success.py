@@ -101,7 +101,7 @@ def applies(study: Study) -> bool:
     """Whether two widths of one problem with two weight layers or more are solved by L-BFGS."""
     widths: dict[str, set[Any]] = {}
     for spec in study.problems.values():
-        if spec.solver.name == "lbfgs" and spec.depth > 1:
+        if spec.solver.name == "lbfgs" and spec.model.depth > 1:
             widths.setdefault(spec.model_dump_json(exclude={"seed", "dim"}), set()).add(spec.dim)
     return any(len(different) > 1 for different in widths.values())
 

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from ncpipe.networks.architecture import Architecture, Shape
-from ncpipe.networks.head import classifier, hidden_layers, projection
+from ncpipe.networks.head import classifier, hidden_layers
 from ncpipe.networks.head_settings import HeadSpec
+from ncpipe.networks.layers import kaiming_init, linear
 from ncpipe.networks.network import Network
 from ncpipe.system.errors import UserError
 
@@ -39,13 +40,16 @@ def build_network(model: Architecture, head: HeadSpec, image_shape: Shape, num_c
             )
         if head.feature_dim is not None:
             inputs, width = width, num_classes if head.feature_dim == "classes" else head.feature_dim
-            stages["features"] = nn.Sequential(stages["features"], projection(inputs, width))
+            projection = linear(inputs, width)
+            kaiming_init(projection, "fan_in")
+            stages["features"] = nn.Sequential(stages["features"], projection)
         hidden = hidden_layers(head, width)
         if hidden:
             stages["head_input"] = stages.pop("features")
             width = head.hidden_width or width
         last = classifier(head, width, num_classes)
-        if backbone.classifier is not None and head.is_plain:
+        is_plain = not hidden and head.feature_dim is None and head.temperature is None and not head.fixed_etf
+        if backbone.classifier is not None and is_plain:
             _take_weights(model.label, last, backbone.classifier)
         return Network(stages, hidden, last)
 

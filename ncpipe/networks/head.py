@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ncpipe.networks.head_settings import HeadSpec
-from ncpipe.networks.layers import kaiming_init, linear
+from ncpipe.networks.layers import kaiming_init
 from ncpipe.system.errors import UserError
 
 
@@ -57,13 +57,6 @@ def classifier(head: HeadSpec, dim: int, num_classes: int) -> Classifier:
     layer = Classifier(dim, num_classes, bias=head.bias, temperature=head.temperature)
     if head.fixed_etf:
         layer.weight.requires_grad_(False).copy_(simplex_etf(num_classes, dim))
-    return layer
-
-
-def projection(inputs: int, width: int) -> nn.Sequential:
-    """Linear map, BatchNorm, ReLU from the backbone's ``inputs`` features to ``width``."""
-    layer = linear(inputs, width)
-    kaiming_init(layer, "fan_in")
     return layer
 
 

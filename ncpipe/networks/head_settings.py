@@ -40,11 +40,6 @@ class HeadSpec(Settings):
         return self
 
     @property
-    def is_plain(self) -> bool:
-        """Whether it is a trained linear classifier on the backbone's features, and nothing else."""
-        return not self.hidden and self.feature_dim is None and self.temperature is None and not self.fixed_etf
-
-    @property
     def slug(self) -> str:
         kind = f"-{'linear' if self.linear else 'head'}{self.hidden}" if self.hidden else ""
         kind += "-etf" if self.fixed_etf else ""

@@ -107,6 +107,10 @@ class ReadNetwork:
         bias = getattr(self._linear, "bias", None)
         return None if bias is None else bias.detach()
 
+    def reading(self, layer: str) -> tuple[Tensor | None, Tensor | None]:
+        """Weight and bias of the classifier for the layer that it reads, else None."""
+        return (self.weight, self.bias) if layer == LAST else (None, None)
+
     @property
     def device(self) -> torch.device:
         """Where the model is."""

@@ -72,7 +72,7 @@ def measure_model(
     found = read_statistics(network, loader, train_means, memory=memory)
     rows = {}
     for layer, statistics in found.items():
-        weight, bias = (network.weight, network.bias) if layer == LAST else (None, None)
+        weight, bias = network.reading(layer)
         means = _means_of(train_means, layer, statistics.means)
         rows[layer] = collapse_metrics(
             statistics, weight, bias, train_means=means, per_class=per_class, present_only=present_only
@@ -132,16 +132,13 @@ class _Features:
 
     def _stream(self, layer: str) -> None:
         parts = self.held.pop(layer)
-        weight, bias = self._head(layer)
+        weight, bias = self.network.reading(layer)
         classes, device = len(self.network.weight), parts[0].device
         means = _means_of(self.train_means, layer, parts[0].new_empty(classes, parts[0].shape[1]))
         metric = CollapseMetrics(classes, weight, bias, train_means=means, **ALONE).to(device)
         for vectors, labels in zip(parts, self.labels):
             metric.update(vectors, labels)
         self.streamed[layer] = metric
-
-    def _head(self, layer: str) -> tuple[Tensor | None, Tensor | None]:
-        return (self.network.weight, self.network.bias) if layer == LAST else (None, None)
 
     def statistics(self) -> dict[str, LayerStatistics]:
         """Statistics of all layers in their order."""
@@ -154,7 +151,7 @@ class _Features:
             counts, means = class_means(features, labels, len(self.network.weight))
             if not torch.isfinite(means[counts > 0]).all():
                 require_finite(f"features of layer {layer!r}", features)
-            weight, bias = self._head(layer)
+            weight, bias = self.network.reading(layer)
             known = _means_of(self.train_means, layer, means)
             found[layer] = SecondPass(counts, means, weight=weight, bias=bias, train_means=known)(features, labels)
         return found

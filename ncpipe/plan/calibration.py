@@ -21,7 +21,7 @@ from ncpipe.system.errors import UserError
 from ncpipe.system.files import write_text
 from ncpipe.system.provenance import processor
 from ncpipe.training.computation import Computation, device_kind, laid_out, training_flops
-from ncpipe.training.losses import feature_penalty, sample_losses
+from ncpipe.training.losses import feature_penalty
 from ncpipe.training.optimization import build_optimizer
 from ncpipe.training.settings import NetworkSpec
 
@@ -159,7 +159,7 @@ class TrainingStep:
     def __call__(self) -> None:
         with self.computation.autocast():
             output = self.network(self.images)
-        losses = sample_losses(self.spec.loss, output.logits, self.targets)
+        losses = self.spec.loss.sample_loss.sample_losses(output.logits, self.targets)
         objective = losses.mean() + feature_penalty(self.spec.head, output.head_input).sum()
         self.optimizer.zero_grad(set_to_none=True)
         objective.backward()

@@ -10,7 +10,7 @@ STARTUP = 2.5
 
 def fitting_time(specs: list[UfmSpec]) -> float:
     """Seconds of a batch, roughly: a cost per step, and 4e10 multiplications a second on a usual CPU."""
-    spec = specs[0]
-    width = max(spec.dim) if isinstance(spec.dim, tuple) else spec.dim
-    work = 6 * spec.depth * width * spec.num_samples * (spec.classes + width * (spec.depth - 1))
-    return STARTUP + spec.solver.seconds(len(specs), spec.depth, work)
+    model = specs[0].model
+    width = max(model.widths)
+    work = 6 * model.depth * width * model.num_samples * (model.classes + width * (model.depth - 1))
+    return STARTUP + specs[0].solver.seconds(len(specs), model.depth, work)

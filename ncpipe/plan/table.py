@@ -127,7 +127,7 @@ def refuse_what_cannot_fit(estimates: dict[Unit, Estimate], available: float, de
     remedies = ["lower batch_size" if worst.stage == "train" else "measure fewer layers (measure.layers)"]
     remedies += ["or the model's width"]
     data = worst.of.spec.dataset
-    if DATASETS[data.name].can_stream and not data.stream:
+    if "stream" in DATASETS[data.name].takes and not data.stream:
         remedies += ["read the data set while training (stream: true)"]
     if device == "cuda" and worst.stage == "train":
         remedies += ["share the batches (gpus)"]

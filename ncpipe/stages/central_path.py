@@ -20,7 +20,7 @@ def follow_path(run_id: str, spec: UfmSpec) -> FitRecord:
     """
     assert isinstance(spec.solver, central_path.Solver)
     path, features, labels = spec.solver.follow(spec.model, spec.seed)
-    law = snr_law(path.singular_values[0], path.times, classes=spec.classes, samples=spec.num_samples)
+    law = snr_law(path.singular_values[0], path.times, classes=spec.classes, samples=spec.model.num_samples)
     times = path.times.round().long().tolist()
     history = [
         {"time": time, "objective": loss, "nc1_pinv": nc1, **_numbered("snr", found), **_numbered("snr_law", exact)}

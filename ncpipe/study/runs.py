@@ -16,7 +16,7 @@ from ncpipe.ufm.settings import UfmSpec
 
 MAX_BATCH = 1024
 """UFM problems solved by one job at most."""
-SHAPE = attrgetter("classes", "dim", "depth", "loss", "activation", "classifier", "solver")
+SHAPE = attrgetter("classes", "dim", "model.depth", "loss", "activation", "classifier", "solver")
 """Settings that the problems of a job have in common."""
 
 

@@ -162,8 +162,9 @@ def problem_settings(spec: UfmSpec) -> Row:
     solver = spec.solver
     decays = spec.weight_decay if isinstance(spec.weight_decay, tuple | None) else (spec.weight_decay,)
     bias = {"none": "no bias", "free": "bias"}.get(str(spec.bias), "penalised bias")
-    kind = {1: "plain", 2: "extended"}.get(spec.depth, "deep")
-    name = kind if spec.depth < 3 else f"{kind} {spec.depth}"
+    depth, samples = spec.model.depth, spec.model.num_samples
+    kind = {1: "plain", 2: "extended"}.get(depth, "deep")
+    name = kind if depth < 3 else f"{kind} {depth}"
     if spec.temperature is not None:
         name, bias = "normalised", "no bias"
     if spec.classifier == "etf":
@@ -172,9 +173,9 @@ def problem_settings(spec: UfmSpec) -> Row:
         name += ", non-negative,"
     return {
         "classes": spec.classes,
-        "train_samples": spec.num_samples,
+        "train_samples": samples,
         "model": kind,
-        "depth": spec.depth,
+        "depth": depth,
         "loss": spec.loss,
         "bias": str(spec.bias),
         "optimizer": solver.name,
@@ -183,7 +184,7 @@ def problem_settings(spec: UfmSpec) -> Row:
         "feature_decay": spec.feature_decay,
         "epochs": solver.iterations,
         "activation": spec.activation,
-        "samples": round(spec.num_samples / spec.classes),
+        "samples": round(samples / spec.classes),
         "dim": spec.model.widths[0],
         "seed": spec.seed,
         "settings": _json(spec),

@@ -6,7 +6,7 @@ Where N images do not fit in memory they are streamed in chunks, one pass for ev
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from ncpipe.networks import Network
 from ncpipe.networks.hooked import watching
 from ncpipe.training.batches import Batches
-from ncpipe.training.losses import correct, feature_penalty, sample_losses
+from ncpipe.training.losses import correct, feature_penalty, mean_loss
 from ncpipe.training.optimization import parameter_decays
 from ncpipe.training.settings import NetworkSpec
 
@@ -89,9 +89,9 @@ class FullBatch:
         self._own_batch = False
         fitting = self._trace()
         self.chunk = chunk or fitting
-        self._held: list[tuple[Tensor, Tensor]] | None = None
+        self._held: list[tuple[Tensor, Tensor]] = []
         if self.chunk >= len(data):
-            self._held = [(images.double(), labels) for images, labels in data.in_order(len(data))]
+            self._held = [*self._chunks()]
 
     # --- parameters -----------------------------------------------------------------------------------
 
@@ -117,7 +117,7 @@ class FullBatch:
             if mode == "evaluation":
                 self._given = {name: _running(norm) for name, norm in self.norms.items()}
                 return self._penalised(self._through_all([]))
-            self._own_batch = self._held is not None
+            self._own_batch = bool(self._held)
             whole = self._own_batch or not self.norms
             return self._penalised(self._through_all([]) if whole else self._streamed())
 
@@ -136,7 +136,7 @@ class FullBatch:
         for images, labels in self._chunks():
             logits, head_input = self.network.forward(images)
             targets, share = self.data.targets(labels), len(labels) / len(self.data)
-            loss = sample_losses(self.spec.loss, logits, targets).mean()
+            loss = mean_loss(self.spec.loss, logits, targets)
             objective = loss + feature_penalty(self.spec.head, head_input)
             for total, part in zip(sums, _gradients(objective * share, leaves), strict=True):
                 total += part
@@ -195,12 +195,8 @@ class FullBatch:
                 self.network.forward(images)
             yield seen[0], _by_channel(seen[0]).shape[0] // len(labels) * len(self.data)
 
-    def _chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        if self._held is not None:
-            yield from self._held
-            return
-        for images, labels in self.data.in_order(self.chunk):
-            yield images.double(), labels
+    def _chunks(self) -> Iterable[tuple[Tensor, Tensor]]:
+        return self._held or ((images.double(), labels) for images, labels in self.data.in_order(self.chunk))
 
     # --- BatchNorm ------------------------------------------------------------------------------------
 

@@ -11,19 +11,9 @@ from ncpipe.networks.head_settings import HeadSpec
 from ncpipe.training.settings import LossSpec, NetworkSpec
 
 
-def sample_losses(spec: LossSpec, logits: Tensor, targets: Tensor) -> Tensor:
-    """Loss of every sample without penalties, (...), of logits z (..., K).
-
-    Args:
-        spec: the loss, of a form that its class in ``ncpipe.losses`` tells.
-        targets: labels (...) int64; tags (..., K) of zeros and ones for losses of several labels.
-    """
-    return spec.sample_loss.sample_losses(logits, targets)
-
-
 def mean_loss(spec: LossSpec, logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean of ``sample_losses`` over all samples, a scalar."""
-    return sample_losses(spec, logits, targets).mean()
+    """Mean loss of all samples without penalties, a scalar; arguments as those of ``SampleLoss.sample_losses``."""
+    return spec.sample_loss.sample_losses(logits, targets).mean()
 
 
 def correct(logits: Tensor, targets: Tensor) -> Tensor:
@@ -46,10 +36,10 @@ def feature_penalty(head: HeadSpec, head_input: Tensor) -> Tensor:
 
 
 def loss_slopes(spec: LossSpec, logits: Tensor, targets: Tensor) -> Tensor:
-    """dl/dz of each sample's loss, (..., K), of logits and targets as in ``sample_losses``."""
+    """dl/dz of each sample's loss, (..., K), of logits and targets as in ``mean_loss``."""
     with torch.enable_grad():
         at = logits.detach().requires_grad_()
-        (slopes,) = torch.autograd.grad(sample_losses(spec, at, targets).sum(), at)
+        (slopes,) = torch.autograd.grad(spec.sample_loss.sample_losses(at, targets).sum(), at)
     return slopes
 
 

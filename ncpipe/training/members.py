@@ -80,8 +80,8 @@ class Stack:
     """
 
     def __init__(self, networks: Sequence[Network]) -> None:
-        parameters, self.buffers = stack_module_state(list(networks))
-        self.parameters: dict[str, Tensor] = parameters
+        self.parameters, self.buffers = stack_module_state(list(networks))
+        self.tensors: dict[str, Tensor] = self.parameters | self.buffers
         self.skeleton = copy.deepcopy(networks[0]).to("meta")
 
     def train(self, mode: bool = True) -> None:
@@ -102,12 +102,11 @@ class Stack:
         return Output(*stacked)
 
     def state(self, member: int) -> dict[str, Tensor]:
-        both = {**self.parameters, **self.buffers}
-        return {name: both[name][member].detach() for name in self.skeleton.state_dict()}
+        return {name: self.tensors[name][member].detach() for name in self.skeleton.state_dict()}
 
     def load(self, member: int, state: Mapping[str, Tensor]) -> None:
         with torch.no_grad():
-            for name, value in {**self.parameters, **self.buffers}.items():
+            for name, value in self.tensors.items():
                 value[member].copy_(state[name])
 
     def own_part(self, member: int, value: Tensor, parameter: str) -> Tensor:
@@ -118,7 +117,7 @@ class Stack:
         return torch.stack(list(parts)) if is_like else parts[0]
 
     def finite(self) -> Tensor:
-        values = [*self.parameters.values(), *self.buffers.values()]
+        values = self.tensors.values()
         return torch.stack([value.isfinite().reshape(len(value), -1).all(dim=1) for value in values]).all(dim=0)
 
 

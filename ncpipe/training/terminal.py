@@ -13,11 +13,12 @@ from ncpipe.system.files import write_tensors
 from ncpipe.system.progress import progress as progress_bar
 from ncpipe.training.batches import Batches
 from ncpipe.training.full_batch import Evaluation, FullBatch
-from ncpipe.training.losses import correct, sample_losses
+from ncpipe.training.losses import correct
 from ncpipe.training.optimization import before_normalisation
 from ncpipe.training.preemption import Preempted, StopRequest
 from ncpipe.training.settings import NetworkRun
 from ncpipe.training.state import Progress, SaveClock, StateFolder, below
+from ncpipe.ufm.objective import Differentiable
 from ncpipe.ufm.solvers.lbfgs import Memory, State, lbfgs_round
 
 PAIRS, PAIRS_BUDGET = 40, 2**27
@@ -26,7 +27,7 @@ TEST_BATCH = 512
 SAVED = "terminal.safetensors"
 
 
-class EndPhase:
+class EndPhase(Differentiable):
     """L-BFGS from the last weights of a run; iteration i is its time ``epochs`` + i.
 
     Weights whose scale a BatchNorm takes away are measured in units of the norm of their rows at the start, since a
@@ -65,14 +66,6 @@ class EndPhase:
         self.full.load(vectors[0] * self.scales)
         self.last = self.full.evaluate()
         return self.last.gradient.new_tensor([self.last.value]), (self.last.gradient * self.scales)[None]
-
-    def inside(self, vectors: Tensor) -> Tensor:
-        """The vectors as they are: nothing bounds them."""
-        return vectors
-
-    def along_bounds(self, point: Tensor, gradient: Tensor, direction: Tensor) -> Tensor:
-        """The direction as it is."""
-        return direction
 
     def fit(self, stop: StopRequest) -> None:
         """Go on until the gradient is within tolerance, no step descends or the iterations are used up; the network
@@ -149,7 +142,7 @@ class EndPhase:
         for images, labels in self.test.in_order(TEST_BATCH):
             logits = self.full.network.forward(images.double()).logits
             targets = self.test.targets(labels)
-            loss += float(sample_losses(self.run.spec.loss, logits, targets).sum())
+            loss += float(self.run.spec.loss.sample_loss.sample_losses(logits, targets).sum())
             hits += int(correct(logits, targets).sum())
         return loss / len(self.test), hits / len(self.test)
 
@@ -180,11 +173,9 @@ def _row_norms(full: FullBatch) -> Tensor:
     """Norm of the row of every parameter that a BatchNorm follows, 1 of the others, (P,)."""
     free, parts = before_normalisation(full.network), []
     for name, parameter in full.network.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        rows = parameter.detach().flatten(1) if parameter.ndim > 1 else parameter.detach()[:, None]
-        norms = (
-            rows.norm(dim=1, keepdim=True) if name in free and parameter.ndim > 1 else torch.ones_like(rows[:, :1])
-        )
-        parts.append(norms.clamp_min(torch.finfo(torch.float64).tiny).expand_as(rows).flatten())
+        norms = torch.ones_like(parameter)
+        if name in free and parameter.ndim > 1:
+            rows = parameter.detach().flatten(1)
+            norms = rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny).expand_as(rows)
+        parts += [norms.flatten()] if parameter.requires_grad else []
     return torch.cat(parts)

@@ -22,7 +22,7 @@ from ncpipe.system.progress import silent
 from ncpipe.system.provenance import origin
 from ncpipe.training.computation import Computation, device_kind
 from ncpipe.training.full_batch import FullBatch
-from ncpipe.training.losses import correct, feature_penalty, sample_losses
+from ncpipe.training.losses import correct, feature_penalty
 from ncpipe.training.members import Members, Single, Stack
 from ncpipe.training.optimization import build_optimizer, learning_rate
 from ncpipe.training.preemption import Preempted, StopRequest
@@ -165,7 +165,7 @@ class Trainer:
         with self.computation.autocast():
             output = self.members(images)
         targets = self.train_data.targets(labels)
-        losses = sample_losses(self.spec.loss, output.logits, targets)
+        losses = self.spec.loss.sample_loss.sample_losses(output.logits, targets)
         objective = losses.mean(dim=1) + feature_penalty(self.spec.head, output.head_input)
         if self.ranks.world > 1:  # gradients are averaged over processes, whose shares may differ in size
             objective = objective * (labels.shape[1] * self.ranks.world / self._batch_size())
@@ -188,7 +188,7 @@ class Trainer:
         for images, labels in self.test_data.in_order(EVALUATION_BATCH):
             logits = self.members(images.expand(len(self.runs), *images.shape)).logits
             targets = self.test_data.targets(labels.expand(len(self.runs), len(labels)))
-            totals[0] += sample_losses(self.spec.loss, logits, targets).double().sum(dim=1)
+            totals[0] += self.spec.loss.sample_loss.sample_losses(logits, targets).double().sum(dim=1)
             totals[1] += correct(logits, targets).double().sum(dim=1)
         return (totals / len(self.test_data)).tolist()
 

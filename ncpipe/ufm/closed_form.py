@@ -41,7 +41,7 @@ def solve(problem: Model) -> Optimum:
     """
     form = problem.sample_loss.closed_form
     if not form:
-        raise _underived(problem)
+        raise NoClosedForm(f"loss {problem.loss_name!r}: no closed form derived")
     if problem.nonnegative:
         return _nonnegative(problem)
     if form == "pick_all_labels":
@@ -63,10 +63,6 @@ def solve(problem: Model) -> Optimum:
     if problem.bias == "free":
         return _free_bias(problem)
     return _penalised_bias(problem)
-
-
-def _underived(problem: Model) -> NoClosedForm:
-    return NoClosedForm(f"loss {problem.loss_name!r}: no closed form derived")
 
 
 def shrunken_fit(strength: float, depth: int) -> tuple[float, float]:
@@ -98,15 +94,11 @@ def vanishing_strength(depth: int) -> float:
     return (1 - last) * last ** (1 - 2 / (depth + 1))
 
 
-def _frame(problem: Model) -> float:
-    """Squared singular value of a frozen classifier, else 1."""
-    return problem.classes / (problem.classes - 1) if problem.classifier == "etf" else 1.0
-
-
 def _strength(problem: Model, n: int | None = None) -> float:
     """kappa = K (n Lambda / s^2)^(1/F), s the singular value of a frozen classifier; c of the plain model."""
-    n = n or problem.counts[0]
-    return problem.classes * (n / _frame(problem)) ** (1 / len(problem.decays)) * geometric_mean(problem.decays)
+    K, n = problem.classes, n or problem.counts[0]
+    squared = K / (K - 1) if problem.classifier == "etf" else 1.0
+    return K * (n / squared) ** (1 / len(problem.decays)) * geometric_mean(problem.decays)
 
 
 def _identity(problem: Model) -> Tensor:
@@ -268,8 +260,6 @@ def _margin(problem: Model) -> Optimum:
         raise NoClosedForm("extended model with cross entropy or its relatives: no closed form derived")
     if not problem.balanced:
         raise NoClosedForm("imbalanced classes with cross entropy or its relatives: no closed form")
-    if problem.sample_loss.closed_form not in MARGINS:
-        raise _underived(problem)
     margin, value, threshold = MARGINS[problem.sample_loss.closed_form](problem, _strength(problem) / K)
     if margin > 0 and min(problem.widths) < K - 1:
         raise NoClosedForm(f"loss of margins with dim {min(problem.widths)} < classes - 1 = {K - 1}: no simplex fits")
@@ -423,8 +413,6 @@ def _pick_all_labels(problem: Model) -> Optimum:
 
 def _tag_profiles(problem: Model, left: Tensor, margins: dict[int, float], sigma: float) -> Tensor:
     """Right singular vectors over the sets of tags, each entry times the square root of its samples, (r, C)."""
-    if sigma == 0:
-        return torch.zeros(left.shape[1], len(problem.tag_sets), dtype=torch.float64)
     fits = torch.zeros(problem.classes, len(problem.tag_sets), dtype=torch.float64)
     for column, (tags, count) in enumerate(zip(problem.tag_sets, problem.counts, strict=True)):
         fits[list(tags), column] = margins[len(tags)] * math.sqrt(count)

@@ -18,7 +18,6 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 from torch.func import grad, jacrev, vmap
 
-from ncpipe.collapse.frames import simplex_etf
 from ncpipe.ufm.layout import Layout
 from ncpipe.ufm.minimiser import Minimiser
 from ncpipe.ufm.objective import penalties
@@ -151,7 +150,7 @@ class _Surface:
         self.layout, self.size = layout, sum(layout.sizes)
         self.decay = decays.repeat_interleave(torch.tensor(layout.sizes))
         self.targets, self.share = layout.targets, layout.multiplicities.double() / sum(layout.counts)
-        self.frame = [simplex_etf(layout.classes, layout.widths[-1])] if layout.frozen else []
+        self.frame = layout.frame()
         self.values, self.domains = vmap(self.value), vmap(self.domain)
         self.gradients, self.hessians = vmap(grad(self.value)), vmap(jacrev(grad(self.value)), chunk_size=64)
         self.products = vmap(lambda x, v: grad(lambda y: grad(self.value)(y) @ v)(x))

@@ -13,9 +13,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ncpipe.collapse.frames import simplex_etf
 from ncpipe.ufm.layout import Layout
-from ncpipe.ufm.objective import GRADIENT_TOLERANCE, Objective
+from ncpipe.ufm.objective import GRADIENT_TOLERANCE, Differentiable, Objective
 from ncpipe.ufm.products import batched_product
 
 
@@ -26,10 +25,8 @@ class SumOfSquares:
         """``decay`` (B, P): penalties, in balanced variables; ``vectors`` (B, P); ``smoothing`` (B,): e."""
         self.layout, self.decay, self.vectors, self.smoothing = layout, decay, vectors, smoothing
         features, self.weights, self.bias = layout.views(vectors)
-        self.chain = [*self.weights]
-        if layout.frozen:
-            frame = simplex_etf(layout.classes, layout.widths[-1]).to(vectors.device)
-            self.chain.append(frame.expand(len(vectors), -1, -1))
+        frame = layout.frame(vectors.device)
+        self.chain = [*self.weights, *(matrix.expand(len(vectors), -1, -1) for matrix in frame)]
         self.scales, self.root = layout.column_scales.to(vectors.device), sum(layout.counts) ** 0.5
         self.layers, self.slopes = [features], list[Tensor]()
         for weight in self.chain[:-1]:
@@ -128,7 +125,7 @@ class SumOfSquares:
         return -torch.linalg.vecdot(self.gradient, step) - curved / 2
 
 
-class Preconditioned:
+class Preconditioned(Differentiable):
     """The objective of B problems in the variables u of x = x_0 + L u, L = (J^T J + lambda)^-1/2, J taken at x_0: its
     Hessian at 0 is the identity but for what the residuals' curvature adds."""
 
@@ -164,12 +161,6 @@ class Preconditioned:
     def subset(self, indices: Tensor) -> Preconditioned:
         """Some of the problems."""
         return Preconditioned(self.objective.subset(indices), self.squares.subset(indices), self.matrix[indices])
-
-    def inside(self, vectors: Tensor) -> Tensor:
-        return vectors
-
-    def along_bounds(self, point: Tensor, gradient: Tensor, direction: Tensor) -> Tensor:
-        return direction
 
     def tolerance(self, value: Tensor) -> Tensor:
         """Gradient norm of a stationary point (B,), given its objective (B,)."""

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ncpipe.collapse.frames import simplex_etf
 from ncpipe.losses import SampleLoss
 from ncpipe.ufm.model import Model
 
@@ -63,11 +64,6 @@ class Layout:
         )
 
     @property
-    def depth(self) -> int:
-        """Weight matrices, L."""
-        return len(self.widths)
-
-    @property
     def kinds(self) -> Tensor:
         """Class, or number of the set of tags, of each column, (M,)."""
         kinds = torch.arange(len(self.counts))
@@ -101,6 +97,10 @@ class Layout:
         """Shapes of the trained W_1, W_2, .."""
         shapes = [(after, before) for before, after in pairwise((*self.widths, self.classes))]
         return shapes[:-1] if self.frozen else shapes
+
+    def frame(self, device: torch.device | str = "cpu") -> list[Tensor]:
+        """The frozen classifier (K, d), where there is one."""
+        return [simplex_etf(self.classes, self.widths[-1]).to(device)] if self.frozen else []
 
     @property
     def sizes(self) -> list[int]:

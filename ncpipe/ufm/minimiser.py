@@ -19,7 +19,6 @@ from ncpipe.collapse import (
     product_metrics,
     tagwise_metrics,
 )
-from ncpipe.collapse.frames import simplex_etf
 from ncpipe.ufm.layout import Layout
 from ncpipe.ufm.model import Model
 from ncpipe.ufm.objective import Objective
@@ -49,11 +48,10 @@ class Minimiser:
         layout = Layout.of(problem, tied)
         features, weights, bias = layout.views(vector.clone()[None])
         columns = (features[0] / layout.column_scales).T.contiguous()
-        frozen = [simplex_etf(layout.classes, layout.widths[-1])] if layout.frozen else []
         return cls(
             problem,
             columns,
-            [*(weight[0] for weight in weights), *frozen],
+            [*(weight[0] for weight in weights), *layout.frame()],
             None if bias is None else bias[0, :, 0],
             tied,
         )

@@ -316,14 +316,10 @@ def _weight_decay(value: Any) -> tuple[float, ...]:
     return tuple(penalty("weight_decay", number) for number in values)
 
 
-def _bias(value: Any) -> Literal["none", "free"] | float:
-    if isinstance(value, str):
-        if value not in ("none", "free"):
-            raise ValueError(f"bias: got {value!r}; needs 'none', 'free' or a penalty >= 0")
-        return "none" if value == "none" else "free"
-    if isinstance(value, bool):
-        raise ValueError(f"bias: got {value}; needs 'none', 'free' or a penalty >= 0")
-    return penalty("bias", value, zero=True) or "free"
+def _bias(value: Any) -> str | float:
+    if isinstance(value, str | bool) and value not in ("none", "free"):
+        raise ValueError(f"bias: got {value!r}; needs 'none', 'free' or a penalty >= 0")
+    return value if isinstance(value, str) else penalty("bias", value, zero=True) or "free"
 
 
 def _choice(field: str, value: Any, known: tuple[str, ...]) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from ncpipe.collapse.frames import simplex_etf
 from ncpipe.ufm.layout import Layout
 from ncpipe.ufm.model import Model
 from ncpipe.ufm.products import batched_product
@@ -18,7 +18,23 @@ GRADIENT_TOLERANCE = 1e-7
 Where the curvature is at least the penalty, the objective is then within 5e-15, relative, of its minimum."""
 
 
-class Objective:
+class Differentiable(ABC):
+    """What L-BFGS minimises: functions of B vectors, without bounds unless a class has some."""
+
+    @abstractmethod
+    def evaluate(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Objective (B,) and gradient (B, P), perhaps a buffer, at vectors (B, P)."""
+
+    def inside(self, vectors: Tensor) -> Tensor:
+        """The nearest vectors (B, P) of a domain with bounds."""
+        return vectors
+
+    def along_bounds(self, point: Tensor, gradient: Tensor, direction: Tensor) -> Tensor:
+        """The direction (B, P) without what would leave a bound that the gradient of ``evaluate`` holds on to."""
+        return direction
+
+
+class Objective(Differentiable):
     """Objective and gradient of B problems of one layout at ``parameters`` (B, P), a buffer to write into.
 
     Nothing is allocated by ``loss_gradient``: buffers and views are made once, on the device of ``decays``.
@@ -35,11 +51,8 @@ class Objective:
         self.parameters = torch.zeros_like(self.decay)
         self.gradient = torch.zeros_like(self.decay)
         self._at, self._out = layout.views(self.parameters), layout.views(self.gradient)
-        self._weights = [*self._at.weights]
+        self._weights = [*self._at.weights, *(frame.expand(batch, -1, -1) for frame in layout.frame(device))]
         self._feature_gradient, *self._weight_gradients = map(_contiguous, (self._out.features, *self._out.weights))
-        if layout.frozen:
-            frame = simplex_etf(layout.classes, layout.widths[-1]).to(device)
-            self._weights.append(frame.expand(batch, -1, -1))
         self._transposed = [weight.mT for weight in self._weights]
 
         multiplicity = layout.multiplicities.to(device).double()
@@ -81,14 +94,6 @@ class Objective:
     def retract(self) -> None:
         """Bring ``parameters`` back to the domain after a step."""
 
-    def inside(self, vectors: Tensor) -> Tensor:
-        """The nearest vectors (B, P) of a domain with bounds."""
-        return vectors
-
-    def along_bounds(self, point: Tensor, gradient: Tensor, direction: Tensor) -> Tensor:
-        """The direction (B, P) without what would leave a bound that the gradient of ``evaluate`` holds on to."""
-        return direction
-
     def tolerance(self, value: Tensor) -> Tensor:
         """Gradient norm of a stationary point (B,), given its objective (B,); in balanced variables."""
         return GRADIENT_TOLERANCE * (self.decays[:, 0] * value).sqrt()
@@ -99,7 +104,6 @@ class Objective:
         self._backward()
 
     def evaluate(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Objective (B,) and gradient (B, P), a buffer, at vectors (B, P)."""
         self.parameters.copy_(vectors)
         self.loss_gradient()
         self.gradient.addcmul_(self.decay, self.parameters)
@@ -128,7 +132,7 @@ class Objective:
             torch.sum(delta, dim=2, keepdim=True, out=self._out.bias)
         if self._scales_logits:
             delta.mul_(self._logit_scale)
-        for level in range(self.layout.depth - 1, 0, -1):
+        for level in range(len(self._weights) - 1, 0, -1):
             self._weight_gradient(level, delta)
             delta = batched_product(self._transposed[level], delta, out=self._hidden_deltas[level - 1])
             if self.layout.activation == "relu":

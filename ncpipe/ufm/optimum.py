@@ -106,10 +106,9 @@ class Optimum:
             return {"features": self.frame[0] @ self.frame[0].T}
         if 0 < self.rank < self._full_rank():
             return {}
+        names = [*(f"H{level}" for level in range(1, p.depth)), "features"]
         if p.activation == "relu":
-            names = [None, *(f"H{level}" for level in range(2, p.depth)), "features"]
-        else:
-            names = [*(f"H{level}" for level in range(1, p.depth)), "features"]
+            names[0] = ""
         means = (self.right / self._root_counts())[:, : p.classes]
         levels = self.gains().square().cumprod(dim=0)
         return {name: means.T @ (level[:, None] * means) for name, level in zip(names, levels, strict=False) if name}

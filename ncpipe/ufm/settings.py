@@ -67,7 +67,7 @@ class UfmSpec(Settings):
             raise ValueError(re.sub(r"\bTrue\b", "true", str(mistake))) from None
         for reason in reasons:
             raise ValueError(reason)
-        if self.num_samples > MAX_SAMPLES:
+        if self.model.num_samples > MAX_SAMPLES:
             raise ValueError(f"samples makes more than {MAX_SAMPLES:,} in all; lower samples or classes")
         return self
 
@@ -81,18 +81,9 @@ class UfmSpec(Settings):
         return {name: getattr(self, name) for name in Model.__dataclass_fields__}
 
     @property
-    def num_samples(self) -> int:
-        """N."""
-        return self.model.num_samples
-
-    @property
-    def depth(self) -> int:
-        """Number of weight matrices, L, the classifier included."""
-        return self.model.depth
-
-    @property
     def slug(self) -> str:
-        kind = {1: "plain", 2: f"extended-{self.activation}"}.get(self.depth, f"deep{self.depth}-{self.activation}")
+        depth = self.model.depth
+        kind = {1: "plain", 2: f"extended-{self.activation}"}.get(depth, f"deep{depth}-{self.activation}")
         kind = "normalised" if self.temperature is not None else kind
         kind += "-etf" if self.classifier == "etf" else ""
         kind += "-nonnegative" if self.nonnegative else ""

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from ncpipe.cli.main import app
 from ncpipe.losses import LOSSES, SampleLoss, loss_mistakes, loss_of, multi_label
-from ncpipe.training.losses import classifier_stationarity, loss_slopes, mean_loss, sample_losses
+from ncpipe.training.losses import classifier_stationarity, loss_slopes, mean_loss
 from ncpipe.training.settings import LossSpec
 from ncpipe.ufm import NoClosedForm, Problem, fit
 from ncpipe.ufm.minimiser import centred_fit
@@ -58,7 +58,7 @@ def test_networks_have_the_loss_of_the_models(spec: LossSpec) -> None:
     columns, tags = in_columns(spec)
     factor = 2 / K if spec.scaling == "mean" else 1.0
     expected = factor * spec.sample_loss.loss(columns, tags)[0]
-    torch.testing.assert_close(sample_losses(spec, logits, targets), expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(spec.sample_loss.sample_losses(logits, targets), expected, rtol=1e-12, atol=0)
     usual = SampleLoss.sample_losses(spec.sample_loss, logits, targets)
     torch.testing.assert_close(factor * usual, expected, rtol=1e-12, atol=0)
     slopes = torch.empty_like(columns)
@@ -69,11 +69,11 @@ def test_networks_have_the_loss_of_the_models(spec: LossSpec) -> None:
 @every_loss
 def test_losses_have_any_leading_dimensions(spec: LossSpec) -> None:
     logits, targets = logits_and_targets(spec)
-    whole = sample_losses(spec, logits, targets)
+    whole = spec.sample_loss.sample_losses(logits, targets)
     assert whole.shape == (12,)
-    folded = sample_losses(spec, logits.unflatten(0, (3, 4)), targets.unflatten(0, (3, 4)))
+    folded = spec.sample_loss.sample_losses(logits.unflatten(0, (3, 4)), targets.unflatten(0, (3, 4)))
     torch.testing.assert_close(folded, whole.unflatten(0, (3, 4)))
-    torch.testing.assert_close(torch.vmap(lambda z, y: sample_losses(spec, z, y))(logits, targets), whole)
+    torch.testing.assert_close(torch.vmap(lambda z, y: spec.sample_loss.sample_losses(z, y))(logits, targets), whole)
     torch.testing.assert_close(mean_loss(spec, logits, targets), whole.mean())
 
 
@@ -192,7 +192,9 @@ def test_a_loss_of_another_package_works_everywhere(added: None) -> None:
     logits = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(6) % 3
     signs = 2 * F.one_hot(labels, 3) - 1
-    torch.testing.assert_close(sample_losses(network, logits, labels), F.softplus(-signs * logits).sum(dim=1))
+    torch.testing.assert_close(
+        network.sample_loss.sample_losses(logits, labels), F.softplus(-signs * logits).sum(dim=1)
+    )
     assert loss_slopes(network, logits, labels).shape == (6, 3)
 
 

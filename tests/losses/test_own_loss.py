@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ncpipe.losses import LOSSES, SampleLoss, from_function, loss_of, sigmoid, softplus
 from ncpipe.losses.cross_entropy import Loss as CrossEntropy
-from ncpipe.training.losses import loss_slopes, sample_losses
+from ncpipe.training.losses import loss_slopes
 from ncpipe.training.settings import LossSpec
 from ncpipe.ufm import NoClosedForm, Problem, fit
 from ncpipe.ufm.objective import Objective
@@ -161,5 +161,5 @@ def test_a_function_is_a_plugin(tmp_path, monkeypatch) -> None:
     logits, labels = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0)), torch.arange(12).view(2, 6) % 3
     spec = LossSpec(name="own_margin")
     expected = F.multi_margin_loss(logits.view(12, 3), labels.view(12), p=2, reduction="none").view(2, 6)
-    torch.testing.assert_close(sample_losses(spec, logits, labels), expected)
+    torch.testing.assert_close(spec.sample_loss.sample_losses(logits, labels), expected)
     assert loss_slopes(spec, logits[0], labels[0]).shape == (6, 3)

@@ -21,7 +21,6 @@ from ncpipe.training.losses import (
     correct,
     feature_penalty,
     mean_loss,
-    sample_losses,
     squared_error_penalties,
 )
 from ncpipe.training.optimization import build_optimizer
@@ -55,7 +54,7 @@ def test_losses_follow_their_definitions() -> None:
     p = logits.softmax(dim=1)[range(12), labels]
     focal = mean_loss(LossSpec(name="focal", gamma=2), logits, labels)
     assert float(focal) == pytest.approx(float(-((1 - p) ** 2 * p.log()).mean()))
-    rescaled = sample_losses(LossSpec(name="mse", rescale=(5, 3)), logits, labels)[1]
+    rescaled = LossSpec(name="mse", rescale=(5, 3)).sample_loss.sample_losses(logits, labels)[1]
     z = logits[1].tolist()
     assert float(rescaled) == pytest.approx((5 * (z[1] - 3) ** 2 + z[0] ** 2 + z[2] ** 2 + z[3] ** 2) / 2)
 
@@ -65,8 +64,8 @@ def test_pick_all_labels_sums_over_the_tags() -> None:
     logits, tags = logits_and_targets(loss)
     parts = torch.stack([F.cross_entropy(logits, torch.full((12,), k), reduction="none") for k in range(K)], dim=1)
     expected = (parts * tags).sum(dim=1)
-    torch.testing.assert_close(sample_losses(loss, logits, tags), expected)
-    normalized = sample_losses(LossSpec(name="pick_all_labels_normalized"), logits, tags)
+    torch.testing.assert_close(loss.sample_loss.sample_losses(logits, tags), expected)
+    normalized = LossSpec(name="pick_all_labels_normalized").sample_loss.sample_losses(logits, tags)
     torch.testing.assert_close(normalized, expected / tags.sum(dim=1).double())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -10,13 +10,11 @@ from ncpipe.networks.architecture import Backbone, Scaled, Shape, nn, pieces
 from ncpipe.settings.base import Count
 from ncpipe.system.vision import import_torchvision
 
-BLOCKS = {"convnext_tiny": (3, 3, 9, 3), "convnext_small": (3, 3, 27, 3)}
-
 
 class ConvNeXt(Scaled):
     """torchvision's ConvNeXt, without stochastic depth; a layer ends with each stage."""
 
-    published = BLOCKS
+    published: ClassVar = {"convnext_tiny": (3, 3, 9, 3), "convnext_small": (3, 3, 27, 3)}
     vmap = "torch has no batching rule for aten::as_strided_, and takes the networks one by one there"
     last_norm = "none"
 

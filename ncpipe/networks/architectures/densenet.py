@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -10,13 +10,11 @@ from ncpipe.networks.architecture import Backbone, Scaled, Shape, Stem, nn, piec
 from ncpipe.settings.base import Count
 from ncpipe.system.vision import import_torchvision
 
-BLOCKS = {"densenet40": (6, 6, 6), "densenet121": (6, 12, 24, 16)}
-
 
 class DenseNet(Scaled):
     """torchvision's DenseNet; a layer ends with each dense block."""
 
-    published = BLOCKS
+    published: ClassVar = {"densenet40": (6, 6, 6), "densenet121": (6, 12, 24, 16)}
     last_norm = "positions"
 
     name: Literal["densenet40", "densenet121"]

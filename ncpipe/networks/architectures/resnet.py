@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from ncpipe.networks.architecture import Backbone, Scaled, Shape, Stem, nn, pieces
 from ncpipe.system.vision import import_torchvision
@@ -10,13 +10,11 @@ from ncpipe.system.vision import import_torchvision
 PUBLISHED_WIDTH = 64
 """Channels of the first stage in the published networks."""
 
-BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
-
 
 class ResNet(Scaled):
     """torchvision's ResNet; every residual block is a layer."""
 
-    published = BLOCKS
+    published: ClassVar = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
     last_norm = "positions"
 
     name: Literal["resnet18", "resnet34", "resnet50"]

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from ncpipe.networks.architecture import Backbone, Scaled, Shape, nn, pieces
 from ncpipe.system.vision import import_torchvision
-
-BLOCKS = {
-    "vgg11_bn": (1, 1, 2, 2, 2),
-    "vgg13_bn": (2, 2, 2, 2, 2),
-    "vgg16_bn": (2, 2, 3, 3, 3),
-    "vgg19_bn": (2, 2, 4, 4, 4),
-}
-"""Convolutions of every stage."""
 
 
 class Vgg(Scaled):
     """torchvision's VGG with BatchNorm and no hidden fully connected layers; a stage ends before its pooling."""
 
-    published = BLOCKS
+    published: ClassVar = {
+        "vgg11_bn": (1, 1, 2, 2, 2),
+        "vgg13_bn": (2, 2, 2, 2, 2),
+        "vgg16_bn": (2, 2, 3, 3, 3),
+        "vgg19_bn": (2, 2, 4, 4, 4),
+    }
+    """Convolutions of every stage."""
     last_norm = "positions"
 
     name: Literal["vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"]

@@ -32,7 +32,8 @@ Points = Annotated[int, Field(ge=2, le=1000)]
 class BaseSolver(Settings):
     """Settings of a solver, and the solver: it fits problems of one layout, none of which depends on the others.
 
-    A solver of several starts has them as ``starts``; one that may take a feature vector per class has ``tied``.
+    A solver of several starts has them as ``starts``, one that may take a feature vector per class has ``tied``, and
+    one of steps has ``steps`` of ``step_size``.
     """
 
     short: ClassVar[str] = ""
@@ -51,24 +52,20 @@ class BaseSolver(Settings):
         Raises:
             ValueError: an unknown option, or what an option got and needs.
         """
+        (called,) = names_in_settings(cls)
         known = {option: field for option, field in cls.model_fields.items() if option != "name"}
         checked = {}
         for option, value in options.items():
             if option not in known:
                 has = f"its options: {', '.join(known)}" if known else "it has none"
-                raise ValueError(f"solver {cls.called()!r} has no option {option!r}; {has}")
+                raise ValueError(f"solver {called!r} has no option {option!r}; {has}")
             checked[option] = _checked(option, known[option], value)
-        return cls.model_construct(name=cls.called(), **checked)
-
-    @classmethod
-    def called(cls) -> str:
-        """Its name."""
-        return names_in_settings(cls)[0]
+        return cls.model_construct(name=called, **checked)
 
     @property
     def iterations(self) -> int:
         """How many at most, or the time that they stand for."""
-        return 0
+        return int(getattr(self, "steps", 0))
 
     @property
     def one_a_class(self) -> bool:
@@ -78,7 +75,8 @@ class BaseSolver(Settings):
     @property
     def rate(self) -> float | None:
         """Step size, where there is one."""
-        return None
+        size: float | None = getattr(self, "step_size", None)
+        return size
 
     def seconds(self, problems: int, depth: int, work: float) -> float:
         """Time of a batch, roughly, if a step of a problem of L weight layers takes ``work`` multiplications."""

@@ -69,6 +69,8 @@ class FromStarts(BaseSolver):
         from ncpipe.ufm.minimiser import Minimiser
         from ncpipe.ufm.result import Recorder
 
+        for reason in self.mistakes(problems[0], {}):
+            raise ValueError(reason)
         layout = Layout.of(problems[0], self.one_a_class)
         size, tries = sum(layout.sizes), self.starts + (len(problems[0].decays) > 1)
         rows = [(p, s, number) for p, s in zip(problems, seeds, strict=True) for number in range(tries)]

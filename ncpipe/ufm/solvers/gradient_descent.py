@@ -45,14 +45,6 @@ class Solver(BaseSolver):
     )
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Momentum of the heavy ball.")
 
-    @property
-    def iterations(self) -> int:
-        return self.steps
-
-    @property
-    def rate(self) -> float | None:
-        return self.step_size
-
     def seconds(self, problems: int, depth: int, work: float) -> float:
         return self.steps * (4e-5 * depth + problems * work / 4e10)
 

@@ -54,14 +54,6 @@ class Solver(BaseSolver):
     init_scale: Positive = Field(1.0, description="Singular values of every factor at the start.")
     points: Points = Field(40, description="Log-spaced times that are measured.")
 
-    @property
-    def iterations(self) -> int:
-        return self.steps
-
-    @property
-    def rate(self) -> float | None:
-        return self.step_size
-
     def mistakes(self, model: Model, given: Mapping[str, Any]) -> Iterator[str]:
         return (f"solver 'gradient_flow': {reason}" for reason in _not_covered(model))
 

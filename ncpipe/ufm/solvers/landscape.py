@@ -15,9 +15,12 @@ from ncpipe.ufm.solvers._base import BaseSolver
 if TYPE_CHECKING:
     from torch import device
 
-    from ncpipe.ufm.critical_points import CriticalPoint
     from ncpipe.ufm.problem import Problem
     from ncpipe.ufm.result import Result
+
+
+TOLD = ("least_eigenvalue", "negative_share", "index", "flat", "kinks", "live_directions", "starts")
+"""What is recorded of a critical point beside its value and gradient."""
 
 
 class Solver(BaseSolver):
@@ -49,14 +52,8 @@ class Solver(BaseSolver):
             raise ValueError(f"none of {self.starts} starts led to a critical point; take more")
         recorder, values = Recorder(problem), [np.inf] * (self.starts - sum(point.starts for point in found))
         for place, point in enumerate(reversed(found)):
-            recorder.record(place, point.point, point.value, point.gradient_norm, **_curvature(point))
+            told = {name: float(value) for name in TOLD if (value := getattr(point, name)) is not None}
+            recorder.record(place, point.point, point.value, point.gradient_norm, **told)
             values += [point.value] * point.starts
         saddles = sum(point.is_strict_saddle for point in found)
         return recorder.result(f"{len(found)} critical points, {saddles} of them strict saddles", values)
-
-
-def _curvature(point: CriticalPoint) -> dict[str, float]:
-    """What is recorded of a critical point beside its value and gradient."""
-    names = ("least_eigenvalue", "negative_share", "index", "flat", "kinks", "live_directions", "starts")
-    given = {name: getattr(point, name) for name in names}
-    return {name: float(value) for name, value in given.items() if value is not None}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -18,7 +18,8 @@ from ncpipe.ufm.products import batched_product
 from ncpipe.ufm.solvers._starts import Ends, FromStarts, Rows
 
 if TYPE_CHECKING:
-    from ncpipe.ufm.objective import Objective
+    from ncpipe.ufm.gauss_newton import Preconditioned
+    from ncpipe.ufm.objective import Differentiable, Objective
 
 MEMORY = 10
 """Pairs that L-BFGS keeps."""
@@ -195,7 +196,7 @@ def unit_step(gradient: Tensor) -> Tensor:
     return (1 / gradient.norm(dim=1)).clamp(max=1.0)
 
 
-def lbfgs(objective: Batch, start: Tensor, max_iterations: int, pairs: int = MEMORY) -> Ends:
+def lbfgs(objective: Objective | Preconditioned, start: Tensor, max_iterations: int, pairs: int = MEMORY) -> Ends:
     """L-BFGS; every problem has its own steps and stops by itself.
 
     Steps are weak-Wolfe, found by bracketing and bisection (Lewis & Overton 2013); near convergence, where objectives
@@ -226,29 +227,6 @@ def lbfgs(objective: Batch, start: Tensor, max_iterations: int, pairs: int = MEM
             stuck |= _crawls(state)
         _stop(objective, state, ends, max_iterations, stuck)
     return ends
-
-
-class Differentiable(Protocol):
-    """What L-BFGS minimises."""
-
-    def evaluate(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Objective (B,) and gradient (B, P) at vectors (B, P)."""
-
-    def inside(self, vectors: Tensor) -> Tensor:
-        """The nearest vectors (B, P) of a domain with bounds."""
-
-    def along_bounds(self, point: Tensor, gradient: Tensor, direction: Tensor) -> Tensor:
-        """The direction (B, P) without what would leave a bound."""
-
-
-class Batch(Differentiable, Protocol):
-    """A batch of problems that leave it one by one."""
-
-    def subset(self, indices: Tensor) -> Batch:
-        """Some of the problems."""
-
-    def tolerance(self, value: Tensor) -> Tensor:
-        """Gradient norm of a stationary point (B,), given its objective (B,)."""
 
 
 def lbfgs_round(objective: Differentiable, state: State, memory: Memory) -> Tensor:
@@ -299,7 +277,9 @@ def _weak_wolfe(state: State, value: Tensor, gradient: Tensor) -> tuple[Tensor, 
     return decrease & (new_slope >= WOLFE * slope) & ~state.stopped, decrease
 
 
-def _stop(objective: Batch, state: State, ends: Ends, max_iterations: int, stuck: Tensor) -> None:
+def _stop(
+    objective: Objective | Preconditioned, state: State, ends: Ends, max_iterations: int, stuck: Tensor
+) -> None:
     """Write down the problems that are done."""
     # not where a search along the gradient begins anew: it stands where the last look may have been
     look = (state.iterations % STALL_ITERATIONS == 0) & (state.trials == 0) & ~state.steepest

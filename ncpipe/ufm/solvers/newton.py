@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,12 +16,8 @@ from ncpipe.ufm.solvers._starts import Ends, FromStarts, Rows
 from ncpipe.ufm.solvers.lbfgs import lbfgs
 
 if TYPE_CHECKING:
-    from torch import device
-
     from ncpipe.ufm.gauss_newton import SumOfSquares
     from ncpipe.ufm.objective import Objective
-    from ncpipe.ufm.problem import Problem
-    from ncpipe.ufm.result import Result
 
 STAGES = ((0.0, 40), (0.5, 30), (0.05, 20), (0.005, 15))
 """Smoothing of the ReLU, over the root mean square of what it gives, and most steps with it. The first, exact one
@@ -44,24 +40,21 @@ class Solver(FromStarts):
     """
 
     label = "Newton"
+    tied: ClassVar[bool] = True
 
     name: Literal["newton"]
     max_iterations: Count = Field(400, description="Most iterations of L-BFGS, after those of Levenberg-Marquardt.")
-
-    @property
-    def one_a_class(self) -> bool:
-        return True
 
     def seconds(self, problems: int, depth: int, work: float) -> float:
         return 0.1 * depth + problems * self.starts * 0.01 * depth
 
     def mistakes(self, model: Model, given: Mapping[str, Any]) -> Iterator[str]:
-        return (f"solver 'newton': {reason}" for reason in _not_covered(model))
-
-    def run(self, problems: Sequence[Problem], seeds: Sequence[int], device: device) -> list[Result]:
-        for reason in self.mistakes(problems[0], {}):
-            raise ValueError(reason)
-        return super().run(problems, seeds, device)
+        if model.loss != "mse" or model.rescale != (1, 1):
+            yield "solver 'newton': for the half squared error alone"
+        if model.nonnegative:
+            yield "solver 'newton': not of features that are constrained to be non-negative"
+        if model.classes**2 > MOST_RESIDUALS:
+            yield f"solver 'newton': at most {math.isqrt(MOST_RESIDUALS)} classes"
 
     def descend(self, objective: Objective, start: Tensor) -> Ends:
         from ncpipe.ufm.gauss_newton import Preconditioned, SumOfSquares
@@ -71,16 +64,6 @@ class Solver(FromStarts):
         flat = Preconditioned(objective, exact)
         ends = lbfgs(flat, torch.zeros_like(points), self.max_iterations)
         return Ends(flat.point(ends.points), ends.iterations + steps, ends.stationary, ends.exhausted)
-
-
-def _not_covered(model: Model) -> Iterator[str]:
-    """Why there is no sum of squares of a model, or one of too many."""
-    if model.loss != "mse" or model.rescale != (1, 1):
-        yield "for the half squared error alone"
-    if model.nonnegative:
-        yield "not of features that are constrained to be non-negative"
-    if model.classes**2 > MOST_RESIDUALS:
-        yield f"at most {math.isqrt(MOST_RESIDUALS)} classes"
 
 
 @dataclass
