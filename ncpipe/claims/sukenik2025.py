@@ -1,4 +1,4 @@
-"""Claims of Sukenik, Lampert & Mondelli 2025: deep residual networks end closer to collapse than shallow ones."""
+"""Claims of Súkeník, Lampert & Mondelli 2025: deep residual networks end closer to collapse than shallow ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ncpipe.claims.evidence.claim import Claim, ClaimsOf, Frames
 from ncpipe.claims.evidence.selectors import NETWORKS, alike, final, log10, run_ids, setting, statistic
 
 REFERENCE = Reference(
-    "Sukenik et al. 2025",
+    "Súkeník, Lampert & Mondelli 2025",
     ("Súkeník, Peter", "Lampert, Christoph H.", "Mondelli, Marco"),
     "Neural Collapse is Globally Optimal in Deep Regularized ResNets and Transformers",
     ("misc", "howpublished", "arXiv:2505.15239"),

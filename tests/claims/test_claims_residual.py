@@ -1,4 +1,4 @@
-"""Claims of Sukenik et al. 2025: slopes over the depth of networks that differ in it alone."""
+"""Claims of Súkeník et al. 2025: slopes over the depth of networks that differ in it alone."""
 
 from __future__ import annotations
 
