@@ -28,7 +28,7 @@ METRIC = Metric(
         ),
         "nc2_means_equiangle": Quantity(
             "mean over c ≠ c′ of |cos + 1/(K−1)|, the same cosines",
-            r"mean $|\cos+1/(K-1)|$, means",
+            r"means' $|\cos+1/(K-1)|$",
             at_etf="0",
             range="[0, 2]",
             source="Papyan et al. 2020",

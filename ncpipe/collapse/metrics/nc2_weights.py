@@ -27,7 +27,7 @@ METRIC = Metric(
         ),
         "nc2_weights_equiangle": Quantity(
             "mean over c ≠ c′ of |cos(w_c, w_c′) + 1/(K−1)|",
-            r"mean $|\cos+1/(K-1)|$, weights",
+            r"weights' $|\cos+1/(K-1)|$",
             at_etf="0",
             at_of="1/(K−1)",
             range="[0, 2]",
