@@ -208,7 +208,7 @@ def definitions(data: Sample, train_means: Array | None = None) -> dict[str, flo
     found |= classifier_metrics(means, weight.astype(wide), bias.astype(wide)) | {
         "nc2_means_of": gram_distance(means @ means.T, of_gram(len(means))),
         "nc2_means_uncentred_etf": gram_distance(means @ means.T, etf_gram(len(means))),
-        "means_uncentred_condition": 1 / np.linalg.cond(means.astype(float)),
+        "means_uncentred_condition": 1 / np.linalg.cond(means.astype(float)) if means.shape[1] >= len(means) else 0,
         "nc4_mismatch": np.mean(decided != nearest),
         "ncc_accuracy": np.mean(nearest == labels),
         "accuracy": np.mean(decided == labels),

@@ -193,7 +193,8 @@ def test_an_exact_simplex_etf_has_its_values():
     zeros = {
         f"nc2_{of}_{name}" for of in ("means", "weights") for name in ("equinorm", "angle_std", "equiangle", "etf")
     }
-    for name in zeros | {"nc2_means_uncentred_etf", "nc3_etf", "nc4_mismatch", "nc4_bias"}:
+    zeros |= {"nc2_means_uncentred_etf", "means_uncentred_condition", "nc3_etf", "nc4_mismatch", "nc4_bias"}
+    for name in zeros:
         assert row[name] == pytest.approx(0, abs=1e-12), name
     gap = math.sqrt(2 - 2 * math.sqrt(3 / 4))
     values = dict.fromkeys(("nc2_means_of", "nc2_weights_of", "nc3_of"), gap)
@@ -202,9 +203,7 @@ def test_an_exact_simplex_etf_has_its_values():
     values |= {"rank": K - 1, "gnc2_log": -math.log(2 * K / (K - 1)) / 2}
     values |= {f"gnc2_riesz_{s}": (2 * K / (K - 1)) ** (-s / 2) for s in (1, 2)}
     assert_agree({name: row[name] for name in values}, values, rel=1e-12)
-    assert squares | zeros | set(values) | {"nc2_means_uncentred_etf", "nc3_etf", "nc4_mismatch", "nc4_bias"} == set(
-        row
-    )
+    assert squares | zeros | set(values) == set(row)
 
 
 def test_an_exact_orthogonal_frame_has_its_values():
@@ -588,7 +587,7 @@ LABELS = torch.arange(3).repeat_interleave(4)
 GENERIC = torch.randn(12, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 WEIGHT = torch.randn(3, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 DUALITY = ("nc3_duality", "nc3_etf", "unc3")
-MEANS_OF = ("nc2_means_of", "nc2_means_uncentred_etf")
+MEANS_OF = ("nc2_means_of", "nc2_means_uncentred_etf", "means_uncentred_condition")
 WEIGHTS = (
     *("nc2_weights_equinorm", "nc2_weights_angle_std", "nc2_weights_equiangle", "nc2_weights_etf", "nc2_weights_of"),
     *("weights_effective_rank", "weights_stable_rank"),

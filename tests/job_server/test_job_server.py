@@ -148,7 +148,8 @@ def test_a_job_gets_the_signals_of_its_process(place, number):
     job, _ = place.begun(f"""
         signal.signal({int(number)}, lambda *_: (print("told to stop", flush=True), sys.exit(75)))
         print("ready", flush=True)
-        time.sleep(60)
+        for _ in range(6000):  # one sleep would miss a signal that comes just before it
+            time.sleep(0.01)
     """)
     assert job.stdout.readline() == "ready\n"
     job.send_signal(number)
